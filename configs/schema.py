@@ -1,0 +1,249 @@
+"""Every key of a recipe and of a cluster file: its type, default, meaning and tag.
+
+A tag says what a key belongs to. *experiment*: it changes the result, so it is part of the digest. *hardware*: where
+and how the same experiment runs. *bookkeeping*: logging, checkpoints, tracking, and how long the run is.
+
+Defaults of experiment keys never change: a digest leaves out the keys that stand at their default, so that a new key
+does not make old runs strangers.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+Tag = Literal["experiment", "hardware", "bookkeeping"]
+
+
+def _key(tag: Tag, default: Any, meaning: str, **constraints: Any) -> Any:
+    return Field(default, description=meaning, json_schema_extra={"tag": tag}, **constraints)
+
+
+def experiment(default: Any, meaning: str, **constraints: Any) -> Any:
+    return _key("experiment", default, meaning, **constraints)
+
+
+def hardware(default: Any, meaning: str, **constraints: Any) -> Any:
+    return _key("hardware", default, meaning, **constraints)
+
+
+def bookkeeping(default: Any, meaning: str, **constraints: Any) -> Any:
+    return _key("bookkeeping", default, meaning, **constraints)
+
+
+def _whole(value: Any) -> Any:
+    """Reads `1e5` and `1_000` as a person means them; leaves everything else for pydantic to judge."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d+)?[eE]\+?\d+", value.strip()):
+        number = float(value)
+        return int(number) if number.is_integer() else value
+    return value
+
+
+def _run_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
+        raise ValueError("a run's name is a folder's name: letters, digits, '.', '_' and '-', at most 128, a letter or digit first")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+RunName = Annotated[str, AfterValidator(_run_name)]
+REQUIRED = ...
+
+
+class Section(BaseModel):
+    """A group of keys. Frozen, and no key but those named here is allowed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TaskConfig(Section):
+    name: str = experiment("classification", "what is learnt: classification, or your own as ./file.py:Class")
+    options: dict[str, Any] = experiment({}, "keyword arguments for a task of your own")
+
+
+class AugmentConfig(Section):
+    shift: Whole = experiment(0, "random translation by up to so many pixels, the border filled with zeros", ge=0)
+    flip: float = experiment(0.0, "probability of a horizontal flip", ge=0, le=1)
+
+
+class DataConfig(Section):
+    name: str = experiment(REQUIRED, "the dataset: digits, fashion_mnist")
+    root: str | None = hardware(None, "folder that holds the dataset's files, where it needs any")
+    image_size: Whole = experiment(32, "side of the square image that the network sees, in pixels", ge=1)
+    augment: AugmentConfig = Field(AugmentConfig(), description="random augmentation while training")
+    workers: Whole = hardware(2, "loader processes a rank; 0 loads in the training process", ge=0)
+    ledger: bool = bookkeeping(False, "write the sample ids of every step to ledger/rank-N.jsonl")
+
+
+class ModelConfig(Section):
+    name: str = experiment(REQUIRED, "the network, as torchvision spells it: resnet18")
+    weights: str | None = experiment(None, "file of weights to start from (.safetensors, or .pth read without unpickling)")
+    backbone: str | None = experiment(None, "backbone of a network that takes one")
+    num_classes: Whole | None = experiment(None, "outputs; the data's number of classes if not given", ge=1)
+    in_channels: Whole | None = experiment(None, "channels of the image; the data's if not given", ge=1)
+    stem: Literal["standard", "small"] = experiment(
+        "standard", "first layers of a ResNet: the paper's 7x7 with stride 4 in all, or a 3x3 with stride 1 for small images"
+    )
+    dropout: float = experiment(0.0, "dropout before the last linear layer", ge=0, lt=1)
+
+
+class LossConfig(Section):
+    name: Literal["cross_entropy"] = experiment("cross_entropy", "the loss")
+    label_smoothing: float = experiment(0.0, "share of the target spread over all classes (arXiv:1512.00567)", ge=0, lt=1)
+
+
+class OptimConfig(Section):
+    name: Literal["sgd", "adamw"] = experiment("sgd", "optimizer")
+    lr: float = experiment(REQUIRED, "learning rate at the schedule's peak", gt=0)
+    weight_decay: float = experiment(0.0, "weight decay (decoupled for adamw)", ge=0)
+    momentum: float = experiment(0.9, "momentum of sgd", ge=0, lt=1)
+    nesterov: bool = experiment(False, "Nesterov momentum for sgd")
+    betas: tuple[float, float] = experiment((0.9, 0.999), "decay of adamw's two moments")
+    eps: float = experiment(1e-8, "added to adamw's denominator", gt=0)
+
+
+class ScheduleConfig(Section):
+    name: Literal["constant", "cosine", "polynomial"] = experiment("cosine", "learning rate after the warm-up")
+    warmup_steps: Whole = experiment(0, "steps of linear warm-up from lr / warmup_steps", ge=0)
+    power: float = experiment(0.9, "exponent of the polynomial schedule", gt=0)
+    final: float = experiment(0.0, "learning rate at the last step, as a share of lr", ge=0, le=1)
+
+
+class TrainConfig(Section):
+    global_batch: Whole = experiment(REQUIRED, "samples a step, over all ranks", ge=1)
+    micro_batch: Whole = experiment(
+        REQUIRED, "samples of one forward and backward on one device: what BatchNorm sees; global_batch is a multiple of it", ge=1
+    )
+    steps: Whole | None = bookkeeping(None, "length of the run in steps; wins over epochs", ge=1)
+    epochs: float | None = bookkeeping(None, "length of the run in epochs", gt=0)
+    clip_norm: float | None = experiment(None, "largest norm of the whole gradient", gt=0)
+    eval_every: Whole | None = bookkeeping(None, "steps between evaluations; there is always one at the end", ge=1)
+    log_every: Whole = bookkeeping(10, "steps between lines of the log", ge=1)
+    deterministic: bool = hardware(False, "deterministic kernels: on GPUs needed for equality to the last bit, and slower")
+
+
+class DistConfig(Section):
+    strategy: Literal["single", "ddp"] = hardware("ddp", "how the model is spread over ranks; ddp on one rank is the plain model")
+    precision: Literal["fp32", "fp64"] = experiment("fp32", "number format of weights and arithmetic")
+    sync_bn: Literal["off"] = experiment("off", "whose samples a BatchNorm statistic sees: off, those of one micro-batch")
+    reduce: Literal["fast"] = hardware("fast", "how gradients are summed: fast, in whatever order is fastest")
+    device: Literal["auto", "cpu", "cuda"] = hardware("auto", "auto takes GPUs where there are any")
+    threads: Whole | None = hardware(
+        None, "CPU threads a rank; if not given OMP_NUM_THREADS, else 1, as torchrun and accelerate launch choose", ge=1
+    )
+    timeout_s: float = hardware(600.0, "seconds after which a collective that does not end is an error", gt=0)
+
+
+class CheckpointConfig(Section):
+    every_steps: Whole | None = bookkeeping(None, "steps between checkpoints; there is always one at the end", ge=1)
+    keep: Whole = bookkeeping(3, "newest checkpoints to keep", ge=1)
+
+
+class TrackConfig(Section):
+    wandb: Literal["online", "offline", "off"] = bookkeeping("off", "Weights & Biases: online falls back to offline")
+    project: str = bookkeeping("phalanx", "W&B project")
+    tensorboard: bool = bookkeeping(False, "write TensorBoard events to tensorboard/ in the run directory")
+
+
+class RunConfig(Section):
+    """One recipe and one cluster file, merged: everything about a run."""
+
+    name: RunName = bookkeeping(REQUIRED, "the run's name; its directory is RUNS/NAME. The first file's name if not given")
+    seed: Whole = experiment(0, "every random number is a function of it", ge=0, lt=2**63)
+    runs: str = bookkeeping("runs", "folder of the run directories")
+    task: TaskConfig = Field(TaskConfig(), description="what is learnt")
+    data: DataConfig = Field(REQUIRED, description="what it is learnt from")
+    model: ModelConfig = Field(REQUIRED, description="the network")
+    loss: LossConfig = Field(LossConfig(), description="what is minimised")
+    optim: OptimConfig = Field(REQUIRED, description="how it is minimised")
+    schedule: ScheduleConfig = Field(ScheduleConfig(), description="the learning rate over time")
+    train: TrainConfig = Field(REQUIRED, description="batches and length")
+    dist: DistConfig = Field(DistConfig(), description="ranks and precision")
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="what is kept, and when")
+    track: TrackConfig = Field(TrackConfig(), description="where figures go besides the run directory")
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step, `V` in the design: the most ranks that can share it."""
+        return self.train.global_batch // self.train.micro_batch
+
+
+class Key:
+    """One key of the schema, for `phalanx config --keys` and for messages."""
+
+    def __init__(self, name: str, tag: Tag, kind: str, default: Any, required: bool, meaning: str):
+        self.name, self.tag, self.kind, self.default, self.required, self.meaning = name, tag, kind, default, required, meaning
+
+
+def _kind(annotation: Any) -> str:
+    """The type of a key as a person writes it: `int or null`, `off | all`."""
+    text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
+    if text and not getattr(annotation, "__args__", None):
+        return {"Whole": "int", "NoneType": "null"}.get(text, text)
+    arguments = getattr(annotation, "__args__", ())
+    if getattr(annotation, "__origin__", None) is Literal:
+        return " | ".join(str(a) for a in arguments)
+    if hasattr(annotation, "__metadata__"):  # Annotated[int, ...]
+        return _kind(annotation.__origin__)
+    if type(None) in arguments:
+        return " or ".join(_kind(a) for a in arguments)
+    return re.sub(r"\btyping\.", "", str(annotation))
+
+
+def keys(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[Key]:
+    """All keys in the schema's order."""
+    for name, field in section.model_fields.items():
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from keys(annotation, f"{prefix}{name}.")
+            continue
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict), f"{prefix}{name} has no tag"
+        default = None if field.is_required() else field.default
+        yield Key(f"{prefix}{name}", extra["tag"], _kind(annotation), default, field.is_required(), field.description or "")  # type: ignore[arg-type]
+
+
+def flat(config: RunConfig) -> dict[str, Any]:
+    """The configuration as `{"train.global_batch": 64, ...}`, JSON values."""
+    nested = config.model_dump(mode="json")
+
+    def at(key: str) -> Any:
+        value: Any = nested
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    return {key.name: at(key.name) for key in keys()}
+
+
+def experiment_keys(config: RunConfig) -> dict[str, Any]:
+    """The keys that make the experiment."""
+    values = flat(config)
+    return {key.name: values[key.name] for key in keys() if key.tag == "experiment"}
+
+
+def digest(config: RunConfig) -> str:
+    """A name for the experiment: the same on any hardware, another when a key tagged *experiment* differs."""
+    defaults = {key.name: json.loads(json.dumps(key.default)) for key in keys() if not key.required}
+    telling = {k: v for k, v in experiment_keys(config).items() if k not in defaults or defaults[k] != v}
+    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Pairs of key and sentence for values that are each allowed but do not go together."""
+    train = config.train
+    if train.global_batch % train.micro_batch:
+        near = [m for m in range(1, train.global_batch + 1) if train.global_batch % m == 0]
+        nearest = min(near, key=lambda m: abs(m - train.micro_batch))
+        yield (
+            "train.micro_batch",
+            f"train.global_batch={train.global_batch} is no multiple of train.micro_batch={train.micro_batch}. "
+            f"Set train.micro_batch={nearest}, or train.global_batch={max(1, round(train.global_batch / train.micro_batch)) * train.micro_batch}.",
+        )
+    if train.steps is None and train.epochs is None:
+        yield "train.steps", "neither train.steps nor train.epochs is given. Set one of them."
+    if config.optim.nesterov and not config.optim.momentum:
+        yield "optim.nesterov", "Nesterov momentum needs optim.momentum above 0. Set one, or optim.nesterov=false."

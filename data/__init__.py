@@ -1,0 +1,1 @@
+"""Datasets and their formats, augmentation, and the loader that brings each rank its micro-batches."""

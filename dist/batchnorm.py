@@ -1,0 +1,112 @@
+"""BatchNorm's running statistics, kept for each numbered micro-batch of the step: the same on any number of ranks.
+
+A micro-batch's statistics belong to its number `v`, not to the rank that runs it: `V` chains of running means and variances,
+each updated once a step. Evaluation and export use their mean, added in the order of `v`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.dist.collectives import sum_exactly
+from phalanx.dist.process_group import World
+from phalanx.dist.sampler import Share
+
+_FLOATS = ("running_mean", "running_var")
+_COUNT = "num_batches_tracked"
+
+
+def layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
+    """The layers of a model that keep running statistics, by name."""
+    found = model.named_modules()
+    return {n: m for n, m in found if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One layer's buffers while one micro-batch runs."""
+
+    buffers: dict[str, Tensor | None]
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+
+class MicroBatchStatistics:
+    """The running statistics of this rank's micro-batches.
+
+    They lie in two packed tensors, a row a micro-batch, so that copying, gathering and restoring are one operation each:
+    floats `[micro-batches here, sum over layers of 2 * channels]` and counts `[micro-batches here, layers]`.
+    """
+
+    def __init__(self, model: nn.Module, mine: Share):
+        self.layers = layers(model)
+        self.mine = mine
+        self._floats = self._packed(torch.cat([self._of(n, b) for n, b in self._names()]) if self.layers else torch.zeros(0))
+        counts = [self._of(name, _COUNT).reshape(1) for name in self.layers]
+        self._counts = self._packed(torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64))
+        self._rows = [self._row_views(self._floats[i], self._counts[i]) for i in range(mine.size)]
+
+    def _names(self) -> Iterator[tuple[str, str]]:
+        return ((layer, buffer) for layer in self.layers for buffer in _FLOATS)
+
+    def _of(self, layer: str, buffer: str) -> Tensor:
+        tensor = getattr(self.layers[layer], buffer)
+        assert isinstance(tensor, Tensor)
+        return tensor.detach()
+
+    def _packed(self, initial: Tensor) -> Tensor:
+        return initial.repeat(self.mine.size, 1)
+
+    def _row_views(self, floats: Tensor, counts: Tensor) -> list[_Row]:
+        rows, offset = [], 0
+        for index, module in enumerate(self.layers.values()):
+            channels = module.num_features
+            mean, variance = floats[offset : offset + channels], floats[offset + channels : offset + 2 * channels]
+            rows.append(_Row(module._buffers, mean, variance, counts[index]))
+            offset += 2 * channels
+        return rows
+
+    @staticmethod
+    def _use(rows: list[_Row]) -> None:
+        for row in rows:
+            row.buffers["running_mean"] = row.running_mean
+            row.buffers["running_var"] = row.running_var
+            row.buffers[_COUNT] = row.num_batches_tracked
+
+    def select(self, number: int) -> None:
+        """Micro-batch `number` of the step runs next: its chain is the one that the layers read and update."""
+        self._use(self._rows[number - self.mine.first])
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Runs something that updates statistics, and leaves them as they were."""
+        floats, counts = self._floats.clone(), self._counts.clone()
+        try:
+            yield
+        finally:
+            self._floats.copy_(floats)
+            self._counts.copy_(counts)
+
+    def mean(self, world: World) -> None:
+        """Gives the layers the mean over all micro-batches of the step, on every rank. All ranks call together."""
+        everyone = torch.zeros(self.mine.total, self._floats.shape[1], dtype=self._floats.dtype)
+        everyone[self.mine.first : self.mine.last] = self._floats.cpu()
+        sum_exactly(world, everyone)
+        total = everyone[0].clone()
+        for row in everyone[1:]:
+            total += row
+        mean = (total / self.mine.total).to(self._floats.device)
+        self._use(self._row_views(mean, self._counts[0].clone()))
+
+    def rows(self) -> Iterator[tuple[str, Tensor]]:
+        """Every buffer's rows of this rank, for a checkpoint: name and a view `[micro-batches here, channels]` or `[... here]`."""
+        offset = 0
+        for index, (layer, module) in enumerate(self.layers.items()):
+            for buffer in _FLOATS:
+                yield f"{layer}.{buffer}", self._floats[:, offset : offset + module.num_features]
+                offset += module.num_features
+            yield f"{layer}.{_COUNT}", self._counts[:, index]

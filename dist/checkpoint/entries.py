@@ -1,0 +1,73 @@
+"""What of a training run goes into a checkpoint, seen from one rank: named flat tensors, and which part of each is held here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from phalanx.dist.checkpoint.layout import Range
+
+DTYPES: dict[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+FROM_NAME = {name: dtype for dtype, name in DTYPES.items()}
+
+Kind = Literal["model", "optimizer", "statistics"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of the run, or the part of it that this rank holds.
+
+    Attributes:
+        name: the parameter's or buffer's plain name; `NAME@exp_avg` for optimizer state, `NAME@micro_batches` for statistics.
+        kind: what it is.
+        tensor: the elements held here, contiguous, any shape.
+        shape: shape of the whole tensor.
+        start: place of the first element held here in the flattened whole.
+        replicated: whether every rank holds the whole; then the ranks share the writing.
+    """
+
+    name: str
+    kind: Kind
+    tensor: Tensor
+    shape: tuple[int, ...]
+    start: int = 0
+    replicated: bool = True
+
+    @property
+    def held(self) -> Range:
+        return Range(self.start, self.start + self.tensor.numel())
+
+
+def whole(name: str, kind: Kind, tensor: Tensor) -> Entry:
+    """An entry for a tensor that every rank holds."""
+    return Entry(name, kind, tensor, tuple(tensor.shape))
+
+
+def memory(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous CPU tensor, in place."""
+    flat = tensor.detach().reshape(-1)
+    assert flat.data_ptr() == tensor.data_ptr() and flat.device.type == "cpu"
+    return memoryview(flat.view(torch.uint8).numpy())
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """The tensor as contiguous CPU memory: itself where it is that already."""
+    return tensor.detach().cpu().contiguous()
+
+
+def sizes(entries: Sequence[Entry]) -> list[tuple[int, int]]:
+    """(elements, bytes an element) of entries, as `layout.cut` takes them."""
+    return [(entry.tensor.numel(), entry.tensor.element_size()) for entry in entries]

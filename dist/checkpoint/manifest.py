@@ -1,0 +1,193 @@
+"""manifest.json: what a checkpoint holds, and where. Written last, so that a checkpoint without one does not exist. No torch."""
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range, elements, gaps
+
+FORMAT, VERSION = "phalanx.checkpoint", 1
+NAME = "manifest.json"
+MICRO_BATCHES = "@micro_batches"  # suffix of BatchNorm's statistics, `[V, ...]`: a row a micro-batch
+_SHARD = re.compile(r"shards/rank-\d{5}\.safetensors")
+
+
+class BrokenCheckpoint(ValueError):
+    """A checkpoint that cannot be used; the message says why, as the end of a sentence."""
+
+
+@dataclass(frozen=True)
+class StoredRange:
+    """A range of a tensor and the file that holds it, under the entry name `entry_name` gives."""
+
+    file: str
+    range: Range
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint.
+
+    Attributes:
+        kind: model (parameters, buffers), optimizer (state of a parameter), statistics (BatchNorm's, a row a micro-batch).
+    """
+
+    kind: str
+    dtype: str
+    shape: tuple[int, ...]
+    ranges: tuple[StoredRange, ...]
+
+    @property
+    def elements(self) -> int:
+        return elements(self.shape)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a checkpoint says of itself.
+
+    Attributes:
+        step, samples: how far the run was.
+        world_size, strategy: who wrote it.
+        experiment: digest of the experiment.
+        versions: of the libraries.
+        state: scalars, as JSON.
+        files: size and checksums of each file.
+        tensors: by name.
+    """
+
+    step: int
+    samples: int
+    world_size: int
+    strategy: str
+    experiment: str
+    versions: dict[str, str]
+    state: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        return sum(int(f["size"]) for f in self.files.values())
+
+
+def entry_name(tensor: str, part: Range, count: int) -> str:
+    """An entry's name in a shard: the tensor's own where it is whole, else with its range."""
+    return tensor if part == Range(0, count) else f"{tensor}[{part.start}:{part.stop}]"
+
+
+def scalars_to_json(value: Any) -> Any:
+    """JSON has no word for NaN and infinity; `{"float": "nan"}` is ours."""
+    if isinstance(value, dict):
+        return {k: scalars_to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [scalars_to_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    return value
+
+
+def scalars_from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"float"}:
+            return float(value["float"])
+        return {k: scalars_from_json(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [scalars_from_json(v) for v in value]
+    return value
+
+
+def _sum(body: dict[str, Any]) -> str:
+    return xxhash.xxh3_64(json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+
+def dumps(manifest: Manifest) -> str:
+    """The manifest as JSON, with a checksum of itself."""
+    files = sorted(manifest.files)
+    body = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": manifest.step,
+        "samples": manifest.samples,
+        "world_size": manifest.world_size,
+        "strategy": manifest.strategy,
+        "experiment": manifest.experiment,
+        "versions": manifest.versions,
+        "state": scalars_to_json(manifest.state),
+        "files": {name: manifest.files[name] for name in files},
+        "tensors": {
+            name: {
+                "kind": t.kind,
+                "dtype": t.dtype,
+                "shape": list(t.shape),
+                "ranges": [[files.index(r.file), r.range.start, r.range.stop] for r in t.ranges],
+            }
+            for name, t in manifest.tensors.items()
+        },
+    }
+    return json.dumps(body | {"xxh3_64": _sum(body)}) + "\n"
+
+
+def _tensor(name: str, stored: dict[str, Any], files: list[str]) -> StoredTensor:
+    shape = tuple(int(side) for side in stored["shape"])
+    if stored["dtype"] not in ITEM_SIZE or any(side < 0 for side in shape):
+        raise BrokenCheckpoint(f"the manifest describes {name!r} in a way that cannot be")
+    ranges = tuple(StoredRange(files[int(f)], Range(int(a), int(b))) for f, a, b in stored["ranges"])
+    wrong = gaps([r.range for r in ranges], elements(shape))
+    if wrong:
+        raise BrokenCheckpoint(f"the manifest's ranges of {name!r} are not whole: {wrong}")
+    return StoredTensor(str(stored["kind"]), str(stored["dtype"]), shape, ranges)
+
+
+def read(checkpoint: Path) -> Manifest:
+    """Reads and judges the manifest of a checkpoint directory, and that its files are there in full size.
+
+    Raises:
+        BrokenCheckpoint: saying what is wrong.
+    """
+    try:
+        body = json.loads((checkpoint / NAME).read_bytes())
+    except FileNotFoundError:
+        raise BrokenCheckpoint("it has no manifest: its save did not finish") from None
+    except (OSError, ValueError, RecursionError):
+        raise BrokenCheckpoint("its manifest cannot be read") from None
+    if not isinstance(body, dict) or body.get("format") != FORMAT:
+        raise BrokenCheckpoint("its manifest is not Phalanx's")
+    if body.get("version") != VERSION:
+        raise BrokenCheckpoint(f"its format is version {body.get('version')}, this Phalanx reads version {VERSION}; use the one that wrote it")
+    if body.pop("xxh3_64", None) != _sum(body):
+        raise BrokenCheckpoint("its manifest was changed after it was written")
+    try:
+        files = list(body["files"])
+        for name in files:
+            if not _SHARD.fullmatch(name):
+                raise BrokenCheckpoint(f"its manifest names a file that is no shard: {name!r}")
+        tensors = {name: _tensor(name, stored, files) for name, stored in body["tensors"].items()}
+        manifest = Manifest(
+            step=int(body["step"]),
+            samples=int(body["samples"]),
+            world_size=int(body["world_size"]),
+            strategy=str(body["strategy"]),
+            experiment=str(body["experiment"]),
+            versions=dict(body["versions"]),
+            state=scalars_from_json(body["state"]),
+            files=body["files"],
+            tensors=tensors,
+        )
+        sizes = {name: int(stored["size"]) for name, stored in body["files"].items()}
+    except BrokenCheckpoint:
+        raise
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        raise BrokenCheckpoint("its manifest lacks something") from None
+    for name, size in sizes.items():
+        path = checkpoint / name
+        if not path.is_file() or path.is_symlink():
+            raise BrokenCheckpoint(f"{name} is missing")
+        if path.stat().st_size != size:
+            raise BrokenCheckpoint(f"{name} has {path.stat().st_size} bytes instead of {size}")
+    return manifest

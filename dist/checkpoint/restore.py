@@ -1,0 +1,65 @@
+"""Reading a checkpoint back: the newest that verifies, whoever wrote it, by the ranges that this rank needs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from phalanx.configs.errors import UserError
+from phalanx.dist.checkpoint import directory
+from phalanx.dist.checkpoint.entries import DTYPES, Entry, memory
+from phalanx.dist.checkpoint.manifest import Manifest
+from phalanx.dist.checkpoint.reader import Readers, problem
+from phalanx.dist.collectives import gather_json
+from phalanx.dist.process_group import World
+
+
+def newest(world: World, checkpoints: Path) -> tuple[Path | None, list[tuple[int, str]]]:
+    """The newest checkpoint that is whole, on which all ranks agree, and (step, problem) of newer ones that are not.
+
+    The ranks share the reading of the checksums.
+    """
+    passed_over = []
+    candidates = gather_json(world, directory.steps(checkpoints))[0]
+    for step in reversed(candidates):
+        path = directory.step_directory(checkpoints, step)
+        found = [p for p in gather_json(world, problem(path, world.ranks.rank, world.ranks.world)) if p]
+        if not found:
+            return path, passed_over
+        passed_over.append((step, found[0]))
+    return None, passed_over
+
+
+def restore(checkpoint: Path, stored: Manifest, entries: Sequence[Entry]) -> None:
+    """Fills the tensors of the entries from a checkpoint that was verified.
+
+    Args:
+        entries: all of the run's, or all of some kinds; what is of other kinds in the checkpoint is left alone.
+
+    Raises:
+        UserError: where the checkpoint and the run do not hold the same tensors, naming the first that differs.
+    """
+    _compare(checkpoint, stored, entries)
+    with torch.no_grad(), Readers(checkpoint, stored) as readers:
+        for entry in entries:
+            in_place = entry.tensor.device.type == "cpu" and entry.tensor.is_contiguous()
+            host = entry.tensor if in_place else torch.empty(entry.tensor.shape, dtype=entry.tensor.dtype)
+            readers.fill(entry.name, entry.held, memory(host))
+            if not in_place:
+                entry.tensor.copy_(host)
+
+
+def _compare(checkpoint: Path, stored: Manifest, entries: Sequence[Entry]) -> None:
+    wanted, kinds = {e.name for e in entries}, {e.kind for e in entries}
+    there_are = {name for name, tensor in stored.tensors.items() if tensor.kind in kinds}
+    for name in [*sorted(wanted - there_are), *sorted(there_are - wanted)]:
+        where = "the checkpoint lacks" if name in wanted else "only the checkpoint has"
+        raise UserError(f"{checkpoint}: {where} the tensor {name}. Resume with the code and model that wrote it.")
+    for entry in entries:
+        there = stored.tensors[entry.name]
+        if there.shape != entry.shape or there.dtype != DTYPES[entry.tensor.dtype]:
+            here = f"{DTYPES[entry.tensor.dtype]} {list(entry.shape)}"
+            raise UserError(
+                f"{checkpoint}: the tensor {entry.name} is {there.dtype} {list(there.shape)} there and {here} here. "
+                "Resume with the code and model that wrote it."
+            )

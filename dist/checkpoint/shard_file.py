@@ -1,0 +1,140 @@
+"""One file of a checkpoint: real safetensors, written in one pass with its checksums, read by ranges. No torch here.
+
+The format (https://github.com/huggingface/safetensors): eight bytes of header length, a JSON header, the tensors' bytes.
+The library's own writer wants all tensors in one dictionary and copies them; this one takes memory as it stands.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import xxhash
+
+from phalanx.dist.checkpoint.layout import ITEM_SIZE, elements
+
+BLOCK_BYTES = 16 << 20
+_LARGEST_HEADER = 100 << 20  # the library's own limit
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A tensor to be written: its entry's name, safetensors number format, shape, and memory (bytes, contiguous)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    memory: memoryview
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """Size in bytes of a file and the xxh3-64 checksum of each of its blocks."""
+
+    size: int
+    blocks: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"size": self.size, "block_bytes": BLOCK_BYTES, "xxh3_64": list(self.blocks)}
+
+
+class _Summing:
+    """Writes to a file and sums what it writes, block by block."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._hash, self._room, self.size = file, xxhash.xxh3_64(), BLOCK_BYTES, 0
+        self.blocks: list[str] = []
+
+    def write(self, memory: memoryview) -> None:
+        self._file.write(memory)
+        self.size += len(memory)
+        while len(memory) >= self._room:
+            self._hash.update(memory[: self._room])
+            memory = memory[self._room :]
+            self._end_block()
+        self._hash.update(memory)
+        self._room -= len(memory)
+
+    def _end_block(self) -> None:
+        self.blocks.append(self._hash.hexdigest())
+        self._hash, self._room = xxhash.xxh3_64(), BLOCK_BYTES
+
+    def finish(self) -> FileSum:
+        if self._room < BLOCK_BYTES:
+            self._end_block()
+        return FileSum(self.size, tuple(self.blocks))
+
+
+def _header(segments: Sequence[Segment], metadata: dict[str, str]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
+    for segment in segments:
+        end = offset + len(segment.memory)
+        entries[segment.name] = {"dtype": segment.dtype, "shape": list(segment.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)  # the data start at a multiple of eight
+
+
+def write(path: Path, segments: Iterable[Segment], metadata: dict[str, str] | None = None) -> FileSum:
+    """Writes a safetensors file and fsyncs it.
+
+    Wide elements come first, so that every tensor lies at a multiple of its element's size.
+    """
+    ordered = sorted(segments, key=lambda s: -ITEM_SIZE[s.dtype])
+    header = _header(ordered, metadata or {})
+    with open(path, "wb", buffering=1 << 20) as file:
+        summing = _Summing(file)
+        summing.write(memoryview(struct.pack("<Q", len(header)) + header))
+        for segment in ordered:
+            summing.write(segment.memory)
+        file.flush()
+        os.fsync(file.fileno())
+    return summing.finish()
+
+
+def block_sum(path: Path, block: int) -> str:
+    """The checksum of one block of a file as it stands on the disk."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(block * BLOCK_BYTES)
+        return xxhash.xxh3_64(file.read(BLOCK_BYTES)).hexdigest()
+
+
+class ShardReader:
+    """Reads the entries of one safetensors file.
+
+    Raises:
+        ValueError: where the file is no safetensors file, in the words of what is wrong.
+    """
+
+    def __init__(self, path: Path):
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
+        size = os.fstat(self._file.fileno()).st_size
+        length = int.from_bytes(self._file.read(8), "little")
+        if length > min(size - 8, _LARGEST_HEADER):
+            raise ValueError("its header is cut short")
+        try:
+            header = json.loads(self._file.read(length))
+            self.entries = {k: v for k, v in header.items() if k != "__metadata__"}
+            for entry in self.entries.values():
+                begin, end = entry["data_offsets"]
+                if not 0 <= begin <= end <= size - 8 - length or end - begin != elements(entry["shape"]) * ITEM_SIZE[entry["dtype"]]:
+                    raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError("its header is broken") from None
+        self._data = 8 + length
+
+    def read_into(self, name: str, skip: int, memory: memoryview) -> None:
+        """Fills `memory` with the bytes of an entry from byte `skip` on."""
+        position = self._data + self.entries[name]["data_offsets"][0] + skip
+        while len(memory):
+            count = os.preadv(self._file.fileno(), [memory[: 1 << 30]], position)
+            if count == 0:
+                raise ValueError("it is cut short")
+            memory, position = memory[count:], position + count
+
+    def close(self) -> None:
+        self._file.close()

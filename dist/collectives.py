@@ -1,0 +1,71 @@
+"""Small messages between ranks, as JSON: nothing is pickled, not even on the wire."""
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed
+
+from phalanx.configs.errors import UserError
+from phalanx.dist.process_group import World
+
+T = TypeVar("T")
+
+
+def gather_json(world: World, value: Any) -> list[Any]:
+    """Every rank's value, in the order of ranks, on every rank."""
+    if world.ranks.world == 1:
+        return [json.loads(json.dumps(value))]
+    message = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world.ranks.world)]
+    torch.distributed.all_gather(lengths, torch.tensor([message.numel()]), group=world.control)
+    longest = max(int(n) for n in lengths)
+    padded = torch.zeros(longest, dtype=torch.uint8)
+    padded[: message.numel()] = message
+    received = [torch.empty(longest, dtype=torch.uint8) for _ in range(world.ranks.world)]
+    torch.distributed.all_gather(received, padded, group=world.control)
+    return [json.loads(bytes(r[: int(n)].tolist())) for r, n in zip(received, lengths, strict=True)]
+
+
+def sum_exactly(world: World, table: torch.Tensor) -> torch.Tensor:
+    """The sum over ranks of a CPU tensor in which every entry is zero but on one rank: exact, in any order."""
+    if world.ranks.world > 1:
+        torch.distributed.all_reduce(table, group=world.control)
+    return table
+
+
+def barrier(world: World) -> None:
+    """Returns when every rank has come here."""
+    if world.ranks.world > 1:
+        torch.distributed.barrier(group=world.control)
+
+
+def together(world: World, action: Callable[[], T]) -> T:
+    """Every rank does something that the user may have to mend; all learn of the first failure, and none is left waiting.
+
+    Raises:
+        UserError: on every rank, where it failed on any.
+    """
+    result, problem = None, None
+    try:
+        result = action()
+    except UserError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"{error.filename}: {error.strerror}"
+    problems = gather_json(world, problem)
+    failed = [rank for rank, found in enumerate(problems) if found is not None]
+    if failed:
+        prefix = f"rank {failed[0]}: " if len(failed) < world.ranks.world and failed[0] > 0 else ""
+        raise UserError(prefix + problems[failed[0]], shared=True)
+    return cast(T, result)
+
+
+def main_does(world: World, action: Callable[[], object]) -> None:
+    """Rank 0 does something for all; the others wait, and fail with it.
+
+    Raises:
+        UserError: on every rank, where it failed for a reason that the user can mend.
+    """
+    together(world, action if world.ranks.is_main else lambda: None)

@@ -1,0 +1,73 @@
+"""The one small message that the ranks exchange in a step, while the first forward runs.
+
+It carries the weights of this step's losses, micro-batch by micro-batch, so that each loss is divided by its weight over the
+whole global batch; the loss sums of an earlier step, for the log and for noticing a loss that is not finite; and whether
+any rank was asked to stop. Every entry is written by one rank and zero on all others, so the sum is exact.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from phalanx.dist.process_group import World
+from phalanx.dist.sampler import Share
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What all ranks know after the exchange.
+
+    Attributes:
+        weights: of each loss whose weight comes from the targets: the sum over all micro-batches, added in their order.
+        sums: loss sums of the step that was reported, `[V, losses]`; None where none was.
+        stop: whether any rank was asked to stop.
+    """
+
+    weights: dict[str, float]
+    sums: Tensor | None
+    stop: bool
+
+
+class Exchange:
+    """Sends and receives the message. `losses` are the names of all losses, in an order that all ranks share."""
+
+    def __init__(self, world: World, mine: Share, losses: Sequence[str]):
+        self._world, self._mine, self._losses = world, mine, tuple(losses)
+
+    def send(self, weights: Sequence[Mapping[str, float]], report: Tensor | None, stop: bool) -> "Pending":
+        """Starts the exchange and returns at once.
+
+        Args:
+            weights: for each of this rank's micro-batches, the weights that are known from its targets.
+            report: `[this rank's micro-batches, losses]`, or None; the same on all ranks.
+        """
+        named = tuple(weights[0])
+        table = torch.zeros(self._mine.total, len(named) + len(self._losses) + 1, dtype=torch.float64)
+        own = table[self._mine.first : self._mine.last]
+        own[:, : len(named)] = torch.tensor([[w[name] for name in named] for w in weights], dtype=torch.float64)
+        if report is not None:
+            own[:, len(named) : -1] = report
+        own[0, -1] = float(stop)
+        work = None
+        if self._world.ranks.world > 1:
+            work = torch.distributed.all_reduce(table, group=self._world.control, async_op=True)
+        return Pending(table, named, report is not None, work)
+
+
+class Pending:
+    """An exchange under way."""
+
+    def __init__(self, table: Tensor, named: tuple[str, ...], reported: bool, work: "torch.distributed.Work | None"):
+        self._table, self._named, self._reported, self._work = table, named, reported, work
+
+    def receive(self) -> Agreed:
+        """Waits for the other ranks' parts."""
+        if self._work is not None:
+            self._work.wait()
+        columns = self._table.T.tolist()
+        weights = {name: sum(column) for name, column in zip(self._named, columns, strict=False)}
+        sums = self._table[:, len(self._named) : -1] if self._reported else None
+        return Agreed(weights, sums, any(columns[-1]))

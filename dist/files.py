@@ -1,0 +1,83 @@
+"""Files that survive a kill at any instruction: written aside, fsynced, renamed. No torch here."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def fsync_directory(directory: Path) -> None:
+    """Makes the names in a directory durable: an fsync of a file does not save its name."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """The file holds the old content or the new one, never a part of either."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a JSONL file; a last line that a kill cut short is passed over."""
+    if not path.exists():
+        return
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            yield json.loads(line)
+
+
+class JsonLines:
+    """A JSONL file that is appended to, a whole line a write."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._end_whole()
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
+
+    def _end_whole(self) -> None:
+        """Takes away a last line that a kill cut short, so that the next one does not join it."""
+        if not self.path.exists():
+            return
+        with open(self.path, "rb+") as file:
+            content = file.read()
+            if not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+
+    def append(self, line: dict[str, Any]) -> None:
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+
+    def sync(self) -> None:
+        """Returns when every line is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def cut_back(path: Path, last_step: int) -> None:
+    """Drops the lines of steps after `last_step`: they will come again."""
+    if not path.exists():
+        return
+    lines = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= last_step]
+    write_atomically(path, "".join(lines))

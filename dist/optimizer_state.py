@@ -1,0 +1,57 @@
+"""An optimizer's state by the parameters' names: tensors as checkpoint entries, scalars as JSON."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, whole
+from phalanx.dist.checkpoint.manifest import StoredTensor
+
+Scalars = dict[str, dict[str, Any]]
+
+
+def entries(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> list[Entry]:
+    """The tensors with dimensions: `conv1.weight@exp_avg`."""
+    return [
+        whole(f"{name}@{key}", "optimizer", value)
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor) and value.dim()
+    ]
+
+
+def scalars(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Scalars:
+    """Everything else: `{"conv1.weight": {"step": {"value": 100.0, "dtype": "float32"}}}`."""
+    result: Scalars = {}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and value.dim():
+                continue
+            if isinstance(value, Tensor):
+                value = {"value": value.item(), "dtype": str(value.dtype).removeprefix("torch.")}
+            result.setdefault(name, {})[key] = value
+    return result
+
+
+def make_room(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    stored: Mapping[str, StoredTensor],
+    stored_scalars: Scalars,
+) -> None:
+    """Gives an optimizer that has not stepped yet the state of a checkpoint: scalars filled in, tensors empty, to be read."""
+    for name, parameter in parameters.items():
+        state = {}
+        for key, value in stored_scalars.get(name, {}).items():
+            if isinstance(value, dict):
+                # Step counts stay on the CPU unless the optimizer is capturable or fused; torch moves them where it needs them.
+                value = torch.tensor(value["value"], dtype=getattr(torch, value["dtype"]))
+            state[key] = value
+        for full_name, tensor in stored.items():
+            owner, _, key = full_name.rpartition("@")
+            if tensor.kind == "optimizer" and owner == name:
+                state[key] = torch.zeros_like(parameter, dtype=FROM_NAME[tensor.dtype])
+        if state:
+            optimizer.state[parameter] = state

@@ -1,0 +1,128 @@
+"""Joining the other ranks: device, threads, process groups, and Accelerate's view of them, each checked."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import DistConfig
+from phalanx.dist.environment import Ranks
+from phalanx.dist.rendezvous import slurm_store
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks of this run, joined.
+
+    Attributes:
+        ranks: who this process is.
+        device: where this rank computes.
+        accelerator: Accelerate's, for the wrapping of the model.
+        control: a gloo group on CPU for the small messages besides the gradients; None for a world of one.
+    """
+
+    ranks: Ranks
+    device: torch.device
+    accelerator: "Accelerator"
+    control: "torch.distributed.ProcessGroup | None"
+
+
+def choose_threads(config: DistConfig, recorded: int | None, environment: Mapping[str, str] = os.environ) -> int:
+    """CPU threads of this rank: as configured, else as the run was started with, else OMP_NUM_THREADS, else 1.
+
+    The same number gives the same rounding. One is what torchrun and accelerate launch choose, so that all ways of
+    launching, and all numbers of ranks, agree.
+    """
+    if config.threads is not None:
+        return config.threads
+    if recorded is not None:
+        return recorded
+    from_environment = environment.get("OMP_NUM_THREADS", "")
+    return int(from_environment) if from_environment.isdigit() and int(from_environment) else 1
+
+
+def choose_device(config: DistConfig, ranks: Ranks) -> torch.device:
+    """This rank's GPU, or the CPU.
+
+    Raises:
+        UserError: where GPUs are wanted but fewer are there than ranks on this node.
+    """
+    wants_cpu = config.device == "cpu" or (config.device == "auto" and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
+    if wants_cpu or (config.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    found = torch.cuda.device_count()
+    if ranks.local_rank < found:
+        return torch.device("cuda", ranks.local_rank)
+    if found == 1 and ranks.launcher == "slurm":
+        return torch.device("cuda", 0)  # each task sees a GPU of its own (--gpus-per-task), under the number 0
+    if found == 0:
+        raise UserError("dist.device=cuda, but torch finds no GPU here. Set dist.device=cpu, or check the driver with nvidia-smi.")
+    raise UserError(f"{ranks.local_world} ranks on this node, but {found} GPUs. Start at most {found}, or set dist.device=cpu.")
+
+
+def join(ranks: Ranks, config: DistConfig, run_directory: Path, threads: int) -> World:
+    """Joins the process groups and asserts that everybody is there; a world of one needs none.
+
+    Raises:
+        UserError: where the ranks cannot meet.
+    """
+    torch.set_num_threads(threads)
+    device = choose_device(config, ranks)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    control = None
+    timeout = timedelta(seconds=config.timeout_s)
+    if ranks.world == 1:
+        # Under a launcher Accelerate would make a group of one, and wrap the model for it.
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+    else:
+        backend = "gloo" if device.type == "cpu" else "nccl"
+        store = slurm_store(ranks, run_directory, timeout) if ranks.launcher == "slurm" else None
+        if store is not None:
+            os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(ranks.local_rank))
+            os.environ.update(LOCAL_WORLD_SIZE=str(ranks.local_world), MASTER_ADDR=store.host, MASTER_PORT=str(store.port))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo finds its way
+            torch.distributed.init_process_group(
+                backend,
+                store=store,
+                rank=ranks.rank if store is not None else -1,
+                world_size=ranks.world if store is not None else -1,
+                timeout=timeout,
+                device_id=device if device.type == "cuda" else None,
+            )
+        control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+    accelerator = _accelerator(device)
+    seen = torch.distributed.get_world_size() if ranks.world > 1 else 1
+    if not (ranks.world == seen == accelerator.num_processes and ranks.rank == accelerator.process_index):
+        raise UserError(
+            f"{ranks.world} ranks were started, but torch sees {seen} and Accelerate {accelerator.num_processes}. "
+            "Start with `phalanx train --nproc N`, or unset ACCELERATE_* variables."
+        )
+    return World(ranks, device, accelerator, control)
+
+
+def _accelerator(device: torch.device) -> "Accelerator":
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    # Buffers are ours to keep, micro-batch by micro-batch; gradients as views of the buckets save a copy of the model.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
+
+
+def leave() -> None:
+    """Leaves the process groups."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

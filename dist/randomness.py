@@ -1,0 +1,55 @@
+"""Random numbers as functions of what they are for: never of a rank, a worker, or what ran before."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy
+import torch
+
+
+def key(*parts: int | str) -> int:
+    """A 63-bit seed that is a function of its parts, such as (seed, "augment", epoch, sample)."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+def seed_everything(seed: int) -> None:
+    """Sets the generators of torch (every device), numpy and Python."""
+    torch.manual_seed(seed)
+    seed_loading(seed)
+
+
+def seed_loading(seed: int) -> None:
+    """Sets the generators that loading and augmentation use: CPU only, so that a loader process never touches a GPU."""
+    torch.default_generator.manual_seed(seed)
+    numpy.random.seed(seed & 0xFFFFFFFF)
+    random.seed(seed)
+
+
+@contextmanager
+def seeded_loading(seed: int) -> Iterator[None]:
+    """Loads or augments one sample with random numbers of its own, and leaves the generators as they were."""
+    state = torch.default_generator.get_state(), numpy.random.get_state(), random.getstate()
+    seed_loading(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state[0])
+        numpy.random.set_state(state[1])
+        random.setstate(state[2])
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Runs something that draws random numbers, and leaves every generator as it was."""
+    accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    state = torch.default_generator.get_state(), numpy.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state[0])
+        numpy.random.set_state(state[1])
+        random.setstate(state[2])
+        if accelerator is not None:
+            torch.cuda.set_rng_state(accelerator, device)

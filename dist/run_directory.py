@@ -1,0 +1,157 @@
+"""The run directory, `RUNS/NAME`: where everything about a run lies, and whose run it is. No torch here."""
+
+import json
+import os
+import secrets
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phalanx import __version__
+from phalanx.configs.errors import UserError
+from phalanx.configs.load import differences, load, to_yaml
+from phalanx.configs.schema import RunConfig, digest
+from phalanx.dist.files import JsonLines, read_lines, write_atomically, write_json
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "RunDirectory":
+        return cls(Path(config.runs) / config.name)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def identity(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def errors(self) -> Path:
+        return self.path / "errors"
+
+    def exists(self) -> bool:
+        return self.identity.exists()
+
+    def read_config(self) -> RunConfig:
+        """The configuration that the run was last started with.
+
+        Raises:
+            UserError: where there is no run, or its config.yaml cannot be read.
+        """
+        if not self.exists():
+            raise UserError(f"{self.path}: there is no run here (no run.json). Give the run directory that `train` printed.")
+        stored = load([str(self.config)])
+        # The directory may have been moved since; it is found where it is now.
+        return stored.model_copy(update={"runs": str(self.path.parent), "name": self.path.name})
+
+    def read_identity(self) -> dict[str, Any]:
+        """run.json: `run`, `wandb`, `created`, `version`, `commit`, `threads`, `experiment`."""
+        try:
+            identity = json.loads(self.identity.read_text())
+            if not isinstance(identity, dict) or not isinstance(identity["run"], str):
+                raise ValueError
+        except (OSError, ValueError, KeyError):
+            raise UserError(f"{self.identity}: this file is broken. Restore it from a copy, or start under another name.") from None
+        return identity
+
+    def refuse_another_experiment(self, config: RunConfig) -> bool:
+        """Whether the run is there already; refuses if it is another experiment's.
+
+        Raises:
+            UserError: naming the keys that differ.
+        """
+        if not self.exists():
+            return False
+        stored = self.read_config()
+        changed = differences(stored, config, ["experiment"])
+        if changed:
+            listed = ", ".join(f"{key} (there {old}, here {new})" for key, old, new in changed)
+            raise UserError(
+                f"{self.path} holds another experiment; it differs in {listed}. "
+                f"Give this one another name (name={config.name}-2), or move {self.path} away."
+            )
+        return True
+
+    def create(self, config: RunConfig, threads: int) -> None:
+        """Writes what identifies the run; on a run that is there, only what may change (hardware, length, bookkeeping)."""
+        for folder in (self.path, self.checkpoints):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{folder}: cannot be made: {error.strerror}. Set runs=FOLDER to one that is writable.") from None
+        try:
+            write_atomically(self.config, to_yaml(config))
+            if not self.exists():
+                identity = secrets.token_hex(4)
+                code = {"version": __version__, "commit": _commit()}
+                write_json(
+                    self.identity,
+                    {"run": f"{config.name}-{identity}", "wandb": identity, "created": time.time(), **code}
+                    | {"threads": threads, "experiment": digest(config)},
+                )
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}. Set runs=FOLDER to another place.") from None
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with `+` if files were changed; None outside a git checkout."""
+    here = Path(__file__).resolve().parent
+    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    try:
+        head, changes = (
+            subprocess.run(c, cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip() for c in commands
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changes else "")
+
+
+class Events:
+    """events.jsonl: what happened to the run, a line an event. Never cut: goodput is computed from it."""
+
+    def __init__(self, run: RunDirectory):
+        self._lines = JsonLines(run.events)
+
+    def write(self, event: str, step: int, **details: Any) -> None:
+        self._lines.append({"time": time.time(), "event": event, "step": step, **details})
+        self._lines.sync()
+
+    def close(self) -> None:
+        self._lines.close()
+
+
+def read_events(run: RunDirectory) -> Sequence[dict[str, Any]]:
+    return list(read_lines(run.events))
+
+
+def is_writable(directory: Path) -> bool:
+    """Whether files can be made in a directory that may not be there yet."""
+    while not directory.exists():
+        directory = directory.parent
+    return os.access(directory, os.W_OK | os.X_OK)

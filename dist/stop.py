@@ -1,0 +1,66 @@
+"""Asking a run to stop, without losing anything: a signal sets a flag, the ranks agree on a step, all save. No torch here.
+
+A Python signal handler never runs in a rank that sits in a collective. So the handlers do nothing; the interpreter writes
+each signal's number to a socket (`signal.set_wakeup_fd`), and a thread reads it.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class StopRequest:
+    """Whether this process was asked to stop, and by which signal. Made once, first thing, in the main thread."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self._interrupts = 0
+        reading, self._writing = socket.socketpair()
+        self._writing.setblocking(False)
+        for number in SIGNALS:
+            signal.signal(number, _only_wake_up)
+        signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, args=(reading,), name="stop-request", daemon=True).start()
+
+    @property
+    def asked(self) -> bool:
+        return self.signal is not None
+
+    def _listen(self, reading: socket.socket) -> None:
+        while received := reading.recv(1):
+            if received[0] not in SIGNALS:
+                continue
+            number = signal.Signals(received[0])
+            self._interrupts += number is signal.SIGINT
+            if self._interrupts >= 2:
+                print("phalanx: interrupted twice: stopping at once, without a checkpoint.", file=sys.stderr, flush=True)
+                os._exit(1)
+            self.signal = self.signal or number
+
+
+def _only_wake_up(number: int, frame: object) -> None:
+    """A handler must be there for the interpreter to write the signal's number to the socket."""
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals wait while processes are forked: a child that still has our socket would speak with our voice."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def forget_in_child() -> None:
+    """For a forked helper process: signals to the group are the rank's to answer; only SIGTERM ends the helper."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

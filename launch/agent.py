@@ -1,0 +1,24 @@
+"""accelerate launch as `phalanx train` starts it: it dies with its parent, and keeps quiet about ranks that spoke for themselves."""
+
+import logging
+import sys
+
+from phalanx.dist.processes import die_with_parent
+
+
+def main() -> int:
+    die_with_parent()
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        launch_command(launch_command_parser().parse_args())
+    except (ChildFailedError, SignalException):
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""One rank's life around its work: it dies with its launcher, says why it failed, and ends with its own exit code."""
+
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.dist import environment, mailbox
+from phalanx.dist.environment import Ranks
+from phalanx.dist.files import write_json
+from phalanx.dist.processes import die_with_parent
+from phalanx.dist.run_directory import RunDirectory
+
+
+def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], ExitCode]) -> int:
+    """Does a rank's work; returns its exit code, which the command that started it gets to know too."""
+    ranks, config = Ranks(), None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        die_with_parent()
+    try:
+        ranks = environment.find()
+        mailbox.arrived(ranks.rank)
+        config = configure()
+        code = work(config, ranks)
+    except (UserError, TrainingFailed) as error:
+        code = ExitCode.BAD_INPUT if isinstance(error, UserError) else ExitCode.FAILED
+        if ranks.is_main or (isinstance(error, UserError) and not error.shared):
+            speaker = "phalanx" if ranks.is_main else f"phalanx: rank {ranks.rank}"
+            print("\n".join(f"{speaker}: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
+        _note(config, ranks, error)
+    except Exception as error:
+        code = ExitCode.FAILED
+        print(f"phalanx: rank {ranks.rank} failed:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
+        _note(config, ranks, error)
+    mailbox.ended(ranks.rank, code)
+    return int(code)
+
+
+def _note(config: RunConfig | None, ranks: Ranks, error: Exception) -> None:
+    """Leaves errors/rank-N.json in a run directory that is there, with the time, so that the first failure can be found."""
+    if config is None or not RunDirectory.of(config).exists():
+        return
+    folder: Path = RunDirectory.of(config).errors
+    report = {"time": time.time(), "rank": ranks.rank, "host": socket.gethostname(), "type": type(error).__name__}
+    report |= {"message": str(error), "traceback": traceback.format_exception(error)}
+    try:
+        folder.mkdir(exist_ok=True)
+        write_json(folder / f"rank-{ranks.rank}.json", report)
+    except OSError as problem:
+        print(f"phalanx: {folder} could not be written: {problem.strerror}", file=sys.stderr)

@@ -1,0 +1,42 @@
+"""A rank that trains: what `accelerate launch -m`, `torchrun -m` and `srun python -m phalanx.launch.train CONFIG...` run."""
+
+import sys
+from collections.abc import Sequence
+
+from phalanx.dist.stop import StopRequest
+
+
+def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
+    """Trains as the rank that the environment says; returns its exit code."""
+    stop = stop or StopRequest()  # first thing: until then a signal kills
+    from phalanx.configs.errors import ExitCode
+    from phalanx.configs.schema import RunConfig
+    from phalanx.dist.environment import Ranks
+    from phalanx.launch import rank
+    from phalanx.launch.arguments import Parser, add_config, add_stop, recipe, resumed
+
+    parser = Parser(prog="phalanx.launch.train", description=__doc__)
+    add_config(parser)
+    add_stop(parser)
+    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this directory")
+    stop_at: list[int | None] = []
+
+    def configure() -> RunConfig:
+        given = parser.parse_intermixed_args(arguments)
+        stop_at.append(given.stop_at)
+        return resumed(given.resume, given.config) if given.resume else recipe(given.config)
+
+    def work(config: RunConfig, ranks: Ranks) -> ExitCode:
+        if ranks.is_main:
+            from phalanx.launch.say import run_directory
+
+            run_directory(config)
+        from phalanx.train.start import run
+
+        return run(config, ranks, stop, stop_at[0])
+
+    return rank.run(configure, work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,16 @@
+"""phalanx train CONFIG.yaml [MORE.yaml ...] [key=value ...] [--nproc N] [--stop-at STEP]"""
+
+from collections.abc import Sequence
+
+from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, recipe
+from phalanx.launch.starting import start
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="phalanx train", description="Trains a recipe, or goes on with the run of that name.")
+    add_config(parser)
+    add_nproc(parser)
+    add_stop(parser)
+    given = parser.parse_intermixed_args(arguments)
+    stop = [] if given.stop_at is None else ["--stop-at", str(given.stop_at)]
+    return start("phalanx.launch.train", recipe(given.config), given.nproc, [*given.config, *stop])

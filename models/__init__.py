@@ -1,0 +1,1 @@
+"""Networks: plain single-device modules. Nothing here knows of ranks."""

@@ -1,0 +1,1 @@
+"""Classification networks, which are also the backbones of segmentation and detection."""

@@ -1,0 +1,104 @@
+"""From a configuration to its parts: data, task, model, engine. One visible order, nothing else."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.data.augment import pipeline
+from phalanx.data.dataset import Dataset, open_split
+from phalanx.data.loader import EvaluationLoader, Loader, Samples
+from phalanx.dist.engine import Engine
+from phalanx.dist.process_group import World
+from phalanx.dist.randomness import key, seed_everything
+from phalanx.dist.sampler import Stream
+from phalanx.models import registry, weights
+from phalanx.train import optimizers, schedules, tasks
+from phalanx.train.tasks import DataFacts, Task
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What can be made on each rank by itself.
+
+    Attributes:
+        last_step: the run's number of steps.
+    """
+
+    training: Dataset
+    validation: Dataset
+    task: Task
+    model: nn.Module
+    last_step: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of, on all ranks."""
+
+    task: Task
+    engine: Engine
+    loader: Loader
+    evaluation: EvaluationLoader
+    stream: Stream
+    last_step: int
+
+
+def length(config: RunConfig, samples: int) -> int:
+    """The run's number of steps: `train.steps`, else so many that `train.epochs` are whole."""
+    if config.train.steps is not None:
+        return config.train.steps
+    assert config.train.epochs is not None
+    return max(1, math.ceil(config.train.epochs * samples / config.train.global_batch))
+
+
+def gather(config: RunConfig) -> Ingredients:
+    """Opens the data, builds task and model, the same on every rank.
+
+    Raises:
+        UserError: where the data or the weights cannot be used.
+    """
+    training, validation = open_split(config.data, "train"), open_split(config.data, "val")
+    facts = DataFacts(tuple(training.classes), training.channels)
+    return Ingredients(training, validation, tasks.build(config, facts), _model(config, facts), length(config, len(training)))
+
+
+def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
+    """Spreads them over the ranks. All ranks call together."""
+    engine = Engine(
+        made.model,
+        lambda parameters: optimizers.make(config.optim, parameters),
+        schedules.learning_rate(config.optim, config.schedule, made.last_step),
+        config,
+        world,
+    )
+    count, workers = len(made.training), config.data.workers
+    stream = Stream(count, config.seed, config.train.global_batch, config.train.micro_batch)
+    training = Samples(made.training, pipeline(config.data, made.training, "train"), config.seed)
+    validation = Samples(made.validation, pipeline(config.data, made.validation, "val"), config.seed)
+    loader = Loader(training, stream, engine.mine, workers, pin=world.device.type == "cuda")
+    evaluation = EvaluationLoader(
+        validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers
+    )
+    return Parts(made.task, engine, loader, evaluation, stream, made.last_step)
+
+
+def _model(config: RunConfig, facts: DataFacts) -> nn.Module:
+    """The network, its weights drawn from the seed alone, or read from a file."""
+    seed_everything(key(config.seed, "initialisation"))
+    model = registry.build(
+        config.model.name,
+        num_classes=config.model.num_classes or len(facts.classes),
+        in_channels=config.model.in_channels or facts.channels,
+        stem=config.model.stem,
+        dropout=config.model.dropout,
+    )
+    if config.model.weights is not None:
+        try:
+            weights.load(model, Path(config.model.weights))
+        except weights.BadWeights as error:
+            raise UserError(str(error)) from None
+    return model

@@ -1,0 +1,56 @@
+"""Everything about a run that can be checked before ranks are started: no torch, nothing written."""
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.own_code import is_own
+from phalanx.configs.schema import RunConfig
+from phalanx.data import dataset
+from phalanx.dist.run_directory import RunDirectory, is_writable
+from phalanx.models import registry
+from phalanx.train import tasks
+
+
+def check_world(config: RunConfig, world: int) -> None:
+    """Whether so many ranks can share a step.
+
+    Raises:
+        UserError: naming both numbers, and the largest micro-batch that would do.
+    """
+    if config.dist.strategy == "single" and world > 1:
+        raise UserError(f"dist.strategy=single runs on one rank, but {world} were asked for. Set dist.strategy=ddp.")
+    if world <= config.micro_batches:
+        return
+    batch, micro = config.train.global_batch, config.train.micro_batch
+    fits = [m for m in range(1, batch + 1) if batch % m == 0 and batch // m >= world]
+    other = (
+        f"or set train.micro_batch={max(fits)} (another experiment: BatchNorm would see {max(fits)} samples instead of {micro})"
+        if fits
+        else f"or raise train.global_batch to at least {world} (another experiment)"
+    )
+    raise UserError(
+        f"a step has {config.micro_batches} micro-batches (train.global_batch {batch} / train.micro_batch {micro}), "
+        f"but {world} ranks were asked for. Run on up to {config.micro_batches} ranks, {other}."
+    )
+
+
+def check(config: RunConfig, world: int) -> None:
+    """Whether the run can start on so many ranks, as far as that can be told beforehand.
+
+    Raises:
+        UserError: saying what to change.
+    """
+    try:
+        registry.check(config.model.name)
+    except registry.UnknownModel as error:
+        raise UserError(f"model.name={config.model.name}: {error}") from None
+    if config.model.backbone is not None:
+        raise UserError(f"model.backbone={config.model.backbone}: {config.model.name} takes no backbone. Remove model.backbone.")
+    tasks.check(config.task.name)
+    if config.task.options and not is_own(config.task.name):
+        raise UserError(f"task.options are for a task of your own; {config.task.name} takes none. Remove them.")
+    dataset.check(config.data)
+    check_world(config, world)
+    run = RunDirectory.of(config)
+    if run.path.exists() and not run.path.is_dir():
+        raise UserError(f"{run.path}: this is a file, where the run directory would be. Set name=ANOTHER or runs=FOLDER.")
+    if not run.refuse_another_experiment(config) and not is_writable(run.path):
+        raise UserError(f"{run.path}: no files can be made there. Set runs=FOLDER to one that is writable.")

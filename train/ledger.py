@@ -1,0 +1,36 @@
+"""The ledger: which samples every step took, a file a rank. Proof that none was lost or repeated."""
+
+from pathlib import Path
+
+from phalanx.data.loader import Batch
+from phalanx.dist.environment import Ranks
+from phalanx.dist.files import JsonLines, cut_back
+
+
+class Ledger:
+    """`ledger/rank-N.jsonl`: `{"step", "epoch", "ids"}` a step; nothing if it is not asked for.
+
+    `step` is the number of the step, from 1; `epoch` that of this rank's first sample in it, from 0.
+    """
+
+    def __init__(self, folder: Path, ranks: Ranks, wanted: bool):
+        self._lines = JsonLines(folder / f"rank-{ranks.rank}.jsonl") if wanted else None
+
+    def write(self, step: int, batch: Batch) -> None:
+        if self._lines is not None:
+            epoch = int(batch.micro_batches[0]["epoch"][0])
+            self._lines.append({"step": step, "epoch": epoch, "ids": batch.ids})
+
+    def sync(self) -> None:
+        if self._lines is not None:
+            self._lines.sync()
+
+    def close(self) -> None:
+        if self._lines is not None:
+            self._lines.close()
+
+
+def cut_ledgers(folder: Path, last_step: int) -> None:
+    """Drops the lines after `last_step` from every rank's file, those of ranks that are no more too."""
+    for path in sorted(folder.glob("rank-*.jsonl")):
+        cut_back(path, last_step)

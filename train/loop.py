@@ -1,0 +1,26 @@
+"""The loop: one, for every task, top to bottom."""
+
+from phalanx.configs.errors import ExitCode
+from phalanx.train.run import Run
+
+
+def train(run: Run) -> ExitCode:
+    """Trains until the recipe's last step, or until asked to stop."""
+    state, engine, task = run.state, run.engine, run.task
+    for batch in run.loader.from_step(state.step, run.last_step):
+        weights = [task.weights(micro_batch) for micro_batch in batch.micro_batches]
+        for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, stop=run.stop.asked):
+            engine.backward(task.losses(engine.model, micro_batch))
+        figures = engine.step()
+        state.advance(batch.samples)
+        run.ledger.write(state.step, batch)
+        run.log(figures)
+
+        stopping = engine.stop_agreed or state.step == run.stop_at
+        if run.due.evaluation(state.step) and not stopping:
+            run.evaluate()
+        if run.due.checkpoint(state.step) or stopping:
+            run.save()
+        if stopping and state.step < run.last_step:
+            return run.stopped()
+    return run.done()

@@ -1,0 +1,50 @@
+"""What a person sees while it trains: one line that is rewritten on a terminal, a line an interval otherwise."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+
+def duration(seconds: float) -> str:
+    """0:00:07 as `0:07`, an hour as `1:00:00`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
+
+
+class Progress:
+    """Step, rate and remaining time. Silent where `shown` is false."""
+
+    def __init__(self, last_step: int, first_step: int, shown: bool, out: TextIO | None = None):
+        self._last, self._first, self._shown, self._out = last_step, first_step, shown, out or sys.stdout
+        self._rewrites = self._out.isatty()
+        self._start = time.monotonic()
+        self._previous = (first_step, self._start)
+        self._open_line = False
+
+    def step(self, step: int, figures: Mapping[str, float], due: bool) -> None:
+        """A step's figures are known; `due` says whether its line is."""
+        now = time.monotonic()
+        if not self._shown or not (due or (self._rewrites and now - self._previous[1] > 0.5)):
+            return
+        steps, seconds = step - self._previous[0], now - self._previous[1]
+        rate = steps / seconds if steps > 0 and seconds > 0 else 0.0
+        overall = (now - self._start) / max(1, step - self._first)
+        self._previous = (step, now)
+        listed = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        text = f"step {step}/{self._last}  {listed}  {rate:.2f} steps/s  {duration((self._last - step) * overall)} left"
+        if self._rewrites:
+            print(f"\r\033[K{text}", end="", file=self._out, flush=True)
+            self._open_line = True
+        else:
+            print(text, file=self._out, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        if not self._shown:
+            return
+        if self._open_line:
+            print(file=self._out)
+            self._open_line = False
+        print(text, file=self._out, flush=True)

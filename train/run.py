@@ -1,0 +1,151 @@
+"""A run under way: what the loop does besides training: log, evaluate, save, end."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from phalanx.configs.errors import ExitCode, TrainingFailed
+from phalanx.configs.schema import RunConfig, digest
+from phalanx.data.loader import EvaluationLoader, Loader
+from phalanx.dist.checkpoint import directory
+from phalanx.dist.checkpoint.save import Progress, SaveFailed, save
+from phalanx.dist.collectives import main_does
+from phalanx.dist.engine import Engine
+from phalanx.dist.reports import StepFigures
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.sampler import Stream
+from phalanx.dist.stop import StopRequest
+from phalanx.train.evaluate import evaluate
+from phalanx.train.ledger import Ledger
+from phalanx.train.state import TrainState
+from phalanx.train.tasks import Task
+from phalanx.train.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Due:
+    """What is to be done after a step."""
+
+    eval_every: int | None
+    save_every: int | None
+    last_step: int
+
+    def evaluation(self, step: int) -> bool:
+        return step == self.last_step or (self.eval_every is not None and step % self.eval_every == 0)
+
+    def checkpoint(self, step: int) -> bool:
+        return step == self.last_step or (self.save_every is not None and step % self.save_every == 0)
+
+
+@dataclass
+class Run:
+    """Everything that the loop needs.
+
+    Attributes:
+        state: how far it is.
+        last_step: the run's number of steps.
+        stop_at: step to save and stop at; None for none.
+        saved: step of the newest checkpoint; 0 for none.
+    """
+
+    config: RunConfig
+    directory: RunDirectory
+    state: TrainState
+    engine: Engine
+    task: Task
+    loader: Loader
+    evaluation: EvaluationLoader
+    stream: Stream
+    tracker: Tracker
+    ledger: Ledger
+    stop: StopRequest
+    due: Due
+    last_step: int
+    stop_at: int | None
+    saved: int
+
+    def log(self, figures: Sequence[StepFigures]) -> None:
+        """Logs the figures of earlier steps that became known.
+
+        Raises:
+            TrainingFailed: where a loss is not finite: on every rank, after the same step.
+        """
+        self.tracker.training(figures)
+        for known in figures:
+            if known.broken:
+                raise TrainingFailed(self._not_finite(known))
+
+    def _not_finite(self, known: StepFigures) -> str:
+        numbers = known.broken
+        draws = [d for v in numbers for d in self.stream.micro_batches(known.step - 1, v, v + 1)[0]]
+        losses = ", ".join(f"{name} {value}" for name, value in known.losses.items())
+        return (
+            f"step {known.step}: the loss is not finite ({losses}), in micro-batch {', '.join(map(str, numbers))}, "
+            f"epoch {draws[0].epoch}, samples {', '.join(str(d.sample) for d in draws)}. {self._last_good()} "
+            "Look at these samples, lower optim.lr, or set train.clip_norm."
+        )
+
+    def _last_good(self) -> str:
+        if not self.saved:
+            return "There is no checkpoint yet."
+        return f"The last good checkpoint is {directory.step_directory(self.directory.checkpoints, self.saved)}."
+
+    def evaluate(self) -> None:
+        """Metrics of the validation split, logged. All ranks call together."""
+        self.log(self.engine.settle())
+        metrics = evaluate(self.engine, self.task, self.evaluation)
+        self.tracker.evaluation(self.state.step, metrics)
+        self.tracker.event("evaluate", self.state.step, **{k: str(v) if v != v else v for k, v in metrics.items()})
+
+    def save(self) -> None:
+        """Commits a checkpoint of the finished step, once it is known to be finite. All ranks call together.
+
+        A save that fails leaves the older checkpoints as they were, and is tried again at the next one's time.
+
+        Raises:
+            TrainingFailed: where a loss or a parameter is not finite; nothing is written then.
+        """
+        if self.saved == self.state.step:
+            return
+        self.log(self.engine.settle())
+        if not self.engine.all_finite():
+            raise TrainingFailed(
+                f"step {self.state.step}: a parameter is not finite, though no loss was. {self._last_good()} "
+                "Lower optim.lr, or set train.clip_norm."
+            )
+        self.tracker.sync()
+        self.ledger.sync()
+        progress = Progress(
+            self.state.step, self.state.samples, self.config.dist.strategy, digest(self.config), self.engine.scalars()
+        )
+        try:
+            path = save(self.engine.world, self.directory.checkpoints, self.engine.entries(), progress)
+        except SaveFailed as error:
+            self.tracker.event("save_failed", self.state.step, reason=str(error))
+            self.tracker.progress.say(f"phalanx: step {self.state.step}: no checkpoint was written: {error}. Older ones are whole.")
+            return
+        self.saved = self.state.step
+        self.tracker.event("save", self.state.step, path=str(path))
+        main_does(self.engine.world, lambda: directory.prune(self.directory.checkpoints, self.config.checkpoint.keep))
+
+    def stopped(self) -> ExitCode:
+        """Asked to stop before the last step.
+
+        Raises:
+            TrainingFailed: where the checkpoint could not be written.
+        """
+        self._insist_on_checkpoint()
+        reason = self.stop.signal.name if self.stop.signal else "asked by another rank or --stop-at"
+        self.tracker.event("preempt", self.state.step, reason=reason)
+        self.tracker.progress.say(f"stopped at step {self.state.step} with a checkpoint; `phalanx resume {self.directory.path}` goes on")
+        return ExitCode.STOPPED_EARLY
+
+    def done(self) -> ExitCode:
+        """The last step is finished."""
+        self._insist_on_checkpoint()
+        self.tracker.event("done", self.state.step)
+        self.tracker.progress.say(f"done: {self.state.step} steps; results are in {self.directory.path}")
+        return ExitCode.DONE
+
+    def _insist_on_checkpoint(self) -> None:
+        if self.saved != self.state.step:
+            raise TrainingFailed(f"step {self.state.step}: the checkpoint could not be written. {self._last_good()}")

@@ -1,0 +1,110 @@
+"""Where figures go besides the run directory's own files: Weights & Biases, TensorBoard. Imported only when asked for."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from netrc import NetrcParseError, netrc
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig, flat
+from phalanx.dist.run_directory import RunDirectory
+
+Say = Callable[[str], None]
+
+
+class Sink(Protocol):
+    """Takes a step's figures; each step comes once."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self, exit_code: int) -> None: ...
+
+
+def _host() -> tuple[str, int]:
+    url = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai"))
+    return url.hostname or "api.wandb.ai", url.port or (80 if url.scheme == "http" else 443)
+
+
+def _has_key() -> bool:
+    """Whether W&B would find a key: in the environment or in netrc. The key itself is never looked at further."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc(os.environ.get("NETRC") or None).authenticators(_host()[0]) is not None
+    except (OSError, NetrcParseError):
+        return False
+
+
+def _why_not_online() -> str | None:
+    if not _has_key():
+        return "there is no key (run `wandb login`)"
+    try:
+        socket.create_connection(_host(), timeout=5).close()
+    except OSError as error:
+        return f"{_host()[0]} cannot be reached ({error.strerror or error})"
+    return None
+
+
+class WandbSink:
+    """One W&B run under the id in run.json, through every resume, with our own step, none of them twice."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory, already_logged: int, say: Say):
+        self._already_logged = already_logged
+        mode = config.track.wandb
+        if mode == "online" and (reason := _why_not_online()):
+            say(f"phalanx: W&B goes offline: {reason}. Nothing is lost: `wandb sync` sends the pieces later.")
+            mode = "offline"
+        import wandb
+
+        self._run = wandb.init(
+            project=config.track.project,
+            name=config.name,
+            id=run.read_identity()["wandb"],
+            resume="allow",
+            mode=mode,
+            dir=run.path,
+            config=flat(config),
+            settings=wandb.Settings(console="off", silent=True),
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if step > self._already_logged:
+            self._run.log(dict(values), step=step)
+
+    def close(self, exit_code: int) -> None:
+        self._run.finish(exit_code=exit_code)
+
+
+class TensorBoardSink:
+    """Event files in `tensorboard/`; those of steps that come again after a resume are hidden by TensorBoard's own means."""
+
+    def __init__(self, run: RunDirectory, first_step: int):
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("track.tensorboard=true needs the package tensorboard: pip install tensorboard.") from None
+        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self, exit_code: int) -> None:
+        self._writer.close()
+
+
+def open_sinks(config: RunConfig, run: RunDirectory, first_step: int, already_logged: int, say: Say) -> list[Sink]:
+    """The sinks that the configuration asks for.
+
+    Args:
+        first_step: steps finished when this process starts.
+        already_logged: the last step that an earlier process logged, which may be later than that.
+    """
+    sinks: list[Sink] = []
+    if config.track.wandb != "off":
+        sinks.append(WandbSink(config, run, already_logged, say))
+    if config.track.tensorboard:
+        sinks.append(TensorBoardSink(run, first_step))
+    return sinks

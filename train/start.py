@@ -1,0 +1,164 @@
+"""From a configuration to a finished run, on this rank: check, join, build, restore, train."""
+
+from collections.abc import Callable
+from typing import Any
+
+from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.dist import determinism
+from phalanx.dist.checkpoint.manifest import Manifest
+from phalanx.dist.collectives import main_does, together
+from phalanx.dist.environment import Ranks
+from phalanx.dist.process_group import World, choose_threads, join, leave
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.stop import StopRequest
+from phalanx.train import restore
+from phalanx.train.build import Parts, assemble, gather, length
+from phalanx.train.checks import check
+from phalanx.train.evaluate import evaluate
+from phalanx.train.ledger import Ledger, cut_ledgers
+from phalanx.train.loop import train
+from phalanx.train.run import Due, Run
+from phalanx.train.schedules import DEPENDS_ON_LENGTH, learning_rate
+from phalanx.train.state import TrainState
+from phalanx.train.tracking import Tracker
+
+
+def _join(config: RunConfig, ranks: Ranks) -> tuple[World, int]:
+    """Checks, then joins the other ranks; returns the threads of this rank too."""
+    try:
+        check(config, ranks.world)
+    except UserError as error:
+        raise UserError(str(error), shared=True) from None
+    directory = RunDirectory.of(config)
+    recorded = directory.read_identity().get("threads") if directory.exists() else None
+    threads = choose_threads(config.dist, recorded)
+    determinism.apply(config.train.deterministic)
+    return join(ranks, config.dist, directory.path, threads), threads
+
+
+def run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None = None) -> ExitCode:
+    """Trains, or goes on with the run of that name if it is there.
+
+    Args:
+        stop_at: step to save and stop at, leaving the schedule as it is.
+
+    Raises:
+        UserError: on bad input.
+        TrainingFailed: where training cannot go on.
+    """
+    world, threads = _join(config, ranks)
+    directory = RunDirectory.of(config)
+    before = directory.read_config() if directory.exists() else None
+    parts = assemble(config, together(world, lambda: gather(config)), world)
+    stored, passed_over = restore.newest(directory, parts.engine, config)
+    main_does(world, lambda: directory.create(config, threads))
+    state = TrainState()
+    if stored is not None:
+        parts.engine.make_room(stored)
+        restore.fill(directory, parts.engine, stored)
+        restore.set_aside(directory, parts.engine, passed_over)
+        state = TrainState(stored.step, stored.samples)
+    main_does(world, lambda: cut_ledgers(directory.ledger, state.step))
+    tracker = Tracker(config, directory, ranks, state.step, parts.last_step)
+    code = ExitCode.FAILED
+    try:
+        _tell(config, before, stored, passed_over, world, parts, tracker)
+        if state.step >= parts.last_step:
+            tracker.progress.say(f"all {parts.last_step} steps are done; raise train.steps or train.epochs to go on")
+            code = ExitCode.DONE
+        elif stop_at is not None and state.step >= stop_at:
+            raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
+        else:
+            code = train(_prepare(config, directory, state, parts, tracker, stop, stop_at))
+    except TrainingFailed as error:
+        tracker.event("failure", state.step, reason=str(error))
+        raise
+    finally:
+        tracker.close(int(code))
+    leave()
+    return code
+
+
+def _prepare(
+    config: RunConfig,
+    directory: RunDirectory,
+    state: TrainState,
+    parts: Parts,
+    tracker: Tracker,
+    stop: StopRequest,
+    stop_at: int | None,
+) -> Run:
+    engine = parts.engine
+    engine.warm_up(parts.task.losses, parts.loader.example(state.step))
+    return Run(
+        config=config,
+        directory=directory,
+        state=state,
+        engine=engine,
+        task=parts.task,
+        loader=parts.loader,
+        evaluation=parts.evaluation,
+        stream=parts.stream,
+        tracker=tracker,
+        ledger=Ledger(directory.ledger, engine.world.ranks, config.data.ledger),
+        stop=stop,
+        due=Due(config.train.eval_every, config.checkpoint.every_steps, parts.last_step),
+        last_step=parts.last_step,
+        stop_at=stop_at,
+        saved=state.step,
+    )
+
+
+def _tell(
+    config: RunConfig,
+    before: RunConfig | None,
+    stored: Manifest | None,
+    passed_over: restore.PassedOver,
+    world: World,
+    parts: Parts,
+    tracker: Tracker,
+) -> None:
+    """Says and records how the run starts or goes on."""
+    say, ranks = tracker.progress.say, world.ranks.world
+    for step, problem in passed_over:
+        say(f"phalanx: the checkpoint of step {step} was passed over: {problem}")
+        tracker.event("passed_over", step, reason=problem)
+    facts = {"world_size": ranks, "strategy": config.dist.strategy, "device": str(world.device)}
+    if stored is None:
+        tracker.event("start", 0, **facts)
+        say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {ranks} ranks")
+        return
+    tracker.event("resume", stored.step, logged=tracker.already_logged, samples=stored.samples, **facts)
+    say(f"goes on at step {stored.step} of {parts.last_step}, on {ranks} ranks")
+    if stored.world_size != ranks:
+        tracker.event("resize", stored.step, before=stored.world_size, after=ranks)
+        say(f"the checkpoint was written by {stored.world_size} ranks")
+    if before is not None and config.schedule.name in DEPENDS_ON_LENGTH:
+        old = length(before, parts.stream.samples)
+        if old != parts.last_step:
+            rates = [learning_rate(config.optim, config.schedule, n)(stored.step) for n in (old, parts.last_step)]
+            say(
+                f"phalanx: the run is {parts.last_step} steps long instead of {old}, and schedule.name={config.schedule.name} "
+                f"depends on it: the learning rate at step {stored.step} is {rates[1]:.4g} instead of {rates[0]:.4g}"
+            )
+
+
+def evaluate_run(config: RunConfig, ranks: Ranks, report: Callable[[int, dict[str, Any]], None]) -> ExitCode:
+    """Evaluates the newest whole checkpoint of a run; rank 0 gets step and metrics.
+
+    Raises:
+        UserError: where there is none.
+    """
+    world, _ = _join(config, ranks)
+    directory = RunDirectory.of(config)
+    parts = assemble(config, together(world, lambda: gather(config)), world)
+    stored, _ = restore.newest(directory, parts.engine, config)
+    if stored is None:
+        raise UserError(f"{directory.path} has no checkpoint to evaluate. Train it first.", shared=True)
+    restore.fill(directory, parts.engine, stored)
+    metrics = evaluate(parts.engine, parts.task, parts.evaluation)
+    if ranks.is_main:
+        report(stored.step, metrics)
+    leave()
+    return ExitCode.DONE

@@ -1,0 +1,20 @@
+"""How far a run is. Only the loop advances it."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class TrainState:
+    """
+    Attributes:
+        step: number of finished steps.
+        samples: number of samples seen, over all ranks.
+    """
+
+    step: int = 0
+    samples: int = 0
+
+    def advance(self, samples: int) -> None:
+        """One more step is finished, of so many samples."""
+        self.step += 1
+        self.samples += samples

@@ -1,0 +1,95 @@
+"""Where figures go: metrics.jsonl and events.jsonl always, W&B and TensorBoard if asked. On rank 0 only; silent elsewhere."""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from phalanx.configs.schema import RunConfig
+from phalanx.dist.environment import Ranks
+from phalanx.dist.files import JsonLines, cut_back, read_lines
+from phalanx.dist.reports import StepFigures
+from phalanx.dist.run_directory import Events, RunDirectory, read_events
+from phalanx.train.progress import Progress
+from phalanx.train.sinks import Sink, open_sinks
+
+
+def _as_json(value: float) -> float | str:
+    """JSON has no word for NaN and infinity."""
+    return value if math.isfinite(value) else str(value)
+
+
+class Tracker:
+    """Writes one line a step, however many parts of it come one after another (the training's, then the evaluation's)."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory, ranks: Ranks, first_step: int, last_step: int):
+        self._log_every = config.train.log_every
+        self._row: dict[str, float] = {}
+        self._row_step = first_step
+        self._sinks: Sequence[Sink] = []
+        self.already_logged = 0
+        self._metrics: JsonLines | None = None
+        self._events: Events | None = None
+        self.progress = Progress(last_step, first_step, ranks.is_main)
+        if not ranks.is_main:
+            return
+        # What an attempt logged before a kill comes again; W&B has it already.
+        logged = [line["step"] for line in read_lines(run.metrics)]
+        logged += [event["logged"] for event in read_events(run) if "logged" in event]
+        self.already_logged = max(logged, default=0)
+        cut_back(run.metrics, first_step)
+        self._metrics, self._events = JsonLines(run.metrics), Events(run)
+        self._sinks = open_sinks(config, run, first_step, self.already_logged, self.progress.say)
+
+    def training(self, figures: Sequence[StepFigures]) -> None:
+        """Figures of finished steps; every `train.log_every`-th is logged."""
+        for known in figures:
+            values = {"train/loss": sum(known.losses.values()), "train/lr": known.learning_rate}
+            if len(known.losses) > 1:
+                values |= {f"train/loss/{name}": value for name, value in known.losses.items()}
+            if known.norm is not None:
+                values["train/grad_norm"] = known.norm
+            due = known.step % self._log_every == 0
+            self.progress.step(known.step, {"loss": values["train/loss"], "lr": values["train/lr"]}, due)
+            if due:
+                self._add(known.step, values)
+
+    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of the validation split after a step."""
+        self._add(step, {f"val/{name}": value for name, value in metrics.items()})
+        listed = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        self.progress.say(f"step {step}: validation: {listed}")
+
+    def event(self, event: str, step: int, **details: Any) -> None:
+        """A line of events.jsonl, on the disk when this returns."""
+        if self._events is not None:
+            self._events.write(event, step, **details)
+
+    def _add(self, step: int, values: Mapping[str, float]) -> None:
+        if step != self._row_step:
+            self._write_row()
+            self._row_step = step
+        self._row |= values
+
+    def _write_row(self) -> None:
+        if self._metrics is not None and self._row:
+            # The file first: a sink may lack a step that a kill took, but never has one twice.
+            self._metrics.append({"step": self._row_step, "time": time.time()} | {k: _as_json(v) for k, v in self._row.items()})
+            for sink in self._sinks:
+                sink.log(self._row_step, self._row)
+        self._row = {}
+
+    def sync(self) -> None:
+        """Everything that was logged is on the disk when this returns."""
+        self._write_row()
+        if self._metrics is not None:
+            self._metrics.sync()
+
+    def close(self, exit_code: int) -> None:
+        self._write_row()
+        for sink in self._sinks:
+            sink.close(exit_code)
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._events is not None:
+            self._events.close()

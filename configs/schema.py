@@ -44,7 +44,7 @@ def _whole(value: Any) -> Any:
 
 def _run_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
-        raise ValueError("a run's name is a folder's name: letters, digits, '.', '_' and '-', at most 128, a letter or digit first")
+        raise ValueError("a folder's name: letters, digits, '.', '_' and '-', at most 128, a letter or digit first")
     return value
 
 
@@ -115,7 +115,7 @@ class ScheduleConfig(Section):
 class TrainConfig(Section):
     global_batch: Whole = experiment(REQUIRED, "samples a step, over all ranks", ge=1)
     micro_batch: Whole = experiment(
-        REQUIRED, "samples of one forward and backward on one device: what BatchNorm sees; global_batch is a multiple of it", ge=1
+        REQUIRED, "samples of one forward and backward on one device, so what BatchNorm sees; divides global_batch", ge=1
     )
     steps: Whole | None = bookkeeping(None, "length of the run in steps; wins over epochs", ge=1)
     epochs: float | None = bookkeeping(None, "length of the run in epochs", gt=0)
@@ -126,7 +126,7 @@ class TrainConfig(Section):
 
 
 class DistConfig(Section):
-    strategy: Literal["single", "ddp"] = hardware("ddp", "how the model is spread over ranks; ddp on one rank is the plain model")
+    strategy: Literal["single", "ddp"] = hardware("ddp", "how ranks share the model; ddp on one rank is the plain model")
     precision: Literal["fp32", "fp64"] = experiment("fp32", "number format of weights and arithmetic")
     sync_bn: Literal["off"] = experiment("off", "whose samples a BatchNorm statistic sees: off, those of one micro-batch")
     reduce: Literal["fast"] = hardware("fast", "how gradients are summed: fast, in whatever order is fastest")
@@ -238,10 +238,11 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
     if train.global_batch % train.micro_batch:
         near = [m for m in range(1, train.global_batch + 1) if train.global_batch % m == 0]
         nearest = min(near, key=lambda m: abs(m - train.micro_batch))
+        multiple = max(1, round(train.global_batch / train.micro_batch)) * train.micro_batch
         yield (
             "train.micro_batch",
             f"train.global_batch={train.global_batch} is no multiple of train.micro_batch={train.micro_batch}. "
-            f"Set train.micro_batch={nearest}, or train.global_batch={max(1, round(train.global_batch / train.micro_batch)) * train.micro_batch}.",
+            f"Set train.micro_batch={nearest}, or train.global_batch={multiple}.",
         )
     if train.steps is None and train.epochs is None:
         yield "train.steps", "neither train.steps nor train.epochs is given. Set one of them."

@@ -53,7 +53,8 @@ class FashionMNIST:
         self._images = torch.from_numpy(read_idx(folder / f"{_PREFIX[split]}-images-idx3-ubyte", 3).copy())
         self._targets = read_idx(folder / f"{_PREFIX[split]}-labels-idx1-ubyte", 1).tolist()
         if len(self._images) != len(self._targets):
-            raise UserError(f"{folder}: {len(self._images)} images but {len(self._targets)} labels for {split}. Fetch the files again.")
+            counts = f"{len(self._images)} images but {len(self._targets)} labels for {split}"
+            raise UserError(f"{folder}: {counts}. Fetch the files again.")
 
     def __len__(self) -> int:
         return len(self._targets)

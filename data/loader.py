@@ -124,4 +124,3 @@ class EvaluationLoader:
         numbered = _EvaluationBatches(self._count, self._batch, self._first, self._last)
         workers = min(self._workers, len(numbered))
         yield from enumerate(_fork_loader(self._samples, numbered, workers, False), self._first)
-

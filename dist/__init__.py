@@ -1,1 +1,1 @@
-"""Everything that knows about ranks: environment, strategy, precision, BatchNorm, sampling, reductions, checkpoints, signals."""
+"""Everything that knows about ranks: environment, strategy, BatchNorm, sampling, checkpoints, signals."""

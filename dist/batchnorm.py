@@ -5,7 +5,6 @@ each updated once a step. Evaluation and export use their mean, added in the ord
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -81,16 +80,6 @@ class MicroBatchStatistics:
         """Micro-batch `number` of the step runs next: its chain is the one that the layers read and update."""
         self._use(self._rows[number - self.mine.first])
 
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Runs something that updates statistics, and leaves them as they were."""
-        floats, counts = self._floats.clone(), self._counts.clone()
-        try:
-            yield
-        finally:
-            self._floats.copy_(floats)
-            self._counts.copy_(counts)
-
     def mean(self, world: World) -> None:
         """Gives the layers the mean over all micro-batches of the step, on every rank. All ranks call together."""
         everyone = torch.zeros(self.mine.total, self._floats.shape[1], dtype=self._floats.dtype)
@@ -103,7 +92,7 @@ class MicroBatchStatistics:
         self._use(self._row_views(mean, self._counts[0].clone()))
 
     def rows(self) -> Iterator[tuple[str, Tensor]]:
-        """Every buffer's rows of this rank, for a checkpoint: name and a view `[micro-batches here, channels]` or `[... here]`."""
+        """Every buffer's rows of this rank, for a checkpoint: its name and a view `[micro-batches here, ...]`."""
         offset = 0
         for index, (layer, module) in enumerate(self.layers.items()):
             for buffer in _FLOATS:

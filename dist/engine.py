@@ -7,7 +7,6 @@ in the backward of the rank's last micro-batch; then they are clipped and the op
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -105,10 +104,12 @@ class Engine:
         """Adds a micro-batch's gradients, each loss divided by its weight over the global batch."""
         agreed = self._receive()
         if tuple(losses) != self._losses:
-            raise ValueError(f"the task returned the losses {list(losses)}, but at the start {list(self._losses)}; they must stay the same")
-        reported, shares = zip(*(self._normalised(*losses[name], agreed.weights.get(name)) for name in self._losses), strict=True)
+            now, before = list(losses), list(self._losses)
+            raise ValueError(f"the task returned the losses {now}, but at the start {before}; they must stay the same")
+        pairs = [self._normalised(*losses[name], agreed.weights.get(name)) for name in self._losses]
+        reported, shares = zip(*pairs, strict=True)
         self._reports.add(reported)
-        torch.stack(shares).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(shares).sum().backward()
 
     def _normalised(self, total: Tensor, weight: float, over_all: float | None) -> tuple[Tensor, Tensor]:
         """A loss's sum as it is reported, and its share of the loss of the step, times what the strategy divides by.
@@ -155,12 +156,12 @@ class Engine:
         DDP orders its gradient buckets anew after the first backward. What the pass changes (gradients, buffers,
         statistics, random state) is put back. It also tells the names of the losses.
         """
-        buffers = {n: b.clone() for n, b in self.plain.named_buffers()}
         self.plain.train()
-        with undisturbed(self.world.device), self.statistics.kept():
-            self.statistics.select(self.mine.first)
+        self.statistics.select(self.mine.first)
+        buffers = {n: b.clone() for n, b in self.plain.named_buffers()}
+        with undisturbed(self.world.device):
             losses = losses_of(self.model, self.to_device(micro_batch))
-            torch.stack([total for total, _ in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack([total for total, _ in losses.values()]).sum().backward()
             self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             for name, buffer in self.plain.named_buffers():

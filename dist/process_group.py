@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed
@@ -57,8 +57,8 @@ def choose_device(config: DistConfig, ranks: Ranks) -> torch.device:
     Raises:
         UserError: where GPUs are wanted but fewer are there than ranks on this node.
     """
-    wants_cpu = config.device == "cpu" or (config.device == "auto" and os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true")
-    if wants_cpu or (config.device == "auto" and not torch.cuda.is_available()):
+    told_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if config.device == "cpu" or (config.device == "auto" and (told_cpu or not torch.cuda.is_available())):
         return torch.device("cpu")
     found = torch.cuda.device_count()
     if ranks.local_rank < found:
@@ -66,7 +66,7 @@ def choose_device(config: DistConfig, ranks: Ranks) -> torch.device:
     if found == 1 and ranks.launcher == "slurm":
         return torch.device("cuda", 0)  # each task sees a GPU of its own (--gpus-per-task), under the number 0
     if found == 0:
-        raise UserError("dist.device=cuda, but torch finds no GPU here. Set dist.device=cpu, or check the driver with nvidia-smi.")
+        raise UserError("dist.device=cuda, but torch finds no GPU. Set dist.device=cpu, or check the driver with nvidia-smi.")
     raise UserError(f"{ranks.local_world} ranks on this node, but {found} GPUs. Start at most {found}, or set dist.device=cpu.")
 
 
@@ -80,7 +80,7 @@ def join(ranks: Ranks, config: DistConfig, run_directory: Path, threads: int) ->
     device = choose_device(config, ranks)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    control = None
+    control: torch.distributed.ProcessGroup | None = None
     timeout = timedelta(seconds=config.timeout_s)
     if ranks.world == 1:
         # Under a launcher Accelerate would make a group of one, and wrap the model for it.
@@ -102,7 +102,7 @@ def join(ranks: Ranks, config: DistConfig, run_directory: Path, threads: int) ->
                 timeout=timeout,
                 device_id=device if device.type == "cuda" else None,
             )
-        control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+        control = cast(torch.distributed.ProcessGroup, torch.distributed.new_group(backend="gloo", timeout=timeout))
     accelerator = _accelerator(device)
     seen = torch.distributed.get_world_size() if ranks.world > 1 else 1
     if not (ranks.world == seen == accelerator.num_processes and ranks.rank == accelerator.process_index):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from phalanx.configs.errors import UserError
 from phalanx.dist.environment import Ranks
@@ -27,7 +27,9 @@ def _address(environment: Mapping[str, str]) -> str:
         return str(probe.getsockname()[0])
 
 
-def slurm_store(ranks: Ranks, folder: Path, timeout: timedelta, environment: Mapping[str, str] = os.environ) -> TCPStore:
+def slurm_store(
+    ranks: Ranks, folder: Path, timeout: timedelta, environment: Mapping[str, str] = os.environ
+) -> TCPStore:
     """The store over which the ranks of this step of srun find each other.
 
     Raises:
@@ -49,4 +51,6 @@ def slurm_store(ranks: Ranks, folder: Path, timeout: timedelta, environment: Map
             )
         time.sleep(0.1)
     meeting = json.loads(published.read_text())
-    return TCPStore(meeting["address"], meeting["port"], ranks.world, is_master=False, timeout=timeout, wait_for_workers=False)
+    return TCPStore(
+        meeting["address"], meeting["port"], ranks.world, is_master=False, timeout=timeout, wait_for_workers=False
+    )

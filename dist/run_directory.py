@@ -77,7 +77,7 @@ class RunDirectory:
             if not isinstance(identity, dict) or not isinstance(identity["run"], str):
                 raise ValueError
         except (OSError, ValueError, KeyError):
-            raise UserError(f"{self.identity}: this file is broken. Restore it from a copy, or start under another name.") from None
+            raise UserError(f"{self.identity}: this file is broken. Restore it, or start under another name.") from None
         return identity
 
     def refuse_another_experiment(self, config: RunConfig) -> bool:
@@ -104,7 +104,7 @@ class RunDirectory:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(f"{folder}: cannot be made: {error.strerror}. Set runs=FOLDER to one that is writable.") from None
+                raise UserError(f"{folder}: cannot be made: {error.strerror}. Set runs=FOLDER to another place.") from None
         try:
             write_atomically(self.config, to_yaml(config))
             if not self.exists():

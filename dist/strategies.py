@@ -1,5 +1,6 @@
 """How a single-device model trains over all ranks: one function a strategy, chosen by name."""
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -36,7 +37,10 @@ def _ddp(model: nn.Module, world: World) -> Wrapped:
     """Gradients are averaged bucket by bucket while the backward runs (DDP: Li et al., VLDB 2020)."""
     if world.ranks.world == 1:
         return _single(model, world)
-    wrapped = world.accelerator.prepare_model(model)
+    with warnings.catch_warnings():
+        # torch 2.14 has another word for broadcast_buffers=False, which torch 2.11 does not know.
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+        wrapped = world.accelerator.prepare_model(model)
     if not isinstance(wrapped, nn.parallel.DistributedDataParallel):
         raise UserError(f"Accelerate wrapped the model as {type(wrapped).__name__}, not for DDP. Unset ACCELERATE_* variables.")
     return Wrapped(wrapped, model, wrapped.no_sync, world.ranks.world)

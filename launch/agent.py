@@ -1,4 +1,4 @@
-"""accelerate launch as `phalanx train` starts it: it dies with its parent, and keeps quiet about ranks that spoke for themselves."""
+"""accelerate launch as `phalanx train` starts it: it dies with its parent, and lets the ranks speak for themselves."""
 
 import logging
 import sys

@@ -63,7 +63,5 @@ def resumed(path: str, arguments: Sequence[str]) -> RunConfig:
     changed = differences(stored, config, ["experiment"])
     if changed:
         listed = ", ".join(f"{key} (there {old}, here {new})" for key, old, new in changed)
-        raise UserError(
-            f"{path}: another experiment is not a resume: {listed}. Leave that out, or train under another name."
-        )
+        raise UserError(f"{path}: another experiment is not a resume: {listed}. Leave that out, or train under another name.")
     return config.model_copy(update={"runs": stored.runs, "name": stored.name})

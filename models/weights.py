@@ -29,11 +29,15 @@ def load(model: nn.Module, path: Path) -> None:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise BadWeights(f"{path}: this is no file of weights that can be read safely ({str(error).splitlines()[0]}).") from None
+        reason = str(error).splitlines()[0]
+        raise BadWeights(f"{path}: this is no file of weights that can be read safely ({reason}).") from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BadWeights(f"{path}: this file holds more than named tensors. Save the model's state_dict alone.")
     own = model.state_dict()
     for name in [*own, *state]:
         if name not in state or name not in own:
-            raise BadWeights(f"{path}: {'lacks' if name in own else 'has'} the tensor {name}, which the model {'has' if name in own else 'lacks'}.")
+            there, here = ("lacks", "has") if name in own else ("has", "lacks")
+            raise BadWeights(f"{path}: the file {there} the tensor {name}, which the model {here}.")
         if own[name].shape != state[name].shape:
             raise BadWeights(f"{path}: {name} is {list(state[name].shape)} there and {list(own[name].shape)} in the model.")
     model.load_state_dict(state)

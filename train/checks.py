@@ -43,7 +43,7 @@ def check(config: RunConfig, world: int) -> None:
     except registry.UnknownModel as error:
         raise UserError(f"model.name={config.model.name}: {error}") from None
     if config.model.backbone is not None:
-        raise UserError(f"model.backbone={config.model.backbone}: {config.model.name} takes no backbone. Remove model.backbone.")
+        raise UserError(f"model.backbone={config.model.backbone}: {config.model.name} takes no backbone. Remove the key.")
     tasks.check(config.task.name)
     if config.task.options and not is_own(config.task.name):
         raise UserError(f"task.options are for a task of your own; {config.task.name} takes none. Remove them.")

@@ -121,7 +121,9 @@ class Run:
             path = save(self.engine.world, self.directory.checkpoints, self.engine.entries(), progress)
         except SaveFailed as error:
             self.tracker.event("save_failed", self.state.step, reason=str(error))
-            self.tracker.progress.say(f"phalanx: step {self.state.step}: no checkpoint was written: {error}. Older ones are whole.")
+            self.tracker.progress.say(
+                f"phalanx: step {self.state.step}: no checkpoint was written: {error}. Older ones are whole"
+            )
             return
         self.saved = self.state.step
         self.tracker.event("save", self.state.step, path=str(path))
@@ -136,7 +138,8 @@ class Run:
         self._insist_on_checkpoint()
         reason = self.stop.signal.name if self.stop.signal else "asked by another rank or --stop-at"
         self.tracker.event("preempt", self.state.step, reason=reason)
-        self.tracker.progress.say(f"stopped at step {self.state.step} with a checkpoint; `phalanx resume {self.directory.path}` goes on")
+        going_on = f"`phalanx resume {self.directory.path}` goes on"
+        self.tracker.progress.say(f"stopped at step {self.state.step} with a checkpoint; {going_on}")
         return ExitCode.STOPPED_EARLY
 
     def done(self) -> ExitCode:

@@ -4,7 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from netrc import NetrcParseError, netrc
-from typing import Protocol
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 from phalanx.configs.errors import UserError
@@ -52,7 +52,7 @@ class WandbSink:
 
     def __init__(self, config: RunConfig, run: RunDirectory, already_logged: int, say: Say):
         self._already_logged = already_logged
-        mode = config.track.wandb
+        mode: Literal["online", "offline"] = "offline" if config.track.wandb == "offline" else "online"
         if mode == "online" and (reason := _why_not_online()):
             say(f"phalanx: W&B goes offline: {reason}. Nothing is lost: `wandb sync` sends the pieces later.")
             mode = "offline"

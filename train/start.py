@@ -121,19 +121,20 @@ def _tell(
 ) -> None:
     """Says and records how the run starts or goes on."""
     say, ranks = tracker.progress.say, world.ranks.world
+    on = f"{ranks} rank{'s' if ranks > 1 else ''}"
     for step, problem in passed_over:
         say(f"phalanx: the checkpoint of step {step} was passed over: {problem}")
         tracker.event("passed_over", step, reason=problem)
     facts = {"world_size": ranks, "strategy": config.dist.strategy, "device": str(world.device)}
     if stored is None:
         tracker.event("start", 0, **facts)
-        say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {ranks} ranks")
+        say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {on}")
         return
     tracker.event("resume", stored.step, logged=tracker.already_logged, samples=stored.samples, **facts)
-    say(f"goes on at step {stored.step} of {parts.last_step}, on {ranks} ranks")
+    say(f"goes on at step {stored.step} of {parts.last_step}, on {on}")
     if stored.world_size != ranks:
         tracker.event("resize", stored.step, before=stored.world_size, after=ranks)
-        say(f"the checkpoint was written by {stored.world_size} ranks")
+        say(f"the checkpoint was written by {stored.world_size}")
     if before is not None and config.schedule.name in DEPENDS_ON_LENGTH:
         old = length(before, parts.stream.samples)
         if old != parts.last_step:

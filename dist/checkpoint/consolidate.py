@@ -37,7 +37,7 @@ def _segment(readers: Readers, name: str, stored: StoredTensor) -> shard_file.Se
     rows = numpy.frombuffer(content, dtype=_NUMPY[stored.dtype]).reshape(stored.shape)
     mean = numpy.ascontiguousarray(mean_of_rows(rows))
     plain = name.removesuffix(MICRO_BATCHES)
-    return shard_file.Segment(plain, stored.dtype, stored.shape[1:], memoryview(mean.reshape(-1).view(numpy.uint8)))
+    return shard_file.Segment(plain, stored.dtype, stored.shape[1:], mean.reshape(-1).view(numpy.uint8).data)
 
 
 def consolidate(checkpoint: Path, output: Path, with_optimizer: bool = False) -> int:

@@ -1,4 +1,4 @@
-"""What of a training run goes into a checkpoint, seen from one rank: named flat tensors, and which part of each is held here."""
+"""What of a training run goes into a checkpoint, seen from one rank: named flat tensors, and the part held here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def memory(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, in place."""
     flat = tensor.detach().reshape(-1)
     assert flat.data_ptr() == tensor.data_ptr() and flat.device.type == "cpu"
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def on_host(tensor: Tensor) -> Tensor:

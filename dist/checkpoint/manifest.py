@@ -1,4 +1,4 @@
-"""manifest.json: what a checkpoint holds, and where. Written last, so that a checkpoint without one does not exist. No torch."""
+"""manifest.json: what a checkpoint holds, and where. Written last: without one there is no checkpoint. No torch here."""
 
 import json
 import math
@@ -159,7 +159,8 @@ def read(checkpoint: Path) -> Manifest:
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise BrokenCheckpoint("its manifest is not Phalanx's")
     if body.get("version") != VERSION:
-        raise BrokenCheckpoint(f"its format is version {body.get('version')}, this Phalanx reads version {VERSION}; use the one that wrote it")
+        written = f"its format is version {body.get('version')}, this Phalanx reads version {VERSION}"
+        raise BrokenCheckpoint(f"{written}; use the Phalanx that wrote it")
     if body.pop("xxh3_64", None) != _sum(body):
         raise BrokenCheckpoint("its manifest was changed after it was written")
     try:

@@ -24,7 +24,7 @@ def problem(checkpoint: Path, rank: int = 0, world: int = 1) -> str | None:
 
 def newest_whole(checkpoints: Path) -> tuple[Path | None, list[tuple[int, str]]]:
     """The newest checkpoint that is whole, and (step, problem) of newer ones that are not."""
-    passed_over = []
+    passed_over: list[tuple[int, str]] = []
     for step in reversed(directory.steps(checkpoints)):
         path = directory.step_directory(checkpoints, step)
         found = problem(path)

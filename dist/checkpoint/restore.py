@@ -19,7 +19,7 @@ def newest(world: World, checkpoints: Path) -> tuple[Path | None, list[tuple[int
 
     The ranks share the reading of the checksums.
     """
-    passed_over = []
+    passed_over: list[tuple[int, str]] = []
     candidates = gather_json(world, directory.steps(checkpoints))[0]
     for step in reversed(candidates):
         path = directory.step_directory(checkpoints, step)

@@ -11,7 +11,7 @@ import torch
 from phalanx import __version__
 from phalanx.dist.checkpoint import directory, shard_file
 from phalanx.dist.checkpoint.entries import DTYPES, Entry, memory, on_host, sizes
-from phalanx.dist.checkpoint.layout import Range, cut
+from phalanx.dist.checkpoint.layout import Range, cut, elements
 from phalanx.dist.checkpoint.manifest import Manifest, StoredRange, StoredTensor, entry_name
 from phalanx.dist.collectives import gather_json
 from phalanx.dist.process_group import World
@@ -42,9 +42,7 @@ def parts(entries: Sequence[Entry], rank: int, world: int) -> list[tuple[Entry, 
 def _segments(mine: Sequence[tuple[Entry, Range]]) -> list[shard_file.Segment]:
     segments = []
     for entry, part in mine:
-        count = 1
-        for side in entry.shape:
-            count *= side
+        count = elements(entry.shape)
         is_whole = part == Range(0, count)
         held = on_host(entry.tensor.detach().reshape(-1)[part.start - entry.start : part.stop - entry.start])
         name = entry_name(entry.name, part, count)
@@ -101,6 +99,10 @@ def save(world: World, checkpoints: Path, entries: Sequence[Entry], progress: Pr
     return directory.step_directory(checkpoints, progress.step)
 
 
+def _in_order(ranges: list[StoredRange]) -> tuple[StoredRange, ...]:
+    return tuple(sorted(ranges, key=lambda r: r.range.start))
+
+
 def _manifest(world: World, entries: Sequence[Entry], progress: Progress, reports: Sequence[dict[str, Any]]) -> Manifest:
     ranges: dict[str, list[StoredRange]] = {e.name: [] for e in entries}
     for report in reports:
@@ -115,8 +117,5 @@ def _manifest(world: World, entries: Sequence[Entry], progress: Progress, report
         versions=versions(),
         state=progress.state,
         files={r["file"]: r["sum"] for r in reports},
-        tensors={
-            e.name: StoredTensor(e.kind, DTYPES[e.tensor.dtype], e.shape, tuple(sorted(ranges[e.name], key=lambda r: r.range.start)))
-            for e in entries
-        },
+        tensors={e.name: StoredTensor(e.kind, DTYPES[e.tensor.dtype], e.shape, _in_order(ranges[e.name])) for e in entries},
     )

@@ -121,7 +121,8 @@ class ShardReader:
             self.entries = {k: v for k, v in header.items() if k != "__metadata__"}
             for entry in self.entries.values():
                 begin, end = entry["data_offsets"]
-                if not 0 <= begin <= end <= size - 8 - length or end - begin != elements(entry["shape"]) * ITEM_SIZE[entry["dtype"]]:
+                expected = elements(entry["shape"]) * ITEM_SIZE[entry["dtype"]]
+                if not 0 <= begin <= end <= size - 8 - length or end - begin != expected:
                     raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError("its header is broken") from None

@@ -50,8 +50,8 @@ def _list(run: RunDirectory, as_json: bool) -> int:
         print(f"{run.path} has no checkpoint yet")
     for one in found:
         if one["whole"]:
-            size = f"{one['bytes'] / 1e6:.1f} MB"
-            print(f"step {one['step']:>8}  {size:>12}  {one['world_size']} ranks  {one['strategy']}  {one['samples']} samples seen")
+            size, writers = f"{one['bytes'] / 1e6:.1f} MB", f"{one['world_size']} ranks  {one['strategy']}"
+            print(f"step {one['step']:>8}  {size:>12}  {writers}  {one['samples']} samples seen")
         else:
             print(f"step {one['step']:>8}  broken: {one['problem']}")
     return 0
@@ -69,9 +69,9 @@ def _consolidate(run: RunDirectory, step: int | None, output: Path, with_optimiz
         there = directory.steps(run.checkpoints)
         if step not in there:
             raise UserError(f"{run.path} has no checkpoint of step {step}. There are: {', '.join(map(str, there)) or 'none'}.")
-        problem = reader.problem(path)
-        if problem is not None:
-            raise UserError(f"{path} is not whole: {problem}. Choose another step.")
+        broken = reader.problem(path)
+        if broken is not None:
+            raise UserError(f"{path} is not whole: {broken}. Choose another step.")
     try:
         count = consolidate(path, output, with_optimizer)
     except OSError as error:

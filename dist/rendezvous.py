@@ -27,9 +27,7 @@ def _address(environment: Mapping[str, str]) -> str:
         return str(probe.getsockname()[0])
 
 
-def slurm_store(
-    ranks: Ranks, folder: Path, timeout: timedelta, environment: Mapping[str, str] = os.environ
-) -> TCPStore:
+def slurm_store(ranks: Ranks, folder: Path, timeout: timedelta, environment: Mapping[str, str] = os.environ) -> TCPStore:
     """The store over which the ranks of this step of srun find each other.
 
     Raises:
@@ -51,6 +49,4 @@ def slurm_store(
             )
         time.sleep(0.1)
     meeting = json.loads(published.read_text())
-    return TCPStore(
-        meeting["address"], meeting["port"], ranks.world, is_master=False, timeout=timeout, wait_for_workers=False
-    )
+    return TCPStore(meeting["address"], meeting["port"], ranks.world, is_master=False, timeout=timeout, wait_for_workers=False)

@@ -58,8 +58,9 @@ def whole(name: str, kind: Kind, tensor: Tensor) -> Entry:
 
 def memory(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, in place."""
-    flat = tensor.detach().reshape(-1)
-    assert flat.data_ptr() == tensor.data_ptr() and flat.device.type == "cpu"
+    assert tensor.is_contiguous() and tensor.device.type == "cpu"
+    # One element of a larger tensor counts as contiguous whatever its stride, but not for a view as bytes.
+    flat = tensor.detach().as_strided((tensor.numel(),), (1,))
     return flat.view(torch.uint8).numpy().data
 
 

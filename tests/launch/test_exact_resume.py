@@ -1,0 +1,78 @@
+"""A killed run goes on as if nothing had happened: to the last bit on as many ranks, to rounding on any number."""
+
+import random
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from tests.running import (
+    DIGITS,
+    PHALANX,
+    assert_bitwise,
+    lines,
+    phalanx,
+    sample_ids,
+    start,
+    tensors,
+    worst_difference,
+)
+
+# A ResNet-18 has three gradient buckets; augmentation, momentum, BatchNorm and dropout all carry state or draw numbers.
+RECIPE = [DIGITS, "train.global_batch=32", "train.micro_batch=4", "train.log_every=1", "data.ledger=true", "data.workers=2"]
+RECIPE += ["model.dropout=0.2", "data.augment.flip=0.5"]
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(tmp_path: Path, ranks: int) -> None:
+    length = ["train.steps=14", "checkpoint.every_steps=4", "checkpoint.keep=10", "train.eval_every=5"]
+    phalanx("train", *RECIPE, *length, "name=unbroken", "--nproc", ranks, cwd=tmp_path)
+    killed = tmp_path / "runs/killed"
+    die_after = random.randint(5, 12)  # any step between the first checkpoint and the end
+    running = start([*PHALANX, "train", *RECIPE, *length, "name=killed", "--nproc", str(ranks)], tmp_path)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= die_after)
+    running.kill_all()
+    phalanx("resume", "runs/killed", "--nproc", ranks, cwd=tmp_path)
+
+    assert_bitwise(killed, tmp_path / "runs/unbroken")
+    resumes = [e for e in lines(killed / "events.jsonl") if e["event"] == "resume"]
+    assert len(resumes) == 1
+    assert 0 < resumes[0]["step"] <= 14 and die_after - resumes[0]["step"] <= 4 + 1
+    assert sample_ids(killed) == sample_ids(tmp_path / "runs/unbroken")
+    mine, theirs = lines(killed / "metrics.jsonl"), lines(tmp_path / "runs/unbroken/metrics.jsonl")
+    assert [line["step"] for line in mine] == list(range(1, 15))
+    assert [_without_time(line) for line in mine] == [_without_time(line) for line in theirs]
+
+
+def _without_time(line: dict[str, float]) -> dict[str, float]:
+    return {k: v for k, v in line.items() if k != "time"}
+
+
+def test_a_run_stopped_on_4_ranks_goes_on_on_1_2_and_3(tmp_path: Path) -> None:
+    # Rounding grows fast where BatchNorm sees few values: here each of its statistics is over at least 16.
+    wide = ["model.stem=small", "data.image_size=16"]
+    recipe = [*RECIPE, *wide, "dist.precision=fp64", "train.steps=6", "checkpoint.every_steps=100", "checkpoint.keep=10"]
+    phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
+    phalanx("train", *recipe, "name=stopped", "--nproc", 4, "--stop-at", 2, cwd=tmp_path, expect=75)
+    stopped = tmp_path / "runs/stopped"
+    unbroken = tensors(tmp_path / "runs/unbroken")
+    for ranks in (1, 2, 3):
+        resized = tmp_path / f"runs/on-{ranks}"
+        copytree(stopped, resized)
+        phalanx("resume", resized, "--nproc", ranks, cwd=tmp_path)
+        assert sample_ids(resized) == sample_ids(tmp_path / "runs/unbroken")
+        assert worst_difference(tensors(resized), unbroken) < 1e-10
+        resize = next(e for e in lines(resized / "events.jsonl") if e["event"] == "resize")
+        assert (resize["before"], resize["after"], resize["step"]) == (4, ranks, 2)
+
+
+def test_a_longer_run_is_allowed_and_the_schedule_s_change_is_said(tmp_path: Path) -> None:
+    small = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "data.workers=0"]
+    phalanx("train", *small, "train.steps=2", "name=a", cwd=tmp_path)
+    done = phalanx("train", *small, "train.steps=2", "name=a", cwd=tmp_path)
+    assert "all 2 steps are done" in done.output
+    longer = phalanx("resume", "runs/a", "train.steps=4", cwd=tmp_path)
+    assert "4 steps long instead of 2" in longer.output and "learning rate at step 2" in longer.output
+    assert [e["step"] for e in lines(tmp_path / "runs/a/events.jsonl") if e["event"] == "done"] == [2, 4]
+    # What was changed on the way is kept for the next time.
+    assert "all 4 steps are done" in phalanx("resume", "runs/a", cwd=tmp_path).output

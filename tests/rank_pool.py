@@ -1,0 +1,88 @@
+"""A pool of real processes that become the ranks of one world after another: imports are paid once a session."""
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+TIMEOUT_S = 60
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _serve(connection: Connection) -> None:
+    """A pooled process: joins a world, does its part, leaves; until told to end."""
+    from phalanx.dist.processes import die_with_parent
+
+    die_with_parent()
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    while (order := connection.recv()) is not None:
+        rank, world, port, function, arguments = order
+        try:
+            connection.send(("done", _as_rank(rank, world, port, function, arguments)))
+        except BaseException:
+            connection.send(("failed", traceback.format_exc()))
+
+
+def _as_rank(rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    from pathlib import Path
+
+    from accelerate.state import AcceleratorState
+
+    from phalanx.configs.schema import DistConfig
+    from phalanx.dist.environment import find
+    from phalanx.dist.process_group import join, leave
+
+    names = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
+    os.environ |= {name: str(value) for name, value in names.items()}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    joined = join(find(), DistConfig(timeout_s=TIMEOUT_S / 2), Path("unused"), threads=1)
+    try:
+        return function(joined, *arguments)
+    finally:
+        leave()
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+class Pool:
+    """`pool.run(world, function, *arguments)` calls `function(world, *arguments)` on so many ranks."""
+
+    def __init__(self, size: int):
+        context = multiprocessing.get_context("spawn")
+        self._ranks = []
+        for _ in range(size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            process.start()
+            self._ranks.append((process, ours))
+
+    def run(self, world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What each rank returned, in the order of ranks.
+
+        Raises:
+            AssertionError: with the traceback of the first rank that failed, or where one hangs.
+        """
+        port = _free_port()
+        for rank, (_, connection) in enumerate(self._ranks[:world]):
+            connection.send((rank, world, port, function, arguments))
+        results = []
+        for rank, (_, connection) in enumerate(self._ranks[:world]):
+            assert connection.poll(TIMEOUT_S), f"rank {rank} of {world} hangs in {function.__name__}"
+            results.append(connection.recv())
+        failures = [f"rank {rank}:\n{text}" for rank, (how, text) in enumerate(results) if how == "failed"]
+        assert not failures, "\n".join(failures)
+        return [result for _, result in results]
+
+    def close(self) -> None:
+        for process, connection in self._ranks:
+            connection.send(None)
+            process.join(5)
+            if process.is_alive():
+                process.kill()

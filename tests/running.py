@@ -1,0 +1,164 @@
+"""Running Phalanx as its users do: real commands, real ranks; reading what they left on the disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy
+import psutil
+
+from phalanx.dist.checkpoint import directory, manifest
+from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range
+from phalanx.dist.checkpoint.reader import Readers
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS = str(ROOT / "configs/recipes/digits_resnet18.yaml")
+PHALANX = [sys.executable, "-m", "phalanx.launch.main"]
+TIMEOUT_S = 150
+_NUMPY = {"F64": numpy.float64, "F32": numpy.float32, "I64": numpy.int64}
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """The environment without what a launcher or a caller's taste would change."""
+    ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "WANDB_API_KEY")
+    kept = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith(("SLURM_", "ACCELERATE_", "TORCHELASTIC_"))}
+    return kept | more
+
+
+@dataclass
+class Command:
+    """A command under way, in a process group of its own."""
+
+    process: "subprocess.Popen[str]"
+    output: str = ""
+    errors: str = ""
+    _family: set[psutil.Process] = field(default_factory=set)
+
+    def family(self) -> set[psutil.Process]:
+        """The process and all that it has been seen to start."""
+        try:
+            parent = psutil.Process(self.process.pid)
+            self._family |= {parent, *parent.children(recursive=True)}
+        except psutil.NoSuchProcess:
+            pass
+        return {p for p in self._family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE}
+
+    def kill_all(self) -> None:
+        """kill -9, every process of it."""
+        for process in self.family():
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.wait()
+
+    def wait(self, timeout: float = TIMEOUT_S) -> int:
+        try:
+            self.output, self.errors = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise AssertionError(f"hung: {self.process.args}\n{self.output}\n{self.errors}") from None
+        return self.process.returncode
+
+    def until(self, condition: Callable[[], bool], timeout: float = TIMEOUT_S) -> None:
+        """Waits for something to come true while the command runs."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            self.family()
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                ended = self.process.poll() is not None
+                if not ended:
+                    self.kill_all()
+                else:
+                    self.wait()
+                raise AssertionError(f"{'ended' if ended else 'hung'} too early: {self.output}\n{self.errors}")
+            time.sleep(0.02)
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+
+def start(command: Sequence[str | Path], cwd: Path, **environment: str) -> Command:
+    """Starts a command in a folder."""
+    process = subprocess.Popen(
+        [str(c) for c in command],
+        cwd=cwd,
+        env=clean_environment(**environment),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    return Command(process)
+
+
+def run(command: Sequence[str | Path], cwd: Path, expect: int | None = 0, **environment: str) -> Command:
+    """Runs a command to its end, and asserts its exit code unless `expect` is None."""
+    running = start(command, cwd, **environment)
+    code = running.wait()
+    assert expect is None or code == expect, f"exit code {code}:\n{running.output}\n{running.errors}"
+    return running
+
+
+def phalanx(*arguments: str | Path, cwd: Path, expect: int | None = 0, **environment: str) -> Command:
+    """`phalanx ARGUMENTS`, to its end."""
+    return run([*PHALANX, *map(str, arguments)], cwd, expect, **environment)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a JSONL file."""
+    if not path.exists():
+        return []
+    text = path.read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def tensors(run_directory: Path, step: int | None = None) -> dict[str, numpy.ndarray]:
+    """Every tensor of a run's checkpoint (the newest): model, optimizer, statistics."""
+    checkpoints = run_directory / "checkpoints"
+    path = directory.step_directory(checkpoints, directory.steps(checkpoints)[-1] if step is None else step)
+    stored = manifest.read(path)
+    found = {}
+    with Readers(path, stored) as readers:
+        for name, tensor in stored.tensors.items():
+            content = bytearray(tensor.elements * ITEM_SIZE[tensor.dtype])
+            readers.fill(name, Range(0, tensor.elements), memoryview(content))
+            found[name] = numpy.frombuffer(content, _NUMPY[tensor.dtype]).reshape(tensor.shape)
+    return found
+
+
+def scalars(run_directory: Path) -> dict[str, Any]:
+    """The scalars of a run's newest checkpoint."""
+    checkpoints = run_directory / "checkpoints"
+    return manifest.read(directory.step_directory(checkpoints, directory.steps(checkpoints)[-1])).state
+
+
+def assert_bitwise(one: Path, other: Path) -> None:
+    """The newest checkpoints of two runs are equal to the last bit."""
+    a, b = tensors(one), tensors(other)
+    assert a.keys() == b.keys()
+    differing = [name for name in a if a[name].tobytes() != b[name].tobytes()]
+    assert not differing, f"{len(differing)} of {len(a)} tensors differ, such as {differing[:3]}"
+    assert scalars(one) == scalars(other)
+
+
+def worst_difference(one: dict[str, numpy.ndarray], other: dict[str, numpy.ndarray]) -> float:
+    """The largest max|a-b| / max|b| over all tensors."""
+    assert one.keys() == other.keys()
+    return max(float(abs(one[n] - other[n]).max() / max(abs(other[n]).max(), 1e-300)) for n in other if other[n].size)
+
+
+def sample_ids(run_directory: Path) -> dict[int, list[int]]:
+    """The sample ids of every step over all ranks, in the order of the stream, from the ledger."""
+    steps: dict[int, list[tuple[int, list[int]]]] = {}
+    for path in (run_directory / "ledger").glob("rank-*.jsonl"):
+        for line in lines(path):
+            steps.setdefault(line["step"], []).append((int(path.stem.removeprefix("rank-")), line["ids"]))
+    return {step: [i for _, ids in sorted(parts) for i in ids] for step, parts in sorted(steps.items())}

@@ -77,6 +77,7 @@ def join(ranks: Ranks, config: DistConfig, run_directory: Path, threads: int) ->
         UserError: where the ranks cannot meet.
     """
     torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # unset, Accelerate would choose a number of its own
     device = choose_device(config, ranks)
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -1,6 +1,7 @@
 """Processes that leave nothing behind: children that die with their parent. Linux only; no torch here."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 
@@ -17,3 +18,9 @@ def die_with_parent(parent: int | None = None) -> None:
     now = os.getppid()
     if now == 1 or (parent is not None and now != parent):
         os._exit(1)
+
+
+def kill_children() -> None:
+    """Ends the loader processes that are left after a failure: they ignore SIGTERM, and Python would wait for them at exit."""
+    for child in multiprocessing.active_children():
+        child.kill()

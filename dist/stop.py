@@ -59,8 +59,11 @@ def held_back() -> Iterator[None]:
 
 
 def forget_in_child() -> None:
-    """For a forked helper process: signals to the group are the rank's to answer; only SIGTERM ends the helper."""
+    """For a forked helper process: torchrun and SLURM signal every process of a rank, but only the rank answers.
+
+    The helper ends when the rank has no more use for it, or with the rank (`processes.die_with_parent`).
+    """
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
-        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+        signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

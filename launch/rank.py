@@ -13,7 +13,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.dist import environment, mailbox
 from phalanx.dist.environment import Ranks
 from phalanx.dist.files import write_json
-from phalanx.dist.processes import die_with_parent
+from phalanx.dist.processes import die_with_parent, kill_children
 from phalanx.dist.run_directory import RunDirectory
 
 
@@ -37,6 +37,7 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
         code = ExitCode.FAILED
         print(f"phalanx: rank {ranks.rank} failed:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
         _note(config, ranks, error)
+    kill_children()
     mailbox.ended(ranks.rank, code)
     return int(code)
 

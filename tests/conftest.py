@@ -8,15 +8,18 @@ import psutil
 import pytest
 
 from tests.rank_pool import Pool
+from tests.running import SESSION
 
 
 def _ours() -> set[int]:
-    """Processes of Phalanx that are running on this machine, but for the pool of ranks."""
+    """Processes that descend from a command of this session, known by a word in their environment."""
     found = set()
-    for process in psutil.process_iter(["pid", "cmdline", "status"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if "phalanx." in words and process.info["status"] != psutil.STATUS_ZOMBIE and process.pid != os.getpid():
-            found.add(process.pid)
+    for process in psutil.process_iter(["pid", "status"]):
+        try:
+            if process.environ().get(SESSION) == str(os.getpid()) and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.add(process.pid)
+        except psutil.Error:
+            continue  # it has ended meanwhile, or is another user's
     return found
 
 

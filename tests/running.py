@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DIGITS = str(ROOT / "configs/recipes/digits_resnet18.yaml")
 PHALANX = [sys.executable, "-m", "phalanx.launch.main"]
 TIMEOUT_S = 150
+SESSION = "PHALANX_TEST_SESSION"  # marks every process that descends from a command of this session
 _NUMPY = {"F64": numpy.float64, "F32": numpy.float32, "I64": numpy.int64}
 
 
@@ -29,7 +30,7 @@ def clean_environment(**more: str) -> dict[str, str]:
     """The environment without what a launcher or a caller's taste would change."""
     ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "WANDB_API_KEY")
     kept = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith(("SLURM_", "ACCELERATE_", "TORCHELASTIC_"))}
-    return kept | more
+    return kept | {SESSION: str(os.getpid())} | more
 
 
 @dataclass

@@ -17,6 +17,7 @@ import psutil
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range
 from phalanx.dist.checkpoint.reader import Readers
+from phalanx.dist.environment import without_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = str(ROOT / "configs/recipes/digits_resnet18.yaml")
@@ -28,8 +29,8 @@ _NUMPY = {"F64": numpy.float64, "F32": numpy.float32, "I64": numpy.int64}
 
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment without what a launcher or a caller's taste would change."""
-    ours = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS", "WANDB_API_KEY")
-    kept = {k: v for k, v in os.environ.items() if k not in ours and not k.startswith(("SLURM_", "ACCELERATE_", "TORCHELASTIC_"))}
+    left_out = ("SLURM_", "ACCELERATE_", "OMP_NUM_THREADS", "WANDB_API_KEY")
+    kept = {k: v for k, v in without_ranks(os.environ).items() if not k.startswith(left_out)}
     return kept | {SESSION: str(os.getpid())} | more
 
 

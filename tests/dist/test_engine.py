@@ -53,8 +53,9 @@ def losses(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, f
     """One loss whose weight is known from the targets, and one whose weight depends on the prediction."""
     logits = model(batch["image"])
     chosen = logits.detach().max(1).values > 0
+    labels = nn.functional.cross_entropy(logits, batch["target"], reduction="sum", ignore_index=-100)
     return {
-        "labels": (nn.functional.cross_entropy(logits, batch["target"], reduction="sum", ignore_index=-100), weights(batch)["labels"]),
+        "labels": (labels, weights(batch)["labels"]),
         "size": (logits[chosen].square().sum(), float(chosen.sum())),
     }
 

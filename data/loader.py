@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
 from phalanx.data.dataset import Dataset
@@ -66,6 +67,21 @@ class _EvaluationBatches:
         return self._last - self._first
 
 
+# A tensor travels from a loader process as an open file, about a millisecond each; small ones are faster by value.
+_BY_VALUE_BYTES = 64 << 10
+
+
+def _collate(samples: list[dict[str, Any]]) -> MicroBatch:
+    """Stacks samples; small tensors become arrays for the way."""
+    stacked: MicroBatch = default_collate(samples)
+    return {k: v.numpy() if isinstance(v, Tensor) and v.nbytes <= _BY_VALUE_BYTES else v for k, v in stacked.items()}
+
+
+def _arrived(batch: MicroBatch) -> MicroBatch:
+    """Arrays back to tensors."""
+    return {k: torch.from_numpy(v) if isinstance(v, numpy.ndarray) else v for k, v in batch.items()}
+
+
 class _InWorker:
     """Sets up a loader process: it dies with its rank, and leaves signals to it."""
 
@@ -77,18 +93,21 @@ class _InWorker:
         die_with_parent(self._rank_process)
 
 
-def _fork_loader(samples: Samples, batches: Any, workers: int, pin: bool) -> Iterator[MicroBatch]:
+def _fork_loader(samples: Samples, batches: Any, workers: int, pin: bool, ahead: int = 2) -> Iterator[MicroBatch]:
+    """An iterator over collated batches, `ahead` of them loaded before they are asked for."""
     loader: DataLoader[Any] = DataLoader(
         samples,
         batch_sampler=batches,
         num_workers=workers,
-        collate_fn=default_collate,
+        collate_fn=_collate,
         pin_memory=pin,
+        prefetch_factor=max(2, -(-ahead // workers)) if workers else None,
         multiprocessing_context="fork" if workers else None,
         worker_init_fn=_InWorker(os.getpid()) if workers else None,
     )
     with held_back():
-        return iter(loader)
+        batches_as_sent = iter(loader)
+    return map(_arrived, batches_as_sent)
 
 
 class Loader:
@@ -100,7 +119,8 @@ class Loader:
     def from_step(self, step: int, last_step: int) -> Iterator[Batch]:
         """This rank's parts of the steps after `step` finished ones, up to `last_step`."""
         batches = MicroBatches(self._stream, self._mine, step, last_step)
-        micro_batches = _fork_loader(self._samples, batches, self._workers, self._pin)
+        # A step takes all its micro-batches at once: the next step's must be there by then.
+        micro_batches = _fork_loader(self._samples, batches, self._workers, self._pin, ahead=2 * self._mine.size)
         for current in range(step, last_step):
             part = [next(micro_batches) for _ in range(self._mine.size)]
             yield Batch(current, self._stream.global_batch, part)
@@ -108,7 +128,7 @@ class Loader:
     def example(self, step: int) -> MicroBatch:
         """This rank's first micro-batch of a step, loaded here and now."""
         draws = self._stream.micro_batches(step, self._mine.first, self._mine.first + 1)[0]
-        return dict(default_collate([self._samples[draw] for draw in draws]))
+        return _arrived(_collate([self._samples[draw] for draw in draws]))
 
 
 class EvaluationLoader:

@@ -175,6 +175,8 @@ class Engine:
 
     def _tensor(self, value: Tensor) -> Tensor:
         dtype = self.dtype if value.is_floating_point() else value.dtype
+        if self.world.device.type == "cuda" and not value.is_cuda and not value.is_pinned():
+            value = value.pin_memory()  # a copy from other memory would wait for the device
         return value.to(device=self.world.device, dtype=dtype, non_blocking=True)
 
     # -- evaluation -----------------------------------------------------------------------------------------------------

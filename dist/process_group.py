@@ -14,7 +14,7 @@ import torch.distributed
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import DistConfig
 from phalanx.dist.environment import Ranks
-from phalanx.dist.rendezvous import slurm_store
+from phalanx.dist.rendezvous import meeting_place, slurm_store
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -81,29 +81,13 @@ def join(ranks: Ranks, config: DistConfig, run_directory: Path, threads: int) ->
     device = choose_device(config, ranks)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    control: torch.distributed.ProcessGroup | None = None
-    timeout = timedelta(seconds=config.timeout_s)
     if ranks.world == 1:
+        control = None
         # Under a launcher Accelerate would make a group of one, and wrap the model for it.
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
     else:
-        backend = "gloo" if device.type == "cpu" else "nccl"
-        store = slurm_store(ranks, run_directory, timeout) if ranks.launcher == "slurm" else None
-        if store is not None:
-            os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(ranks.local_rank))
-            os.environ.update(LOCAL_WORLD_SIZE=str(ranks.local_world), MASTER_ADDR=store.host, MASTER_PORT=str(store.port))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo finds its way
-            torch.distributed.init_process_group(
-                backend,
-                store=store,
-                rank=ranks.rank if store is not None else -1,
-                world_size=ranks.world if store is not None else -1,
-                timeout=timeout,
-                device_id=device if device.type == "cuda" else None,
-            )
-        control = cast(torch.distributed.ProcessGroup, torch.distributed.new_group(backend="gloo", timeout=timeout))
+        control = _meet(ranks, device, run_directory, timedelta(seconds=config.timeout_s))
     accelerator = _accelerator(device)
     seen = torch.distributed.get_world_size() if ranks.world > 1 else 1
     if not (ranks.world == seen == accelerator.num_processes and ranks.rank == accelerator.process_index):
@@ -112,6 +96,29 @@ def join(ranks: Ranks, config: DistConfig, run_directory: Path, threads: int) ->
             "Start with `phalanx train --nproc N`, or unset ACCELERATE_* variables."
         )
     return World(ranks, device, accelerator, control)
+
+
+def _meet(ranks: Ranks, device: torch.device, run_directory: Path, timeout: timedelta) -> "torch.distributed.ProcessGroup":
+    """Makes the default group, for gradients, and the control group, which is returned."""
+    store = None
+    if ranks.launcher == "slurm":
+        store = slurm_store(ranks, run_directory, timeout)
+        os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(ranks.local_rank))
+        os.environ.update(LOCAL_WORLD_SIZE=str(ranks.local_world), MASTER_ADDR=store.host, MASTER_PORT=str(store.port))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo finds its way
+        torch.distributed.init_process_group(
+            "gloo" if device.type == "cpu" else "nccl",
+            store=store,
+            rank=ranks.rank if store is not None else -1,
+            world_size=ranks.world if store is not None else -1,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+    control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+    if store is not None and ranks.is_main:
+        meeting_place(run_directory).unlink(missing_ok=True)
+    return cast(torch.distributed.ProcessGroup, control)
 
 
 def _accelerator(device: torch.device) -> "Accelerator":

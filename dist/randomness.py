@@ -15,8 +15,12 @@ def key(*parts: int | str) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Sets the generators of torch (every device), numpy and Python."""
-    torch.manual_seed(seed)
+    """Sets the generators of torch (CPU, and this rank's GPU if it uses one), numpy and Python.
+
+    `torch.manual_seed` would do, but without a GPU in use it keeps a note of every call for later, for ever.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
     seed_loading(seed)
 
 

@@ -1,7 +1,7 @@
 """Where the ranks of a SLURM step meet: rank 0 opens a port of the kernel's choice and publishes it in the run directory.
 
-No port is guessed and no host name has to resolve, and a requeued job never meets its own past: the file's name holds the
-job, the step and the number of restarts.
+No port is guessed and no host name has to resolve. No step meets another's past: the file's name holds the job, the step,
+the number of restarts, and the port of the srun that launched it, and rank 0 takes the file away once all have met.
 """
 
 import json
@@ -27,14 +27,19 @@ def _address(environment: Mapping[str, str]) -> str:
         return str(probe.getsockname()[0])
 
 
+def meeting_place(folder: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """The file in which rank 0 of this step of srun publishes its address."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "SLURM_STEP_LAUNCHER_PORT")
+    return folder / f".rendezvous-{'-'.join(environment.get(name, '0') for name in names)}.json"
+
+
 def slurm_store(ranks: Ranks, folder: Path, timeout: timedelta, environment: Mapping[str, str] = os.environ) -> TCPStore:
     """The store over which the ranks of this step of srun find each other.
 
     Raises:
         UserError: where rank 0 does not publish its address in time.
     """
-    attempt = [environment[k] for k in ("SLURM_JOB_ID", "SLURM_STEP_ID")] + [environment.get("SLURM_RESTART_COUNT", "0")]
-    published = folder / f".rendezvous-{'-'.join(attempt)}.json"
+    published = meeting_place(folder, environment)
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         store = TCPStore("0.0.0.0", 0, ranks.world, is_master=True, timeout=timeout, wait_for_workers=False)

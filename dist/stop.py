@@ -58,6 +58,15 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def answer_no_more() -> None:
+    """For a rank that ends with a code of its own: the first to end makes srun and torchrun send SIGTERM to the others.
+
+    Python puts the default handlers back as it shuts down, and the signal would take the code's place; ignoring stays.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def forget_in_child() -> None:
     """For a forked helper process: torchrun and SLURM signal every process of a rank, but only the rank answers.
 

@@ -15,6 +15,7 @@ from phalanx.dist.environment import Ranks
 from phalanx.dist.files import write_json
 from phalanx.dist.processes import die_with_parent, kill_children
 from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.stop import answer_no_more
 
 
 def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], ExitCode]) -> int:
@@ -38,6 +39,7 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
         print(f"phalanx: rank {ranks.rank} failed:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
         _note(config, ranks, error)
     kill_children()
+    answer_no_more()
     mailbox.ended(ranks.rank, code)
     return int(code)
 

@@ -1,0 +1,79 @@
+"""A virtual cluster to test on: a real SLURM, whose nodes and GPUs are not."""
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+from tests.running import ROOT, clean_environment
+
+SCRIPTS = ROOT / "slurm/virtual_cluster"
+TIMEOUT_S = 60
+
+
+def available() -> str | None:
+    """Why a virtual cluster cannot run here; None if it can."""
+    check = subprocess.run(["bash", SCRIPTS / "start.sh", "--check"], capture_output=True, text=True, timeout=TIMEOUT_S)
+    return None if check.returncode == 0 else check.stderr.strip()
+
+
+def _output(command: Sequence[str], **variables: str) -> str:
+    """Runs a command to its good end; returns what it printed."""
+    done = subprocess.run(
+        command,
+        env=clean_environment(**variables),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, f"{shlex.join(command)}: exit code {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout.strip()
+
+
+class VirtualCluster:
+    """A cluster that runs while the context lasts.
+
+    Attributes:
+        conf: value of the environment variable SLURM_CONF, by which SLURM's commands, and what they start, find this cluster.
+    """
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self.conf = str(directory / "etc/slurm.conf")
+
+    def __enter__(self) -> "VirtualCluster":
+        try:
+            self._script("start.sh")
+        except subprocess.TimeoutExpired:
+            self.stop()  # the script was killed before it could clean up
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends its jobs and its daemons."""
+        self._script("stop.sh")
+
+    def ask(self, *command: str) -> str:
+        """What a command of SLURM's prints."""
+        return _output(command, SLURM_CONF=self.conf)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that know this cluster: daemons, jobs, and commands that ask it something."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("SLURM_CONF") == self.conf:
+                    found.append(process)
+            except psutil.Error:
+                continue  # it has ended meanwhile, or is another user's
+        return found
+
+    def _script(self, name: str) -> None:
+        _output(["bash", str(SCRIPTS / name), str(self._directory)])

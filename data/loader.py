@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from phalanx.data.dataset import Dataset
 from phalanx.dist.processes import die_with_parent
-from phalanx.dist.randomness import key, seeded_loading
+from phalanx.dist.randomness import key, seed_loading, seeded_loading
 from phalanx.dist.sampler import Draw, MicroBatches, Share, Stream
 from phalanx.dist.stop import forget_in_child, held_back
 
@@ -46,10 +46,16 @@ class Samples(torch.utils.data.Dataset[dict[str, Any]]):
         self.dataset, self.transform, self.seed = dataset, transform, seed
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        with seeded_loading(key(self.seed, "sample", draw.epoch, draw.sample)):
-            sample = dict(self.dataset[draw.sample])
-            sample["image"] = self.transform(sample["image"])
-        return sample | {"id": draw.sample, "epoch": draw.epoch}
+        seed = key(self.seed, "sample", draw.epoch, draw.sample)
+        if torch.utils.data.get_worker_info() is not None:
+            seed_loading(seed)  # a loader process has no other use for its generators
+            return self._load(draw)
+        with seeded_loading(seed):
+            return self._load(draw)
+
+    def _load(self, draw: Draw) -> dict[str, Any]:
+        sample = dict(self.dataset[draw.sample])
+        return sample | {"image": self.transform(sample["image"]), "id": draw.sample, "epoch": draw.epoch}
 
 
 class _EvaluationBatches:

@@ -1,0 +1,21 @@
+"""What `make quickstart` does: train the digits on two processes, evaluate, say where the results are."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.running import ROOT, lines, phalanx
+
+
+@pytest.mark.slow
+def test_the_quick_start_learns_the_digits(tmp_path: Path) -> None:
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    commands = re.findall(r"\$\(BIN\)/phalanx (.*)", (ROOT / "Makefile").read_text())
+    assert [command.split()[0] for command in commands] == ["train", "evaluate"]
+    phalanx(*commands[0].split(), cwd=tmp_path)
+    evaluated = json.loads(phalanx(*commands[1].split(), "--json", cwd=tmp_path).output)
+    assert evaluated["top1"] >= 0.97
+    last = lines(tmp_path / "runs/quickstart/metrics.jsonl")[-1]
+    assert last["step"] == evaluated["step"] and last["val/top1"] == evaluated["top1"]

@@ -129,7 +129,10 @@ class DistConfig(Section):
     strategy: Literal["single", "ddp"] = hardware("ddp", "how ranks share the model; ddp on one rank is the plain model")
     precision: Literal["fp32", "fp64"] = experiment("fp32", "number format of weights and arithmetic")
     sync_bn: Literal["off"] = experiment("off", "whose samples a BatchNorm statistic sees: off, those of one micro-batch")
-    reduce: Literal["fast"] = hardware("fast", "how gradients are summed: fast, in whatever order is fastest")
+    reduce: Literal["fast", "exact"] = hardware(
+        "fast",
+        "how gradients are summed: in whatever order is fastest, or by one fixed tree: the same bits on any number of ranks",
+    )
     device: Literal["auto", "cpu", "cuda"] = hardware("auto", "auto takes GPUs where there are any")
     threads: Whole | None = hardware(
         None, "CPU threads a rank; if not given OMP_NUM_THREADS, else 1, as torchrun and accelerate launch choose", ge=1

@@ -18,6 +18,7 @@ from phalanx.dist.batchnorm import MicroBatchStatistics
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.manifest import MICRO_BATCHES, Manifest
 from phalanx.dist.collectives import sum_exactly
+from phalanx.dist.exact_reduce import ExactReduce
 from phalanx.dist.exchange import Agreed, Exchange, Pending
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything, undisturbed
@@ -65,6 +66,8 @@ class Engine:
         self.model, self.plain = self._wrapped.model, self._wrapped.plain
         self.parameters = dict(self.plain.named_parameters())
         self.optimizer = make_optimizer({n: p for n, p in self.parameters.items() if p.requires_grad})
+        trained = [p for p in self.parameters.values() if p.requires_grad]
+        self._exact = ExactReduce(trained, world, self.mine) if config.dist.reduce == "exact" else None
         self._learning_rate = learning_rate
         self._exchange: Exchange | None = None
         self._reports = Reports(world, self.mine)
@@ -96,6 +99,8 @@ class Engine:
                 yield self._set_up(step, number, micro_batch)
 
     def _set_up(self, step: int, number: int, micro_batch: MicroBatch) -> MicroBatch:
+        if self._exact is not None:
+            self._exact.expect(number)
         seed_everything(key(self.config.seed, "noise", step, number))
         self.statistics.select(number)
         return self.to_device(micro_batch)
@@ -110,6 +115,8 @@ class Engine:
         reported, shares = zip(*pairs, strict=True)
         self._reports.add(reported)
         torch.stack(shares).sum().backward()
+        if self._exact is not None:
+            self._exact.taken()
 
     def _normalised(self, total: Tensor, weight: float, over_all: float | None) -> tuple[Tensor, Tensor]:
         """A loss's sum as it is reported, and its share of the loss of the step, times what the strategy divides by.
@@ -132,6 +139,8 @@ class Engine:
     def step(self) -> list[StepFigures]:
         """Clips, sets the learning rate, steps; returns the figures of earlier steps that are known by now, on all ranks."""
         agreed = self._receive()
+        if self._exact is not None:
+            self._exact.finish()
         norm = None
         if self.config.train.clip_norm is not None:
             norm = nn.utils.clip_grad_norm_(self.plain.parameters(), self.config.train.clip_norm)
@@ -217,11 +226,7 @@ class Engine:
 
     def all_finite(self) -> bool:
         """Whether every parameter is a finite number, on every rank. All ranks call together; waits for the device."""
-        norms = torch._foreach_norm([p.detach() for p in self.parameters.values()], float("inf"))
-        bad = not bool(torch.isfinite(torch.stack(list(norms))).all()) if norms else False
-        return sum_exactly(self.world, self._own_flag(bad)).sum().item() == 0
-
-    def _own_flag(self, value: bool) -> Tensor:
-        flags = torch.zeros(self.world.ranks.world)
-        flags[self.world.ranks.rank] = float(value)
-        return flags
+        largest = nn.utils.get_total_norm([p.detach() for p in self.parameters.values()], norm_type=float("inf"))
+        not_finite = torch.zeros(self.world.ranks.world)
+        not_finite[self.world.ranks.rank] = not torch.isfinite(largest)
+        return not sum_exactly(self.world, not_finite).any()

@@ -15,7 +15,7 @@ from phalanx.configs.errors import ExitCode
 from phalanx.configs.schema import DistConfig
 from phalanx.dist import mailbox
 from phalanx.dist.environment import without_ranks
-from phalanx.dist.stop import SIGNALS
+from phalanx.dist.stop import SIGNALS, answer_from_now_on
 
 _GRACE_S = 5.0  # how long the others may take to end by themselves once a rank has failed
 
@@ -56,6 +56,7 @@ class _Signals:
     def __init__(self, folder: Path, processes: int):
         self._folder, self._processes, self._waiting = folder, processes, list[int]()
         self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        answer_from_now_on()
 
     def _take(self, number: int, frame: object) -> None:
         self._waiting.append(number)

@@ -26,6 +26,7 @@ class StopRequest:
         for number in SIGNALS:
             signal.signal(number, _only_wake_up)
         signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        answer_from_now_on()
         threading.Thread(target=self._listen, args=(reading,), name="stop-request", daemon=True).start()
 
     @property
@@ -46,6 +47,16 @@ class StopRequest:
 
 def _only_wake_up(number: int, frame: object) -> None:
     """A handler must be there for the interpreter to write the signal's number to the socket."""
+
+
+def wait_for_an_answer() -> None:
+    """Signals wait from now on, until somebody who can answer them is there: none is lost, and none kills a process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def answer_from_now_on() -> None:
+    """Whoever called has handlers in place."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @contextmanager

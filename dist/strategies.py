@@ -57,4 +57,6 @@ def wrap(model: nn.Module, config: DistConfig, world: World) -> Wrapped:
     """
     if config.strategy == "single" and world.ranks.world > 1:
         raise UserError(f"dist.strategy=single runs on one rank, not on {world.ranks.world}. Set dist.strategy=ddp.")
+    if config.reduce == "exact":
+        return _single(model, world)  # the engine adds up the gradients itself
     return STRATEGIES[config.strategy](model, world)

@@ -22,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print("\n".join(f"phalanx: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return ExitCode.BAD_INPUT
+    except KeyboardInterrupt:
+        print("phalanx: interrupted", file=sys.stderr)
+        return ExitCode.FAILED
     except BrokenPipeError:
         return ExitCode.DONE  # whoever read our output has enough
 

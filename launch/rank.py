@@ -34,6 +34,10 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
             speaker = "phalanx" if ranks.is_main else f"phalanx: rank {ranks.rank}"
             print("\n".join(f"{speaker}: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
         _note(config, ranks, error)
+    except KeyboardInterrupt:
+        code = ExitCode.FAILED
+        if ranks.is_main:
+            print("phalanx: interrupted", file=sys.stderr, flush=True)
     except Exception as error:
         code = ExitCode.FAILED
         print(f"phalanx: rank {ranks.rank} failed:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)

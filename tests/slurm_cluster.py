@@ -37,12 +37,15 @@ def _output(command: Sequence[str], **variables: str) -> str:
 class VirtualCluster:
     """A cluster that runs while the context lasts.
 
+    Args:
+        accounting: whether a slurmdbd keeps accounts, so that sacct answers.
+
     Attributes:
         conf: value of the environment variable SLURM_CONF, by which SLURM's commands, and what they start, find this cluster.
     """
 
-    def __init__(self, directory: Path):
-        self._directory = directory
+    def __init__(self, directory: Path, accounting: bool = False):
+        self._directory, self._accounting = directory, accounting
         self.conf = str(directory / "etc/slurm.conf")
 
     def __enter__(self) -> "VirtualCluster":
@@ -76,4 +79,4 @@ class VirtualCluster:
         return found
 
     def _script(self, name: str) -> None:
-        _output(["bash", str(SCRIPTS / name), str(self._directory)])
+        _output(["bash", str(SCRIPTS / name), str(self._directory)], ACCOUNTING=str(int(self._accounting)))

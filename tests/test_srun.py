@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,15 @@ WHO_AM_I = [sys.executable, "-c", WHO]
 ALONE = {"launcher": "alone", "rank": 0, "world": 1, "local_rank": 0, "local_world": 1, "node": 0}
 
 
+def _insist() -> None:
+    """Skips where no cluster can run; fails where everything is tested, as a skip would go unseen there."""
+    if (reason := available()) is not None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster]:
-    reason = available()
-    if reason is not None and os.environ.get("CI") == "true":
-        pytest.fail(reason)  # where everything is tested, a skip would go unseen
-    if reason is not None:
-        pytest.skip(reason)
+    _insist()
     with VirtualCluster(tmp_path_factory.mktemp("slurm")) as running:
         yield running
         left = running.ask("squeue", "--noheader")
@@ -108,3 +111,16 @@ def test_sigterm_to_a_step_ends_it_with_a_checkpoint(cluster: VirtualCluster, tm
     checkpoints = tmp_path / "runs/srun/checkpoints"
     assert directory.steps(checkpoints) == [preempt["step"]]
     assert manifest.read(directory.step_directory(checkpoints, preempt["step"])).world_size == 2
+
+
+def test_a_cluster_with_accounting_answers_sacct(tmp_path_factory: pytest.TempPathFactory) -> None:
+    _insist()
+    with VirtualCluster(tmp_path_factory.mktemp("slurm"), accounting=True) as cluster:
+        cluster.ask("srun", "--job-name=accounted", "true")
+        deadline = time.monotonic() + 30  # a fresh slurmdbd takes some seconds to hear of its cluster
+        states: list[str] = []
+        while "COMPLETED" not in states and time.monotonic() < deadline:
+            time.sleep(0.5)
+            states = cluster.ask("sacct", "--noheader", "--allocations", "--name=accounted", "--format=State").split()
+    assert "COMPLETED" in states
+    assert not cluster.processes()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
+from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist import determinism
 from phalanx.dist.checkpoint.manifest import Manifest
@@ -71,8 +71,8 @@ def run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None 
             raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
         else:
             code = train(_prepare(config, directory, state, parts, tracker, stop, stop_at))
-    except TrainingFailed as error:
-        tracker.event("failure", state.step, reason=str(error))
+    except Exception as error:
+        tracker.event("failure", state.step, reason=f"{type(error).__name__}: {error}")
         raise
     finally:
         tracker.close(int(code))

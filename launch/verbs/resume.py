@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from phalanx.dist.stop import wait_for_an_answer
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, resumed
 from phalanx.launch.starting import start
 
 
 def main(arguments: Sequence[str]) -> int:
+    wait_for_an_answer()
     parser = Parser(prog="phalanx resume", description="Goes on with a run, on whatever hardware there is.")
     parser.add_argument("run", metavar="RUN", help="the run directory")
     add_config(parser)

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+from phalanx.dist.stop import wait_for_an_answer
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, recipe
 from phalanx.launch.starting import start
 
 
 def main(arguments: Sequence[str]) -> int:
+    wait_for_an_answer()
     parser = Parser(prog="phalanx train", description="Trains a recipe, or goes on with the run of that name.")
     add_config(parser)
     add_nproc(parser)

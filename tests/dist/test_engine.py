@@ -61,10 +61,7 @@ def losses(model: nn.Module, batch: dict[str, Any]) -> dict[str, tuple[Tensor, f
 
 
 def engine_on(world: World, settings: RunConfig) -> Engine:
-    def sgd(parameters: Any) -> torch.optim.Optimizer:
-        return torch.optim.SGD(parameters.values(), lr=0.1, momentum=0.9)
-
-    return Engine(network(), sgd, lambda step: 0.05, settings, world)
+    return Engine(network(), _sgd, lambda step: 0.05, settings, world)
 
 
 def train(world: World, engine: Engine, steps: Sequence[int]) -> list[dict[str, float]]:
@@ -136,6 +133,44 @@ def _bitwise(states: Sequence[dict[str, Tensor]]) -> None:
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_all_ranks_hold_the_same_bits(pool: Pool, ranks: int) -> None:
     _bitwise([state for state, _ in pool.run(ranks, trained, "dist.precision=fp32", "train.clip_norm=0.5")])
+
+
+def _adamw(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters.values(), lr=0.05)
+
+
+def _sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters.values(), lr=0.1, momentum=0.9)
+
+
+OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
+
+
+def exactly_trained(world: World, optimizer: str, sizes: list[str]) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+    """Parameters, optimizer state and statistics after ten steps in float32, and the losses."""
+    settings = config("dist.precision=fp32", "dist.reduce=exact", "train.clip_norm=1.0", *sizes)
+    engine = Engine(network(), OPTIMIZERS[optimizer], lambda step: 0.05, settings, world)
+    history = train(world, engine, range(10))
+    engine.average_statistics()
+    moments = {f"{n}@{k}": t for n, p in engine.parameters.items() for k, t in engine.optimizer.state[p].items()}
+    return {n: t.clone() for n, t in (engine.plain.state_dict() | moments).items()}, history
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("global_batch", [32, 28])  # eight micro-batches, and seven
+def test_exact_sums_give_the_same_bits_on_any_number_of_ranks(pool: Pool, optimizer: str, global_batch: int) -> None:
+    sizes = [f"train.global_batch={global_batch}"]
+    ((expected, history),) = pool.run(1, exactly_trained, optimizer, sizes)
+    for ranks in (2, 3, 4):
+        for state, figures in pool.run(ranks, exactly_trained, optimizer, sizes):
+            _bitwise([expected, state])
+            assert figures == history
+
+
+def test_fast_sums_do_not_which_shows_that_the_test_can_fail(pool: Pool) -> None:
+    ((alone, _),) = pool.run(1, trained, "dist.precision=fp32")
+    (on_three, *_), *_ = pool.run(3, trained, "dist.precision=fp32")
+    assert any(not torch.equal(alone[name], on_three[name]) for name in alone)
 
 
 def warmed_up_twice(world: World) -> None:

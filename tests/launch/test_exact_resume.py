@@ -66,6 +66,19 @@ def test_a_run_stopped_on_4_ranks_goes_on_on_1_2_and_3(tmp_path: Path) -> None:
         assert (resize["before"], resize["after"], resize["step"]) == (4, ranks, 2)
 
 
+def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path: Path) -> None:
+    recipe = [*RECIPE, "dist.reduce=exact", "train.steps=8", "checkpoint.every_steps=1", "checkpoint.keep=2"]
+    phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
+    resized = tmp_path / "runs/resized"
+    running = start([*PHALANX, "train", *recipe, "name=resized", "--nproc", "4"], tmp_path)
+    running.until(lambda: len(lines(resized / "ledger/rank-0.jsonl")) >= 3)
+    running.kill_all()
+    phalanx("resume", resized, "--nproc", 3, "--stop-at", 6, cwd=tmp_path, expect=75)
+    phalanx("resume", resized, cwd=tmp_path)
+    assert_bitwise(resized, tmp_path / "runs/unbroken")
+    assert sample_ids(resized) == sample_ids(tmp_path / "runs/unbroken")
+
+
 def test_a_longer_run_is_allowed_and_the_schedule_s_change_is_said(tmp_path: Path) -> None:
     small = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "data.workers=0"]
     phalanx("train", *small, "train.steps=2", "name=a", cwd=tmp_path)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import numpy
 import torch
 
+CPU = torch.device("cpu")
+
 
 def key(*parts: int | str) -> int:
     """A 63-bit seed that is a function of its parts, such as (seed, "augment", epoch, sample)."""
@@ -32,21 +34,8 @@ def seed_loading(seed: int) -> None:
 
 
 @contextmanager
-def seeded_loading(seed: int) -> Iterator[None]:
-    """Loads or augments one sample with random numbers of its own, and leaves the generators as they were."""
-    state = torch.default_generator.get_state(), numpy.random.get_state(), random.getstate()
-    seed_loading(seed)
-    try:
-        yield
-    finally:
-        torch.default_generator.set_state(state[0])
-        numpy.random.set_state(state[1])
-        random.setstate(state[2])
-
-
-@contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
-    """Runs something that draws random numbers, and leaves every generator as it was."""
+def undisturbed(device: torch.device = CPU) -> Iterator[None]:
+    """Runs something that draws random numbers, and leaves every generator as it was, a GPU's too if one is named."""
     accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     state = torch.default_generator.get_state(), numpy.random.get_state(), random.getstate()
     try:
@@ -57,3 +46,11 @@ def undisturbed(device: torch.device) -> Iterator[None]:
         random.setstate(state[2])
         if accelerator is not None:
             torch.cuda.set_rng_state(accelerator, device)
+
+
+@contextmanager
+def seeded_loading(seed: int) -> Iterator[None]:
+    """Loads or augments one sample with random numbers of its own, and leaves the generators as they were."""
+    with undisturbed():
+        seed_loading(seed)
+        yield

@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Node(NamedTuple):
-    """A sum: of the micro-batches `index * 2**level` up to `(index + 1) * 2**level`, as far as there are any."""
+    """A sum: of the micro-batches `place * 2**level` up to `(place + 1) * 2**level`, as far as there are any."""
 
     level: int
-    index: int
+    place: int
 
 
 def root(total: int) -> Node:
@@ -26,12 +26,12 @@ def root(total: int) -> Node:
 
 
 def _parent(node: Node) -> Node:
-    return Node(node.level + 1, node.index // 2)
+    return Node(node.level + 1, node.place // 2)
 
 
 def _has_right_sibling(node: Node, total: int) -> bool:
     """Whether a left node has a partner: whether any micro-batch lies to the right of it."""
-    return (node.index + 1) << node.level < total
+    return (node.place + 1) << node.level < total
 
 
 def add(sums: dict[Node, T], node: Node, value: T, total: int, plus: Callable[[T, T], T]) -> None:
@@ -42,13 +42,13 @@ def add(sums: dict[Node, T], node: Node, value: T, total: int, plus: Callable[[T
         plus: adds the right one to the left one.
     """
     while node != root(total):
-        if node.index % 2:
-            left = Node(node.level, node.index - 1)
+        if node.place % 2:
+            left = Node(node.level, node.place - 1)
             if left not in sums:
                 break
             value = plus(sums.pop(left), value)
         elif _has_right_sibling(node, total):
-            right = Node(node.level, node.index + 1)
+            right = Node(node.level, node.place + 1)
             if right not in sums:
                 break
             value = plus(value, sums.pop(right))

@@ -1,11 +1,11 @@
 """Our loop against one written by hand in plain torch, on the same work.
 
-    python benchmarks/loop.py [--ranks 1 2] [--steps 40] [--rounds 5]
+    python benchmarks/loop.py [--ranks 1 2] [--steps 5] [--rounds 50] [--set dist.reduce=exact ...]
 
 Both train the same ResNet-18 on the same digits with the same loader processes, thread count, micro-batches and DDP
 settings. Ours does in addition what Phalanx always does: the exchange of weights, statistics a micro-batch, noise by
 number, metrics.jsonl, the ledger, W&B offline. The two take turns in the same processes, a block of steps each. Prints JSON:
-the median steps per second of both, and of each round the ratio of ours to the one by hand, and their median.
+the median steps per second of both, and the median and quartiles over rounds of the ratio of ours to the one by hand.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ RECIPE = Path(__file__).resolve().parent.parent / "configs/recipes/digits_resnet
 RESULT = "PHALANX_BENCHMARK_RESULT"
 
 
-def _config(folder: str, steps: int) -> Any:
+def _config(folder: str, steps: int, overrides: Sequence[str]) -> Any:
     from phalanx.configs.load import load
 
     more = ["data.workers=1", f"train.steps={steps}", "train.log_every=10", "data.ledger=true", "track.wandb=offline"]
-    return load([str(RECIPE)], [*more, "name=benchmark", f"runs={folder}"])
+    return load([str(RECIPE)], [*more, "name=benchmark", f"runs={folder}", *overrides])
 
 
 class _Finished(Exception):
@@ -161,14 +161,14 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
         yield
 
 
-def _as_rank(rounds: int, block: int) -> None:
+def _as_rank(rounds: int, block: int, overrides: Sequence[str]) -> None:
     """A rank: both loops, in turns."""
     from phalanx.dist.environment import find
     from phalanx.dist.process_group import join
 
     folder = os.environ["PHALANX_BENCHMARK_FOLDER"]
     steps = (rounds + 2) * block
-    config = _config(folder, steps)
+    config = _config(folder, steps, overrides)
     world = join(find(), config.dist, Path(folder), threads=1)
     rates = _ours(config, world, steps, block, rounds)
     if world.ranks.is_main:
@@ -177,7 +177,7 @@ def _as_rank(rounds: int, block: int) -> None:
     os._exit(0)  # the loader processes of both loops end with us
 
 
-def _measure(ranks: int, rounds: int, block: int) -> dict[str, Any]:
+def _measure(ranks: int, rounds: int, block: int, overrides: Sequence[str]) -> dict[str, Any]:
     """Starts the ranks and sums up what they measured."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
@@ -186,26 +186,29 @@ def _measure(ranks: int, rounds: int, block: int) -> dict[str, Any]:
         if ranks > 1:
             launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
         command = [*launcher, __file__, "--as-rank", "--rounds", str(rounds), "--steps", str(block)]
+        command += ["--set", *overrides] if overrides else []
         subprocess.run(command, env=environment, check=True, timeout=3600, stdout=subprocess.DEVNULL)
         rates = json.loads(result.read_text())
     ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["by_hand"], strict=True)]
     medians = {f"{name}_steps_per_s": round(statistics.median(values), 3) for name, values in rates.items()}
-    return {"ranks": ranks, **medians, "ratio": round(statistics.median(ratios), 4), "ratios": [round(r, 4) for r in ratios]}
+    quartiles = [round(q, 4) for q in statistics.quantiles(ratios, n=4)]
+    return {"ranks": ranks, "overrides": list(overrides), **medians, "ratio": quartiles[1], "ratio_quartiles": quartiles}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--steps", type=int, default=30, help="steps a block")
-    parser.add_argument("--rounds", type=int, default=9, help="blocks of each loop")
+    parser.add_argument("--steps", type=int, default=5, help="steps a block")
+    parser.add_argument("--rounds", type=int, default=50, help="blocks of each loop")
+    parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="overrides of our recipe")
     parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.as_rank:
-        _as_rank(given.rounds, given.steps)
+        _as_rank(given.rounds, given.steps, given.set)
         return
     import torch
 
-    results = [_measure(ranks, given.rounds, given.steps) for ranks in given.ranks]
+    results = [_measure(ranks, given.rounds, given.steps, given.set) for ranks in given.ranks]
     machine = {"cpus": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
     print(
         json.dumps({"date": time.strftime("%Y-%m-%d"), **machine, "steps_a_block": given.steps, "results": results}, indent=1)

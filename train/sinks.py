@@ -85,7 +85,7 @@ class TensorBoardSink:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError("track.tensorboard=true needs the package tensorboard: pip install tensorboard.") from None
-        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+        self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

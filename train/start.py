@@ -130,7 +130,7 @@ def _tell(
         tracker.event("start", 0, **facts)
         say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {on}")
         return
-    tracker.event("resume", stored.step, logged=tracker.already_logged, samples=stored.samples, **facts)
+    tracker.event("resume", stored.step, samples=stored.samples, **facts)
     say(f"goes on at step {stored.step} of {parts.last_step}, on {on}")
     if stored.world_size != ranks:
         tracker.event("resize", stored.step, before=stored.world_size, after=ranks)

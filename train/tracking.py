@@ -37,8 +37,12 @@ class Tracker:
         logged = [line["step"] for line in read_lines(run.metrics)]
         logged += [event["logged"] for event in read_events(run) if "logged" in event]
         self.already_logged = max(logged, default=0)
+        self._events = Events(run)
+        if self.already_logged > first_step:
+            # Noted before anything is cut: a kill in between must not make us forget it.
+            self._events.write("cut_back", first_step, logged=self.already_logged)
         cut_back(run.metrics, first_step)
-        self._metrics, self._events = JsonLines(run.metrics), Events(run)
+        self._metrics = JsonLines(run.metrics)
         self._sinks = open_sinks(config, run, first_step, self.already_logged, self.progress.say)
 
     def training(self, figures: Sequence[StepFigures]) -> None:

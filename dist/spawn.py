@@ -69,6 +69,11 @@ class _Signals:
         for number in waiting:
             _send(ranks.values(), number)
 
+    @property
+    def impatient(self) -> bool:
+        """Whether a second interrupt came while ranks are still missing: there is nothing to lose yet."""
+        return self._waiting.count(signal.SIGINT) >= 2
+
     def restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -106,6 +111,8 @@ def _wait(launcher: "subprocess.Popen[bytes]", folder: Path, signals: _Signals) 
     failed_at: float | None = None
     while launcher.poll() is None:
         signals.hand_on()
+        if signals.impatient:
+            launcher.kill()  # ranks die with it
         ended = mailbox.exit_codes(folder)
         if failed_at is None and any(code not in (ExitCode.DONE, ExitCode.STOPPED_EARLY) for code in ended.values()):
             failed_at = time.monotonic()

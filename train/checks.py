@@ -1,5 +1,7 @@
 """Everything about a run that can be checked before ranks are started: no torch, nothing written."""
 
+import importlib.util
+
 from phalanx.configs.errors import UserError
 from phalanx.configs.own_code import is_own
 from phalanx.configs.schema import RunConfig
@@ -48,6 +50,10 @@ def check(config: RunConfig, world: int) -> None:
     if config.task.options and not is_own(config.task.name):
         raise UserError(f"task.options are for a task of your own; {config.task.name} takes none. Remove them.")
     dataset.check(config.data)
+    if config.track.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            "track.tensorboard=true needs the package tensorboard. Install it (pip install tensorboard), or set false."
+        )
     check_world(config, world)
     run = RunDirectory.of(config)
     if run.path.exists() and not run.path.is_dir():

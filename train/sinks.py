@@ -7,7 +7,6 @@ from netrc import NetrcParseError, netrc
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig, flat
 from phalanx.dist.run_directory import RunDirectory
 
@@ -81,10 +80,8 @@ class TensorBoardSink:
     """Event files in `tensorboard/`; those of steps that come again after a resume are hidden by TensorBoard's own means."""
 
     def __init__(self, run: RunDirectory, first_step: int):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise UserError("track.tensorboard=true needs the package tensorboard: pip install tensorboard.") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(run.path / "tensorboard"), purge_step=first_step + 1)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

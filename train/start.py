@@ -7,7 +7,7 @@ from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist import determinism
 from phalanx.dist.checkpoint.manifest import Manifest
-from phalanx.dist.collectives import main_does, together
+from phalanx.dist.collectives import barrier, main_does, together
 from phalanx.dist.environment import Ranks
 from phalanx.dist.process_group import World, choose_threads, join, leave
 from phalanx.dist.run_directory import RunDirectory
@@ -76,6 +76,8 @@ def run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None 
         raise
     finally:
         tracker.close(int(code))
+    # The first rank to end makes launchers end the others; the last words to a tracking server may take a while.
+    barrier(world)
     leave()
     return code
 

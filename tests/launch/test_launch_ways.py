@@ -10,7 +10,6 @@ from tests.running import DIGITS, assert_bitwise, lines, phalanx, run
 BIN = Path(sys.executable).parent
 MODULE = ["-m", "phalanx.launch.train"]
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=8", "train.steps=3", "train.log_every=1", "data.workers=1"]
-ON_CPU = {"ACCELERATE_USE_CPU": "true"}
 
 # A user's folder has modules of the same names as ours, and as other people's; none may be taken for another.
 OWN_MODULES = ("train.py", "models/__init__.py", "data/__init__.py", "dist/__init__.py", "launch/__init__.py")
@@ -65,7 +64,7 @@ def test_every_way_of_launching_gives_the_same_bits(folder: Path, ranks: int) ->
         if way == "phalanx":
             result = phalanx("train", *arguments, "--nproc", ranks, cwd=folder)
         else:
-            result = run([*ways[way], *arguments], folder, **ON_CPU)
+            result = run([*ways[way], *arguments], folder)
         assert result.output.splitlines()[0] == f"runs/{way}"
         assert len(_processes(notes)) == ranks
         start = lines(folder / f"runs/{way}/events.jsonl")[0]

@@ -85,7 +85,7 @@ def test_a_signal_that_comes_while_ranks_are_starting_is_not_lost(tmp_path: Path
 
 def test_torchrun_passes_sigterm_on_and_the_ranks_save(tmp_path: Path) -> None:
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "-m", "phalanx.launch.train"]
-    running = start([*torchrun, *LONG], tmp_path, ACCELERATE_USE_CPU="true")
+    running = start([*torchrun, *LONG], tmp_path)
     running.until(lambda: _training(tmp_path / "runs/long"))
     running.signal(signal.SIGTERM)
     assert running.wait() != 0
@@ -105,6 +105,16 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     assert running.wait() == 1
     assert time.monotonic() - asked < 10
     assert "stopping at once" in running.errors
+
+
+def test_two_interrupts_while_ranks_are_starting_end_it(tmp_path: Path) -> None:
+    running = start([*PHALANX, "train", *LONG, "--nproc", "2"], tmp_path)
+    running.until(lambda: len(running.family()) > 1)
+    for _ in range(2):
+        running.signal(signal.SIGINT)
+        time.sleep(0.1)
+    assert running.wait(timeout=10) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("who", ["command", "launcher"])

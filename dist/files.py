@@ -1,6 +1,7 @@
 """Files that survive a kill at any instruction: written aside, fsynced, renamed. No torch here."""
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +66,9 @@ class JsonLines:
                 file.truncate(content.rfind(b"\n") + 1)
 
     def append(self, line: dict[str, Any]) -> None:
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        """Writes a line; JSON has no word for NaN and infinity, which become "nan" and "inf"."""
+        plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self._file.write(json.dumps(plain, allow_nan=False).encode() + b"\n")
 
     def sync(self) -> None:
         """Returns when every line is on the disk."""

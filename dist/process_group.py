@@ -103,7 +103,9 @@ def _meet(ranks: Ranks, device: torch.device, run_directory: Path, timeout: time
     store = None
     if ranks.launcher == "slurm":
         store = slurm_store(ranks, run_directory, timeout)
-        os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(ranks.local_rank))
+        # Accelerate takes the local rank for the GPU's number, which is 0 where each task sees one GPU of its own.
+        local = ranks.local_rank if device.index is None else device.index
+        os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(local))
         os.environ.update(LOCAL_WORLD_SIZE=str(ranks.local_world), MASTER_ADDR=store.host, MASTER_PORT=str(store.port))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo finds its way

@@ -94,7 +94,7 @@ class Run:
         self.log(self.engine.settle())
         metrics = evaluate(self.engine, self.task, self.evaluation)
         self.tracker.evaluation(self.state.step, metrics)
-        self.tracker.event("evaluate", self.state.step, **{k: str(v) if v != v else v for k, v in metrics.items()})
+        self.tracker.event("evaluate", self.state.step, **metrics)
 
     def save(self) -> None:
         """Commits a checkpoint of the finished step, once it is known to be finite. All ranks call together.

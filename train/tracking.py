@@ -1,6 +1,5 @@
 """Where figures go: metrics.jsonl and events.jsonl always, W&B and TensorBoard if asked. On rank 0 only; silent elsewhere."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,11 +11,6 @@ from phalanx.dist.reports import StepFigures
 from phalanx.dist.run_directory import Events, RunDirectory, read_events
 from phalanx.train.progress import Progress
 from phalanx.train.sinks import Sink, open_sinks
-
-
-def _as_json(value: float) -> float | str:
-    """JSON has no word for NaN and infinity."""
-    return value if math.isfinite(value) else str(value)
 
 
 class Tracker:
@@ -78,7 +72,7 @@ class Tracker:
     def _write_row(self) -> None:
         if self._metrics is not None and self._row:
             # The file first: a sink may lack a step that a kill took, but never has one twice.
-            self._metrics.append({"step": self._row_step, "time": time.time()} | {k: _as_json(v) for k, v in self._row.items()})
+            self._metrics.append({"step": self._row_step, "time": time.time(), **self._row})
             for sink in self._sinks:
                 sink.log(self._row_step, self._row)
         self._row = {}

@@ -133,4 +133,5 @@ def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment less everything that makes a process a rank, for a launcher that numbers ranks itself."""
     own = {*_RANK, *_ADDRESS, "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE"}
     own |= {"SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"}  # what makes a step of srun
-    return {k: v for k, v in environment.items() if k not in own and not k.startswith(("TORCHELASTIC_", "ACCELERATE_"))}
+    launchers = ("TORCHELASTIC_", "ACCELERATE_")
+    return {k: v for k, v in environment.items() if k == "ACCELERATE_USE_CPU" or (k not in own and not k.startswith(launchers))}

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.environment import find
+from phalanx.dist.environment import find, without_ranks
 from phalanx.dist.spawn import default_processes, spawn
 from phalanx.launch.say import run_directory
 from phalanx.train.checks import check
@@ -20,26 +20,26 @@ def start(module: str, config: RunConfig, processes: int | None, arguments: Sequ
     Raises:
         UserError: on bad input.
     """
-    if processes is None:
-        found = find()
-        processes = default_processes(config.dist) if found.launcher == "alone" else None
-    else:
-        found = None
-    if processes is None or processes == 1:
-        if found is None:
-            _forget_ranks()
-        code: int = importlib.import_module(module).main(arguments)
-        return code
+    if processes == 1:
+        _forget_ranks()
+    if processes == 1 or (processes is None and find().launcher != "alone"):
+        return _here(module, arguments)
+    processes = processes or default_processes(config.dist)
+    if processes == 1:
+        return _here(module, arguments)
     check(config, processes)
     if module.endswith(".train"):
         run_directory(config)
     return spawn(module, arguments, processes, config.dist)
 
 
+def _here(module: str, arguments: Sequence[str]) -> int:
+    """This process is the rank, or one of those that a launcher started."""
+    code: int = importlib.import_module(module).main(arguments)
+    return code
+
+
 def _forget_ranks() -> None:
     """`--nproc 1` means alone, whatever a scheduler says."""
-    from phalanx.dist.environment import without_ranks
-
-    alone = without_ranks(os.environ)
-    for name in set(os.environ) - set(alone):
+    for name in set(os.environ) - set(without_ranks(os.environ)):
         del os.environ[name]

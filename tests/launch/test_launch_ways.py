@@ -85,11 +85,13 @@ def test_a_half_set_environment_is_refused(tmp_path: Path) -> None:
     assert "RANK, WORLD_SIZE but not LOCAL_RANK" in refused.errors and "Traceback" not in refused.errors
 
 
-def test_nproc_wins_over_the_variables_of_a_scheduler(tmp_path: Path) -> None:
-    # As in a batch script of SLURM that asked for three tasks, and in one that exports ranks by hand.
-    scheduler = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "3", "SLURM_PROCID": "0", "RANK": "0", "WORLD_SIZE": "3"}
-    phalanx("train", *RECIPE, "name=two", "--nproc", 2, cwd=tmp_path, **scheduler)
-    assert lines(tmp_path / "runs/two/events.jsonl")[0]["world_size"] == 2
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_nproc_wins_over_the_variables_of_a_scheduler(tmp_path: Path, ranks: int) -> None:
+    # As in a step of srun with three tasks, and in a script that exports ranks by hand.
+    scheduler = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "0"}
+    scheduler |= {"RANK": "0", "WORLD_SIZE": "3"}
+    phalanx("train", *RECIPE, "name=own", "--nproc", ranks, cwd=tmp_path, **scheduler)
+    assert lines(tmp_path / "runs/own/events.jsonl")[0]["world_size"] == ranks
 
 
 def test_phalanx_is_installed_as_a_command(tmp_path: Path) -> None:

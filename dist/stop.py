@@ -49,11 +49,6 @@ def _only_wake_up(number: int, frame: object) -> None:
     """A handler must be there for the interpreter to write the signal's number to the socket."""
 
 
-def wait_for_an_answer() -> None:
-    """Signals wait from now on, until somebody who can answer them is there: none is lost, and none kills a process."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-
-
 def answer_from_now_on() -> None:
     """Whoever called has handlers in place."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
@@ -61,10 +56,13 @@ def answer_from_now_on() -> None:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Signals wait while processes are forked: a child that still has our socket would speak with our voice."""
+    """Signals wait until this ends, or until somebody who can answer them is there; none is lost, and none kills.
+
+    While a command starts; and while processes are forked, as a child that still has our socket would speak with our voice.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield
+        yield  # whoever answers in between lets them through with answer_from_now_on
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-from phalanx.dist.stop import wait_for_an_answer
+from phalanx.dist.stop import held_back
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, recipe
 from phalanx.launch.starting import start
 
 
 def main(arguments: Sequence[str]) -> int:
-    wait_for_an_answer()
-    parser = Parser(prog="phalanx train", description="Trains a recipe, or goes on with the run of that name.")
-    add_config(parser)
-    add_nproc(parser)
-    add_stop(parser)
-    given = parser.parse_intermixed_args(arguments)
-    stop = [] if given.stop_at is None else ["--stop-at", str(given.stop_at)]
-    return start("phalanx.launch.train", recipe(given.config), given.nproc, [*given.config, *stop])
+    with held_back():
+        parser = Parser(prog="phalanx train", description="Trains a recipe, or goes on with the run of that name.")
+        add_config(parser)
+        add_nproc(parser)
+        add_stop(parser)
+        given = parser.parse_intermixed_args(arguments)
+        stop = [] if given.stop_at is None else ["--stop-at", str(given.stop_at)]
+        return start("phalanx.launch.train", recipe(given.config), given.nproc, [*given.config, *stop])

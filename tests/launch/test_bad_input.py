@@ -1,5 +1,6 @@
 """Bad input gets one clear sentence: what, where, and what to change; exit code 2; no traceback; nothing lost."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,9 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         monkeypatch.delenv(name, raising=False)
 
     def refuse(*arguments: str) -> str:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         assert main(arguments) == 2
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == blocked  # children would inherit it, and never hear a signal
         shown = capsys.readouterr()
         assert "Traceback" not in shown.err and shown.err.startswith("phalanx: ")
         return shown.err
@@ -125,7 +128,6 @@ def test_an_empty_data_folder(refused: Refusal, tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_there_or_has_no_checkpoint(refused: Refusal, tmp_path: Path) -> None:
     assert "there is no run here" in refused("resume", "runs/nothing")
-    phalanx("config", DIGITS, cwd=tmp_path)
     run_directory = tmp_path / "runs/started"
     (run_directory / "checkpoints").mkdir(parents=True)
     (run_directory / "run.json").write_text('{"run": "x", "wandb": "x"}')

@@ -1,7 +1,6 @@
 """Asked to stop, a run saves and says so by its exit code; whatever ends, nothing is left running."""
 
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -84,23 +83,11 @@ def test_a_signal_that_comes_while_ranks_are_starting_is_not_lost(tmp_path: Path
     assert [e["event"] for e in lines(tmp_path / "runs/long/events.jsonl")] == ["start", "save", "preempt"]
 
 
-def _ends_within(running: Command, seconds: float) -> bool:
-    try:
-        running.process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return False
-    return True
-
-
 def test_torchrun_passes_sigterm_on_and_the_ranks_save(tmp_path: Path) -> None:
     torchrun = [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "-m", "phalanx.launch.train"]
     running = start([*torchrun, *LONG], tmp_path)
     running.until(lambda: _training(tmp_path / "runs/long"))
-    # torchrun answers by an exception from its signal handler, which, seldom, gets lost on the way: then it is asked again.
-    for _ in range(3):
-        running.signal(signal.SIGTERM)
-        if _ends_within(running, seconds=15):
-            break
+    running.signal(signal.SIGTERM)
     assert running.wait() != 0
     assert [e["event"] for e in lines(tmp_path / "runs/long/events.jsonl")] == ["start", "save", "preempt"]
 

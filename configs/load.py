@@ -2,8 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,116 +11,12 @@ import yaml
 from pydantic import ValidationError
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.foreign import Filling, Written, fill
+from phalanx.configs.reading import COMMAND_LINE, Origin, Problem, merge, override, read
 from phalanx.configs.schema import RunConfig, contradictions, flat, keys
+from phalanx.configs.statement import Statement
 
 OVERRIDE = re.compile(r"[A-Za-z_][\w]*(\.[\w]+)*=")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a value was written."""
-
-    file: str
-    line: int | None = None
-
-    def __str__(self) -> str:
-        return self.file if self.line is None else f"{self.file}:{self.line}"
-
-
-COMMAND_LINE = Origin("command line")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML whose plain scalars stay text, so that the schema decides: `off` is a word here and false there.
-
-    PyYAML follows YAML 1.1, in which `3e-4` is text and `no` and `on` are booleans. Only null is resolved.
-    """
-
-    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's own way of configuring a loader)
-        first: [(tag, pattern) for tag, pattern in resolvers if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-class _Problem(Exception):
-    def __init__(self, origin: Origin, sentence: str):
-        self.origin, self.sentence = origin, sentence
-
-
-def _plain(node: yaml.Node, origin: Origin, path: str, origins: dict[str, Origin], loader: _Loader) -> Any:
-    """The value of a node; notes the line of every key on the way, and refuses a key that stands twice."""
-    if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node, deep=True)
-    own = [loader.construct_object(key) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-    for position, key in enumerate(own):
-        if not isinstance(key, Hashable) or key in own[:position]:
-            raise _Problem(origin, f"the key {path + str(key)!r} stands twice. Keep one of them.")
-    loader.flatten_mapping(node)
-    result: dict[str, Any] = {}
-    for key_node, value_node in node.value:
-        key = str(loader.construct_object(key_node))
-        origins[path + key] = Origin(origin.file, key_node.start_mark.line + 1)
-        result[key] = _plain(value_node, origins[path + key], f"{path}{key}.", origins, loader)
-    return result
-
-
-def _parse(text: str, origin: Origin) -> tuple[Any, dict[str, Origin]]:
-    loader = _Loader(text)
-    origins: dict[str, Origin] = {}
-    try:
-        node = loader.get_single_node()
-        value = None if node is None else _plain(node, origin, "", origins, loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else None
-        raise _Problem(Origin(origin.file, line), f"this is not YAML: {error.problem or error.context}.") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise _Problem(origin, f"this is not YAML: {str(error).splitlines()[0]}.") from None
-    finally:
-        loader.dispose()
-    return value, origins
-
-
-def _read(path: str) -> tuple[dict[str, Any], dict[str, Origin]]:
-    origin = Origin(path)
-    try:
-        raw = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise _Problem(origin, "there is no such file. Check the path.") from None
-    except IsADirectoryError:
-        raise _Problem(origin, "this is a folder. Give a YAML file.") from None
-    except OSError as error:
-        raise _Problem(origin, f"the file cannot be read: {error.strerror}.") from None
-    try:
-        text = raw.decode("utf-8")
-        if "\0" in text:
-            raise ValueError
-    except ValueError:
-        raise _Problem(origin, "this is no text file (a binary file?). Give a YAML file.") from None
-    value, origins = _parse(text, origin)
-    if value is None:
-        raise _Problem(origin, "the file is empty. Give a YAML file with keys such as `seed: 1`.")
-    if not isinstance(value, dict):
-        raise _Problem(origin, "the file holds no keys. Write lines such as `seed: 1`.")
-    return value, origins
-
-
-def _override(text: str) -> tuple[dict[str, Any], dict[str, Origin]]:
-    key, _, written = text.partition("=")
-    value, _ = _parse(written, COMMAND_LINE)
-    nested: Any = value
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
-    return nested, {key: COMMAND_LINE}
-
-
-def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`new` over `old`, section by section."""
-    merged = dict(old)
-    for key, value in new.items():
-        both = isinstance(merged.get(key), dict) and isinstance(value, dict)
-        merged[key] = _merge(merged[key], value) if both else value
-    return merged
 
 
 def _nearest(unknown: str) -> str:
@@ -168,15 +64,6 @@ def _sentence(error: Any, key: str) -> str:
     return f"{key}={shown} is not allowed; wanted: {wanted}.{remedy}"
 
 
-def _where(key: str, origins: dict[str, Origin], files: Sequence[str]) -> Origin:
-    """The line of the key, else of the section it is missing from, else the last file."""
-    while key:
-        if key in origins:
-            return origins[key]
-        key = key.rpartition(".")[0]
-    return Origin(files[-1]) if files else COMMAND_LINE
-
-
 def _leaves(value: Any, key: str) -> list[str]:
     """The keys below an unknown section, each to be named by itself; the key itself where there are none."""
     if not isinstance(value, dict) or not value:
@@ -205,8 +92,41 @@ def _core_schema(value: Any) -> Any:
     return value
 
 
+@dataclass
+class _Sources:
+    """What files and overrides say, merged, with the origin of every key."""
+
+    files: Sequence[str]
+    values: dict[str, Any] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+
+    def where(self, key: str) -> Origin:
+        """The line of the key, else of the section it is missing from, else the last file."""
+        while key:
+            if key in self.origins:
+                return self.origins[key]
+            key = key.rpartition(".")[0]
+        return Origin(self.files[-1]) if self.files else COMMAND_LINE
+
+
+def _sources(files: Sequence[str], overrides: Sequence[str]) -> _Sources:
+    sources, problems = _Sources(files), []
+    for reader, texts in ((read, files), (override, overrides)):
+        for text in texts:
+            try:
+                new, found = reader(text)
+            except Problem as problem:
+                problems.append((problem.origin, problem.sentence))
+                continue
+            sources.values = merge(sources.values, new)
+            sources.origins.update(found)
+    if problems:
+        raise _refuse(problems)
+    return sources
+
+
 def load(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, Any] | None = None) -> RunConfig:
-    """Merges files, then overrides; later wins.
+    """Merges files, then overrides; later wins. What they leave open, the user's accelerate config and DeepSpeed file fill.
 
     Args:
         files: paths of YAML files.
@@ -216,22 +136,33 @@ def load(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, An
     Raises:
         UserError: with one line for every problem found: file and line, key, value, what is allowed.
     """
-    values: dict[str, Any] = dict(base or {})
-    origins: dict[str, Origin] = {}
-    problems: list[tuple[Origin, str]] = []
-    for read, sources in ((_read, files), (_override, overrides)):
-        for source in sources:
-            try:
-                new, found = read(source)
-            except _Problem as problem:
-                problems.append((problem.origin, problem.sentence))
-                continue
-            values = _merge(values, new)
-            origins.update(found)
-    if problems:
-        raise _refuse(problems)
-    if files and values.get("name") is None:
-        values["name"] = re.sub(r"[^A-Za-z0-9._-]", "-", Path(files[0]).stem)
+    sources = _sources(files, overrides)
+    return _validated(sources, base or {}, fill(Written(sources.values, sources.where, base or {})))
+
+
+def stored(path: str) -> RunConfig:
+    """A resolved configuration read back as it was written: nothing fills it, and nothing can contradict it.
+
+    Raises:
+        UserError: as `load`.
+    """
+    return _validated(_sources([path], []), {}, Filling())
+
+
+def filled(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, Any] | None = None) -> list[Statement]:
+    """What `load` fills from the user's accelerate config and DeepSpeed file, by key and in the schema's order."""
+    sources = _sources(files, overrides)
+    found = fill(Written(sources.values, sources.where, base or {})).filled
+    return [found[key.name] for key in keys() if key.name in found]
+
+
+def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> RunConfig:
+    """The configuration, in which a run's values count least, then foreign ones, then those of files and overrides."""
+    values = merge(merge(base, filling.values), sources.values)
+    sources.origins = {key: said.origin for key, said in filling.filled.items()} | sources.origins
+    problems = list(filling.problems)
+    if sources.files and values.get("name") is None:
+        values["name"] = re.sub(r"[^A-Za-z0-9._-]", "-", Path(sources.files[0]).stem)
     if isinstance(values.get("task"), dict) and isinstance(values["task"].get("options"), dict):
         values["task"] = {**values["task"], "options": _core_schema(values["task"]["options"])}
     try:
@@ -240,9 +171,10 @@ def load(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, An
         for item in error.errors():
             key = ".".join(str(part) for part in item["loc"])
             for leaf in _leaves(item["input"], key) if item["type"] == "extra_forbidden" else [key]:
-                problems.append((_where(leaf, origins, files), _sentence(item, leaf)))
+                problems.append((sources.where(leaf), _sentence(item, leaf)))
         raise _refuse(problems) from None
-    problems = [(_where(key, origins, files), sentence) for key, sentence in contradictions(config)]
+    # Beside contradictions between programs, those between keys would be their consequences.
+    problems = problems or [(sources.where(key), sentence) for key, sentence in contradictions(config)]
     if problems:
         raise _refuse(problems)
     return config

@@ -131,10 +131,10 @@ class Loader:
             part = [next(micro_batches) for _ in range(self._mine.size)]
             yield Batch(current, self._stream.global_batch, part)
 
-    def example(self, step: int) -> MicroBatch:
-        """This rank's first micro-batch of a step, loaded here and now."""
-        draws = self._stream.micro_batches(step, self._mine.first, self._mine.first + 1)[0]
-        return _arrived(_collate([self._samples[draw] for draw in draws]))
+    def examples(self, step: int, some: Share) -> list[MicroBatch]:
+        """Some of the micro-batches of a step, loaded here and now."""
+        draws = self._stream.micro_batches(step, some.first, some.last)
+        return [_arrived(_collate([self._samples[draw] for draw in micro_batch])) for micro_batch in draws]
 
 
 class EvaluationLoader:

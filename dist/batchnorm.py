@@ -1,7 +1,8 @@
 """BatchNorm's running statistics, kept for each numbered micro-batch of the step: the same on any number of ranks.
 
 A micro-batch's statistics belong to its number `v`, not to the rank that runs it: `V` chains of running means and variances,
-each updated once a step. Evaluation and export use their mean, added in the order of `v`.
+each updated once a step. Micro-batches with joint statistics have equal chains. Evaluation and export use the mean of all,
+added in the order of `v`.
 """
 
 from collections.abc import Iterator
@@ -9,19 +10,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
 from phalanx.dist.collectives import sum_exactly
 from phalanx.dist.process_group import World
 from phalanx.dist.sampler import Share
+from phalanx.dist.schedule import Turn
 
 _FLOATS = ("running_mean", "running_var")
 _COUNT = "num_batches_tracked"
 
 
-def layers(model: nn.Module) -> dict[str, nn.modules.batchnorm._BatchNorm]:
-    """The layers of a model that keep running statistics, by name."""
-    found = model.named_modules()
-    return {n: m for n, m in found if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None}
+def layers(model: nn.Module) -> dict[str, _NormBase]:
+    """The layers of a model that keep running statistics, by name: BatchNorm, and InstanceNorm that was asked to."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, _NormBase) and m.running_mean is not None}
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class MicroBatchStatistics:
         counts = [self._of(name, _COUNT).reshape(1) for name in self.layers]
         self._counts = self._packed(torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64))
         self._rows = [self._row_views(self._floats[i], self._counts[i]) for i in range(mine.size)]
+        # What fillers and the warm-up write into; nobody reads it.
+        self._scratch = self._row_views(self._floats[0].clone(), self._counts[0].clone())
+        self._merged: Turn | None = None
 
     def _names(self) -> Iterator[tuple[str, str]]:
         return ((layer, buffer) for layer in self.layers for buffer in _FLOATS)
@@ -76,12 +81,34 @@ class MicroBatchStatistics:
             row.buffers["running_var"] = row.running_var
             row.buffers[_COUNT] = row.num_batches_tracked
 
-    def select(self, number: int) -> None:
-        """Micro-batch `number` of the step runs next: its chain is the one that the layers read and update."""
-        self._use(self._rows[number - self.mine.first])
+    def select(self, turn: Turn) -> None:
+        """The micro-batches of a turn run next: the layers read and update the chain of the first; a filler's is forgotten."""
+        self._level()
+        if turn.is_filler:
+            self.select_scratch()
+            return
+        self._use(self._rows[turn.first - self.mine.first])
+        self._merged = turn if turn.size > 1 else None
+
+    def select_scratch(self) -> None:
+        """What runs next leaves no statistics."""
+        for row, own in zip(self._scratch, self._rows[0], strict=True):
+            row.running_mean.copy_(own.running_mean)
+            row.running_var.copy_(own.running_var)
+            row.num_batches_tracked.copy_(own.num_batches_tracked)
+        self._use(self._scratch)
+
+    def _level(self) -> None:
+        """Micro-batches that ran merged have the same statistics: those that the first of them got."""
+        if self._merged is not None:
+            first, last = self._merged.first - self.mine.first, self._merged.last - self.mine.first
+            others = slice(first + 1, last)
+            self._floats[others], self._counts[others] = self._floats[first], self._counts[first]
+            self._merged = None
 
     def mean(self, world: World) -> None:
         """Gives the layers the mean over all micro-batches of the step, on every rank. All ranks call together."""
+        self._level()
         everyone = torch.zeros(self.mine.total, self._floats.shape[1], dtype=self._floats.dtype)
         everyone[self.mine.first : self.mine.last] = self._floats.cpu()
         sum_exactly(world, everyone)
@@ -93,6 +120,7 @@ class MicroBatchStatistics:
 
     def rows(self) -> Iterator[tuple[str, Tensor]]:
         """Every buffer's rows of this rank, for a checkpoint: its name and a view `[micro-batches here, ...]`."""
+        self._level()
         offset = 0
         for index, (layer, module) in enumerate(self.layers.items()):
             for buffer in _FLOATS:

@@ -12,6 +12,9 @@ from phalanx.dist.process_group import World
 
 T = TypeVar("T")
 
+# torch 2.14 has another name for it; torch 2.11 has only the older one.
+all_gather_flat = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor
+
 
 def gather_json(world: World, value: Any) -> list[Any]:
     """Every rank's value, in the order of ranks, on every rank."""

@@ -1,36 +1,40 @@
-"""The engine: turns micro-batches into steps of the optimizer, on any number of ranks.
+"""The engine: turns micro-batches into steps of the optimizer, on any number of ranks, under any strategy.
 
 It knows of ranks so that the loop and the models need not. A step goes like this: the weights of the losses are exchanged
-while the first forward runs; each micro-batch runs with its own noise and its own BatchNorm statistics; the gradients meet
-in the backward of the rank's last micro-batch; then they are clipped and the optimizer steps.
+while the first forward runs; each turn, a micro-batch or several with joint statistics, runs with its own noise and its own
+BatchNorm statistics; the gradients meet in the backward of the last turn; then they are clipped and the optimizer steps.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from phalanx.configs.errors import TrainingFailed
 from phalanx.configs.schema import RunConfig
-from phalanx.dist import optimizer_state
+from phalanx.dist import inspection, joint_batchnorm, precision
 from phalanx.dist.batchnorm import MicroBatchStatistics
+from phalanx.dist.blocks import blocks
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.manifest import MICRO_BATCHES, Manifest
-from phalanx.dist.collectives import sum_exactly
-from phalanx.dist.exact_reduce import ExactReduce
+from phalanx.dist.collectives import gather_json, sum_exactly
 from phalanx.dist.exchange import Agreed, Exchange, Pending
+from phalanx.dist.loss_scale import LossScale
+from phalanx.dist.merge import MicroBatch, merge
+from phalanx.dist.partners import JointGroup, make_groups
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything, undisturbed
 from phalanx.dist.reports import Figures, Reports, StepFigures
 from phalanx.dist.sampler import Share, share
-from phalanx.dist.strategies import wrap
+from phalanx.dist.schedule import Turn, joint_size, turns
+from phalanx.dist.strategies import share_model
+from phalanx.dist.strategies.strategy import Strategy
 
-MicroBatch = dict[str, Any]
 # A loss: its sum over a micro-batch, and the weight to divide by: a number of samples, pixels or boxes.
 Losses = Mapping[str, tuple[Tensor, float]]
-
-PRECISIONS = {"fp32": torch.float32, "fp64": torch.float64}
+LossesOf = Callable[[nn.Module, MicroBatch], Losses]
 
 
 class Engine:
@@ -39,7 +43,7 @@ class Engine:
     Args:
         model: a single-device model with initialised weights, on the CPU.
         make_optimizer: from the named parameters that are trained.
-        learning_rate: of a step, counted from 0.
+        learning_rate: of an update, counted from 0.
         config: the run's.
         world: the ranks, joined.
 
@@ -47,6 +51,10 @@ class Engine:
         model: what a task calls, under the strategy.
         plain: the same model without its strategy.
         stop_agreed: whether the ranks agreed to stop after the step that is under way.
+        skipped: steps that took data but changed no weight, for overflow in fp16.
+
+    Raises:
+        UserError: where model, strategy, precision and ranks do not go together.
     """
 
     def __init__(
@@ -57,32 +65,41 @@ class Engine:
         config: RunConfig,
         world: World,
     ):
-        self.world, self.config = world, config
+        self.world, self.config, dist = world, config, config.dist
         self.mine: Share = share(config.micro_batches, world.ranks.rank, world.ranks.world)
-        self.dtype = PRECISIONS[config.dist.precision]
-        model.to(device=world.device, dtype=self.dtype)
-        self.statistics = MicroBatchStatistics(model, self.mine)
-        self._wrapped = wrap(model, config.dist, world)
-        self.model, self.plain = self._wrapped.model, self._wrapped.plain
-        self.parameters = dict(self.plain.named_parameters())
-        self.optimizer = make_optimizer({n: p for n, p in self.parameters.items() if p.requires_grad})
-        trained = [p for p in self.parameters.values() if p.requires_grad]
-        self._exact = ExactReduce(trained, world, self.mine) if config.dist.reduce == "exact" else None
+        self._joint = joint_size(dist.sync_bn, config.micro_batches)
+        everyones_turns = turns(config.micro_batches, self._joint, world.ranks.world)
+        self.turns: list[Turn] = everyones_turns[world.ranks.rank]
+        self._joint_groups: dict[tuple[int, ...], JointGroup] = make_groups(world, everyones_turns, dist.timeout_s)
+        self._shared_turns = any(turn.is_shared for own in everyones_turns for turn in own)
+
+        self.dtype = precision.weights_dtype(dist.precision)
+        precision.check(dist.precision, world.device)
+        model = prepare(model.to(self.dtype), config, world, self._shared_turns)
+        self._partners = joint_batchnorm.partners_of(model)
+        self._strategy: Strategy = share_model(model, make_optimizer, config, world, self.mine)
+        self.model, self.plain = self._strategy.model, self._strategy.plain
+        self.statistics = MicroBatchStatistics(self.plain, self.mine)
+        if not self._strategy.collective:
+            self.turns = [turn for turn in self.turns if not turn.is_filler]
+        self._loss_scale = LossScale(dist.loss_scale, dist.loss_scale_window) if dist.precision == "fp16" else None
+
         self._learning_rate = learning_rate
         self._exchange: Exchange | None = None
         self._reports = Reports(world, self.mine)
         self._pending: Pending | None = None
         self._agreed: Agreed | None = None
         self._losses: tuple[str, ...] = ()
-        self._step = 0
+        self._step, self._turn = 0, self.turns[0]
         self.stop_agreed = False
+        self.skipped = 0
 
     # -- a step ---------------------------------------------------------------------------------------------------------
 
     def micro_batches(
         self, step: int, batch: Sequence[MicroBatch], weights: Sequence[Mapping[str, float]], stop: bool = False
     ) -> Iterator[MicroBatch]:
-        """This rank's micro-batches of a step, one after another, each set up to run.
+        """This rank's turns of a step, one after another, each set up to run.
 
         Args:
             step: number of steps finished before.
@@ -94,39 +111,58 @@ class Engine:
         self._step, self._agreed = step, None
         self._pending = self._exchange.send(weights, self._reports.to_send(), stop)
         self.plain.train()
-        for number, micro_batch in enumerate(batch, self.mine.first):
-            with self._wrapped.quiet() if number < self.mine.last - 1 else nullcontext():
-                yield self._set_up(step, number, micro_batch)
+        for place, turn in enumerate(self.turns):
+            with self._strategy.turn(turn.first, last=place == len(self.turns) - 1):
+                seed_everything(key(self.config.seed, "noise", step, turn.first))
+                yield self._set_up(turn, batch)
 
-    def _set_up(self, step: int, number: int, micro_batch: MicroBatch) -> MicroBatch:
-        if self._exact is not None:
-            self._exact.expect(number)
-        seed_everything(key(self.config.seed, "noise", step, number))
-        self.statistics.select(number)
-        return self.to_device(micro_batch)
+    def _set_up(self, turn: Turn, batch: Sequence[MicroBatch]) -> MicroBatch:
+        """Selects a turn's statistics and partners; its samples, on the device. A filler runs the rank's last micro-batch."""
+        self._turn = turn
+        self.statistics.select(turn)
+        self._partners.group = self._joint_groups[turn.ranks].statistics if turn.is_shared else None
+        own = batch[turn.first - self.mine.first : turn.last - self.mine.first] if not turn.is_filler else batch[-1:]
+        return self.to_device(merge(own))
 
     def backward(self, losses: Losses) -> None:
-        """Adds a micro-batch's gradients, each loss divided by its weight over the global batch."""
+        """Adds a turn's gradients, each loss divided by its weight over the global batch."""
         agreed = self._receive()
         if tuple(losses) != self._losses:
             now, before = list(losses), list(self._losses)
             raise ValueError(f"the task returned the losses {now}, but at the start {before}; they must stay the same")
         pairs = [self._normalised(*losses[name], agreed.weights.get(name)) for name in self._losses]
         reported, shares = zip(*pairs, strict=True)
-        self._reports.add(reported)
-        torch.stack(shares).sum().backward()
-        if self._exact is not None:
-            self._exact.taken()
+        total = torch.stack(shares).sum()
+        if self._turn.is_filler:
+            total = total * 0.0
+        else:
+            self._reports.add(reported, self._turn.first, self._turn.last)
+        self._strategy.backward(total if self._loss_scale is None else total * self._loss_scale.value)
 
     def _normalised(self, total: Tensor, weight: float, over_all: float | None) -> tuple[Tensor, Tensor]:
         """A loss's sum as it is reported, and its share of the loss of the step, times what the strategy divides by.
 
-        A weight that depends on predictions is not known over all ranks beforehand: such a loss is divided by its
-        micro-batch's own weight, and averaged over micro-batches. Without weight, nothing was there to be learnt from: zero.
+        A weight that depends on predictions is not known over all ranks beforehand: such a loss is divided by the weight of
+        its micro-batch, or of the micro-batches that run jointly with it, and averaged over those. Without weight, nothing
+        was there to be learnt from: zero.
         """
         if over_all is None:
-            total, over_all = total * (1 / weight if weight else 0.0), float(self.mine.total)
-        return total, total * (self._wrapped.divides_by / over_all if over_all else 0.0)
+            weight = self._joint_weight(weight)
+            total, over_all = total * (1 / weight if weight else 0.0), self._groups
+        return total, total * (self._strategy.divides_by / over_all if over_all else 0.0)
+
+    @property
+    def _groups(self) -> float:
+        """How many groups of joint micro-batches a step has."""
+        return float(self.mine.total // self._joint)
+
+    def _joint_weight(self, weight: float) -> float:
+        """A loss's weight over all ranks that run this turn jointly, the same on each."""
+        if not self._turn.is_shared:
+            return weight
+        sums = torch.tensor(weight, dtype=torch.float64)
+        torch.distributed.all_reduce(sums, group=self._joint_groups[self._turn.ranks].control)
+        return float(sums)
 
     def _receive(self) -> Agreed:
         if self._agreed is None:
@@ -137,21 +173,45 @@ class Engine:
         return self._agreed
 
     def step(self) -> list[StepFigures]:
-        """Clips, sets the learning rate, steps; returns the figures of earlier steps that are known by now, on all ranks."""
+        """Unscales, clips and steps; returns the figures of earlier steps that are known by now, on all ranks.
+
+        Raises:
+            TrainingFailed: where fp16 overflows with any loss scale.
+        """
         agreed = self._receive()
-        if self._exact is not None:
-            self._exact.finish()
+        gradients = self._strategy.gradients()
+        rate, scale, overflowed = self._learning_rate(self._step - self.skipped), None, False
+        if self._loss_scale is not None:
+            scale, overflowed = self._loss_scale.value, self._loss_scale.unscale(gradients, self._strategy.sum_of_parts)
         norm = None
-        if self.config.train.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self.plain.parameters(), self.config.train.clip_norm)
-        rate = self._learning_rate(self._step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        weights = {name: agreed.weights.get(name, float(self.mine.total)) for name in self._losses}
-        self._reports.finish(Figures(self._step, weights, rate, norm))
+        if overflowed:
+            self._strategy.discard()
+            self.skipped += 1
+        else:
+            if self.config.train.clip_norm is not None:
+                norm = self._clip(gradients, self.config.train.clip_norm)
+            self._strategy.update(rate)
+        weights = {name: agreed.weights.get(name, self._groups) for name in self._losses}
+        self._reports.finish(Figures(self._step, weights, rate, norm, scale, overflowed))
+        if self._loss_scale is not None:
+            self._adjust(self._loss_scale, overflowed)
         return self._reports.take_known()
+
+    def _adjust(self, loss_scale: LossScale, overflowed: bool) -> None:
+        try:
+            loss_scale.adjust(overflowed)
+        except TrainingFailed as error:
+            raise TrainingFailed(f"step {self._step + 1}: {error}") from None
+
+    def _clip(self, gradients: Sequence[Tensor], largest: float) -> Tensor:
+        """Scales gradients down in place to a norm of at most `largest`; returns the norm they had."""
+        norm = nn.utils.get_total_norm(gradients)
+        if self._strategy.sharded:
+            norm = self._strategy.sum_of_parts(norm.square()).sqrt()
+        if gradients:
+            shrink = torch.clamp(largest / (norm + 1e-6), max=1.0)
+            torch._foreach_mul_(list(gradients), shrink.to(gradients[0].device))
+        return norm
 
     def settle(self) -> list[StepFigures]:
         """Waits until the figures of all finished steps are known. All ranks call together."""
@@ -159,53 +219,126 @@ class Engine:
 
     # -- at the start ---------------------------------------------------------------------------------------------------
 
-    def warm_up(self, losses_of: Callable[[nn.Module, MicroBatch], Losses], micro_batch: MicroBatch) -> None:
+    @property
+    def warm_up_share(self) -> Share:
+        """The micro-batches that `warm_up` needs: those of the first turn; all of this rank's where ranks run jointly."""
+        if self._shared_turns:
+            return self.mine
+        return Share(self.turns[0].first, self.turns[0].last, self.mine.total)
+
+    def warm_up(self, losses_of: LossesOf, batch: Sequence[MicroBatch]) -> list[str]:
         """One discarded forward and backward, so that a fresh and a resumed run sum gradients in the same order.
 
         DDP orders its gradient buckets anew after the first backward. What the pass changes (gradients, buffers,
-        statistics, random state) is put back. It also tells the names of the losses.
+        statistics, random state) is put back. It also tells the names of the losses, and what would go wrong later.
+
+        Args:
+            batch: the micro-batches of `warm_up_share`.
+
+        Returns:
+            Sentences that the user should read.
+
+        Raises:
+            UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value a channel.
         """
         self.plain.train()
-        self.statistics.select(self.mine.first)
-        buffers = {n: b.clone() for n, b in self.plain.named_buffers()}
+        before = {n: b.clone() for n, b in self.plain.named_buffers()}
         with undisturbed(self.world.device):
-            losses = losses_of(self.model, self.to_device(micro_batch))
-            torch.stack([total for total, _ in losses.values()]).sum().backward()
-            self.optimizer.zero_grad(set_to_none=True)
+            with torch.compiler.set_stance("force_eager"):
+                self._inspect(losses_of, batch)
+            warnings = self._changed(before)
+            if self._shared_turns or self.config.dist.compile:
+                self._run_through(losses_of, batch)
+            self._strategy.discard()
         with torch.no_grad():
             for name, buffer in self.plain.named_buffers():
-                buffer.copy_(buffers[name])
-        self._losses = tuple(losses)
+                buffer.copy_(before[name])
         self._exchange = Exchange(self.world, self.mine, self._losses)
+        return warnings
+
+    def _inspect(self, losses_of: LossesOf, batch: Sequence[MicroBatch]) -> None:
+        """Runs forward and looks on; then backward, if no rank is left waiting for what another one refuses.
+
+        Turns that ranks run jointly end with another rank's backward: of those all forwards come first, and no backward.
+        """
+        reached = set(self._trained())
+        for turn in self._warm_up_turns:
+            with self._strategy.turn(None, last=not self._shared_turns):
+                micro_batch = self._set_up(turn, batch)
+                self.statistics.select_scratch()
+                with inspection.watching(self.plain, blocks(self.plain), turn, self._joint) as seen:
+                    losses = losses_of(self.model, micro_batch)
+                total = torch.stack([total for total, _ in losses.values()]).sum()
+                self._losses = tuple(losses)
+                reached &= seen.reached(total)
+                if not self._shared_turns:
+                    inspection.refuse_unreached(gather_json(self.world, sorted(reached)), self._trained())
+                    self._strategy.backward(total)
+        if self._shared_turns:
+            inspection.refuse_unreached(gather_json(self.world, sorted(reached)), self._trained())
+
+    def _run_through(self, losses_of: LossesOf, batch: Sequence[MicroBatch]) -> None:
+        """Forwards and backwards as in a step."""
+        for turn in self._warm_up_turns:
+            with self._strategy.turn(None, last=turn is self._warm_up_turns[-1]):
+                micro_batch = self._set_up(turn, batch)
+                self.statistics.select_scratch()
+                losses = losses_of(self.model, micro_batch)
+                self._strategy.backward(torch.stack([total for total, _ in losses.values()]).sum())
+
+    @property
+    def _warm_up_turns(self) -> list[Turn]:
+        return self.turns if self._shared_turns else self.turns[:1]
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        return {n: p for n, p in self.plain.named_parameters() if p.requires_grad}
+
+    def _changed(self, before: Mapping[str, Tensor]) -> list[str]:
+        changed = inspection.changed_buffers(before, self.plain, self.statistics.layers)
+        if not changed or self.mine.total == 1:
+            return []
+        return [
+            f"the buffer {changed[0]} changes while the model trains, in a way that belongs to no micro-batch: its value will "
+            "depend on the number of ranks"
+        ]
+
+    def describe(self) -> list[str]:
+        """The table of normalisation layers."""
+        return inspection.describe_normalisation(self.plain, self._joint, self.config.train.micro_batch)
 
     def to_device(self, batch: MicroBatch) -> MicroBatch:
-        """The batch on this rank's device, floating point numbers in the run's precision."""
+        """The batch on this rank's device, floating point numbers in the format of the weights."""
         return {k: self._tensor(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
     def _tensor(self, value: Tensor) -> Tensor:
         dtype = self.dtype if value.is_floating_point() else value.dtype
         if self.world.device.type == "cuda" and not value.is_cuda and not value.is_pinned():
             value = value.pin_memory()  # a copy from other memory would wait for the device
+        if self.config.dist.channels_last and value.dim() == 4 and value.is_floating_point():
+            last = torch.channels_last
+            return value.to(device=self.world.device, dtype=dtype, non_blocking=True, memory_format=last)
         return value.to(device=self.world.device, dtype=dtype, non_blocking=True)
 
     # -- evaluation -----------------------------------------------------------------------------------------------------
 
-    def average_statistics(self) -> None:
-        """Puts the model into evaluation, with BatchNorm's statistics averaged over micro-batches. All ranks call together."""
+    @contextmanager
+    def evaluation(self) -> Iterator[nn.Module]:
+        """A plain module with all weights on this rank, and BatchNorm's statistics averaged over micro-batches.
+
+        Its forwards wait for no other rank, so that ranks may run different numbers of them. All ranks call together.
+        """
         self.statistics.mean(self.world)
-        self.plain.eval()
+        with self._strategy.whole() as model:
+            model.eval()
+            yield model
 
     # -- checkpoints ----------------------------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
         """Everything of the model and the optimizer that a checkpoint holds, as this rank has it."""
-        return [*self._model_entries(), *optimizer_state.entries(self.optimizer, self.parameters)]
-
-    def _model_entries(self) -> list[Entry]:
         statistics = dict(self.statistics.rows())
         persistent = set(self.plain.state_dict())
-        result = [whole(name, "model", parameter) for name, parameter in self.parameters.items()]
-        result += [
+        result = [
             whole(name, "model", buffer)
             for name, buffer in self.plain.named_buffers()
             if name in persistent and name not in statistics
@@ -214,19 +347,50 @@ class Engine:
             shape = (self.mine.total, *rows.shape[1:])
             start = self.mine.first * (rows.numel() // self.mine.size)
             result.append(Entry(name + MICRO_BATCHES, "statistics", rows, shape, start, replicated=False))
-        return result
+        return [*self._strategy.entries(), *result]
 
     def scalars(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors. Random numbers need no state: all are functions of the seed and the step."""
-        return {"optimizer": optimizer_state.scalars(self.optimizer, self.parameters)}
+        state = {"optimizer": self._strategy.scalars()}
+        if self._loss_scale is None:
+            return state
+        return state | {"loss_scale": self._loss_scale.to_json(), "skipped": self.skipped}
 
     def make_room(self, stored: Manifest) -> None:
-        """Prepares the optimizer for the state of a checkpoint; `entries` then lists all that is to be read."""
-        optimizer_state.make_room(self.optimizer, self.parameters, stored.tensors, stored.state["optimizer"])
+        """Takes a checkpoint's scalars, and prepares the optimizer for its tensors; `entries` then lists all to be read."""
+        self._strategy.make_room(stored)
+        if self._loss_scale is not None:
+            self._loss_scale.from_json(stored.state["loss_scale"])
+            self.skipped = int(stored.state["skipped"])
+
+    def restored(self) -> None:
+        """The tensors of `entries` were filled from a checkpoint. All ranks call together."""
+        self._strategy.restored()
 
     def all_finite(self) -> bool:
         """Whether every parameter is a finite number, on every rank. All ranks call together; waits for the device."""
-        largest = nn.utils.get_total_norm([p.detach() for p in self.parameters.values()], norm_type=float("inf"))
+        held = [e.tensor.detach() for e in self._strategy.entries() if e.kind == "model" and e.tensor.numel()]
+        largest = nn.utils.get_total_norm(held, norm_type=float("inf"))
         not_finite = torch.zeros(self.world.ranks.world)
         not_finite[self.world.ranks.rank] = not torch.isfinite(largest)
         return not sum_exactly(self.world, not_finite).any()
+
+
+def prepare(model: nn.Module, config: RunConfig, world: World, shared_statistics: bool) -> nn.Module:
+    """What is done to a single-device model before its strategy takes it, in the order that matters."""
+    dist = config.dist
+    if shared_statistics:
+        on_gpu = world.device.type == "cuda"
+        kind = joint_batchnorm.TorchJointBatchNorm if on_gpu else joint_batchnorm.JointBatchNorm
+        model, _ = joint_batchnorm.convert(model, kind)
+    else:
+        # A SyncBatchNorm of the user's own would share statistics behind the recipe's back.
+        model, _ = joint_batchnorm.convert(model, joint_batchnorm.JointBatchNorm, only=nn.SyncBatchNorm)
+    if dist.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    precision.apply(model, dist.precision, world.device)
+    if dist.compile:
+        compiled = [model] if dist.strategy in ("single", "ddp") else [model.get_submodule(name) for name in blocks(model)]
+        for module in compiled:
+            module.compile()
+    return model

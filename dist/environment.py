@@ -134,4 +134,8 @@ def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     own = {*_RANK, *_ADDRESS, "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE"}
     own |= {"SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"}  # what makes a step of srun
     launchers = ("TORCHELASTIC_", "ACCELERATE_")
-    return {k: v for k, v in environment.items() if k == "ACCELERATE_USE_CPU" or (k not in own and not k.startswith(launchers))}
+    return {
+        k: v
+        for k, v in environment.items()
+        if k in ("ACCELERATE_USE_CPU", "ACCELERATE_CONFIG_FILE") or (k not in own and not k.startswith(launchers))
+    }

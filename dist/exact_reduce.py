@@ -14,6 +14,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from phalanx.dist import summation_tree
+from phalanx.dist.collectives import all_gather_flat
 from phalanx.dist.process_group import World
 from phalanx.dist.sampler import Share, share
 from phalanx.dist.summation_tree import Node
@@ -72,7 +73,7 @@ class ExactReduce:
                 parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._arrived(bucket))
 
     def expect(self, number: int) -> None:
-        """The next backward is that of micro-batch `number`."""
+        """The next backward is that of micro-batch `number`; other backwards are left alone."""
         self._running, self._started = number, 0
         for bucket in self._buckets:
             bucket.missing = len(bucket.parameters)
@@ -89,7 +90,8 @@ class ExactReduce:
 
     def taken(self) -> None:
         """The backward is over; buckets with parameters that it did not reach are taken now, those counting as zero."""
-        assert self._running is not None
+        if self._running is None:
+            return
         for bucket in self._buckets[self._started :]:
             self._take(bucket, self._running)
         self._running = None
@@ -143,7 +145,7 @@ class ExactReduce:
             summation_tree.add(sums, node, piece, self._mine.total, Tensor.add_)
         (slice_total,) = sums.values()
         whole = incoming.new_empty(self._slice(bucket) * self._world.ranks.world)
-        bucket.exchange = whole, torch.distributed.all_gather_into_tensor(whole, slice_total, async_op=True)
+        bucket.exchange = whole, all_gather_flat(whole, slice_total, async_op=True)
 
     def _total(self, bucket: _Bucket) -> Tensor:
         """A bucket's sum, the same bits on every rank."""

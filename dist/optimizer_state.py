@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, whole
+from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, entry
 from phalanx.dist.checkpoint.manifest import StoredTensor
 
 Scalars = dict[str, dict[str, Any]]
@@ -15,7 +15,7 @@ Scalars = dict[str, dict[str, Any]]
 def entries(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> list[Entry]:
     """The tensors with dimensions: `conv1.weight@exp_avg`."""
     return [
-        whole(f"{name}@{key}", "optimizer", value)
+        entry(f"{name}@{key}", "optimizer", value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor) and value.dim()

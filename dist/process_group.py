@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.distributed
+from torch._C._distributed_c10d import HashStore
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import DistConfig
@@ -130,6 +131,13 @@ def _accelerator(device: torch.device) -> "Accelerator":
     # Buffers are ours to keep, micro-batch by micro-batch; gradients as views of the buckets save a copy of the model.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
+
+
+def group_of_one(world: World) -> None:
+    """A process group for a rank that is alone, as FSDP2 and DeepSpeed want one; Accelerate, asked before, saw none."""
+    if not torch.distributed.is_initialized():
+        backend = "gloo" if world.device.type == "cpu" else "nccl"
+        torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
 def leave() -> None:

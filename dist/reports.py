@@ -27,12 +27,16 @@ class Figures:
         weights: what the sum of each loss over the global batch is divided by.
         learning_rate: that it used.
         norm: of the whole gradient before clipping, on the device; None without clipping.
+        loss_scale: that it used; None but for fp16.
+        skipped: whether it changed nothing, for overflow.
     """
 
     step: int
     weights: dict[str, float]
     learning_rate: float
     norm: Tensor | None
+    loss_scale: float | None
+    skipped: bool
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,17 @@ class StepFigures:
     Attributes:
         step: number of steps finished after it: the first step is 1.
         losses: each over the global batch.
-        broken: numbers of the micro-batches with a loss that is not finite.
+        loss_scale: that it used; None but for fp16.
+        skipped: whether it changed nothing, for overflow; its losses may then not be finite.
+        broken: numbers of the micro-batches with a loss that is not finite though the step was not skipped.
     """
 
     step: int
     losses: dict[str, float]
     learning_rate: float
     norm: float | None
+    loss_scale: float | None
+    skipped: bool
     broken: tuple[int, ...]
 
 
@@ -66,19 +74,21 @@ class Reports:
     def __init__(self, world: World, mine: Share):
         self._world, self._mine = world, mine
         self._lag = 2 if world.device.type == "cuda" else 1
-        self._running: list[Tensor] = []
+        self._running: dict[int, Tensor] = {}
         self._finished: deque[_Step] = deque()
         self._sent: _Step | None = None
         self._known: list[StepFigures] = []
 
-    def add(self, sums: Sequence[Tensor]) -> None:
-        """The loss sums of the micro-batch that just ran forward."""
-        self._running.append(torch.stack([s.detach() for s in sums]))
+    def add(self, sums: Sequence[Tensor], first: int, last: int) -> None:
+        """The loss sums of the micro-batches that just ran forward, `last` exclusive; merged ones count for the first."""
+        row = torch.stack([s.detach() for s in sums])
+        # The others get zero, or not a number: then all of them are suspect.
+        self._running |= {number: row if number == first else row * 0 for number in range(first, last)}
 
     def finish(self, figures: Figures) -> None:
         """The step that was running is launched."""
-        sums = torch.stack(self._running).to(torch.float64)
-        self._running = []
+        sums = torch.stack([self._running[number] for number in sorted(self._running)]).to(torch.float64)
+        self._running = {}
         ready, norm = None, figures.norm
         if self._world.device.type == "cuda":
             sums = torch.empty_like(sums, device="cpu", pin_memory=True).copy_(sums, non_blocking=True)
@@ -109,9 +119,9 @@ class Reports:
         f = step.figures
         columns = zip(f.weights.items(), sums.T.tolist(), strict=True)
         losses = {name: sum(column) / weight if weight else 0.0 for (name, weight), column in columns}
-        broken = tuple(v for v, row in enumerate(sums.tolist()) if not all(map(math.isfinite, row)))
+        broken = tuple(v for v, row in enumerate(sums.tolist()) if not f.skipped and not all(map(math.isfinite, row)))
         norm = float(step.norm) if step.norm is not None else None
-        return StepFigures(f.step + 1, losses, f.learning_rate, norm, broken)
+        return StepFigures(f.step + 1, losses, f.learning_rate, norm, f.loss_scale, f.skipped, broken)
 
     def take_known(self) -> list[StepFigures]:
         """The figures that became known since the last call, oldest first."""

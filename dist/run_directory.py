@@ -12,7 +12,7 @@ from typing import Any
 
 from phalanx import __version__
 from phalanx.configs.errors import UserError
-from phalanx.configs.load import differences, load, to_yaml
+from phalanx.configs.load import differences, stored, to_yaml
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.dist.files import JsonLines, read_lines, write_atomically, write_json
 
@@ -66,9 +66,9 @@ class RunDirectory:
         """
         if not self.exists():
             raise UserError(f"{self.path}: there is no run here (no run.json). Give the run directory that `train` printed.")
-        stored = load([str(self.config)])
+        recorded = stored(str(self.config))
         # The directory may have been moved since; it is found where it is now.
-        return stored.model_copy(update={"runs": str(self.path.parent), "name": self.path.name})
+        return recorded.model_copy(update={"runs": str(self.path.parent), "name": self.path.name})
 
     def read_identity(self) -> dict[str, Any]:
         """run.json: `run`, `wandb`, `created`, `version`, `commit`, `threads`, `experiment`."""

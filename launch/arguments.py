@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.load import differences, load, split_arguments
+from phalanx.configs.load import differences, filled, load, split_arguments
 from phalanx.configs.schema import RunConfig
+from phalanx.configs.statement import shown
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.run_directory import RunDirectory
 
@@ -46,6 +47,13 @@ def recipe(arguments: Sequence[str]) -> RunConfig:
     if not files:
         raise UserError("no CONFIG.yaml was given. Name at least one, such as configs/recipes/digits_resnet18.yaml.")
     return load(files, overrides)
+
+
+def said_elsewhere(arguments: Sequence[str], resume: str | None) -> list[str]:
+    """Sentences about the keys that the user's accelerate config or DeepSpeed file filled."""
+    base = RunDirectory(Path(resume)).read_config().model_dump(mode="json") if resume else None
+    statements = filled(*split_arguments(arguments), base)
+    return [f"{said.key}={shown(said.value)} is from {said.origin} ({said.written})" for said in statements]
 
 
 def resumed(path: str, arguments: Sequence[str]) -> RunConfig:

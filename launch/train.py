@@ -13,17 +13,19 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.environment import Ranks
     from phalanx.launch import rank
-    from phalanx.launch.arguments import Parser, add_config, add_stop, recipe, resumed
+    from phalanx.launch.arguments import Parser, add_config, add_stop, recipe, resumed, said_elsewhere
 
     parser = Parser(prog="phalanx.launch.train", description=__doc__)
     add_config(parser)
     add_stop(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this directory")
     stop_at: list[int | None] = []
+    fillings: list[str] = []
 
     def configure() -> RunConfig:
         given = parser.parse_intermixed_args(arguments)
         stop_at.append(given.stop_at)
+        fillings.extend(said_elsewhere(given.config, given.resume))
         return resumed(given.resume, given.config) if given.resume else recipe(given.config)
 
     def work(config: RunConfig, ranks: Ranks) -> ExitCode:
@@ -31,6 +33,8 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
             from phalanx.launch.say import run_directory
 
             run_directory(config)
+            for sentence in fillings:
+                print(f"phalanx: {sentence}", file=sys.stderr, flush=True)
         from phalanx.train.start import run
 
         return run(config, ranks, stop, stop_at[0])

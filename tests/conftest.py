@@ -10,6 +10,9 @@ import pytest
 from tests.rank_pool import Pool
 from tests.running import SESSION
 
+# The settings of whoever runs the tests must not fill the recipes of the tests.
+os.environ["ACCELERATE_CONFIG_FILE"] = ""
+
 
 def _ours() -> set[int]:
     """Processes that descend from a command of this session, known by a word in their environment."""

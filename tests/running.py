@@ -31,7 +31,7 @@ def clean_environment(**more: str) -> dict[str, str]:
     """The environment without what a launcher or a caller's taste would change."""
     left_out = ("SLURM_", "ACCELERATE_", "OMP_NUM_THREADS", "WANDB_API_KEY")
     kept = {k: v for k, v in without_ranks(os.environ).items() if not k.startswith(left_out)}
-    return kept | {SESSION: str(os.getpid())} | more
+    return kept | {SESSION: str(os.getpid()), "ACCELERATE_CONFIG_FILE": ""} | more
 
 
 @dataclass

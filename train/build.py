@@ -1,6 +1,9 @@
 """From a configuration to its parts: data, task, model, engine. One visible order, nothing else."""
 
+import difflib
+import fnmatch
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +89,24 @@ def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
     return Parts(made.task, engine, loader, evaluation, stream, made.last_step)
 
 
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Takes parameters out of the training, by shell patterns of their names.
+
+    Raises:
+        UserError: where a pattern names none, or none is left.
+    """
+    names = dict(model.named_parameters())
+    for pattern in patterns:
+        meant = fnmatch.filter(names, pattern)
+        if not meant:
+            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.4) or [next(iter(names))]
+            raise UserError(f"model.freeze={pattern}: no parameter has such a name. There is, for example, {near[0]}.")
+        for name in meant:
+            names[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in names.values()):
+        raise UserError(f"model.freeze={', '.join(patterns)}: this freezes every parameter. Leave some to be trained.")
+
+
 def _model(config: RunConfig, facts: DataFacts) -> nn.Module:
     """The network, its weights drawn from the seed alone, or read from a file."""
     seed_everything(key(config.seed, "initialisation"))
@@ -96,6 +117,7 @@ def _model(config: RunConfig, facts: DataFacts) -> nn.Module:
         stem=config.model.stem,
         dropout=config.model.dropout,
     )
+    freeze(model, config.model.freeze)
     if config.model.weights is not None:
         try:
             weights.load(model, Path(config.model.weights))

@@ -2,6 +2,7 @@
 
 import importlib.util
 
+from phalanx.configs import foreign
 from phalanx.configs.errors import UserError
 from phalanx.configs.own_code import is_own
 from phalanx.configs.schema import RunConfig
@@ -19,6 +20,12 @@ def check_world(config: RunConfig, world: int) -> None:
     """
     if config.dist.strategy == "single" and world > 1:
         raise UserError(f"dist.strategy=single runs on one rank, but {world} were asked for. Set dist.strategy=ddp.")
+    for said, steps in foreign.gradient_accumulation(config):
+        if steps * world != config.micro_batches:
+            raise UserError(
+                f"{said}, but on {world} ranks a rank runs {config.micro_batches / world:g} of the {config.micro_batches} "
+                "micro-batches of a step. Remove it: Phalanx computes it from train.global_batch and train.micro_batch."
+            )
     if world <= config.micro_batches:
         return
     batch, micro = config.train.global_batch, config.train.micro_batch

@@ -14,12 +14,11 @@ def evaluate(engine: Engine, task: Task, loader: EvaluationLoader) -> dict[str, 
     The sums of each numbered batch come from one rank, and are added in the order of the batches: no figure depends on
     which rank ran which batch.
     """
-    engine.average_statistics()
     measured: dict[int, list[torch.Tensor]] = {}
     names: list[str] = []
-    with torch.inference_mode():
+    with engine.evaluation() as model, torch.inference_mode():
         for number, batch in loader:
-            sums = task.measure(engine.plain, engine.to_device(batch))
+            sums = task.measure(model, engine.to_device(batch))
             names = sorted(sums)
             measured[number] = [sums[name].detach().to("cpu", torch.float64, non_blocking=True) for name in names]
     if engine.world.device.type == "cuda":

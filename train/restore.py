@@ -41,6 +41,7 @@ def newest(run: RunDirectory, engine: Engine, config: RunConfig) -> tuple[Manife
 def fill(run: RunDirectory, engine: Engine, stored: Manifest) -> None:
     """Fills the model, its statistics, and the optimizer where it was prepared for it."""
     checkpoints.restore(directory.step_directory(run.checkpoints, stored.step), stored, engine.entries())
+    engine.restored()
 
 
 def set_aside(run: RunDirectory, engine: Engine, passed_over: PassedOver) -> None:

@@ -92,7 +92,12 @@ def _prepare(
     stop_at: int | None,
 ) -> Run:
     engine = parts.engine
-    engine.warm_up(parts.task.losses, parts.loader.example(state.step))
+    examples = parts.loader.examples(state.step, engine.warm_up_share)
+    for sentence in engine.warm_up(parts.task.losses, examples):
+        tracker.progress.say(f"phalanx: {sentence}")
+        tracker.event("warning", state.step, reason=sentence)
+    for line in engine.describe():
+        tracker.progress.say(line)
     return Run(
         config=config,
         directory=directory,
@@ -127,7 +132,8 @@ def _tell(
     for step, problem in passed_over:
         say(f"phalanx: the checkpoint of step {step} was passed over: {problem}")
         tracker.event("passed_over", step, reason=problem)
-    facts = {"world_size": ranks, "strategy": config.dist.strategy, "device": str(world.device)}
+    facts: dict[str, Any] = {"world_size": ranks, "strategy": config.dist.strategy, "device": str(world.device)}
+    facts |= {"precision": config.dist.precision, "sync_bn": config.dist.sync_bn, "normalisation": parts.engine.describe()}
     if stored is None:
         tracker.event("start", 0, **facts)
         say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {on}")

@@ -47,6 +47,10 @@ class Tracker:
                 values |= {f"train/loss/{name}": value for name, value in known.losses.items()}
             if known.norm is not None:
                 values["train/grad_norm"] = known.norm
+            if known.loss_scale is not None:
+                values["train/loss_scale"] = known.loss_scale
+            if known.skipped:
+                self.event("overflow", known.step, loss_scale=known.loss_scale)
             due = known.step % self._log_every == 0
             self.progress.step(known.step, {"loss": values["train/loss"], "lr": values["train/lr"]}, due)
             if due:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from phalanx.dist.checkpoint.layout import Range
 
@@ -37,6 +37,7 @@ class Entry:
         shape: shape of the whole tensor.
         start: place of the first element held here in the flattened whole.
         replicated: whether every rank holds the whole; then the ranks share the writing.
+        writes: whether this rank writes the part that it holds; one of several ranks that hold the same does.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Entry:
     shape: tuple[int, ...]
     start: int = 0
     replicated: bool = True
+    writes: bool = True
 
     @property
     def held(self) -> Range:
@@ -54,6 +56,23 @@ class Entry:
 def whole(name: str, kind: Kind, tensor: Tensor) -> Entry:
     """An entry for a tensor that every rank holds."""
     return Entry(name, kind, tensor, tuple(tensor.shape))
+
+
+def entry(name: str, kind: Kind, tensor: Tensor) -> Entry:
+    """An entry for a tensor that every rank holds, or for this rank's shard of one, along its first dimension."""
+    if type(tensor) in (Tensor, nn.Parameter):
+        return whole(name, kind, tensor)
+    from torch.distributed.tensor import DTensor  # here, as its import takes most of a second
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    assert isinstance(tensor, DTensor)
+    mesh = tensor.device_mesh
+    _, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, tensor.placements)
+    with torch.no_grad():  # where to_local gives the shard itself
+        local = tensor.to_local()
+    start = offset[0] * (tensor.numel() // tensor.shape[0]) if local.numel() else 0
+    first_copy = all(mesh.get_local_rank(dim) == 0 for dim, p in enumerate(tensor.placements) if p.is_replicate())
+    return Entry(name, kind, local, tuple(tensor.shape), start, replicated=False, writes=first_copy)
 
 
 def memory(tensor: Tensor) -> memoryview:

@@ -36,7 +36,7 @@ def parts(entries: Sequence[Entry], rank: int, world: int) -> list[tuple[Entry, 
     """What this rank writes: its run of the replicated tensors, and all of what only it holds."""
     replicated = [e for e in entries if e.replicated]
     mine = [(replicated[index], part) for index, part in cut(sizes(replicated), rank, world)]
-    return mine + [(e, e.held) for e in entries if not e.replicated and e.held.size]
+    return mine + [(e, e.held) for e in entries if not e.replicated and e.writes and e.held.size]
 
 
 def _segments(mine: Sequence[tuple[Entry, Range]]) -> list[shard_file.Segment]:

@@ -3,8 +3,10 @@
 import json
 from collections.abc import Sequence
 
-from phalanx.configs.load import to_yaml
-from phalanx.configs.schema import digest, flat, keys
+from phalanx.configs.errors import UserError
+from phalanx.configs.load import filled, split_arguments, to_yaml
+from phalanx.configs.schema import ZERO, RunConfig, digest, flat, keys
+from phalanx.configs.statement import shown
 from phalanx.launch.arguments import Parser, add_config, recipe
 
 
@@ -13,16 +15,30 @@ def main(arguments: Sequence[str]) -> int:
     add_config(parser)
     parser.add_argument("--keys", action="store_true", help="every key: type, default, tag, meaning")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--deepspeed", action="store_true", help="print the settings that DeepSpeed is given, as JSON")
     given = parser.parse_intermixed_args(arguments)
     if given.keys:
         _print_keys(given.json)
         return 0
     config = recipe(given.config)
-    if given.json:
+    if given.deepspeed:
+        _print_deepspeed(config)
+    elif given.json:
         print(json.dumps(flat(config) | {"digest": digest(config)}, indent=1))
     else:
-        print(f"# experiment {digest(config)}, {config.micro_batches} micro-batches a step\n{to_yaml(config)}", end="")
+        print(f"# experiment {digest(config)}, {config.micro_batches} micro-batches a step")
+        for said in filled(*split_arguments(given.config)):
+            print(f"# {said.key}={shown(said.value)} from {said.origin} ({said.written})")
+        print(to_yaml(config), end="")
     return 0
+
+
+def _print_deepspeed(config: RunConfig) -> None:
+    if config.dist.strategy not in ZERO:
+        raise UserError(f"dist.strategy={config.dist.strategy} does not run DeepSpeed. Set one of: {', '.join(ZERO)}.")
+    from phalanx.dist.deepspeed_config import settings  # imports torch
+
+    print(json.dumps(settings(config), indent=1))
 
 
 def _print_keys(as_json: bool) -> None:

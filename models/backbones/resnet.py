@@ -29,6 +29,7 @@ def resnet18(
         network.conv1 = nn.Conv2d(in_channels, width, kernel_size=7, stride=2, padding=3, bias=False)
     if network.conv1.in_channels != 3 or stem == "small":
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.block_names = tuple(f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2))
     if dropout:
         network.avgpool = nn.Sequential(network.avgpool, nn.Dropout(dropout))
     return network

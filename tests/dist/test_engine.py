@@ -66,7 +66,7 @@ def engine_on(world: World, settings: RunConfig) -> Engine:
 
 def train(world: World, engine: Engine, steps: Sequence[int]) -> list[dict[str, float]]:
     """Trains; returns the losses of each step."""
-    engine.warm_up(losses, micro_batch(0, engine.mine.first))
+    warm_up(engine)
     known = []
     for step in steps:
         batch = [micro_batch(step, v) for v in range(engine.mine.first, engine.mine.last)]
@@ -77,11 +77,20 @@ def train(world: World, engine: Engine, steps: Sequence[int]) -> list[dict[str, 
     return [figures.losses for figures in known]
 
 
+def warm_up(engine: Engine) -> None:
+    engine.warm_up(losses, [micro_batch(0, v) for v in range(engine.warm_up_share.first, engine.warm_up_share.last)])
+
+
+def evaluated(engine: Engine) -> dict[str, Tensor]:
+    """The weights and the averaged statistics."""
+    with engine.evaluation() as model:
+        return {n: t.detach().clone() for n, t in model.state_dict().items()}
+
+
 def trained(world: World, *overrides: str) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     engine = engine_on(world, config(*overrides))
     history = train(world, engine, range(3))
-    engine.average_statistics()
-    return {n: t.clone() for n, t in engine.plain.state_dict().items()}, history
+    return evaluated(engine), history
 
 
 def by_hand() -> tuple[dict[str, Tensor], list[dict[str, float]]]:
@@ -151,9 +160,8 @@ def exactly_trained(world: World, optimizer: str, sizes: list[str]) -> tuple[dic
     settings = config("dist.precision=fp32", "dist.reduce=exact", "train.clip_norm=1.0", *sizes)
     engine = Engine(network(), OPTIMIZERS[optimizer], lambda step: 0.05, settings, world)
     history = train(world, engine, range(10))
-    engine.average_statistics()
-    moments = {f"{n}@{k}": t for n, p in engine.parameters.items() for k, t in engine.optimizer.state[p].items()}
-    return {n: t.clone() for n, t in (engine.plain.state_dict() | moments).items()}, history
+    moments = {e.name: e.tensor.clone() for e in engine.entries() if e.kind == "optimizer"}
+    return evaluated(engine) | moments, history
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -177,11 +185,10 @@ def warmed_up_twice(world: World) -> None:
     """A warm-up leaves no trace: not in buffers or statistics, gradients or random state."""
     engine = engine_on(world, config())
     train(world, engine, [0])
-    engine.statistics.select(engine.mine.first)
     before = {n: t.clone() for n, t in engine.plain.state_dict().items()}
     rows = {n: r.clone() for n, r in engine.statistics.rows()}
     drawn = torch.random.get_rng_state()
-    engine.warm_up(losses, micro_batch(7, engine.mine.first))
+    engine.warm_up(losses, [micro_batch(7, engine.mine.first)])
     assert all(torch.equal(t, before[n]) for n, t in engine.plain.state_dict().items())
     assert all(torch.equal(r, rows[n]) for n, r in engine.statistics.rows())
     assert torch.equal(drawn, torch.random.get_rng_state())
@@ -229,9 +236,9 @@ def gone_on(world: World, folder: Path) -> dict[str, Tensor]:
     stored = manifest.read(path)
     engine.make_room(stored)
     restore(path, stored, engine.entries())
+    engine.restored()
     train(world, engine, [2])
-    engine.average_statistics()
-    return {n: t.clone() for n, t in engine.plain.state_dict().items()}
+    return evaluated(engine)
 
 
 def test_a_checkpoint_of_4_ranks_is_read_by_any_number(pool: Pool, tmp_path: Path) -> None:
@@ -258,7 +265,7 @@ def test_a_parameter_that_is_not_finite_on_one_rank_is_known_to_all(pool: Pool) 
 def stopped(world: World) -> list[bool]:
     """Rank 1 is asked in the second step."""
     engine = engine_on(world, config())
-    engine.warm_up(losses, micro_batch(0, engine.mine.first))
+    warm_up(engine)
     agreed = []
     for step in range(3):
         batch = [micro_batch(step, v) for v in range(engine.mine.first, engine.mine.last)]

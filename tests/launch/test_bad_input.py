@@ -43,7 +43,7 @@ TRAIN = ("train", DIGITS, "--nproc", "2")
         ("optim.lr=nan", ["optim.lr=nan is not allowed", "a finite number"]),
         ("track.wandb=of", ["track.wandb=of is not allowed", "'online', 'offline' or 'off'", "Did you mean off?"]),
         ("dist.reduce=exactly", ["'fast' or 'exact'", "Did you mean exact?"]),
-        ("dist.precision=fp12", ["dist.precision=fp12 is not allowed", "'fp32' or 'fp64'"]),
+        ("dist.precision=fp12", ["dist.precision=fp12 is not allowed", "'fp32', 'tf32', 'bf16', 'fp16' or 'fp64'"]),
         ("train.micro_batch=10", ["train.global_batch=64 is no multiple of train.micro_batch=10", "train.micro_batch=8"]),
         ("train.micro_batch=64", ["1 micro-batches", "2 ranks were asked for", "train.micro_batch=32"]),
         ("dist.strategy=single", ["dist.strategy=single runs on one rank", "dist.strategy=ddp"]),

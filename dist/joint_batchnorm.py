@@ -1,0 +1,161 @@
+"""BatchNorm whose statistics see micro-batches on several ranks: torch's SyncBatchNorm on GPUs, the same arithmetic on CPU.
+
+torch's refuses to run without a GPU. Ours exchanges, forward, every rank's count, mean and sum of squared deviations, and
+combines them (Chan, Golub and LeVeque, Updating formulae, 1979, equation 2.1); backward, the two sums that the gradient of
+BatchNorm needs (Ioffe and Szegedy, ICML 2015, arXiv:1502.03167, section 3). Counts may differ, down to none on a rank.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from phalanx.dist.collectives import all_gather_flat
+
+Group = torch.distributed.ProcessGroup
+
+
+class Partners:
+    """The ranks that share statistics in the turn that runs; one object for all layers of a model."""
+
+    def __init__(self) -> None:
+        self.group: Group | None = None
+
+
+class _JointStatistics(torch.autograd.Function):
+    """Normalises with the statistics of all ranks of a group, over all dimensions but the second.
+
+    Shape: input [B, C, ...]; weight, bias [C] or None. Returns the output, as the input; mean and unbiased variance [C].
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Group
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        wide = x if x.dtype == torch.float64 else x.float()
+        others, shape = [d for d in range(x.dim()) if d != 1], [1, -1] + [1] * (x.dim() - 2)
+        channels, count = x.shape[1], x.numel() // x.shape[1]
+        own = wide.new_zeros(3, channels)  # count, mean, sum of squared deviations
+        if count:
+            own[0], own[1] = count, wide.mean(others)
+            own[2] = (wide - own[1].view(shape)).square().sum(others)
+        everyone = own.new_empty(torch.distributed.get_world_size(group), 3, channels)
+        all_gather_flat(everyone.view(-1, channels), own, group=group)
+        counts, means, deviations = everyone.unbind(1)  # each [ranks, C]
+        total = counts.sum(0)
+        mean = (counts * means).sum(0) / total
+        deviation = (deviations + counts * (means - mean).square()).sum(0)
+        inverse = torch.rsqrt(deviation / total + eps)
+        normal = (wide - mean.view(shape)) * inverse.view(shape)
+        ctx.save_for_backward(normal.to(x.dtype), weight, inverse, total)
+        ctx.others, ctx.shape, ctx.group, ctx.has_bias = others, shape, group, bias is not None
+        output = normal if weight is None else normal * weight.view(shape)
+        output = output if bias is None else output + bias.view(shape)
+        unbiased = deviation / (total - 1)
+        ctx.mark_non_differentiable(mean, unbiased)
+        return output.to(x.dtype), mean, unbiased
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        normal, weight, inverse, total = ctx.saved_tensors
+        others, shape = ctx.others, ctx.shape
+        wide = gradient if gradient.dtype == torch.float64 else gradient.float()
+        own = torch.stack([wide.sum(others), (wide * normal).sum(others)])  # the gradients of bias and weight, [2, C]
+        sums = own.clone()
+        torch.distributed.all_reduce(sums, group=ctx.group)
+        mean, mean_along = (sums / total).unbind(0)
+        scale = inverse if weight is None else inverse * weight
+        given = (wide - mean.view(shape) - normal * mean_along.view(shape)) * scale.view(shape)
+        return given.to(gradient.dtype), own[1] if weight is not None else None, own[0] if ctx.has_bias else None, None, None
+
+
+def _alone(layer: _BatchNorm, x: Tensor) -> Tensor:
+    """BatchNorm on what this rank has: in evaluation, or where no other rank shares the statistics."""
+    if layer.training and layer.num_batches_tracked is not None:
+        layer.num_batches_tracked.add_(1)
+    trains = layer.training or layer.running_mean is None
+    updates = not layer.training or layer.track_running_stats
+    running = (layer.running_mean, layer.running_var) if updates else (None, None)
+    return F.batch_norm(x, *running, layer.weight, layer.bias, trains, _momentum(layer), layer.eps)
+
+
+def _momentum(layer: _BatchNorm) -> float:
+    """The weight of new statistics; without one every batch weighs the same."""
+    if layer.momentum is not None:
+        return float(layer.momentum)
+    return 1 / float(layer.num_batches_tracked) if layer.num_batches_tracked is not None and layer.training else 0.0
+
+
+class JointBatchNorm(_BatchNorm):
+    """BatchNorm with joint statistics on any device that gloo or NCCL serves. Shape: [B, C, ...] to the same."""
+
+    partners: Partners
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.dim() >= 2
+
+    def forward(self, input: Tensor) -> Tensor:
+        group = self.partners.group
+        if group is None or not self.training:
+            return _alone(self, input)
+        output, mean, variance = _JointStatistics.apply(input, self.weight, self.bias, self.eps, group)
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                if self.num_batches_tracked is not None:
+                    self.num_batches_tracked.add_(1)
+                new = _momentum(self)
+                self.running_mean.mul_(1 - new).add_(mean.to(self.running_mean.dtype), alpha=new)
+                self.running_var.mul_(1 - new).add_(variance.to(self.running_var.dtype), alpha=new)
+        return output
+
+
+class TorchJointBatchNorm(nn.SyncBatchNorm):
+    """torch's SyncBatchNorm, with the partners of the turn. On GPUs."""
+
+    partners: Partners
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.partners.group is None or not self.training:
+            return _alone(self, input)
+        self.process_group = self.partners.group
+        return super().forward(input)
+
+
+def _like(layer: _BatchNorm, kind: type[_BatchNorm]) -> _BatchNorm:
+    """The same layer as another kind, with the same parameters and buffers."""
+    made = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+    made._parameters, made._buffers = layer._parameters, layer._buffers
+    return made.train(layer.training)
+
+
+def convert(model: nn.Module, kind: type[_BatchNorm], only: type[_BatchNorm] = _BatchNorm) -> tuple[nn.Module, list[str]]:
+    """Puts a layer of another kind in the place of every BatchNorm, and names those that it replaced.
+
+    Args:
+        model: changed in place, unless it is such a layer itself.
+        kind: `JointBatchNorm`, `TorchJointBatchNorm`, or `nn.BatchNorm2d` to make statistics local.
+        only: which layers; all kinds of BatchNorm if not given.
+    """
+    partners, names = Partners(), []
+    for name, layer in list(model.named_modules(remove_duplicate=False)):
+        if not isinstance(layer, only) or isinstance(layer, JointBatchNorm | TorchJointBatchNorm):
+            continue
+        made = _like(layer, kind)
+        if isinstance(made, JointBatchNorm | TorchJointBatchNorm):
+            made.partners = partners
+        names.append(name)
+        if not name:
+            return made, names
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, made)
+    return model, names
+
+
+def partners_of(model: nn.Module) -> Partners:
+    """The object that all converted layers of a model look into; one that nobody looks into where there are none."""
+    return next((m.partners for m in model.modules() if isinstance(m, JointBatchNorm | TorchJointBatchNorm)), Partners())

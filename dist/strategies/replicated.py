@@ -1,0 +1,114 @@
+"""Every rank holds the whole model: alone, under DDP, or with gradients summed by the fixed tree."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.configs.errors import UserError
+from phalanx.dist import optimizer_state
+from phalanx.dist.checkpoint.entries import Entry, entry
+from phalanx.dist.checkpoint.manifest import Manifest
+from phalanx.dist.exact_reduce import ExactReduce
+from phalanx.dist.process_group import World
+from phalanx.dist.sampler import Share
+
+MakeOptimizer = Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer]
+
+
+class Replicated:
+    """One rank alone: the base of the strategies whose optimizer is torch's over the model's own parameters."""
+
+    collective = False
+    sharded = False
+    divides_by = 1
+
+    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer):
+        self.model = self.plain = model
+        self.parameters = dict(model.named_parameters())
+        self.optimizer = make_optimizer({n: p for n, p in self.parameters.items() if p.requires_grad})
+
+    def turn(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.parameters.values() if p.grad is not None]
+
+    def sum_of_parts(self, value: Tensor) -> Tensor:
+        return value
+
+    def update(self, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.discard()
+
+    def discard(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def entries(self) -> list[Entry]:
+        own = [entry(name, "model", parameter) for name, parameter in self.parameters.items()]
+        return [*own, *optimizer_state.entries(self.optimizer, self.parameters)]
+
+    def scalars(self) -> dict[str, Any]:
+        return optimizer_state.scalars(self.optimizer, self.parameters)
+
+    def make_room(self, stored: Manifest) -> None:
+        optimizer_state.make_room(self.optimizer, self.parameters, stored.tensors, stored.state["optimizer"])
+
+    def restored(self) -> None:
+        """The entries were the parameters themselves."""
+
+    def whole(self) -> AbstractContextManager[nn.Module]:
+        return nullcontext(self.plain)
+
+
+class Ddp(Replicated):
+    """Gradients are averaged bucket by bucket while the backward runs (DDP: Li et al., VLDB 2020).
+
+    Raises:
+        UserError: where Accelerate would wrap the model otherwise.
+    """
+
+    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, world: World):
+        super().__init__(model, make_optimizer)
+        with warnings.catch_warnings():
+            # torch 2.14 has another word for broadcast_buffers=False, which torch 2.11 does not know.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+            wrapped = world.accelerator.prepare_model(model)
+        if not isinstance(wrapped, nn.parallel.DistributedDataParallel):
+            kind = type(wrapped).__name__
+            raise UserError(f"Accelerate wrapped the model as {kind}, not for DDP. Unset ACCELERATE_* variables.", shared=True)
+        self.model = self._wrapped = wrapped
+        self.divides_by = world.ranks.world
+
+    def turn(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if last else self._wrapped.no_sync()
+
+
+class Exact(Replicated):
+    """`dist.reduce=exact`: the ranks exchange nothing but what the fixed tree of sums asks for."""
+
+    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, world: World, mine: Share):
+        super().__init__(model, make_optimizer)
+        self._reduce = ExactReduce([p for p in self.parameters.values() if p.requires_grad], world, mine)
+
+    @contextmanager
+    def turn(self, number: int | None, last: bool) -> Iterator[None]:
+        if number is not None:
+            self._reduce.expect(number)
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+        self._reduce.taken()
+
+    def gradients(self) -> list[Tensor]:
+        self._reduce.finish()
+        return super().gradients()

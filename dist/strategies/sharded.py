@@ -1,0 +1,133 @@
+"""FSDP2 and HSDP: weights, gradients and optimizer state in shards, gathered block by block.
+
+FSDP: Zhao et al., PyTorch FSDP, VLDB 2023 (arXiv:2304.11277); torch's second form of it, `fully_shard`, whose shards are
+contiguous ranges of each parameter. HSDP shards among a few ranks and copies across.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import DistConfig
+from phalanx.dist import precision
+from phalanx.dist.blocks import blocks
+from phalanx.dist.process_group import World
+from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
+from phalanx.dist.strategies.twin import filled, make_twin
+
+# Under dist.gather=half only the weights of these are gathered in half precision.
+_MULTIPLIES = (nn.modules.conv._ConvNd, nn.Linear)
+
+
+class Sharded(Replicated):
+    """A model under FSDP2.
+
+    Raises:
+        UserError: naming a parameter that cannot be sharded, or ranks that do not divide.
+    """
+
+    collective = True
+    sharded = True
+
+    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: DistConfig, world: World):
+        scalars = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
+        if scalars:
+            raise UserError(
+                f"the parameter {scalars[0]} has no dimension, and dist.strategy={config.strategy} shards along the first. "
+                "Give it the shape [1], or set dist.strategy=ddp.",
+                shared=True,
+            )
+        self._config, self._device = config, world.device
+        self._mesh = _mesh(config, world)
+        self._twin = make_twin(model)
+        _shard(model, config, self._mesh, self._device)
+        super().__init__(model, make_optimizer)
+        self.divides_by = world.ranks.world
+
+    @contextmanager
+    def turn(self, number: int | None, last: bool) -> Iterator[None]:
+        assert isinstance(self.plain, FSDPModule)
+        self.plain.set_requires_gradient_sync(last or self._config.exchange == "micro_batch")
+        yield
+
+    def gradients(self) -> list[Tensor]:
+        with torch.no_grad():  # where to_local gives the shard itself
+            found = [p.grad for p in self.parameters.values() if p.grad is not None]
+            return [g.to_local() if isinstance(g, DTensor) else g for g in found]
+
+    def sum_of_parts(self, value: Tensor) -> Tensor:
+        value = value.to(self._device)
+        torch.distributed.all_reduce(value, group=self._mesh.get_group("shard"))
+        return value
+
+    def whole(self) -> AbstractContextManager[nn.Module]:
+        return filled(self._twin, self.plain, self._gathered())
+
+    def _gathered(self) -> Iterable[tuple[str, Tensor]]:
+        """Every parameter whole, one after another."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                shards = parameter.to(self._device)
+                assert isinstance(shards, DTensor)
+                yield name, shards.full_tensor()
+
+
+def _mesh(config: DistConfig, world: World) -> DeviceMesh:
+    """All ranks in one shard; or, for hsdp, copies times shards, neighbours in a shard."""
+    ranks = world.ranks
+    if config.strategy == "fsdp":
+        return init_device_mesh(world.device.type, (ranks.world,), mesh_dim_names=("shard",))
+    together = config.shard_ranks or ranks.local_world
+    if ranks.world % together:
+        fits = ", ".join(str(n) for n in range(1, ranks.world + 1) if ranks.world % n == 0)
+        raise UserError(
+            f"dist.strategy=hsdp: {ranks.world} ranks are no multiple of the {together} that share a copy of the weights. "
+            f"Set dist.shard_ranks to one of {fits}.",
+            shared=True,
+        )
+    shape = (ranks.world // together, together)
+    return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
+
+
+def _shard(model: nn.Module, config: DistConfig, mesh: DeviceMesh, device: torch.device) -> None:
+    """Shards the blocks that the model names, then what is left."""
+    half = precision.HALF.get(config.precision) if config.gather == "half" else None
+    # Inputs are left as autocast wants them; gradients are added up in float32.
+    gathered = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False)
+    offload = CPUOffloadPolicy() if config.offload and device.type == "cuda" else OffloadPolicy()
+    whole = MixedPrecisionPolicy(cast_forward_inputs=False)
+
+    def shard(module: nn.Module) -> None:
+        if half is not None:
+            for layer in _kept_whole(module):
+                fully_shard(layer, mesh=mesh, mp_policy=whole, offload_policy=offload, reshard_after_forward=False)
+        fully_shard(
+            module,
+            mesh=mesh,
+            mp_policy=gathered,
+            offload_policy=offload,
+            reshard_after_forward=config.reshard_after_forward and module is not model,
+        )
+
+    for name in blocks(model):
+        shard(model.get_submodule(name))
+    shard(model)
+
+
+def _kept_whole(module: nn.Module) -> list[nn.Module]:
+    """Submodules with parameters of their own that autocast does not multiply with, such as BatchNorm; not yet sharded."""
+    return [
+        m
+        for m in module.modules()
+        if m is not module
+        and any(not isinstance(p, DTensor) for p in m.parameters(recurse=False))
+        and not isinstance(m, (*_MULTIPLIES, FSDPModule))
+        and not any(isinstance(child, FSDPModule) for child in m.modules())
+    ]

@@ -1,0 +1,48 @@
+"""A model's twin without weights, to be filled for an evaluation whose forwards wait for nobody."""
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def make_twin(model: nn.Module) -> nn.Module:
+    """A copy of a model that was not wrapped yet; its parameters have shapes but no memory."""
+    shapes = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, dict(shapes))
+
+
+@contextmanager
+def filled(twin: nn.Module, trained: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[nn.Module]:
+    """The twin with weights and the buffers of the model that is trained; both are gone afterwards.
+
+    Args:
+        weights: every parameter's name and whole tensor.
+    """
+    places = _places(twin)
+    empty = dict(twin.named_parameters())
+    for name, tensor in weights:
+        for owner, key in places[name]:
+            owner._parameters[key] = nn.Parameter(tensor, requires_grad=False)
+    for name, module in trained.named_modules():
+        twin.get_submodule(name)._buffers.update(module._buffers)
+    twin.eval()
+    try:
+        yield twin
+    finally:
+        for name, parameter in empty.items():
+            for owner, key in places[name]:
+                owner._parameters[key] = parameter
+
+
+def _places(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """Where each parameter hangs, by the first of its names: a parameter may be used in several modules."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    places: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in names.values()}
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None:
+                places[names[id(parameter)]].append((module, key))
+    return places

@@ -1,0 +1,233 @@
+"""ZeRO by DeepSpeed: the optimizer's state in parts (stage 1), the gradients too (2), the weights too (3).
+
+Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, SC 2020 (arXiv:1910.02054).
+DeepSpeed serves as a plain float32 optimizer over torch's own: precision, clipping and the cut of a step are the engine's.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, cast
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from phalanx.configs.errors import TrainingFailed, UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.dist import optimizer_state
+from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, whole
+from phalanx.dist.checkpoint.manifest import Manifest
+from phalanx.dist.deepspeed_config import STAGES
+from phalanx.dist.process_group import World
+from phalanx.dist.strategies.twin import filled, make_twin
+from phalanx.dist.strategies.zero_engine import start
+from phalanx.dist.strategies.zero_parts import Part, in_groups, in_shards
+
+
+class Zero:
+    """A model under DeepSpeed's ZeRO. A step's backwards add up; all ranks exchange at its last (stage 1), or at each.
+
+    Raises:
+        UserError: where DeepSpeed cannot be used, or does not do as it is told; naming a parameter that it cannot share out.
+    """
+
+    sharded = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
+        config: RunConfig,
+        world: World,
+    ):
+        _refuse_scalars(model, config.dist.strategy)
+        self._stage, self._offload = STAGES[config.dist.strategy], config.dist.offload
+        self._rank, self._device = world.ranks.rank, world.device
+        self.collective = self._stage > 1
+        self.divides_by = world.ranks.world
+        _move_buffers(model, world.device)
+        self._twin = make_twin(model) if self._stage == 3 else None
+        self.plain = model
+        self.parameters = dict(model.named_parameters())
+        self._base = make_optimizer({n: p for n, p in self.parameters.items() if p.requires_grad})
+        self.model = self._engine = start(model, self._base, config, world)
+        self._zero: Any = self._engine.optimizer
+        self._parts = self._find_parts()
+
+    def _find_parts(self) -> dict[str, Part]:
+        """By name, in the order of the model; under stages 1 and 2 only of what is trained."""
+        names = {parameter: name for name, parameter in self.parameters.items()}
+        find = in_shards if self._stage == 3 else in_groups
+        found = dict(find(self._zero, names, self._rank))
+        return {name: found[name] for name in self.parameters if name in found}
+
+    # -- a step ---------------------------------------------------------------------------------------------------------
+
+    def turn(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+        self._engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def gradients(self) -> list[Tensor]:
+        if self._offload:
+            return [flat.grad for flat in self._flats() if flat.grad is not None]
+        return [piece for group in self._zero.averaged_gradients.values() for piece in group or ()]
+
+    def sum_of_parts(self, value: Tensor) -> Tensor:
+        value = value.to(self._device)
+        torch.distributed.all_reduce(value)
+        return value
+
+    def update(self, learning_rate: float) -> None:
+        for group in self._base.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+        if not self._engine.was_step_applied():
+            raise TrainingFailed(
+                "the gradient is not a finite number, and DeepSpeed left the step out. "
+                "Look at the loss, lower optim.lr, or set train.clip_norm."
+            )
+        self._forget_sums()
+
+    def discard(self) -> None:
+        """As DeepSpeed does where it leaves a step out by itself."""
+        zero = self._zero
+        zero.zero_grad(set_to_none=True)
+        if self._stage < 3:
+            zero.micro_step_id = -1  # INITIAL_MICRO_STEP_ID: the next backward begins a step
+            for group in zero.averaged_gradients:
+                zero.averaged_gradients[group] = None
+            zero.all_grad_tensors.clear()
+        else:
+            zero.averaged_gradients.clear()
+        if self._offload:
+            zero.reset_cpu_buffers()
+        self._forget_sums()
+
+    def _forget_sums(self) -> None:
+        """Sums that DeepSpeed overwrites in the next step, but only where a parameter is used in its first backward."""
+        if self._stage == 3:
+            self._zero.grad_partitions_flat_buffer.zero_()
+        if self._offload:
+            for flat in self._flats():
+                if flat.grad is not None:
+                    flat.grad.zero_()
+
+    def _flats(self) -> list[Tensor]:
+        """The float32 weights that the optimizer steps, one tensor a group."""
+        return self._zero.fp32_partitioned_groups_flat if self._stage == 3 else self._zero.single_partition_of_fp32_groups
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------------
+
+    def entries(self) -> list[Entry]:
+        result = [
+            self._parts[name].entry(name, "model", self._parts[name].flat)
+            if name in self._parts
+            else whole(name, "model", parameter)
+            for name, parameter in self.parameters.items()
+        ]
+        for name, part in self._parts.items():
+            for key, value in self._base.state.get(part.flat, {}).items():
+                if isinstance(value, Tensor) and value.dim():
+                    result.append(part.entry(f"{name}@{key}", "optimizer", value))
+        return result
+
+    def scalars(self) -> dict[str, Any]:
+        return optimizer_state.scalars(self._base, cast(Mapping[str, nn.Parameter], self._owners()))
+
+    def _owners(self) -> dict[str, Tensor]:
+        """By the name of each parameter, the flat tensor under which the optimizer keeps its state."""
+        return {name: part.flat for name, part in self._parts.items()}
+
+    def make_room(self, stored: Manifest) -> None:
+        scalars: dict[str, dict[str, Any]] = stored.state["optimizer"]
+        tensors: dict[str, dict[str, torch.dtype]] = {}
+        for full_name, tensor in stored.tensors.items():
+            if tensor.kind == "optimizer":
+                owner, _, key = full_name.rpartition("@")
+                tensors.setdefault(owner, {})[key] = FROM_NAME[tensor.dtype]
+        for flat in self._flats():
+            names = [name for name, owner in self._owners().items() if owner is flat]
+            state = {key: _scalar(value) for key, value in _shared(names, scalars).items()}
+            for name in names:
+                for key, dtype in tensors.get(name, {}).items():
+                    if key not in state:
+                        state[key] = torch.zeros_like(flat, dtype=dtype, requires_grad=False)
+            if state:
+                self._base.state[flat] = state
+
+    def restored(self) -> None:
+        """Brings the weights that the model computes with up to what was read into the optimizer's."""
+        zero = self._zero
+        if self._stage < 3:
+            zero.update_lp_params()
+            return
+        with torch.no_grad():
+            zero._partition_all_parameters()
+            for group in range(len(zero.fp16_groups)):
+                zero._reassign_or_swap_out_partitioned_parameters(group)
+            if zero.persistent_parameters:
+                zero.persistent_parameters[0].all_gather(zero.persistent_parameters)
+
+    # -- evaluation -----------------------------------------------------------------------------------------------------
+
+    def whole(self) -> AbstractContextManager[nn.Module]:
+        if self._twin is None:
+            return self._itself()
+        return filled(self._twin, self.plain, self._gathered())
+
+    @contextmanager
+    def _itself(self) -> Iterator[nn.Module]:
+        yield self.plain
+
+    def _gathered(self) -> Iterable[tuple[str, Tensor]]:
+        """Every parameter whole, one after another."""
+        for name, parameter in self.parameters.items():
+            shard = parameter.ds_tensor.detach().to(self._device)  # type: ignore[attr-defined]
+            flat = shard.new_empty(shard.numel() * self.divides_by)
+            torch.distributed.all_gather_into_tensor(flat, shard)
+            shape = parameter.ds_shape  # type: ignore[attr-defined]
+            yield name, flat[: shape.numel()].view(shape)
+
+
+def _refuse_scalars(model: nn.Module, strategy: str) -> None:
+    """DeepSpeed hands weights out as bytes, which a tensor without dimensions cannot be viewed as."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() == 0:
+            raise UserError(
+                f"the parameter {name} has no dimension, which DeepSpeed (dist.strategy={strategy}) cannot share out. "
+                "Give it the shape [1], or set dist.strategy=ddp.",
+                shared=True,
+            )
+
+
+def _move_buffers(model: nn.Module, device: torch.device) -> None:
+    """DeepSpeed moves parameters itself; under stage 3 a model need never lie whole on a GPU."""
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)
+
+
+def _shared(names: list[str], scalars: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The scalars of parameters that share one state.
+
+    Raises:
+        UserError: where they differ.
+    """
+    first: dict[str, Any] = scalars.get(names[0], {}) if names else {}
+    for name in names:
+        if scalars.get(name, {}) != first:
+            raise UserError(
+                f"the checkpoint has {scalars.get(name, {})} for {name}, but {first} for {names[0]}: ZeRO keeps one for both. "
+                "Resume with dist.strategy=ddp or fsdp.",
+                shared=True,
+            )
+    return dict(first)
+
+
+def _scalar(value: Any) -> Any:
+    """A stored scalar as the optimizer has it: a 0-dimensional tensor on the CPU, or a plain value."""
+    return torch.tensor(value["value"], dtype=getattr(torch, value["dtype"])) if isinstance(value, dict) else value

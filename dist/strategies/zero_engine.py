@@ -1,0 +1,102 @@
+"""Starting DeepSpeed: quietly, on the ranks that have met already, and with a check that it does what it was asked to."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.dist.deepspeed_config import STAGES, settings
+from phalanx.dist.process_group import World
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+def start(model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, world: World) -> "DeepSpeedEngine":
+    """DeepSpeed's engine around a model and a torch optimizer over its parameters; a group of processes is there, even of one.
+
+    Raises:
+        UserError: where DeepSpeed is not installed, or would use another device, or fell back to something else.
+    """
+    wanted = settings(config)
+    if world.device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
+    # DeepSpeed takes the GPU's number from the environment, under stage 3 at every step.
+    os.environ["LOCAL_RANK"] = str(world.ranks.local_rank if world.device.index is None else world.device.index)
+    with _quiet():
+        deepspeed = _imported(config.dist.strategy, world.device)
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=wanted, dist_init_required=False)
+    _check(engine, optimizer, config, world)
+    return engine
+
+
+def _imported(strategy: str, device: torch.device) -> Any:
+    try:
+        import deepspeed
+        import deepspeed.ops
+        from deepspeed.accelerator import get_accelerator
+    except ImportError as error:
+        raise UserError(
+            f"dist.strategy={strategy} needs DeepSpeed, which cannot be imported ({error}). "
+            "Install it with `pip install deepspeed`, or set dist.strategy=fsdp.",
+            shared=True,
+        ) from None
+    seen = get_accelerator().device_name()
+    if seen != device.type:
+        raise UserError(f"DeepSpeed computes on {seen}, but this run on {device.type}. Unset DS_ACCELERATOR.", shared=True)
+    if device.type == "cpu":
+        # Else it compiles an extension for a minute, which only its inference uses.
+        deepspeed.ops.__compatible_ops__ = {}
+    logger = logging.getLogger("DeepSpeed")
+    logger.setLevel(logging.ERROR)
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
+    return deepspeed
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of DeepSpeed's own code, which are about torch's future and none of the user's business."""
+    # Those of its collectives come at every step, in torch's name.
+    warnings.filterwarnings(
+        "ignore", r"`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprecated", FutureWarning
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"deepspeed(\.|$)")
+        yield
+
+
+def _check(engine: "DeepSpeedEngine", optimizer: torch.optim.Optimizer, config: RunConfig, world: World) -> None:
+    """DeepSpeed falls back without a word where it thinks that it knows better."""
+    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
+    stage = STAGES[config.dist.strategy]
+    kind = DeepSpeedZeroOptimizer_Stage3 if stage == 3 else DeepSpeedZeroOptimizer
+    facts = {
+        "the stage": (engine.zero_optimization_stage(), stage),
+        "the number of ranks": (engine.dp_world_size, world.ranks.world),
+        "its optimizer": (type(engine.optimizer), kind),
+        "the optimizer within": (type(engine.optimizer.optimizer), type(optimizer)),
+        "half precision of its own": (engine.fp16_enabled() or engine.bfloat16_enabled(), False),
+        "clipping of its own": (engine.gradient_clipping(), 0.0),
+        "the offload of the optimizer": (engine.zero_cpu_offload(), config.dist.offload),
+    }
+    for what, (found, wanted) in facts.items():
+        if found != wanted:
+            raise UserError(
+                f"DeepSpeed did not do as it was told: {what} is {found}, wanted {wanted}. "
+                "Look at the file dist.deepspeed, or set dist.strategy=fsdp.",
+                shared=True,
+            )

@@ -83,7 +83,7 @@ def _ours(config: Any, world: Any, steps: int, block: int, rounds: int) -> dict[
     directory = RunDirectory.of(config)
     main_does(world, lambda: directory.create(config, threads=1))
     parts = assemble(config, gather(config), world)
-    parts.engine.warm_up(parts.task.losses, parts.loader.example(0))
+    parts.engine.warm_up(parts.task.losses, parts.loader.examples(0, parts.engine.warm_up_share))
     interleaved = _Interleaved(parts.loader, _by_hand(config, world, steps), world, block, rounds)
     run = Run(
         config=config,

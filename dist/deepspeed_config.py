@@ -1,11 +1,11 @@
 """What DeepSpeed is told: written from the recipe, over the user's own DeepSpeed file. No torch here, and no deepspeed."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from phalanx.configs.deepspeed_settings import read
 from phalanx.configs.errors import UserError
+from phalanx.configs.reading import Problem
 from phalanx.configs.schema import RunConfig
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
@@ -84,16 +84,11 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 def _read(file: str) -> dict[str, Any]:
     try:
-        given = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"dist.deepspeed={file}: the file cannot be read: {error.strerror}. Check the path.") from None
-    except ValueError as error:
-        raise UserError(f"dist.deepspeed={file}: this is not JSON: {error}.") from None
-    zero = given.get("zero_optimization", {}) if isinstance(given, dict) else None
-    if not isinstance(zero, dict):
-        raise UserError(f"dist.deepspeed={file}: this is no DeepSpeed configuration, which is a JSON object of sections.")
+        given = read(file)
+    except Problem as problem:
+        raise UserError(f"{problem.origin}: {problem.sentence}", shared=True) from None
     for key in _unfit(given):
-        raise UserError(f"dist.deepspeed={file}: Phalanx cannot train with {key}. Remove it from the file.")
+        raise UserError(f"{file}: Phalanx cannot train with {key}. Remove it from the file.", shared=True)
     return given
 
 

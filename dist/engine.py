@@ -266,7 +266,7 @@ class Engine:
             with self._strategy.turn(None, last=not self._shared_turns):
                 micro_batch = self._set_up(turn, batch)
                 self.statistics.select_scratch()
-                with inspection.watching(self.plain, blocks(self.plain), turn, self._joint) as seen:
+                with inspection.watching(self.plain, turn, self._joint) as seen:
                     losses = losses_of(self.model, micro_batch)
                 total = torch.stack([total for total, _ in losses.values()]).sum()
                 self._losses = tuple(losses)
@@ -390,6 +390,10 @@ def prepare(model: nn.Module, config: RunConfig, world: World, shared_statistics
         model = model.to(memory_format=torch.channels_last)
     precision.apply(model, dist.precision, world.device)
     if dist.compile:
+        import torch._inductor.config
+
+        # Else dropout would draw other numbers than without compilation, and others again where the graph is cut elsewhere.
+        torch._inductor.config.fallback_random = True
         compiled = [model] if dist.strategy in ("single", "ddp") else [model.get_submodule(name) for name in blocks(model)]
         for module in compiled:
             module.compile()

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from phalanx.configs.errors import UserError
+from phalanx.dist.blocks import blocks
 from phalanx.dist.joint_batchnorm import JointBatchNorm, TorchJointBatchNorm
 from phalanx.dist.schedule import Turn
 
@@ -30,9 +31,9 @@ class Inspection:
     names: dict[int, str] = field(default_factory=dict)
     used: list[Tensor] = field(default_factory=list)
 
-    def note(self, module: nn.Module, prefix: str) -> None:
+    def note(self, module: nn.Module, prefix: str, recurse: bool) -> None:
         """The parameters of a module as they are now: under FSDP2 others than before its forward."""
-        for name, parameter in module.named_parameters(prefix=prefix):
+        for name, parameter in module.named_parameters(prefix=prefix, recurse=recurse):
             if id(parameter) not in self.names:
                 self.names[id(parameter)] = name
                 self.used.append(parameter)
@@ -53,11 +54,10 @@ class Inspection:
 
 
 @contextmanager
-def watching(model: nn.Module, units: list[str], turn: Turn, joint: int) -> Iterator[Inspection]:
+def watching(model: nn.Module, turn: Turn, joint: int) -> Iterator[Inspection]:
     """Watches the forwards of a model inside.
 
     Args:
-        units: names of the submodules whose parameters appear only in their forward.
         turn: what runs.
         joint: micro-batches that one statistic sees.
 
@@ -66,10 +66,9 @@ def watching(model: nn.Module, units: list[str], turn: Turn, joint: int) -> Iter
     """
     inspection = Inspection()
     hooks = []
-    for name in ["", *units]:
-        module = model.get_submodule(name)
-        hooks.append(module.register_forward_pre_hook(lambda m, _, name=name: inspection.note(m, name)))
+    whole = {"", *blocks(model)}  # a parameter may be used by a module that is not its owner
     for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda m, _, n=name: inspection.note(m, n, recurse=n in whole)))
         if isinstance(module, _BatchNorm):
             hooks.append(
                 module.register_forward_pre_hook(lambda m, x, name=name: _refuse_one_value(name, m, x[0], turn, joint))

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -47,8 +48,23 @@ def _as_rank(rank: int, world: int, port: int, function: Callable[..., Any], arg
     try:
         return function(joined, *arguments)
     finally:
+        _forget_deepspeed()
         leave()
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _forget_deepspeed() -> None:
+    """DeepSpeed keeps its groups, and numbers parameters and modules from the start of the process on."""
+    if "deepspeed" not in sys.modules:
+        return
+    import deepspeed
+    import torch.distributed
+    from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
+
+    if torch.distributed.is_initialized():
+        deepspeed.comm.destroy_process_group()
+    deepspeed.zero.Init.param_id = 0
+    DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
 
 
 class Pool:

@@ -45,7 +45,7 @@ class Zero:
         self._rank, self._device = world.ranks.rank, world.device
         self.collective = self._stage > 1
         self.divides_by = world.ranks.world
-        _move_buffers(model, world.device)
+        _lay_out(model, world.device)
         self._twin = make_twin(model) if self._stage == 3 else None
         self.plain = model
         self.parameters = dict(model.named_parameters())
@@ -203,8 +203,14 @@ def _refuse_scalars(model: nn.Module, strategy: str) -> None:
             )
 
 
-def _move_buffers(model: nn.Module, device: torch.device) -> None:
-    """DeepSpeed moves parameters itself; under stage 3 a model need never lie whole on a GPU."""
+def _lay_out(model: nn.Module, device: torch.device) -> None:
+    """Buffers on the device, parameters in the order of their shape, whatever their memory format.
+
+    DeepSpeed moves parameters itself: under stage 3 a model need never lie whole on a GPU. It also makes flat tensors of
+    them, in that order, but first wants to hand out their bytes as they lie.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.contiguous()
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:

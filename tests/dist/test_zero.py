@@ -1,8 +1,6 @@
 """ZeRO by DeepSpeed on real ranks: the training and the checkpoints of one process, in parts."""
 
-import functools
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -91,30 +89,6 @@ def strategy_on(world: World, strategy: str, optimizer: str, *overrides: str) ->
     return Zero(network(), make_optimizer, config(strategy, *overrides), world)
 
 
-def _forget() -> None:
-    """DeepSpeed numbers parameters and modules from the start of the process on, and compares the numbers between ranks."""
-    import deepspeed
-    from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
-
-    deepspeed.comm.destroy_process_group()
-    deepspeed.zero.Init.param_id = 0
-    DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
-
-
-def leaves(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A rank's part, after which DeepSpeed forgets its world: the process becomes a rank of another, with other parameters."""
-
-    @functools.wraps(function)
-    def part(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        finally:
-            if "deepspeed" in sys.modules and torch.distributed.is_initialized():
-                _forget()
-
-    return part
-
-
 def micro_batch(step: int, number: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(key(step, number))
     return torch.randn(2, 2, 8, 8, generator=generator), torch.randint(0, 7, (2,), generator=generator)
@@ -174,7 +148,6 @@ def _bitwise(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Non
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
-@leaves
 def trained(world: World, strategy: str, optimizer: str, overrides: list[str]) -> dict[str, Tensor]:
     under = strategy_on(world, strategy, optimizer, *overrides)
     train(world, under, optimizer, range(4))
@@ -228,7 +201,6 @@ def test_settings_refuse_what_cannot_be_kept_to(tmp_path: Path) -> None:
         settings(config("zero3", f"dist.deepspeed={file}"))
 
 
-@leaves
 def skipped(world: World, strategy: str, overrides: list[str]) -> dict[str, Tensor]:
     """A step whose gradients are thrown away, before every other."""
     under = strategy_on(world, strategy, "adamw", *overrides)
@@ -249,7 +221,6 @@ def test_discarded_gradients_leave_no_trace(pool: Pool, strategy: str, offload: 
         _bitwise(found, expected)
 
 
-@leaves
 def not_finite(world: World, strategy: str) -> str:
     under = strategy_on(world, strategy, "adamw", "dist.offload=true")
     accumulate(world, under, 0)
@@ -285,7 +256,6 @@ def test_a_parameter_without_dimensions_is_refused(pool: Pool) -> None:
     assert all("temperature" in message for message in pool.run(2, refused, "zero2"))
 
 
-@leaves
 def saved(world: World, folder: Path, strategy: str, optimizer: str) -> dict[str, Tensor]:
     """Two steps, then a checkpoint, then two more."""
     under = strategy_on(world, strategy, optimizer)
@@ -295,7 +265,6 @@ def saved(world: World, folder: Path, strategy: str, optimizer: str) -> dict[str
     return weights(under)
 
 
-@leaves
 def gone_on(world: World, folder: Path, strategy: str, optimizer: str) -> dict[str, Tensor]:
     """Restores over weights that are no numbers, checks that all ranks have what was stored, and goes on."""
     under = strategy_on(world, strategy, optimizer)
@@ -341,7 +310,6 @@ def test_resumed_equals_unbroken_to_the_last_bit(pool: Pool, tmp_path: Path, str
         _bitwise(found, expected)
 
 
-@leaves
 def evaluated(world: World, strategy: str) -> Tensor:
     """Between two steps, one rank after another, the last more often; with a buffer that was swapped meanwhile."""
     under = strategy_on(world, strategy, "sgd")

@@ -1,0 +1,148 @@
+"""Joint BatchNorm on real ranks: the statistics, gradients and buffers of BatchNorm on the whole batch."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed
+from torch import Tensor, nn
+
+from phalanx.dist.joint_batchnorm import JointBatchNorm, convert, partners_of
+from phalanx.dist.process_group import World
+from tests.rank_pool import Pool
+
+
+def _cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, bias=False),
+        nn.BatchNorm2d(6, momentum=0.3),
+        nn.ReLU(),
+        nn.Conv2d(6, 4, 2, bias=False),
+        nn.BatchNorm2d(4),
+    )
+
+
+def _vectors() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(5, 6, bias=False), nn.BatchNorm1d(6, affine=False), nn.ReLU(), nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4)
+    )
+
+
+def _averaging() -> nn.Module:
+    """Without momentum every batch weighs the same; and one layer without running statistics."""
+    return nn.Sequential(
+        nn.BatchNorm3d(2, momentum=None),
+        nn.ReLU(),
+        nn.Conv3d(2, 3, 2, bias=False),
+        nn.BatchNorm3d(3, track_running_stats=False),
+    )
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "cnn": (_cnn, (3, 6, 6)),
+    "vectors": (_vectors, (5,)),
+    "averaging": (_averaging, (2, 3, 3, 3)),
+}
+
+
+def _made(name: str) -> tuple[nn.Module, Tensor, list[Tensor]]:
+    """A model, its batch, and weights for a loss that no symmetry cancels."""
+    torch.manual_seed(1)
+    make, shape = MODELS[name]
+    model = make().double()
+    batches = torch.randn(3, 12, *shape, dtype=torch.float64) * 3 + 1
+    with torch.no_grad():
+        weights = [torch.randn_like(make().double()(batch)) for batch in batches]
+    return model, batches, weights
+
+
+def _train(model: nn.Module, batches: Tensor, weights: Sequence[Tensor], rows: slice) -> dict[str, Tensor]:
+    """Three batches; gradients of parameters and of the last input, and buffers."""
+    for batch, weight in zip(batches, weights, strict=True):
+        own = batch[rows].clone().requires_grad_()
+        (model(own) * weight[rows]).sum().backward()
+    assert own.grad is not None
+    found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return found | dict(model.named_buffers()) | {"input": own.grad}
+
+
+def on_ranks(world: World, name: str, sizes: Sequence[int], channels_last: bool) -> dict[str, Tensor]:
+    """This rank's rows, with its gradients summed over ranks."""
+    model, batches, weights = _made(name)
+    model, converted = convert(model, JointBatchNorm)
+    assert converted and not any(type(m).__name__.startswith("BatchNorm") for m in model.modules())
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+        batches = torch.stack([b.to(memory_format=torch.channels_last) for b in batches])
+    partners_of(model).group = torch.distributed.new_group(list(range(world.ranks.world)))
+    start = sum(sizes[: world.ranks.rank])
+    found = _train(model, batches, weights, slice(start, start + sizes[world.ranks.rank]))
+    for parameter_name, _ in model.named_parameters():
+        torch.distributed.all_reduce(found[parameter_name])
+    return {n: t.clone() for n, t in found.items()}
+
+
+@pytest.mark.parametrize("sizes", [(6, 6), (1, 11), (4, 5, 3), (12, 0), (1, 2, 3, 6)], ids=str)
+@pytest.mark.parametrize("name", MODELS)
+def test_it_equals_batchnorm_on_the_whole_batch(pool: Pool, name: str, sizes: tuple[int, ...]) -> None:
+    model, batches, weights = _made(name)
+    expected = _train(model, batches, weights, slice(None))
+    results = pool.run(len(sizes), on_ranks, name, sizes, name == "cnn" and len(sizes) == 3)
+    start = 0
+    for size, found in zip(sizes, results, strict=True):
+        assert found.keys() == expected.keys()
+        for key, tensor in expected.items():
+            wanted = tensor[start : start + size] if key == "input" else tensor
+            scale = float(tensor.double().abs().max()) or 1.0
+            assert float((found[key] - wanted).abs().max() if size or key != "input" else 0) <= 1e-12 * scale, key
+        start += size
+
+
+def without_communication(world: World) -> list[str]:
+    """In evaluation, and in a turn without partners, nothing is exchanged."""
+    model, batches, _ = _made("cnn")
+    model, _ = convert(model, JointBatchNorm)
+    group = torch.distributed.new_group(list(range(world.ranks.world)))
+    plain = _made("cnn")[0]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        assert torch.equal(model.train()(batches[0]), plain.train()(batches[0]))
+        partners_of(model).group = group
+        assert torch.equal(model.eval()(batches[0]), plain.eval()(batches[0]))
+    return [event.name for event in profile.events() if event.name.startswith("gloo:")]
+
+
+def test_evaluation_and_turns_alone_exchange_nothing(pool: Pool) -> None:
+    assert pool.run(2, without_communication) == [[], []]
+
+
+def half(world: World) -> tuple[torch.dtype, float]:
+    """Under bf16 the statistics are float32's: the output differs from float32's by the rounding of bf16 alone."""
+    model, batches, _ = _made("cnn")
+    layer, _ = convert(nn.BatchNorm2d(3), JointBatchNorm)
+    partners_of(layer).group = torch.distributed.new_group(list(range(world.ranks.world)))
+    rows = slice(world.ranks.rank * 6, world.ranks.rank * 6 + 6)
+    rounded = batches[0].to(torch.bfloat16)
+    output = layer(rounded[rows])
+    expected = nn.BatchNorm2d(3)(rounded.float())[rows]
+    return output.dtype, float((output.float() - expected).abs().max())
+
+
+def test_half_precision_inputs_have_float32_statistics(pool: Pool) -> None:
+    for dtype, difference in pool.run(2, half):
+        assert dtype == torch.bfloat16 and difference < 2**-7
+
+
+def test_converted_layers_keep_parameters_names_and_modes() -> None:
+    model = _cnn()
+    model[1].eval()
+    names: dict[str, Any] = {n: p for n, p in [*model.named_parameters(), *model.named_buffers()]}
+    converted, replaced = convert(model, JointBatchNorm)
+    assert replaced == ["1", "4"] and not converted[1].training and converted[4].training
+    after = {n: p for n, p in [*converted.named_parameters(), *converted.named_buffers()]}
+    assert after.keys() == names.keys() and all(after[n] is names[n] for n in names)
+
+
+def test_a_layer_that_is_the_model_itself_is_converted() -> None:
+    layer, replaced = convert(nn.BatchNorm2d(3), JointBatchNorm)
+    assert isinstance(layer, JointBatchNorm) and replaced == [""]

@@ -99,7 +99,7 @@ def _run(results: Path, only: list[str]) -> dict[Cell, dict[str, Any]]:
 
     found = _stored(results)
     todo = [cell for cell in cells() if cell not in found and (not only or cell.strategy in only)]
-    pool = Pool(4)
+    pool = Pool(4, timeout_s=120)
     try:
         with open(results, "a", encoding="utf-8") as file:
             for number, cell in enumerate(todo, 1):
@@ -158,8 +158,8 @@ def _markdown(found: dict[Cell, dict[str, Any]]) -> str:
             f"{os.cpu_count()} CPU cores, gloo: torch {torch.__version__}, DeepSpeed {deepspeed.__version__}, "
             f"Accelerate {accelerate.__version__}, Python {platform.python_version()}.",
             "",
-            "Small models train 20 steps by the engine on 1, 2, 3 and 4 ranks, with 4 and 8 micro-batches a step, and by a loop "
-            "in plain torch on one process (`benchmarks/parity_cases.py`). A figure is max|a - b| / max|b| of a tensor, the "
+            "Small models train 20 steps by the engine on 1 to 4 ranks, with 4 and 8 micro-batches a step, and by a loop in "
+            "plain torch on one process (`benchmarks/parity_cases.py`). A figure is max|a - b| / max|b| of a tensor, the "
             "worst over all tensors and all numbers of ranks and micro-batches of its row, after 1, 5 and 20 steps. Gradients "
             "are the optimizer's moments: with SGD after the first step exactly the gradient. The loss has two parts with "
             "different weights, and ignores labels unevenly. ZeRO runs in float32, where rounding grows from step to step; "

@@ -390,10 +390,10 @@ def prepare(model: nn.Module, config: RunConfig, world: World, shared_statistics
         model = model.to(memory_format=torch.channels_last)
     precision.apply(model, dist.precision, world.device)
     if dist.compile:
-        import torch._inductor.config
+        from torch._inductor import config as inductor
 
         # Else dropout would draw other numbers than without compilation, and others again where the graph is cut elsewhere.
-        torch._inductor.config.fallback_random = True
+        inductor.fallback_random = True
         compiled = [model] if dist.strategy in ("single", "ddp") else [model.get_submodule(name) for name in blocks(model)]
         for module in compiled:
             module.compile()

@@ -1,11 +1,14 @@
 """A pool of real processes that become the ranks of one world after another: imports are paid once a session."""
 
+import faulthandler
 import multiprocessing
 import os
+import signal
 import socket
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,6 +26,7 @@ def _serve(connection: Connection) -> None:
     from phalanx.dist.processes import die_with_parent
 
     die_with_parent()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # a rank that hangs is asked where
     os.environ["ACCELERATE_USE_CPU"] = "true"
     while (order := connection.recv()) is not None:
         rank, world, port, function, arguments = order
@@ -49,6 +53,7 @@ def _as_rank(rank: int, world: int, port: int, function: Callable[..., Any], arg
         return function(joined, *arguments)
     finally:
         _forget_deepspeed()
+        _forget_meshes()
         leave()
         AcceleratorState._reset_state(reset_partial_state=True)
 
@@ -67,10 +72,19 @@ def _forget_deepspeed() -> None:
     DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0
 
 
+def _forget_meshes() -> None:
+    """DTensor keeps results of its planning, with a mesh in each: the groups of the next world have other names."""
+    if "torch.distributed.tensor" in sys.modules:
+        from torch.distributed.tensor import debug
+
+        debug._clear_sharding_prop_cache()
+
+
 class Pool:
     """`pool.run(world, function, *arguments)` calls `function(world, *arguments)` on so many ranks."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, timeout_s: float = TIMEOUT_S):
+        self._timeout_s = timeout_s
         context = multiprocessing.get_context("spawn")
         self._ranks = []
         for _ in range(size):
@@ -88,13 +102,23 @@ class Pool:
         port = _free_port()
         for rank, (_, connection) in enumerate(self._ranks[:world]):
             connection.send((rank, world, port, function, arguments))
-        results = []
+        results, hanging = [], []
+        deadline = time.monotonic() + self._timeout_s
         for rank, (_, connection) in enumerate(self._ranks[:world]):
-            assert connection.poll(TIMEOUT_S), f"rank {rank} of {world} hangs in {function.__name__}"
-            results.append(connection.recv())
+            if connection.poll(max(0.0, deadline - time.monotonic())):
+                results.append(connection.recv())
+            else:
+                hanging.append(rank)
+                results.append(("failed", f"hangs in {function.__name__}; its stack is in stderr"))
+        self._say_where(hanging)
         failures = [f"rank {rank}:\n{text}" for rank, (how, text) in enumerate(results) if how == "failed"]
         assert not failures, "\n".join(failures)
         return [result for _, result in results]
+
+    def _say_where(self, ranks: Sequence[int]) -> None:
+        for rank in ranks:
+            os.kill(self._ranks[rank][0].pid or os.getpid(), signal.SIGUSR1)
+            time.sleep(0.5)
 
     def close(self) -> None:
         for process, connection in self._ranks:

@@ -118,7 +118,7 @@ def test_evaluation_and_turns_alone_exchange_nothing(pool: Pool) -> None:
 
 def half(world: World) -> tuple[torch.dtype, float]:
     """Under bf16 the statistics are float32's: the output differs from float32's by the rounding of bf16 alone."""
-    model, batches, _ = _made("cnn")
+    _, batches, _ = _made("cnn")
     layer, _ = convert(nn.BatchNorm2d(3), JointBatchNorm)
     partners_of(layer).group = torch.distributed.new_group(list(range(world.ranks.world)))
     rows = slice(world.ranks.rank * 6, world.ranks.rank * 6 + 6)
@@ -136,10 +136,10 @@ def test_half_precision_inputs_have_float32_statistics(pool: Pool) -> None:
 def test_converted_layers_keep_parameters_names_and_modes() -> None:
     model = _cnn()
     model[1].eval()
-    names: dict[str, Any] = {n: p for n, p in [*model.named_parameters(), *model.named_buffers()]}
+    names: dict[str, Any] = dict([*model.named_parameters(), *model.named_buffers()])
     converted, replaced = convert(model, JointBatchNorm)
     assert replaced == ["1", "4"] and not converted[1].training and converted[4].training
-    after = {n: p for n, p in [*converted.named_parameters(), *converted.named_buffers()]}
+    after = dict([*converted.named_parameters(), *converted.named_buffers()])
     assert after.keys() == names.keys() and all(after[n] is names[n] for n in names)
 
 

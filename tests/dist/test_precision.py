@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def test_what_the_hardware_lacks_is_refused_with_what_it_has() -> None:
-    with pytest.raises(UserError, match="dist.precision=tf32: the CPU has fp32, bf16, fp16, fp64. Set one of them"):
+    with pytest.raises(UserError, match=r"dist\.precision=tf32: the CPU has fp32, bf16, fp16, fp64\. Set one of them"):
         precision.check("tf32", CPU)
     for name in ("fp32", "bf16", "fp16", "fp64"):
         precision.check(name, CPU)

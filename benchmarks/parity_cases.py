@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phalanx.configs.load import load
-from phalanx.configs.schema import RunConfig
 from phalanx.dist.engine import Engine
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything
 from phalanx.dist.schedule import joint_size
+
+if TYPE_CHECKING:
+    from phalanx.configs.schema import RunConfig
 
 SAMPLES, CLASSES, LEARNING_RATE, SEED = 4, 5, 0.05, 3
 REPORT_AFTER = (1, 5, 20)
@@ -111,13 +112,15 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
-def config(recipe: str, micro_batches: int, *overrides: str) -> RunConfig:
+def config(recipe: str, micro_batches: int, *overrides: str) -> "RunConfig":
+    from phalanx.configs.load import load
+
     sizes = [f"train.global_batch={SAMPLES * micro_batches}", f"train.micro_batch={SAMPLES}", "train.steps=20", f"seed={SEED}"]
     return load([recipe], [*sizes, *overrides])
 
 
 def trained(
-    world: World, settings: RunConfig, model: str, optimizer: str, report_after: tuple[int, ...] = REPORT_AFTER
+    world: World, settings: "RunConfig", model: str, optimizer: str, report_after: tuple[int, ...] = REPORT_AFTER
 ) -> dict[int, dict[str, Any]]:
     """Trains by the engine.
 

@@ -7,18 +7,17 @@ BatchNorm statistics; the gradients meet in the backward of the last turn; then 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from phalanx.configs.errors import TrainingFailed
-from phalanx.configs.schema import RunConfig
 from phalanx.dist import inspection, joint_batchnorm, precision
 from phalanx.dist.batchnorm import MicroBatchStatistics
 from phalanx.dist.blocks import blocks
 from phalanx.dist.checkpoint.entries import Entry, whole
-from phalanx.dist.checkpoint.manifest import MICRO_BATCHES, Manifest
+from phalanx.dist.checkpoint.layout import MICRO_BATCHES
 from phalanx.dist.collectives import gather_json, sum_exactly
 from phalanx.dist.exchange import Agreed, Exchange, Pending
 from phalanx.dist.loss_scale import LossScale
@@ -31,6 +30,10 @@ from phalanx.dist.sampler import Share, share
 from phalanx.dist.schedule import Turn, joint_size, turns
 from phalanx.dist.strategies import share_model
 from phalanx.dist.strategies.strategy import Strategy
+
+if TYPE_CHECKING:  # the engine runs without pydantic, as `scripts/gpu_checks.py` does on a bare machine
+    from phalanx.configs.schema import RunConfig
+    from phalanx.dist.checkpoint.manifest import Manifest
 
 # A loss: its sum over a micro-batch, and the weight to divide by: a number of samples, pixels or boxes.
 Losses = Mapping[str, tuple[Tensor, float]]
@@ -62,7 +65,7 @@ class Engine:
         model: nn.Module,
         make_optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
         learning_rate: Callable[[int], float],
-        config: RunConfig,
+        config: "RunConfig",
         world: World,
     ):
         self.world, self.config, dist = world, config, config.dist
@@ -356,7 +359,7 @@ class Engine:
             return state
         return state | {"loss_scale": self._loss_scale.to_json(), "skipped": self.skipped}
 
-    def make_room(self, stored: Manifest) -> None:
+    def make_room(self, stored: "Manifest") -> None:
         """Takes a checkpoint's scalars, and prepares the optimizer for its tensors; `entries` then lists all to be read."""
         self._strategy.make_room(stored)
         if self._loss_scale is not None:
@@ -376,7 +379,7 @@ class Engine:
         return not sum_exactly(self.world, not_finite).any()
 
 
-def prepare(model: nn.Module, config: RunConfig, world: World, shared_statistics: bool) -> nn.Module:
+def prepare(model: nn.Module, config: "RunConfig", world: World, shared_statistics: bool) -> nn.Module:
     """What is done to a single-device model before its strategy takes it, in the order that matters."""
     dist = config.dist
     if shared_statistics:

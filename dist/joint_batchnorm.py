@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from phalanx.dist.collectives import all_gather_flat
-
 Group = torch.distributed.ProcessGroup
 
 
@@ -43,9 +41,9 @@ class _JointStatistics(torch.autograd.Function):
         if count:
             own[0], own[1] = count, wide.mean(others)
             own[2] = (wide - own[1].view(shape)).square().sum(others)
-        everyone = own.new_empty(torch.distributed.get_world_size(group), 3, channels)
-        all_gather_flat(everyone.view(-1, channels), own, group=group)
-        counts, means, deviations = everyone.unbind(1)  # each [ranks, C]
+        everyone = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size(group))]
+        torch.distributed.all_gather(everyone, own, group=group)
+        counts, means, deviations = torch.stack(everyone, dim=1)  # each [ranks, C]
         total = counts.sum(0)
         mean = (counts * means).sum(0) / total
         deviation = (deviations + counts * (means - mean).square()).sum(0)

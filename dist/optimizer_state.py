@@ -1,13 +1,15 @@
 """An optimizer's state by the parameters' names: tensors as checkpoint entries, scalars as JSON."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, entry
-from phalanx.dist.checkpoint.manifest import StoredTensor
+
+if TYPE_CHECKING:
+    from phalanx.dist.checkpoint.manifest import StoredTensor
 
 Scalars = dict[str, dict[str, Any]]
 
@@ -38,7 +40,7 @@ def scalars(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
 def make_room(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
-    stored: Mapping[str, StoredTensor],
+    stored: "Mapping[str, StoredTensor]",
     stored_scalars: Scalars,
 ) -> None:
     """Gives an optimizer that has not stepped yet the state of a checkpoint: scalars filled in, tensors empty, to be read."""

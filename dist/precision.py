@@ -33,11 +33,10 @@ def check(precision: str, device: torch.device) -> None:
         listed = ", ".join(has)
         raise UserError(f"dist.precision={precision}: {name} has {listed}. Set one of them (another experiment).", shared=True)
     if device.type == "cuda":
-        # cuDNN rounds to TF32 by default; fp32 means float32.
-        rounding = "tf32" if precision == "tf32" else "ieee"
-        torch.backends.cuda.matmul.fp32_precision = rounding
-        torch.backends.cudnn.conv.fp32_precision = rounding  # type: ignore[attr-defined]
-        torch.backends.cudnn.rnn.fp32_precision = rounding  # type: ignore[attr-defined]
+        # cuDNN rounds to TF32 by default; fp32 means float32. The older switches set the newer ones too, not the other way
+        # round, and torch's compiler refuses to read the older ones where they differ.
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def _formats(device: torch.device) -> tuple[list[str], str]:

@@ -13,12 +13,13 @@ import torch.distributed
 from torch._C._distributed_c10d import HashStore
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.schema import DistConfig
 from phalanx.dist.environment import Ranks
 from phalanx.dist.rendezvous import meeting_place, slurm_store
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from phalanx.configs.schema import DistConfig
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class World:
     control: "torch.distributed.ProcessGroup | None"
 
 
-def choose_threads(config: DistConfig, recorded: int | None, environment: Mapping[str, str] = os.environ) -> int:
+def choose_threads(config: "DistConfig", recorded: int | None, environment: Mapping[str, str] = os.environ) -> int:
     """CPU threads of this rank: as configured, else as the run was started with, else OMP_NUM_THREADS, else 1.
 
     The same number gives the same rounding. One is what torchrun and accelerate launch choose, so that all ways of
@@ -52,7 +53,7 @@ def choose_threads(config: DistConfig, recorded: int | None, environment: Mappin
     return int(from_environment) if from_environment.isdigit() and int(from_environment) else 1
 
 
-def choose_device(config: DistConfig, ranks: Ranks) -> torch.device:
+def choose_device(config: "DistConfig", ranks: Ranks) -> torch.device:
     """This rank's GPU, or the CPU.
 
     Raises:
@@ -71,7 +72,7 @@ def choose_device(config: DistConfig, ranks: Ranks) -> torch.device:
     raise UserError(f"{ranks.local_world} ranks on this node, but {found} GPUs. Start at most {found}, or set dist.device=cpu.")
 
 
-def join(ranks: Ranks, config: DistConfig, run_directory: Path, threads: int) -> World:
+def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) -> World:
     """Joins the process groups and asserts that everybody is there; a world of one needs none.
 
     Raises:

@@ -8,8 +8,8 @@ import numpy
 from numpy.typing import NDArray
 
 from phalanx.dist.checkpoint import manifest, shard_file
-from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range
-from phalanx.dist.checkpoint.manifest import MICRO_BATCHES, StoredTensor
+from phalanx.dist.checkpoint.layout import ITEM_SIZE, MICRO_BATCHES, Range
+from phalanx.dist.checkpoint.manifest import StoredTensor
 from phalanx.dist.checkpoint.reader import Readers
 from phalanx.dist.files import fsync_directory
 

@@ -13,7 +13,6 @@ from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range, elements, gaps
 
 FORMAT, VERSION = "phalanx.checkpoint", 1
 NAME = "manifest.json"
-MICRO_BATCHES = "@micro_batches"  # suffix of BatchNorm's statistics, `[V, ...]`: a row a micro-batch
 _SHARD = re.compile(r"shards/rank-\d{5}\.safetensors")
 
 

@@ -1,29 +1,33 @@
 """How a single-device model trains over all ranks: one class a strategy, chosen by name."""
 
+from typing import TYPE_CHECKING
+
 from torch import nn
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.schema import SHARDED, ZERO, RunConfig
 from phalanx.dist.process_group import World, group_of_one
 from phalanx.dist.sampler import Share
 from phalanx.dist.strategies.replicated import Ddp, Exact, MakeOptimizer, Replicated
 from phalanx.dist.strategies.strategy import Strategy
 
+if TYPE_CHECKING:
+    from phalanx.configs.schema import RunConfig
 
-def share_model(model: nn.Module, make_optimizer: MakeOptimizer, config: RunConfig, world: World, mine: Share) -> Strategy:
+
+def share_model(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Strategy:
     """Turns a single-device model into one that trains over all ranks.
 
     Raises:
         UserError: where the strategy cannot run on so many ranks, or with such a model.
     """
     dist = config.dist
-    if dist.strategy in (*ZERO, *SHARDED):
+    if dist.strategy not in ("single", "ddp"):
         group_of_one(world)
-    if dist.strategy in ZERO:
+    if dist.strategy.startswith("zero"):
         from phalanx.dist.strategies.zero import Zero
 
         return Zero(model, make_optimizer, config, world)
-    if dist.strategy in SHARDED:
+    if dist.strategy in ("fsdp", "hsdp"):
         from phalanx.dist.strategies.sharded import Sharded
 
         return Sharded(model, make_optimizer, dist, world)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from phalanx.configs.errors import UserError
 from phalanx.dist import optimizer_state
 from phalanx.dist.checkpoint.entries import Entry, entry
-from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.exact_reduce import ExactReduce
 from phalanx.dist.process_group import World
 from phalanx.dist.sampler import Share
+
+if TYPE_CHECKING:
+    from phalanx.dist.checkpoint.manifest import Manifest
 
 MakeOptimizer = Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer]
 
@@ -59,7 +61,7 @@ class Replicated:
     def scalars(self) -> dict[str, Any]:
         return optimizer_state.scalars(self.optimizer, self.parameters)
 
-    def make_room(self, stored: Manifest) -> None:
+    def make_room(self, stored: "Manifest") -> None:
         optimizer_state.make_room(self.optimizer, self.parameters, stored.tensors, stored.state["optimizer"])
 
     def restored(self) -> None:

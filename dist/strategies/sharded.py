@@ -6,6 +6,7 @@ contiguous ranges of each parameter. HSDP shards among a few ranks and copies ac
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed
@@ -15,12 +16,14 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.schema import DistConfig
 from phalanx.dist import precision
 from phalanx.dist.blocks import blocks
 from phalanx.dist.process_group import World
 from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
 from phalanx.dist.strategies.twin import filled, make_twin
+
+if TYPE_CHECKING:
+    from phalanx.configs.schema import DistConfig
 
 # Under dist.gather=half only the weights of these are gathered in half precision.
 _MULTIPLIES = (nn.modules.conv._ConvNd, nn.Linear)
@@ -36,7 +39,7 @@ class Sharded(Replicated):
     collective = True
     sharded = True
 
-    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: DistConfig, world: World):
+    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World):
         scalars = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
         if scalars:
             raise UserError(
@@ -79,7 +82,7 @@ class Sharded(Replicated):
                 yield name, shards.full_tensor()
 
 
-def _mesh(config: DistConfig, world: World) -> DeviceMesh:
+def _mesh(config: "DistConfig", world: World) -> DeviceMesh:
     """All ranks in one shard; or, for hsdp, copies times shards, neighbours in a shard."""
     ranks = world.ranks
     if config.strategy == "fsdp":
@@ -96,7 +99,7 @@ def _mesh(config: DistConfig, world: World) -> DeviceMesh:
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def _shard(model: nn.Module, config: DistConfig, mesh: DeviceMesh, device: torch.device) -> None:
+def _shard(model: nn.Module, config: "DistConfig", mesh: DeviceMesh, device: torch.device) -> None:
     """Shards the blocks that the model names, then what is left."""
     half = precision.HALF.get(config.precision) if config.gather == "half" else None
     # Inputs are left as autocast wants them; gradients are added up in float32.

@@ -1,12 +1,14 @@
 """What the engine asks of a strategy: how ranks share a model, its gradients and its optimizer."""
 
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
 from phalanx.dist.checkpoint.entries import Entry
-from phalanx.dist.checkpoint.manifest import Manifest
+
+if TYPE_CHECKING:
+    from phalanx.dist.checkpoint.manifest import Manifest
 
 
 class Strategy(Protocol):
@@ -62,7 +64,7 @@ class Strategy(Protocol):
         """The optimizer's state besides tensors, as JSON, by the parameters' names."""
         ...
 
-    def make_room(self, stored: Manifest) -> None:
+    def make_room(self, stored: "Manifest") -> None:
         """Gives an optimizer that has not stepped yet the state of a checkpoint, its tensors still to be filled."""
         ...
 

@@ -66,8 +66,10 @@ def test_a_run_stopped_on_4_ranks_goes_on_on_1_2_and_3(tmp_path: Path) -> None:
         assert (resize["before"], resize["after"], resize["step"]) == (4, ranks, 2)
 
 
-def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path: Path, optimizer: str) -> None:
     recipe = [*RECIPE, "dist.reduce=exact", "train.steps=8", "checkpoint.every_steps=1", "checkpoint.keep=2"]
+    recipe += [f"optim.name={optimizer}", "train.clip_norm=1.0"]
     phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
     resized = tmp_path / "runs/resized"
     running = start([*PHALANX, "train", *recipe, "name=resized", "--nproc", "4"], tmp_path)
@@ -77,6 +79,44 @@ def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path
     phalanx("resume", resized, cwd=tmp_path)
     assert_bitwise(resized, tmp_path / "runs/unbroken")
     assert sample_ids(resized) == sample_ids(tmp_path / "runs/unbroken")
+
+
+# Small, as three launches come together; a group of joint statistics spans two ranks.
+SMALL = [DIGITS, "train.global_batch=24", "train.micro_batch=4", "train.log_every=1", "data.ledger=true", "data.workers=1"]
+SMALL += ["model.stem=small", "data.image_size=16", "data.augment.flip=0.5", "train.clip_norm=1.0", "optim.name=adamw"]
+
+
+@pytest.mark.parametrize(("strategy", "precision"), [("fsdp", "bf16"), ("zero2", "fp16")])
+def test_a_killed_run_in_shards_and_half_precision_goes_on_bitwise(tmp_path: Path, strategy: str, precision: str) -> None:
+    how = [f"dist.strategy={strategy}", f"dist.precision={precision}", "dist.sync_bn=3", "dist.loss_scale_window=4"]
+    recipe = [*SMALL, *how, "train.steps=8", "checkpoint.every_steps=2", "checkpoint.keep=10"]
+    phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
+    killed = tmp_path / "runs/killed"
+    running = start([*PHALANX, "train", *recipe, "name=killed", "--nproc", "2"], tmp_path)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3)
+    running.kill_all()
+    phalanx("resume", "runs/killed", "--nproc", 2, cwd=tmp_path)
+    assert_bitwise(killed, tmp_path / "runs/unbroken")
+    metrics = [[_without_time(line) for line in lines(run / "metrics.jsonl")] for run in (killed, tmp_path / "runs/unbroken")]
+    assert metrics[0] == metrics[1] and ("train/loss_scale" in metrics[0][0]) == (precision == "fp16")
+
+
+def test_a_run_changes_its_strategy_on_the_way(tmp_path: Path) -> None:
+    """Started under ZeRO-3 on two ranks, gone on under FSDP2 on three and HSDP on two, ended under DDP alone."""
+    recipe = [*SMALL, "train.steps=4", "checkpoint.every_steps=100", "optim.name=sgd"]
+    phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
+    run = tmp_path / "runs/moving"
+    stop = ["--stop-at", 1, "--nproc", 2]
+    phalanx("train", *recipe, "name=moving", "dist.strategy=zero3", *stop, cwd=tmp_path, expect=75)
+    phalanx("resume", run, "dist.strategy=fsdp", "--stop-at", 2, "--nproc", 3, cwd=tmp_path, expect=75)
+    phalanx("resume", run, "dist.strategy=hsdp", "dist.shard_ranks=1", "--stop-at", 3, "--nproc", 2, cwd=tmp_path, expect=75)
+    with pytest.raises(AssertionError, match=r"dist\.shard_ranks is for hsdp, not ddp"):
+        phalanx("resume", run, "dist.strategy=ddp", cwd=tmp_path)
+    phalanx("resume", run, "dist.strategy=ddp", "dist.shard_ranks=null", cwd=tmp_path)
+    assert worst_difference(tensors(run), tensors(tmp_path / "runs/unbroken")) < 1e-3
+    assert sample_ids(run) == sample_ids(tmp_path / "runs/unbroken")
+    facts = [e for e in lines(run / "events.jsonl") if e["event"] in ("start", "resume")]
+    assert [(e["strategy"], e["world_size"]) for e in facts] == [("zero3", 2), ("fsdp", 3), ("hsdp", 2), ("ddp", 1)]
 
 
 def test_a_longer_run_is_allowed_and_the_schedule_s_change_is_said(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Every strategy against one process: the same training, or by how much it differs.
 
-    python benchmarks/parity.py [--only ddp fsdp ...] [--output docs/parity.md] [--results FILE.jsonl]
+    python benchmarks/parity.py [--only ddp fsdp ...] [--output docs/parity.md] [--results docs/parity.jsonl]
 
 Trains small models by the engine on 1 to 4 real ranks, and by a loop in plain torch on one process. The difference is
 max|a - b| / max|b| a tensor, worst tensor, for losses, gradients (the optimizer's moments: after the first step of SGD with
@@ -39,10 +39,10 @@ class Cell(NamedTuple):
 
     @property
     def dtype(self) -> str:
-        return "fp32" if self.strategy.startswith("zero") or self.reduce == "exact" else "fp64"
+        return "fp32" if self.strategy.startswith(("zero", FP32_DDP)) or self.reduce == "exact" else "fp64"
 
     def overrides(self) -> list[str]:
-        more = [f"dist.strategy={self.strategy}", f"dist.reduce={self.reduce}", f"dist.precision={self.dtype}"]
+        more = [f"dist.strategy={self.strategy.split()[0]}", f"dist.reduce={self.reduce}", f"dist.precision={self.dtype}"]
         if self.strategy == "hsdp":
             more.append(f"dist.shard_ranks={2 if self.ranks == 4 else 1}")
         return [*more, f"dist.sync_bn={self.sync_bn}"]
@@ -56,7 +56,8 @@ MODELS = [
     ("cnn without norm", "off"),
     ("transformer", "off"),
 ]
-STRATEGIES = ["single", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]
+FP32_DDP = "ddp (fp32)"  # what rounding in float32 does by itself: a yardstick for ZeRO
+STRATEGIES = ["single", "ddp", "fsdp", "hsdp", FP32_DDP, "zero1", "zero2", "zero3"]
 
 
 def cells() -> Iterator[Cell]:
@@ -162,8 +163,9 @@ def _markdown(found: dict[Cell, dict[str, Any]]) -> str:
             "plain torch on one process (`benchmarks/parity_cases.py`). A figure is max|a - b| / max|b| of a tensor, the "
             "worst over all tensors and all numbers of ranks and micro-batches of its row, after 1, 5 and 20 steps. Gradients "
             "are the optimizer's moments: with SGD after the first step exactly the gradient. The loss has two parts with "
-            "different weights, and ignores labels unevenly. ZeRO runs in float32, where rounding grows from step to step; "
-            "everything else in float64. `hsdp` copies across ranks, and on 4 shards in pairs.",
+            "different weights, and ignores labels unevenly. ZeRO runs in float32, where rounding grows from step to step, "
+            "and DDP beside it as a yardstick; everything else in float64. `hsdp` copies across ranks, and on 4 shards in pairs. "
+            "Every cell by itself: `docs/parity.jsonl`.",
             "",
             "## SGD with momentum",
             "",
@@ -191,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="strategies to run; the tables hold what there is")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/parity.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "build/parity.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/parity.jsonl")
     given = parser.parse_args()
     given.results.parent.mkdir(parents=True, exist_ok=True)
     found = _run(given.results, given.only)

@@ -164,7 +164,7 @@ def _markdown(found: dict[Cell, dict[str, Any]]) -> str:
             "worst over all tensors and all numbers of ranks and micro-batches of its row, after 1, 5 and 20 steps. Gradients "
             "are the optimizer's moments: with SGD after the first step exactly the gradient. The loss has two parts with "
             "different weights, and ignores labels unevenly. ZeRO runs in float32, where rounding grows from step to step, "
-            "and DDP beside it as a yardstick; everything else in float64. `hsdp` copies across ranks, and on 4 shards in pairs. "
+            "and DDP beside it as a yardstick; everything else in float64. `hsdp` copies across ranks, on 4 in pairs. "
             "Every cell by itself: `docs/parity.jsonl`.",
             "",
             "## SGD with momentum",

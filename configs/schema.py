@@ -322,10 +322,10 @@ def _contradictions_of_ranks(config: RunConfig) -> Iterator[tuple[str, str]]:
             f"dist.reduce=exact does not go with dist.sync_bn={dist.sync_bn}: joint statistics round as the ranks divide them. "
             "Set dist.reduce=fast, or dist.sync_bn=off.",
         )
-    if dist.reduce == "exact" and dist.strategy not in ("single", "ddp"):
+    if dist.reduce == "exact" and dist.strategy not in ("single", "ddp", "fsdp"):
         yield (
             "dist.reduce",
-            f"dist.reduce=exact runs under single and ddp, not {dist.strategy}, which sums gradients in an order of its own. "
+            f"dist.reduce=exact runs under single, ddp and fsdp, not {dist.strategy}, which sums in an order of its own. "
             "Set dist.strategy=ddp, or dist.reduce=fast.",
         )
     if dist.precision == "fp64" and dist.strategy in ZERO:

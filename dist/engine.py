@@ -208,9 +208,7 @@ class Engine:
 
     def _clip(self, gradients: Sequence[Tensor], largest: float) -> Tensor:
         """Scales gradients down in place to a norm of at most `largest`; returns the norm they had."""
-        norm = nn.utils.get_total_norm(gradients)
-        if self._strategy.sharded:
-            norm = self._strategy.sum_of_parts(norm.square()).sqrt()
+        norm = self._strategy.norm(gradients)
         if gradients:
             shrink = torch.clamp(largest / (norm + 1e-6), max=1.0)
             torch._foreach_mul_(list(gradients), shrink.to(gradients[0].device))

@@ -27,7 +27,11 @@ def share_model(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunCon
         from phalanx.dist.strategies.zero import Zero
 
         return Zero(model, make_optimizer, config, world)
-    if dist.strategy in ("fsdp", "hsdp"):
+    if dist.reduce == "exact" and dist.strategy == "fsdp" and world.ranks.world > 1:
+        from phalanx.dist.strategies.exact_sharded import ExactSharded
+
+        return ExactSharded(model, make_optimizer, dist, world, config.micro_batches)
+    if dist.strategy in ("fsdp", "hsdp") and dist.reduce == "fast":
         from phalanx.dist.strategies.sharded import Sharded
 
         return Sharded(model, make_optimizer, dist, world)

@@ -1,7 +1,7 @@
 """Every rank holds the whole model: alone, under DDP, or with gradients summed by the fixed tree."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,6 @@ class Replicated:
     """One rank alone: the base of the strategies whose optimizer is torch's over the model's own parameters."""
 
     collective = False
-    sharded = False
     divides_by = 1
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer):
@@ -44,6 +43,9 @@ class Replicated:
 
     def sum_of_parts(self, value: Tensor) -> Tensor:
         return value
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        return nn.utils.get_total_norm(gradients)
 
     def update(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:

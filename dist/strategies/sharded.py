@@ -4,7 +4,7 @@ FSDP: Zhao et al., PyTorch FSDP, VLDB 2023 (arXiv:2304.11277); torch's second fo
 contiguous ranges of each parameter. HSDP shards among a few ranks and copies across.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,6 @@ class Sharded(Replicated):
     """
 
     collective = True
-    sharded = True
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World):
         scalars = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
@@ -56,9 +55,12 @@ class Sharded(Replicated):
 
     @contextmanager
     def turn(self, number: int | None, last: bool) -> Iterator[None]:
+        self._begin(number, last)
+        yield
+
+    def _begin(self, number: int | None, last: bool) -> None:
         assert isinstance(self.plain, FSDPModule)
         self.plain.set_requires_gradient_sync(last or self._config.exchange == "micro_batch")
-        yield
 
     def gradients(self) -> list[Tensor]:
         with torch.no_grad():  # where to_local gives the shard itself
@@ -69,6 +71,9 @@ class Sharded(Replicated):
         value = value.to(self._device)
         torch.distributed.all_reduce(value, group=self._mesh.get_group("shard"))
         return value
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        return self.sum_of_parts(nn.utils.get_total_norm(gradients).square()).sqrt()
 
     def whole(self) -> AbstractContextManager[nn.Module]:
         return filled(self._twin, self.plain, self._gathered())

@@ -1,5 +1,6 @@
 """What the engine asks of a strategy: how ranks share a model, its gradients and its optimizer."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,14 +19,12 @@ class Strategy(Protocol):
         model: what a task calls while training.
         plain: the module that was built; its submodules and buffers have their plain names.
         collective: whether forwards and backwards wait for other ranks; a rank short of micro-batches runs fillers.
-        sharded: whether a rank holds only a part of each gradient.
         divides_by: what the strategy divides the sum of the ranks' gradients by.
     """
 
     model: nn.Module
     plain: nn.Module
     collective: bool
-    sharded: bool
     divides_by: int
 
     def turn(self, number: int | None, last: bool) -> AbstractContextManager[None]:
@@ -46,6 +45,10 @@ class Strategy(Protocol):
 
     def sum_of_parts(self, value: Tensor) -> Tensor:
         """The sum of a 0-dimensional tensor over the ranks that hold parts of one gradient: itself where each holds all."""
+        ...
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The 2-norm of the whole gradient, from the parts held here, the same on all ranks."""
         ...
 
     def update(self, learning_rate: float) -> None:

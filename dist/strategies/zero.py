@@ -4,7 +4,7 @@ Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Paramete
 DeepSpeed serves as a plain float32 optimizer over torch's own: precision, clipping and the cut of a step are the engine's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -30,8 +30,6 @@ class Zero:
     Raises:
         UserError: where DeepSpeed cannot be used, or does not do as it is told; naming a parameter that it cannot share out.
     """
-
-    sharded = True
 
     def __init__(
         self,
@@ -79,6 +77,9 @@ class Zero:
         value = value.to(self._device)
         torch.distributed.all_reduce(value)
         return value
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        return self.sum_of_parts(nn.utils.get_total_norm(gradients).square()).sqrt()
 
     def update(self, learning_rate: float) -> None:
         for group in self._base.param_groups:

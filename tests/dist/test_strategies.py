@@ -62,6 +62,20 @@ def test_a_strategy_equals_one_process(pool: Pool, cell: Cell) -> None:
     assert all(after[kind] <= allowed for kind in ("loss", "gradients", "weights", "buffers")), after
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("micro_batches", [8, 7])
+def test_exact_sums_are_bitwise_those_of_one_process(pool: Pool, strategy: str, optimizer: str, micro_batches: int) -> None:
+    """In float32, the norm of the gradient cut; in shards too, whose bounds depend on the number of ranks."""
+    exact = ["dist.reduce=exact", "train.clip_norm=0.5"]
+    single = cases.config(DIGITS, micro_batches, *exact)
+    expected = cases.assembled(pool.run(1, cases.trained, single, "cnn+dropout", optimizer, (5,)), 5)
+    for ranks in (2, 3, 4):
+        settings = cases.config(DIGITS, micro_batches, *exact, f"dist.strategy={strategy}")
+        found = cases.assembled(pool.run(ranks, cases.trained, settings, "cnn+dropout", optimizer, (5,)), 5)
+        assert found[0] == expected[0] and cases.differences(found, expected)["bitwise"]
+
+
 # -- kinds of models
 
 

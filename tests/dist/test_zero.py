@@ -103,9 +103,7 @@ def accumulate(world: World, strategy: Strategy, step: int, factor: float = 1.0)
             loss = nn.functional.cross_entropy(strategy.model(image)["logits"], target, reduction="sum")
             strategy.backward(loss * factor * strategy.divides_by / (2 * MICRO_BATCHES))
     gradients = strategy.gradients()
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if strategy.sharded:
-        norm = strategy.sum_of_parts(norm.square()).sqrt()
+    norm = strategy.norm(gradients)
     torch._foreach_mul_(gradients, torch.clamp(CLIP / (norm + 1e-6), max=1.0))
     return gradients
 

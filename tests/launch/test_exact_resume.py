@@ -77,8 +77,8 @@ def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path
     running = start([*PHALANX, "train", *recipe, "name=resized", "--nproc", "4"], tmp_path)
     running.until(lambda: len(lines(resized / "ledger/rank-0.jsonl")) >= 3)
     running.kill_all()
-    phalanx("resume", resized, "--nproc", 3, "--stop-at", 6, cwd=tmp_path, expect=75)
-    phalanx("resume", resized, cwd=tmp_path)
+    phalanx("resume", resized, "dist.strategy=fsdp", "--nproc", 3, "--stop-at", 6, cwd=tmp_path, expect=75)
+    phalanx("resume", resized, "dist.strategy=ddp", cwd=tmp_path)
     assert_bitwise(resized, tmp_path / "runs/unbroken")
     assert sample_ids(resized) == sample_ids(tmp_path / "runs/unbroken")
 

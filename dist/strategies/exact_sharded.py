@@ -1,0 +1,98 @@
+"""`dist.reduce=exact` under FSDP2: the reduce-scatter of a micro-batch becomes an exchange by shards, and the fixed tree sums.
+
+FSDP2 takes a reduce-scatter of one's own for each of its units. Here every rank sends each shard of its micro-batch's gradient
+to the rank that holds it, in as many bytes as a reduce-scatter; that rank puts what it received into the tree of
+`summation_tree`, and gives the total away after the step's last micro-batch.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
+from torch.distributed.tensor import DTensor
+
+from phalanx.dist import summation_tree
+from phalanx.dist.process_group import World
+from phalanx.dist.schedule import Turn, turns
+from phalanx.dist.strategies.replicated import MakeOptimizer
+from phalanx.dist.strategies.sharded import Sharded
+from phalanx.dist.summation_tree import Node
+
+if TYPE_CHECKING:
+    from phalanx.configs.schema import DistConfig
+
+
+class _TreeReduceScatter(ReduceScatter):
+    """The sums of one unit's shard on this rank.
+
+    Args:
+        everyones: the turns of every rank.
+        total: micro-batches of a step.
+
+    Attributes:
+        place: of the turn that runs; None in the warm-up.
+    """
+
+    def __init__(self, everyones: Sequence[Sequence[Turn]], total: int):
+        self._everyones, self._total = everyones, total
+        self._sums: dict[Node, Tensor] = {}
+        self.place: int | None = None
+
+    def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.empty(*size, dtype=dtype, device=device)
+
+    def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False) -> None:
+        """Takes this turn's gradients, [ranks * shard], and leaves the step's sum of this rank's shard, or zero, [shard]."""
+        incoming = torch.empty_like(input_tensor)
+        torch.distributed.all_to_all_single(incoming, input_tensor, group=group)
+        output_tensor.zero_()
+        if self.place is None:
+            return
+        for own, piece in zip(self._everyones, incoming.chunk(len(self._everyones)), strict=True):
+            turn = own[self.place]
+            if not turn.is_filler:
+                summation_tree.add(self._sums, Node(0, turn.first), piece, self._total, Tensor.add_)
+        if self.place == len(self._everyones[0]) - 1:
+            output_tensor.copy_(self._sums.pop(summation_tree.root(self._total)))
+            assert not self._sums
+
+
+class ExactSharded(Sharded):
+    """A model under FSDP2 whose gradients are the same bits on any number of ranks, and under DDP with exact sums."""
+
+    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World, micro_batches: int):
+        super().__init__(model, make_optimizer, config, world)
+        everyones = turns(micro_batches, 1, world.ranks.world)
+        self._last, self._place = len(everyones[0]) - 1, 0
+        self._sums: list[_TreeReduceScatter] = []
+        for module in self.plain.modules():
+            if isinstance(module, FSDPModule):
+                self._sums.append(_TreeReduceScatter(everyones, micro_batches))
+                module.set_custom_reduce_scatter(self._sums[-1])
+                # Nothing is divided, before or after.
+                module.set_force_sum_reduction_for_comms(True)
+                module.set_gradient_divide_factor(1.0)
+        self.divides_by = 1
+
+    def _begin(self, number: int | None, last: bool) -> None:
+        super()._begin(number, True)
+        for sums in self._sums:
+            sums.place = None if number is None else self._place
+        if number is None:
+            return
+        if self._place == self._last:
+            # The zeros of earlier turns would make a zero out of a negative zero.
+            super().discard()
+        self._place = 0 if self._place == self._last else self._place + 1
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """As DDP computes it: of whole gradients, one after another, so that it does not depend on the shards."""
+        norms: list[Tensor] = []
+        for parameter in self.parameters.values():
+            if isinstance(parameter.grad, DTensor):
+                norms += torch._foreach_norm([parameter.grad.full_tensor()])
+        return torch.linalg.vector_norm(torch.stack(norms))

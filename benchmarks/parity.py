@@ -183,8 +183,8 @@ def _markdown(found: dict[Cell, dict[str, Any]]) -> str:
             "## `dist.reduce=exact`, float32",
             "",
             f"Weights, moments and statistics after 1, 5 and 20 steps equal those of one process to the last bit in {equal} of "
-            f"{len(exact)} cells: under DDP and FSDP2; SGD and AdamW; a CNN with BatchNorm, with dropout too, and a transformer; 4 and 8 "
-            "micro-batches; 1, 2, 3 and 4 ranks. Kills and resizes: `tests/launch/test_exact_resume.py`.",
+            f"{len(exact)} cells: under DDP and FSDP2; SGD and AdamW; a CNN with BatchNorm, with dropout too, and a "
+            "transformer; 4 and 8 micro-batches; 1 to 4 ranks. Kills and resizes: `tests/launch/test_exact_resume.py`.",
             "",
         ]
     )

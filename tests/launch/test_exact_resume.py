@@ -111,7 +111,8 @@ def _typical_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 def test_a_run_changes_its_strategy_on_the_way(tmp_path: Path) -> None:
     """Started under ZeRO-3 on two ranks, gone on under FSDP2 on three and HSDP on two, ended under DDP alone."""
-    # A small rate, as rounding grows from step to step.
+    # Float32 rounding may put a value on the other side of a ReLU, which then shows; a lost step shows far more. Equality to
+    # rounding is tests/dist/test_strategies.py's.
     gentle = ["optim.name=sgd", "optim.lr=1e-3", "schedule.name=constant", "schedule.warmup_steps=0"]
     recipe = [*SMALL, *gentle, "train.steps=4", "checkpoint.every_steps=100"]
     phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
@@ -124,9 +125,8 @@ def test_a_run_changes_its_strategy_on_the_way(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"dist\.shard_ranks is for hsdp, not ddp"):
         phalanx("resume", run, "dist.strategy=ddp", cwd=tmp_path)
     phalanx("resume", run, "dist.strategy=ddp", "dist.shard_ranks=null", cwd=tmp_path)
-    # The typical tensor: in float32 rounding may put a single value on the other side of a ReLU.
     unbroken = tensors(tmp_path / "runs/unbroken")
-    assert _typical_difference(tensors(run), unbroken) < 1e-4 < _typical_difference(tensors(moved_off), unbroken)
+    assert _typical_difference(tensors(run), unbroken) < 0.1 < _typical_difference(tensors(moved_off), unbroken)
     assert sample_ids(run) == sample_ids(tmp_path / "runs/unbroken")
     facts = [e for e in lines(run / "events.jsonl") if e["event"] in ("start", "resume")]
     assert [(e["strategy"], e["world_size"]) for e in facts] == [("zero3", 2), ("fsdp", 3), ("hsdp", 2), ("ddp", 1)]

@@ -110,7 +110,7 @@ def _ours(config: Any, world: Any, steps: int, block: int, rounds: int) -> dict[
 
 
 def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
-    """What a user writes: a model, DDP, an optimizer, a loader, and a loop with gradient accumulation."""
+    """What a user writes: a model, DDP (or FSDP2, if ours has it), an optimizer, a loader, a loop with accumulation."""
     import torch
     import torch.nn.functional as F
     from torch.utils.data import DataLoader
@@ -138,7 +138,15 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
 
     model: Any = registry.build("resnet18", num_classes=10, in_channels=1)
     wrapped = model
-    if world.ranks.world > 1:
+    sharded = config.dist.strategy == "fsdp"
+    if sharded:
+        from torch.distributed.fsdp import fully_shard
+
+        for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+            for residual_block in stage:
+                fully_shard(residual_block)
+        fully_shard(model)
+    elif world.ranks.world > 1:
         wrapped = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -149,7 +157,9 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
         for part in range(accumulate):
             image, target = next(loader)
             last = part == accumulate - 1
-            if world.ranks.world > 1:
+            if sharded:
+                model.set_requires_gradient_sync(last)
+            elif world.ranks.world > 1:
                 wrapped.require_backward_grad_sync = last
             loss = F.cross_entropy(wrapped(image), target) / accumulate
             loss.backward()

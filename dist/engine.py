@@ -31,7 +31,7 @@ from phalanx.dist.schedule import Turn, joint_size, turns
 from phalanx.dist.strategies import share_model
 from phalanx.dist.strategies.strategy import Strategy
 
-if TYPE_CHECKING:  # the engine runs without pydantic, as `scripts/gpu_checks.py` does on a bare machine
+if TYPE_CHECKING:  # the engine runs without pydantic, as `benchmarks/gpu.py` does on a bare machine
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.checkpoint.manifest import Manifest
 

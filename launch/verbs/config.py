@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
 def _print_deepspeed(config: RunConfig) -> None:
     if config.dist.strategy not in ZERO:
         raise UserError(f"dist.strategy={config.dist.strategy} does not run DeepSpeed. Set one of: {', '.join(ZERO)}.")
-    from phalanx.dist.deepspeed_config import settings  # imports torch
+    from phalanx.dist.deepspeed_config import settings
 
     print(json.dumps(settings(config), indent=1))
 

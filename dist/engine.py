@@ -13,16 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.configs.errors import TrainingFailed
-from phalanx.dist import inspection, joint_batchnorm, precision
+from phalanx.dist import first_forward, joint_batchnorm, precision
 from phalanx.dist.batchnorm import MicroBatchStatistics
-from phalanx.dist.blocks import blocks
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.layout import MICRO_BATCHES
-from phalanx.dist.collectives import gather_json, sum_exactly
+from phalanx.dist.collectives import sum_exactly
 from phalanx.dist.exchange import Agreed, Exchange, Pending
+from phalanx.dist.first_forward import Losses, LossesOf
 from phalanx.dist.loss_scale import LossScale
 from phalanx.dist.merge import MicroBatch, merge
+from phalanx.dist.normalisation import describe_normalisation
 from phalanx.dist.partners import JointGroup, make_groups
+from phalanx.dist.prepare import prepare
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything, undisturbed
 from phalanx.dist.reports import Figures, Reports, StepFigures
@@ -34,10 +36,6 @@ from phalanx.dist.strategies.strategy import Strategy
 if TYPE_CHECKING:  # the engine runs without pydantic, as `benchmarks/gpu.py` does on a bare machine
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.checkpoint.manifest import Manifest
-
-# A loss: its sum over a micro-batch, and the weight to divide by: a number of samples, pixels or boxes.
-Losses = Mapping[str, tuple[Tensor, float]]
-LossesOf = Callable[[nn.Module, MicroBatch], Losses]
 
 
 class Engine:
@@ -246,66 +244,36 @@ class Engine:
         before = {n: b.clone() for n, b in self.plain.named_buffers()}
         with undisturbed(self.world.device):
             with torch.compiler.set_stance("force_eager"):
-                self._inspect(losses_of, batch)
-            warnings = self._changed(before)
+                # Turns that ranks run jointly end with another rank's backward: all forwards come first, and no backward,
+                # so that no rank is left waiting for what another one refuses.
+                forwards = self._rehearsal(batch, with_backward=not self._shared_turns)
+                backward = None if self._shared_turns else self._strategy.backward
+                self._losses = first_forward.inspect(
+                    self.world, self.model, self.plain, losses_of, forwards, backward, self._joint
+                )
+            warnings = [] if self.mine.total == 1 else first_forward.changed_buffers(before, self.plain, self.statistics.layers)
             if self._shared_turns or self.config.dist.compile:
-                self._run_through(losses_of, batch)
+                for _, micro_batch in self._rehearsal(batch, with_backward=True):
+                    self._strategy.backward(first_forward.total(losses_of(self.model, micro_batch)))
             self._strategy.discard()
         with torch.no_grad():
             for name, buffer in self.plain.named_buffers():
                 buffer.copy_(before[name])
         self._exchange = Exchange(self.world, self.mine, self._losses)
-        return warnings
+        return warnings if self.mine.total > 1 else []
 
-    def _inspect(self, losses_of: LossesOf, batch: Sequence[MicroBatch]) -> None:
-        """Runs forward and looks on; then backward, if no rank is left waiting for what another one refuses.
-
-        Turns that ranks run jointly end with another rank's backward: of those all forwards come first, and no backward.
-        """
-        reached = set(self._trained())
-        for turn in self._warm_up_turns:
-            with self._strategy.turn(None, last=not self._shared_turns):
+    def _rehearsal(self, batch: Sequence[MicroBatch], with_backward: bool) -> Iterator[tuple[Turn, MicroBatch]]:
+        """The turns of `warm_up_share`, each set up to run, with statistics that are thrown away."""
+        rehearsed = self.turns if self._shared_turns else self.turns[:1]
+        for turn in rehearsed:
+            with self._strategy.turn(None, last=with_backward and turn is rehearsed[-1]):
                 micro_batch = self._set_up(turn, batch)
                 self.statistics.select_scratch()
-                with inspection.watching(self.plain, turn, self._joint) as seen:
-                    losses = losses_of(self.model, micro_batch)
-                total = torch.stack([total for total, _ in losses.values()]).sum()
-                self._losses = tuple(losses)
-                reached &= seen.reached(total)
-                if not self._shared_turns:
-                    inspection.refuse_unreached(gather_json(self.world, sorted(reached)), self._trained())
-                    self._strategy.backward(total)
-        if self._shared_turns:
-            inspection.refuse_unreached(gather_json(self.world, sorted(reached)), self._trained())
-
-    def _run_through(self, losses_of: LossesOf, batch: Sequence[MicroBatch]) -> None:
-        """Forwards and backwards as in a step."""
-        for turn in self._warm_up_turns:
-            with self._strategy.turn(None, last=turn is self._warm_up_turns[-1]):
-                micro_batch = self._set_up(turn, batch)
-                self.statistics.select_scratch()
-                losses = losses_of(self.model, micro_batch)
-                self._strategy.backward(torch.stack([total for total, _ in losses.values()]).sum())
-
-    @property
-    def _warm_up_turns(self) -> list[Turn]:
-        return self.turns if self._shared_turns else self.turns[:1]
-
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {n: p for n, p in self.plain.named_parameters() if p.requires_grad}
-
-    def _changed(self, before: Mapping[str, Tensor]) -> list[str]:
-        changed = inspection.changed_buffers(before, self.plain, self.statistics.layers)
-        if not changed or self.mine.total == 1:
-            return []
-        return [
-            f"the buffer {changed[0]} changes while the model trains, in a way that belongs to no micro-batch: its value will "
-            "depend on the number of ranks"
-        ]
+                yield turn, micro_batch
 
     def describe(self) -> list[str]:
         """The table of normalisation layers."""
-        return inspection.describe_normalisation(self.plain, self._joint, self.config.train.micro_batch)
+        return describe_normalisation(self.plain, self._joint, self.config.train.micro_batch)
 
     def to_device(self, batch: MicroBatch) -> MicroBatch:
         """The batch on this rank's device, floating point numbers in the format of the weights."""
@@ -375,27 +343,3 @@ class Engine:
         not_finite = torch.zeros(self.world.ranks.world)
         not_finite[self.world.ranks.rank] = not torch.isfinite(largest)
         return not sum_exactly(self.world, not_finite).any()
-
-
-def prepare(model: nn.Module, config: "RunConfig", world: World, shared_statistics: bool) -> nn.Module:
-    """What is done to a single-device model before its strategy takes it, in the order that matters."""
-    dist = config.dist
-    if shared_statistics:
-        on_gpu = world.device.type == "cuda"
-        kind = joint_batchnorm.TorchJointBatchNorm if on_gpu else joint_batchnorm.JointBatchNorm
-        model, _ = joint_batchnorm.convert(model, kind)
-    else:
-        # A SyncBatchNorm of the user's own would share statistics behind the recipe's back.
-        model, _ = joint_batchnorm.convert(model, joint_batchnorm.JointBatchNorm, only=nn.SyncBatchNorm)
-    if dist.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    precision.apply(model, dist.precision, world.device)
-    if dist.compile:
-        from torch._inductor import config as inductor
-
-        # Else dropout would draw other numbers than without compilation, and others again where the graph is cut elsewhere.
-        inductor.fallback_random = True
-        compiled = [model] if dist.strategy in ("single", "ddp") else [model.get_submodule(name) for name in blocks(model)]
-        for module in compiled:
-            module.compile()
-    return model

@@ -109,7 +109,7 @@ def _shard(model: nn.Module, config: "DistConfig", mesh: DeviceMesh, device: tor
     half = precision.HALF.get(config.precision) if config.gather == "half" else None
     # Inputs are left as autocast wants them; gradients are added up in float32.
     gathered = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False)
-    offload = CPUOffloadPolicy() if config.offload and device.type == "cuda" else OffloadPolicy()
+    offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if config.offload else OffloadPolicy()
     whole = MixedPrecisionPolicy(cast_forward_inputs=False)
 
     def shard(module: nn.Module) -> None:

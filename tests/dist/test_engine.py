@@ -1,5 +1,6 @@
 """The engine on real ranks: the same training whatever their number."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,11 @@ from torch import Tensor, nn
 
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.checkpoint import manifest
-from phalanx.dist.checkpoint.restore import newest, restore
 from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.engine import Engine
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything
+from tests.dist.resuming import resume
 from tests.rank_pool import Pool
 from tests.running import DIGITS
 
@@ -199,9 +199,9 @@ def test_the_warm_up_leaves_no_trace(pool: Pool) -> None:
     pool.run(2, warmed_up_twice)
 
 
-def counted(world: World) -> list[str]:
-    """The collectives of the two steps after the first, as the profiler sees them. The gradients fit into one bucket."""
-    engine = engine_on(world, config("dist.precision=fp32"))
+def collectives(world: World, *overrides: str) -> Counter[str]:
+    """The collectives of the two steps after the first, as the profiler sees them, DDP's in C++ included."""
+    engine = engine_on(world, config("dist.precision=fp32", *overrides))
     train(world, engine, [0])
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         for step in (1, 2):
@@ -209,13 +209,31 @@ def counted(world: World) -> list[str]:
             for part in engine.micro_batches(step, batch, [weights(b) for b in batch]):
                 engine.backward(losses(engine.model, part))
             engine.step()
-    # Every collective leaves a range of its own, whoever asked for it, DDP's C++ included.
-    return [e.name for e in profile.events() if e.name.startswith("gloo:")]
+    return Counter(e.name for e in profile.events() if e.name.startswith("c10d::"))
 
 
 def test_a_step_has_one_small_collective_besides_the_gradients(pool: Pool) -> None:
-    for names in pool.run(2, counted):
-        assert names == ["gloo:all_reduce"] * 2 * 2  # two steps, each the gradients and the message
+    """The gradients fit into one bucket."""
+    for found in pool.run(2, collectives):
+        assert found == {"c10d::allreduce_": 2 * 2}  # two steps, each the gradients and the message
+
+
+SUMS = ("c10d::allreduce_", "c10d::_reduce_scatter_base_")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "hsdp", "zero1"])
+def test_gradients_are_exchanged_once_a_step_however_many_micro_batches_a_rank_runs(pool: Pool, strategy: str) -> None:
+    how = [f"dist.strategy={strategy}", *(["dist.shard_ranks=1"] if strategy == "hsdp" else [])]
+    (few, _), (many, _) = (pool.run(2, collectives, *how, f"train.global_batch={size}") for size in (8, 32))
+    assert [few[name] for name in SUMS] == [many[name] for name in SUMS] != [0, 0]
+
+
+@pytest.mark.parametrize("how", [["dist.strategy=fsdp", "dist.exchange=micro_batch"], ["dist.strategy=zero2"]])
+def test_gradients_are_exchanged_every_micro_batch_where_memory_asks_for_it(pool: Pool, how: list[str]) -> None:
+    (few, _), (many, _) = (pool.run(2, collectives, *how, f"train.global_batch={size}") for size in (8, 32))
+    messages = 2  # one a step, whatever the micro-batches
+    per_micro_batch = [sum(found[name] for name in SUMS) - messages for found in (few, many)]
+    assert per_micro_batch[1] == 4 * per_micro_batch[0]
 
 
 def saved(world: World, folder: Path) -> None:
@@ -231,12 +249,7 @@ def gone_on(world: World, folder: Path) -> dict[str, Tensor]:
     with torch.no_grad():
         for parameter in engine.plain.parameters():
             parameter.fill_(float("nan"))
-    path, passed_over = newest(world, folder)
-    assert path is not None and not passed_over
-    stored = manifest.read(path)
-    engine.make_room(stored)
-    restore(path, stored, engine.entries())
-    engine.restored()
+    resume(world, engine, folder)
     train(world, engine, [2])
     return evaluated(engine)
 

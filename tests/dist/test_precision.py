@@ -14,13 +14,12 @@ from benchmarks import parity_cases as cases
 from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist import precision
-from phalanx.dist.checkpoint import manifest
-from phalanx.dist.checkpoint.restore import newest, restore
 from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.engine import Engine
 from phalanx.dist.loss_scale import LossScale
 from phalanx.dist.process_group import World
 from phalanx.dist.reports import StepFigures
+from tests.dist.resuming import resume
 from tests.rank_pool import Pool
 from tests.running import DIGITS
 
@@ -147,12 +146,7 @@ def through_an_overflow(world: World, settings: RunConfig, folder: Path) -> tupl
 
 def resumed(world: World, settings: RunConfig, folder: Path) -> tuple[Any, ...]:
     engine = engine_on(world, settings)
-    path, _ = newest(world, folder)
-    assert path is not None
-    stored = manifest.read(path)
-    engine.make_room(stored)
-    restore(path, stored, engine.entries())
-    engine.restored()
+    stored = resume(world, engine, folder)
     run_steps(engine, stored.step, stored.step + 2)
     return held(engine), engine.scalars()
 

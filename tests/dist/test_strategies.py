@@ -18,13 +18,12 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data.augment import pipeline
 from phalanx.data.dataset import open_split
 from phalanx.data.loader import EvaluationLoader, Samples
-from phalanx.dist.checkpoint import manifest
-from phalanx.dist.checkpoint.restore import newest, restore
 from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.engine import Engine
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything
 from phalanx.train.evaluate import evaluate
+from tests.dist.resuming import resume
 from tests.rank_pool import Pool
 from tests.running import DIGITS
 
@@ -312,12 +311,7 @@ def saved(world: World, settings: RunConfig, folder: Path) -> None:
 
 def gone_on(world: World, settings: RunConfig, folder: Path) -> dict[str, Tensor]:
     engine = Engine(built(FrozenBackbone), sgd, lambda step: 0.1, settings, world)
-    path, _ = newest(world, folder)
-    assert path is not None
-    stored = manifest.read(path)
-    engine.make_room(stored)
-    restore(path, stored, engine.entries())
-    engine.restored()
+    resume(world, engine, folder)
     share = engine.warm_up_share
     engine.warm_up(losses, [cases.micro_batch(2, v) for v in range(share.first, share.last)])
     run_steps(engine, [2])
@@ -334,6 +328,21 @@ def test_a_run_goes_on_under_another_strategy_on_other_ranks(pool: Pool, before:
     expected = by_hand(FrozenBackbone, torch.float32)
     for found in pool.run(3 if after != "hsdp" else 2, gone_on, config(after, *single), tmp_path):
         assert_close(found, expected, 1e-5)
+
+
+def in_cpu_memory(world: World, settings: RunConfig) -> dict[str, Tensor]:
+    engine = engine_for(world, settings, FrozenBackbone)
+    assert engine.all_finite()
+    run_steps(engine, range(3))
+    return weights_of(engine)
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "hsdp"])
+def test_shards_in_cpu_memory_train_alike(pool: Pool, strategy: str) -> None:
+    """On a CPU they are there anyway; that torch's policy goes through every part of a step is what this shows."""
+    expected = by_hand(FrozenBackbone, torch.float64)
+    for found in pool.run(2, in_cpu_memory, config(strategy, "dist.offload=true")):
+        assert_close(found, expected, 1e-10)
 
 
 # -- evaluation

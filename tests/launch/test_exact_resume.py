@@ -27,10 +27,10 @@ RECIPE += ["model.dropout=0.2", "data.augment.flip=0.5"]
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(tmp_path: Path, ranks: int) -> None:
-    length = ["train.steps=14", "checkpoint.every_steps=4", "checkpoint.keep=10", "train.eval_every=5"]
+    length = ["train.steps=10", "checkpoint.every_steps=3", "checkpoint.keep=10", "train.eval_every=4"]
     phalanx("train", *RECIPE, *length, "name=unbroken", "--nproc", ranks, cwd=tmp_path)
     killed = tmp_path / "runs/killed"
-    die_after = random.randint(5, 12)  # any step between the first checkpoint and the end
+    die_after = random.randint(4, 8)  # any step between the first checkpoint and the end
     running = start([*PHALANX, "train", *RECIPE, *length, "name=killed", "--nproc", str(ranks)], tmp_path)
     running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= die_after)
     running.kill_all()
@@ -39,10 +39,10 @@ def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(tmp_path:
     assert_bitwise(killed, tmp_path / "runs/unbroken")
     resumes = [e for e in lines(killed / "events.jsonl") if e["event"] == "resume"]
     assert len(resumes) == 1
-    assert 0 < resumes[0]["step"] <= 14 and die_after - resumes[0]["step"] <= 4 + 1
+    assert 0 < resumes[0]["step"] <= 10 and die_after - resumes[0]["step"] <= 3 + 1
     assert sample_ids(killed) == sample_ids(tmp_path / "runs/unbroken")
     mine, theirs = lines(killed / "metrics.jsonl"), lines(tmp_path / "runs/unbroken/metrics.jsonl")
-    assert [line["step"] for line in mine] == list(range(1, 15))
+    assert [line["step"] for line in mine] == list(range(1, 11))
     assert [_without_time(line) for line in mine] == [_without_time(line) for line in theirs]
 
 
@@ -52,8 +52,8 @@ def _without_time(line: dict[str, float]) -> dict[str, float]:
 
 def test_a_run_stopped_on_4_ranks_goes_on_on_1_2_and_3(tmp_path: Path) -> None:
     # Rounding grows fast where BatchNorm sees few values: here each of its statistics is over at least 16.
-    wide = ["model.stem=small", "data.image_size=16"]
-    recipe = [*RECIPE, *wide, "dist.precision=fp64", "train.steps=6", "checkpoint.every_steps=100", "checkpoint.keep=10"]
+    wide = ["model.stem=small", "data.image_size=16", "train.global_batch=16"]
+    recipe = [*RECIPE, *wide, "dist.precision=fp64", "train.steps=5", "checkpoint.every_steps=100", "checkpoint.keep=10"]
     phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
     phalanx("train", *recipe, "name=stopped", "--nproc", 4, "--stop-at", 2, cwd=tmp_path, expect=75)
     stopped = tmp_path / "runs/stopped"
@@ -68,16 +68,15 @@ def test_a_run_stopped_on_4_ranks_goes_on_on_1_2_and_3(tmp_path: Path) -> None:
         assert (resize["before"], resize["after"], resize["step"]) == (4, ranks, 2)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path: Path, optimizer: str) -> None:
-    recipe = [*RECIPE, "dist.reduce=exact", "train.steps=8", "checkpoint.every_steps=1", "checkpoint.keep=2"]
-    recipe += [f"optim.name={optimizer}", "train.clip_norm=1.0"]
+def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path: Path) -> None:
+    recipe = [*RECIPE, "dist.reduce=exact", "train.steps=6", "checkpoint.every_steps=1", "checkpoint.keep=2"]
+    recipe += ["train.global_batch=20", "optim.name=adamw", "train.clip_norm=1.0"]  # five micro-batches: no power of two
     phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
     resized = tmp_path / "runs/resized"
     running = start([*PHALANX, "train", *recipe, "name=resized", "--nproc", "4"], tmp_path)
     running.until(lambda: len(lines(resized / "ledger/rank-0.jsonl")) >= 3)
     running.kill_all()
-    phalanx("resume", resized, "dist.strategy=fsdp", "--nproc", 3, "--stop-at", 6, cwd=tmp_path, expect=75)
+    phalanx("resume", resized, "dist.strategy=fsdp", "--nproc", 3, "--stop-at", 5, cwd=tmp_path, expect=75)
     phalanx("resume", resized, "dist.strategy=ddp", cwd=tmp_path)
     assert_bitwise(resized, tmp_path / "runs/unbroken")
     assert sample_ids(resized) == sample_ids(tmp_path / "runs/unbroken")
@@ -110,26 +109,23 @@ def _typical_difference(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def test_a_run_changes_its_strategy_on_the_way(tmp_path: Path) -> None:
-    """Started under ZeRO-3 on two ranks, gone on under FSDP2 on three and HSDP on two, ended under DDP alone."""
+    """Started under ZeRO-3 on two ranks, gone on under FSDP2 on three, ended under DDP alone."""
     # Float32 rounding may put a value on the other side of a ReLU, which then shows; a lost step shows far more. Equality to
     # rounding is tests/dist/test_strategies.py's.
     gentle = ["optim.name=sgd", "optim.lr=1e-3", "schedule.name=constant", "schedule.warmup_steps=0"]
-    recipe = [*SMALL, *gentle, "train.steps=4", "checkpoint.every_steps=100"]
+    recipe = [*SMALL, *gentle, "train.steps=3", "checkpoint.every_steps=100"]
     phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
-    phalanx("train", *recipe, "train.steps=3", "name=shorter", cwd=tmp_path)  # what a lost step would look like
+    phalanx("train", *recipe, "train.steps=2", "name=shorter", cwd=tmp_path)  # what a lost step would look like
     run, moved_off = tmp_path / "runs/moving", tmp_path / "runs/shorter"
     stop = ["--stop-at", 1, "--nproc", 2]
     phalanx("train", *recipe, "name=moving", "dist.strategy=zero3", *stop, cwd=tmp_path, expect=75)
     phalanx("resume", run, "dist.strategy=fsdp", "--stop-at", 2, "--nproc", 3, cwd=tmp_path, expect=75)
-    phalanx("resume", run, "dist.strategy=hsdp", "dist.shard_ranks=1", "--stop-at", 3, "--nproc", 2, cwd=tmp_path, expect=75)
-    with pytest.raises(AssertionError, match=r"dist\.shard_ranks is for hsdp, not ddp"):
-        phalanx("resume", run, "dist.strategy=ddp", cwd=tmp_path)
-    phalanx("resume", run, "dist.strategy=ddp", "dist.shard_ranks=null", cwd=tmp_path)
+    phalanx("resume", run, "dist.strategy=ddp", cwd=tmp_path)
     unbroken = tensors(tmp_path / "runs/unbroken")
     assert _typical_difference(tensors(run), unbroken) < 0.1 < _typical_difference(tensors(moved_off), unbroken)
     assert sample_ids(run) == sample_ids(tmp_path / "runs/unbroken")
     facts = [e for e in lines(run / "events.jsonl") if e["event"] in ("start", "resume")]
-    assert [(e["strategy"], e["world_size"]) for e in facts] == [("zero3", 2), ("fsdp", 3), ("hsdp", 2), ("ddp", 1)]
+    assert [(e["strategy"], e["world_size"]) for e in facts] == [("zero3", 2), ("fsdp", 3), ("ddp", 1)]
 
 
 def test_a_longer_run_is_allowed_and_the_schedule_s_change_is_said(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ from tests.running import ROOT, lines, phalanx
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_the_quick_start_learns_the_digits(tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize("changes", [[], ["dist.precision=bf16", "train.epochs=5"]], ids=["fp32", "bf16"])
+def test_the_quick_start_learns_the_digits(tmp_path: Path, changes: list[str]) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     commands = re.findall(r"\$\(BIN\)/phalanx (.*)", (ROOT / "Makefile").read_text())
     assert [command.split()[0] for command in commands] == ["train", "evaluate"]
-    phalanx(*commands[0].split(), f"dist.precision={precision}", cwd=tmp_path)
+    phalanx(*commands[0].split(), *changes, cwd=tmp_path)
     evaluated = json.loads(phalanx(*commands[1].split(), "--json", cwd=tmp_path).output)
     assert evaluated["top1"] >= 0.97
     last = lines(tmp_path / "runs/quickstart/metrics.jsonl")[-1]

@@ -1,9 +1,9 @@
-"""What a model does in its first forward: which parameters its losses reach, and what its normalisation layers see.
+"""What a model does in its first forward: the names of its losses, the parameters they reach, what it changes.
 
 A parameter without a gradient makes DDP wait for ever, and FSDP's ranks disagree; so it is named before the first step.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,12 +11,60 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
 from phalanx.configs.errors import UserError
 from phalanx.dist.blocks import blocks
-from phalanx.dist.joint_batchnorm import JointBatchNorm, TorchJointBatchNorm
+from phalanx.dist.collectives import gather_json
+from phalanx.dist.merge import MicroBatch
+from phalanx.dist.normalisation import refuse_one_value
+from phalanx.dist.process_group import World
 from phalanx.dist.schedule import Turn
+
+# A loss: its sum over a micro-batch, and the weight to divide by: a number of samples, pixels or boxes.
+Losses = Mapping[str, tuple[Tensor, float]]
+LossesOf = Callable[[nn.Module, MicroBatch], Losses]
+
+
+def total(losses: Losses) -> Tensor:
+    """All losses in one number, without their weights: enough to go backward from."""
+    return torch.stack([value for value, _ in losses.values()]).sum()
+
+
+def inspect(
+    world: World,
+    model: nn.Module,
+    plain: nn.Module,
+    losses_of: LossesOf,
+    forwards: Iterable[tuple[Turn, MicroBatch]],
+    backward: Callable[[Tensor], None] | None,
+    joint: int,
+) -> tuple[str, ...]:
+    """Runs forwards and looks on; each is followed by its backward where one is given. All ranks call together.
+
+    Args:
+        model: what a task calls, under the strategy.
+        plain: the same model without its strategy.
+        joint: micro-batches that one statistic sees.
+
+    Returns:
+        Names of the losses.
+
+    Raises:
+        UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value a channel.
+    """
+    trained = [name for name, parameter in plain.named_parameters() if parameter.requires_grad]
+    reached, names = set(trained), tuple[str, ...]()
+    for turn, micro_batch in forwards:
+        with watching(plain, turn, joint) as seen:
+            losses = losses_of(model, micro_batch)
+        names, loss = tuple(losses), total(losses)
+        reached &= seen.reached(loss)
+        if backward is not None:
+            _refuse_unreached(gather_json(world, sorted(reached)), trained)
+            backward(loss)
+    if backward is None:
+        _refuse_unreached(gather_json(world, sorted(reached)), trained)
+    return names
 
 
 @dataclass
@@ -70,9 +118,7 @@ def watching(model: nn.Module, turn: Turn, joint: int) -> Iterator[Inspection]:
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda m, _, n=name: inspection.note(m, n, recurse=n in whole)))
         if isinstance(module, _BatchNorm):
-            hooks.append(
-                module.register_forward_pre_hook(lambda m, x, name=name: _refuse_one_value(name, m, x[0], turn, joint))
-            )
+            hooks.append(module.register_forward_pre_hook(lambda m, x, name=name: refuse_one_value(name, m, x[0], turn, joint)))
     try:
         yield inspection
     finally:
@@ -80,43 +126,7 @@ def watching(model: nn.Module, turn: Turn, joint: int) -> Iterator[Inspection]:
             hook.remove()
 
 
-def _refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, turn: Turn, joint: int) -> None:
-    values = x.numel() // x.shape[1] if x.dim() > 1 else 0
-    if not layer.training or turn.is_filler or values * joint != turn.size:
-        return
-    raise UserError(
-        f"the BatchNorm layer {name} sees one value a channel ({list(x.shape)}), from which no variance can be had. "
-        "Raise train.micro_batch or data.image_size, or set dist.sync_bn=all (each another experiment)."
-    )
-
-
-def describe_normalisation(model: nn.Module, joint: int, micro_batch: int) -> list[str]:
-    """The table of a run's start: which layers share statistics, which are frozen, which are left, and what they see."""
-    rows: dict[tuple[str, str], int] = {}
-    alone = f"{micro_batch} samples, 1 micro-batch"
-    shared = f"{micro_batch * joint} samples, {joint} micro-batches"
-    independent = 0
-    for module in model.modules():
-        if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's; other libraries call theirs the same
-            row = ("BatchNorm, frozen", "nothing: its statistics are constants")
-        elif isinstance(module, _BatchNorm):
-            how = "converted" if isinstance(module, JointBatchNorm | TorchJointBatchNorm) else "left as it is"
-            row = (f"BatchNorm, {'merged' if joint > 1 and how != 'converted' else how}", shared if joint > 1 else alone)
-        elif isinstance(module, _InstanceNorm | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
-            independent += 1
-            continue
-        else:
-            continue
-        rows[row] = rows.get(row, 0) + 1
-    lines = [f"{name:31} {count:4} layers   each statistic sees {sees}" for (name, sees), count in sorted(rows.items())]
-    if independent:
-        lines.append(
-            f"{'LayerNorm, GroupNorm and others':31} {independent:4} layers   need nothing: they see one sample at a time"
-        )
-    return lines
-
-
-def refuse_unreached(reached: list[list[str]], trained: Mapping[str, nn.Parameter]) -> None:
+def _refuse_unreached(reached: list[list[str]], trained: list[str]) -> None:
     """Refuses parameters that the losses of no rank, or only of some, depend on.
 
     Args:
@@ -140,7 +150,12 @@ def refuse_unreached(reached: list[list[str]], trained: Mapping[str, nn.Paramete
 
 
 def changed_buffers(before: Mapping[str, Tensor], model: nn.Module, known: Mapping[str, object]) -> list[str]:
-    """Buffers that a forward changed and that are no statistics of a known layer: ranks would not keep them equal."""
+    """A sentence on buffers that a forward changed and that are no statistics of a known layer; ranks would differ in them."""
     after = dict(model.named_buffers())
     statistics = tuple(f"{layer}." for layer in known)
-    return [n for n, b in before.items() if not n.startswith(statistics) and not torch.equal(b, after[n])]
+    changed = [n for n, b in before.items() if not n.startswith(statistics) and not torch.equal(b, after[n])]
+    return [
+        f"the buffer {name} changes while the model trains, in a way that belongs to no micro-batch: its value will depend on "
+        "the number of ranks"
+        for name in changed[:1]
+    ]

@@ -1,0 +1,37 @@
+"""What is done to a single-device model before its strategy takes it, in one visible order."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from phalanx.dist import joint_batchnorm, precision
+from phalanx.dist.blocks import blocks
+from phalanx.dist.process_group import World
+
+if TYPE_CHECKING:
+    from phalanx.configs.schema import RunConfig
+
+
+def prepare(model: nn.Module, config: "RunConfig", world: World, shared_statistics: bool) -> nn.Module:
+    """Joint BatchNorm, memory format, precision, compilation: each sees what the one before it made."""
+    dist = config.dist
+    if shared_statistics:
+        on_gpu = world.device.type == "cuda"
+        kind = joint_batchnorm.TorchJointBatchNorm if on_gpu else joint_batchnorm.JointBatchNorm
+        model, _ = joint_batchnorm.convert(model, kind)
+    else:
+        # A SyncBatchNorm of the user's own would share statistics behind the recipe's back.
+        model, _ = joint_batchnorm.convert(model, joint_batchnorm.JointBatchNorm, only=nn.SyncBatchNorm)
+    if dist.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    precision.apply(model, dist.precision, world.device)
+    if dist.compile:
+        from torch._inductor import config as inductor
+
+        # Else dropout would draw other numbers than without compilation, and others again where the graph is cut elsewhere.
+        inductor.fallback_random = True
+        compiled = [model] if dist.strategy in ("single", "ddp") else [model.get_submodule(name) for name in blocks(model)]
+        for module in compiled:
+            module.compile()
+    return model

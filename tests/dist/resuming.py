@@ -1,0 +1,19 @@
+"""An engine goes on from the newest checkpoint, as a run does."""
+
+from pathlib import Path
+
+from phalanx.dist.checkpoint import manifest
+from phalanx.dist.checkpoint.manifest import Manifest
+from phalanx.dist.checkpoint.restore import newest, restore
+from phalanx.dist.engine import Engine
+from phalanx.dist.process_group import World
+
+
+def resume(world: World, engine: Engine, folder: Path) -> Manifest:
+    path, passed_over = newest(world, folder)
+    assert path is not None and not passed_over
+    stored = manifest.read(path)
+    engine.make_room(stored)
+    restore(path, stored, engine.entries())
+    engine.restored()
+    return stored

@@ -121,6 +121,9 @@ class TrainConfig(Section):
     steps: Whole | None = bookkeeping(None, "length of the run in steps; wins over epochs", ge=1)
     epochs: float | None = bookkeeping(None, "length of the run in epochs", gt=0)
     clip_norm: float | None = experiment(None, "largest norm of the whole gradient", gt=0)
+    ema: float | None = experiment(
+        None, "decay a step, such as 0.999, of a moving average of the weights, which evaluation uses; off if null", gt=0, lt=1
+    )
     eval_every: Whole | None = bookkeeping(None, "steps between evaluations; there is always one at the end", ge=1)
     log_every: Whole = bookkeeping(10, "steps between lines of the log", ge=1)
     deterministic: bool = hardware(False, "deterministic kernels: on GPUs needed for equality to the last bit, and slower")
@@ -190,6 +193,12 @@ class DistConfig(Section):
 class CheckpointConfig(Section):
     every_steps: Whole | None = bookkeeping(None, "steps between checkpoints; there is always one at the end", ge=1)
     keep: Whole = bookkeeping(3, "newest checkpoints to keep", ge=1)
+    keep_every: Whole | None = bookkeeping(None, "keep every checkpoint whose step is a multiple of this, too", ge=1)
+    best: str | None = bookkeeping(
+        None, "metric, such as val/top1, whose best checkpoint is kept, and saved as soon as it is reached", pattern=r"^val/.+"
+    )
+    best_mode: Literal["auto", "max", "min"] = bookkeeping("auto", "which value is best; auto: min for losses, else max")
+    asynchronous: bool = bookkeeping(True, "write checkpoints in the background, from a copy of the step's state")
 
 
 class TrackConfig(Section):

@@ -1,7 +1,7 @@
 """Small messages between ranks, as JSON: nothing is pickled, not even on the wire."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import torch
@@ -28,7 +28,27 @@ def gather_json(world: World, value: Any) -> list[Any]:
     padded[: message.numel()] = message
     received = [torch.empty(longest, dtype=torch.uint8) for _ in range(world.ranks.world)]
     torch.distributed.all_gather(received, padded, group=world.control)
-    return [json.loads(bytes(r[: int(n)].tolist())) for r, n in zip(received, lengths, strict=True)]
+    return [json.loads(r[: int(n)].numpy().tobytes()) for r, n in zip(received, lengths, strict=True)]
+
+
+def gather_to_main(world: World, value: Any) -> Iterator[Any]:
+    """Every rank's value, in the order of ranks, on rank 0; nothing on the others. Each rank runs it to its end.
+
+    For what may be long: rank 0 holds one at a time.
+    """
+    if world.ranks.is_main:
+        yield value
+    else:
+        message = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        torch.distributed.send(torch.tensor([message.numel()]), 0, group=world.control)
+        torch.distributed.send(message, 0, group=world.control)
+        return
+    length = torch.zeros(1, dtype=torch.int64)
+    for rank in range(1, world.ranks.world):
+        torch.distributed.recv(length, rank, group=world.control)
+        received = torch.empty(int(length), dtype=torch.uint8)
+        torch.distributed.recv(received, rank, group=world.control)
+        yield json.loads(received.numpy().tobytes())
 
 
 def sum_exactly(world: World, table: torch.Tensor) -> torch.Tensor:

@@ -15,12 +15,13 @@ def train(run: Run) -> ExitCode:
         state.advance(batch.samples)
         run.ledger.write(state.step, batch)
         run.log(figures)
+        run.look_after_saves()
 
         stopping = engine.stop_agreed or state.step == run.stop_at
         if run.due.evaluation(state.step) and not stopping:
             run.evaluate()
-        if run.due.checkpoint(state.step) or stopping:
-            run.save()
+        if run.due.checkpoint(state.step) or run.improved or stopping:
+            run.save(awaited=stopping or state.step == run.last_step)
         if stopping and state.step < run.last_step:
             return run.stopped()
     return run.done()

@@ -5,6 +5,7 @@ from phalanx.configs.schema import RunConfig, digest
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint import restore as checkpoints
 from phalanx.dist.checkpoint.manifest import Manifest
+from phalanx.dist.checkpoint.reader import threads
 from phalanx.dist.collectives import main_does
 from phalanx.dist.engine import Engine
 from phalanx.dist.run_directory import RunDirectory
@@ -40,7 +41,8 @@ def newest(run: RunDirectory, engine: Engine, config: RunConfig) -> tuple[Manife
 
 def fill(run: RunDirectory, engine: Engine, stored: Manifest) -> None:
     """Fills the model, its statistics, and the optimizer where it was prepared for it."""
-    checkpoints.restore(directory.step_directory(run.checkpoints, stored.step), stored, engine.entries())
+    workers = threads(engine.world.ranks.local_world)
+    checkpoints.restore(directory.step_directory(run.checkpoints, stored.step), stored, engine.entries(), workers)
     engine.restored()
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phalanx.configs.errors import ExitCode, TrainingFailed
+from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.data.loader import EvaluationLoader, Loader
-from phalanx.dist.checkpoint import directory
-from phalanx.dist.checkpoint.save import Progress, SaveFailed, save
-from phalanx.dist.collectives import main_does
+from phalanx.dist.checkpoint import directory, retention
+from phalanx.dist.checkpoint.save import Progress
+from phalanx.dist.checkpoint.saver import Saved, Saver
 from phalanx.dist.engine import Engine
 from phalanx.dist.reports import StepFigures
 from phalanx.dist.run_directory import RunDirectory
@@ -45,6 +45,8 @@ class Run:
         last_step: the run's number of steps.
         stop_at: step to save and stop at; None for none.
         saved: step of the newest checkpoint; 0 for none.
+        best: the best value so far of the metric `checkpoint.best`; not a number for none.
+        improved: whether the last evaluation, after this step, gave a better one.
     """
 
     config: RunConfig
@@ -61,7 +63,12 @@ class Run:
     due: Due
     last_step: int
     stop_at: int | None
+    saver: Saver
     saved: int
+    best: float
+    improved: bool = False
+    _begun: int = 0
+    _measured: tuple[int, dict[str, float]] = (0, {})
 
     def log(self, figures: Sequence[StepFigures]) -> None:
         """Logs the figures of earlier steps that became known.
@@ -90,21 +97,41 @@ class Run:
         return f"The last good checkpoint is {directory.step_directory(self.directory.checkpoints, self.saved)}."
 
     def evaluate(self) -> None:
-        """Metrics of the validation split, logged. All ranks call together."""
+        """Metrics of the validation split, logged. All ranks call together.
+
+        Raises:
+            UserError: where `checkpoint.best` names none of them.
+        """
         self.log(self.engine.settle())
         metrics = evaluate(self.engine, self.task, self.evaluation)
         self.tracker.evaluation(self.state.step, metrics)
         self.tracker.event("evaluate", self.state.step, **metrics)
+        measured = {f"val/{name}": value for name, value in metrics.items()}
+        self._measured = (self.state.step, measured)
+        metric, mode = self.config.checkpoint.best, self.config.checkpoint.best_mode
+        if metric is None:
+            return
+        if metric not in measured:
+            there = ", ".join(measured)
+            raise UserError(f"checkpoint.best={metric}: the task measures {there}. Set one of these.", shared=True)
+        self.improved = retention.is_better(metric, mode, measured[metric], self.best)
+        if self.improved:
+            self.best = measured[metric]
 
-    def save(self) -> None:
-        """Commits a checkpoint of the finished step, once it is known to be finite. All ranks call together.
+    def save(self, awaited: bool) -> None:
+        """Begins a checkpoint of the finished step, once it is known to be finite. All ranks call together.
 
         A save that fails leaves the older checkpoints as they were, and is tried again at the next one's time.
+
+        Args:
+            awaited: whether to return only when it is on the disk.
 
         Raises:
             TrainingFailed: where a loss or a parameter is not finite; nothing is written then.
         """
-        if self.saved == self.state.step:
+        if self._begun == self.state.step:
+            self._tell(self.saver.wait() if awaited else [])
+        if self.saved == self.state.step or (self._begun == self.state.step and not awaited):
             return
         self.log(self.engine.settle())
         if not self.engine.all_finite():
@@ -114,20 +141,37 @@ class Run:
             )
         self.tracker.sync()
         self.ledger.sync()
-        progress = Progress(
-            self.state.step, self.state.samples, self.config.dist.strategy, digest(self.config), self.engine.scalars()
-        )
+        strategy, experiment = self.config.dist.strategy, digest(self.config)
+        scalars, (measured_at, metrics) = self.engine.scalars(), self._measured
+        metrics = metrics if measured_at == self.state.step else {}
+        progress = Progress(self.state.step, self.state.samples, strategy, experiment, scalars, metrics)
+        self._tell(self.saver.start(self.engine.entries(), progress, awaited))
+        self._begun, self.improved = self.state.step, False
+
+    def look_after_saves(self) -> None:
+        """Tells of a save in flight that has ended."""
+        self._tell(self.saver.take_ended())
+
+    def _tell(self, ended: Sequence[Saved]) -> None:
+        for save in ended:
+            if save.path is None:
+                self.tracker.event("save_failed", save.step, reason=save.problem)
+                self.tracker.progress.say(
+                    f"phalanx: step {save.step}: no checkpoint was written: {save.problem}. Older ones are whole"
+                )
+                continue
+            self.saved = save.step
+            times = {"seconds": round(save.seconds, 4), "waited": round(save.waited, 4)}
+            self.tracker.event("save", save.step, path=str(save.path), **times)
+            if save.problem is not None:
+                self.tracker.progress.say(f"phalanx: step {save.step}: {save.problem}")
+
+    def let_saves_end(self) -> None:
+        """After a failure: a save in flight may still become a checkpoint, as long as the other ranks are there."""
         try:
-            path = save(self.engine.world, self.directory.checkpoints, self.engine.entries(), progress)
-        except SaveFailed as error:
-            self.tracker.event("save_failed", self.state.step, reason=str(error))
-            self.tracker.progress.say(
-                f"phalanx: step {self.state.step}: no checkpoint was written: {error}. Older ones are whole"
-            )
-            return
-        self.saved = self.state.step
-        self.tracker.event("save", self.state.step, path=str(path))
-        main_does(self.engine.world, lambda: directory.prune(self.directory.checkpoints, self.config.checkpoint.keep))
+            self._tell(self.saver.wait(timeout=60))
+        except Exception as error:
+            self.tracker.event("save_failed", self.state.step, reason=f"{type(error).__name__}: {error}")
 
     def stopped(self) -> ExitCode:
         """Asked to stop before the last step.

@@ -1,13 +1,16 @@
 """From a configuration to a finished run, on this rank: check, join, build, restore, train."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from phalanx.configs.errors import ExitCode, UserError
-from phalanx.configs.schema import RunConfig
+from phalanx.configs.schema import CheckpointConfig, RunConfig
 from phalanx.dist import determinism
+from phalanx.dist.checkpoint import retention
 from phalanx.dist.checkpoint.manifest import Manifest
-from phalanx.dist.collectives import barrier, main_does, together
+from phalanx.dist.checkpoint.saver import Saver
+from phalanx.dist.collectives import barrier, gather_json, main_does, together
 from phalanx.dist.environment import Ranks
 from phalanx.dist.process_group import World, choose_threads, join, leave
 from phalanx.dist.run_directory import RunDirectory
@@ -18,6 +21,7 @@ from phalanx.train.checks import check
 from phalanx.train.evaluate import evaluate
 from phalanx.train.ledger import Ledger, cut_ledgers
 from phalanx.train.loop import train
+from phalanx.train.resize import Resize, Setting, as_written
 from phalanx.train.run import Due, Run
 from phalanx.train.schedules import DEPENDS_ON_LENGTH, learning_rate
 from phalanx.train.state import TrainState
@@ -70,7 +74,12 @@ def run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None 
         elif stop_at is not None and state.step >= stop_at:
             raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
         else:
-            code = train(_prepare(config, directory, state, parts, tracker, stop, stop_at))
+            under_way = _prepare(config, directory, state, parts, tracker, stop, stop_at)
+            try:
+                code = train(under_way)
+            except Exception:
+                under_way.let_saves_end()
+                raise
     except Exception as error:
         tracker.event("failure", state.step, reason=f"{type(error).__name__}: {error}")
         raise
@@ -91,7 +100,7 @@ def _prepare(
     stop: StopRequest,
     stop_at: int | None,
 ) -> Run:
-    engine = parts.engine
+    engine, keeping = parts.engine, config.checkpoint
     examples = parts.loader.examples(state.step, engine.warm_up_share)
     for sentence in engine.warm_up(parts.task.losses, examples):
         tracker.progress.say(f"phalanx: {sentence}")
@@ -113,8 +122,24 @@ def _prepare(
         due=Due(config.train.eval_every, config.checkpoint.every_steps, parts.last_step),
         last_step=parts.last_step,
         stop_at=stop_at,
+        saver=Saver(engine.world, directory.checkpoints, _retention(keeping), keeping.asynchronous),
         saved=state.step,
+        best=_best_so_far(engine.world, directory, keeping),
     )
+
+
+def _retention(config: CheckpointConfig) -> retention.Retention:
+    return retention.Retention(config.keep, config.keep_every, config.best, config.best_mode)
+
+
+def _best_so_far(world: World, directory: RunDirectory, config: CheckpointConfig) -> float:
+    """The best value of the metric `checkpoint.best` among checkpoints, as rank 0 sees them; not a number for none."""
+    if config.best is None:
+        return math.nan
+    values = retention.measured(directory.checkpoints, config.best) if world.ranks.is_main else {}
+    best = retention.best_of(values, config.best, config.best_mode)
+    found: float = gather_json(world, math.nan if best is None else values[best])[0]
+    return found
 
 
 def _tell(
@@ -138,11 +163,12 @@ def _tell(
         tracker.event("start", 0, **facts)
         say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {on}")
         return
-    tracker.event("resume", stored.step, samples=stored.samples, **facts)
-    say(f"goes on at step {stored.step} of {parts.last_step}, on {on}")
+    resized = _resized(config, before or config, stored, world, parts, tracker)
+    tracker.event("resume", stored.step, samples=stored.samples, **facts, report=resized.to_json())
     if stored.world_size != ranks:
         tracker.event("resize", stored.step, before=stored.world_size, after=ranks)
-        say(f"the checkpoint was written by {stored.world_size}")
+    for line in resized.lines():
+        say(line)
     if before is not None and config.schedule.name in DEPENDS_ON_LENGTH:
         old = length(before, parts.stream.samples)
         if old != parts.last_step:
@@ -151,6 +177,14 @@ def _tell(
                 f"phalanx: the run is {parts.last_step} steps long instead of {old}, and schedule.name={config.schedule.name} "
                 f"depends on it: the learning rate at step {stored.step} is {rates[1]:.4g} instead of {rates[0]:.4g}"
             )
+
+
+def _resized(
+    config: RunConfig, before: RunConfig, stored: Manifest, world: World, parts: Parts, tracker: Tracker
+) -> Resize:
+    on_node, samples = world.ranks.local_world, parts.stream.samples
+    now = Setting(config, world.ranks.world, parts.last_step, on_node)
+    return Resize(stored, as_written(stored, before, length(before, samples), on_node), now, samples, tracker.already_logged)
 
 
 def evaluate_run(config: RunConfig, ranks: Ranks, report: Callable[[int, dict[str, Any]], None]) -> ExitCode:

@@ -52,14 +52,11 @@ def commit(aside: Path, step: int, manifest: manifests.Manifest) -> Path:
     return final
 
 
-def prune(checkpoints: Path, keep: int) -> list[int]:
-    """Removes all but the newest `keep` checkpoints; a folder loses its name before its files, so it is whole or gone."""
-    old = steps(checkpoints)[:-keep]
-    for step in old:
-        aside = checkpoints / f".pruned-{step:08d}-{secrets.token_hex(4)}"
-        step_directory(checkpoints, step).rename(aside)
-        shutil.rmtree(aside)
-    return old
+def remove(checkpoints: Path, step: int) -> None:
+    """Removes a checkpoint; the folder loses its name before its files, so it is whole or gone."""
+    aside = checkpoints / f".pruned-{step:08d}-{secrets.token_hex(4)}"
+    step_directory(checkpoints, step).rename(aside)
+    shutil.rmtree(aside)
 
 
 def set_aside(checkpoints: Path, step: int) -> Path:

@@ -3,6 +3,8 @@
 import json
 import math
 import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,10 @@ import xxhash
 
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range, elements, gaps
 
-FORMAT, VERSION = "phalanx.checkpoint", 1
+FORMAT, VERSION = "phalanx.checkpoint", 2
+READABLE = (1, 2)  # 1 had neither metrics nor runs of pieces
 NAME = "manifest.json"
-_SHARD = re.compile(r"shards/rank-\d{5}\.safetensors")
+_SHARD = re.compile(r"shards/rank-\d{5,}(-\d{3})?\.safetensors")
 
 
 class BrokenCheckpoint(ValueError):
@@ -29,21 +32,58 @@ class StoredRange:
 
 
 @dataclass(frozen=True)
+class Run:
+    """A range of a tensor cut into pieces of one size, each in the file after that of the one before.
+
+    So a tensor that a thousand ranks hold a thousandth of each takes four numbers, not three thousand.
+
+    Attributes:
+        file: number of the first piece's file.
+        piece: elements of a piece; the last may have fewer.
+    """
+
+    file: int
+    range: Range
+    piece: int
+
+
+@dataclass(frozen=True)
 class StoredTensor:
     """A tensor of a checkpoint.
 
     Attributes:
-        kind: model (parameters, buffers), optimizer (state of a parameter), statistics (BatchNorm's, a row a micro-batch).
+        kind: model (parameters, buffers), optimizer (state of a parameter), ema (averaged weights), statistics (BatchNorm's,
+            a row a micro-batch).
+        runs: where it is, in order.
+        files: names of all files of the checkpoint.
     """
 
     kind: str
     dtype: str
     shape: tuple[int, ...]
-    ranges: tuple[StoredRange, ...]
+    runs: tuple[Run, ...]
+    files: Sequence[str]
 
     @property
     def elements(self) -> int:
         return elements(self.shape)
+
+    @property
+    def ranges(self) -> list[StoredRange]:
+        """Every piece, in order."""
+        return list(self.overlapping(Range(0, self.elements)))
+
+    def overlapping(self, wanted: Range) -> Iterator[StoredRange]:
+        """The pieces that hold any of the wanted elements, in order."""
+        for run in self.runs[max(0, bisect_right(self.runs, wanted.start, key=lambda run: run.range.start) - 1) :]:
+            if run.range.start >= wanted.stop:
+                return
+            number = max(0, (wanted.start - run.range.start) // run.piece)
+            start = run.range.start + number * run.piece
+            while start < min(run.range.stop, wanted.stop):
+                stop = min(start + run.piece, run.range.stop)
+                yield StoredRange(self.files[run.file + number], Range(start, stop))
+                start, number = stop, number + 1
 
 
 @dataclass(frozen=True)
@@ -56,8 +96,9 @@ class Manifest:
         experiment: digest of the experiment.
         versions: of the libraries.
         state: scalars, as JSON.
-        files: size and checksums of each file.
+        files: size and checksums of each file, in the order in which runs count them.
         tensors: by name.
+        metrics: of the evaluation after that step, such as `val/top1`; empty where there was none.
     """
 
     step: int
@@ -69,6 +110,7 @@ class Manifest:
     state: dict[str, Any]
     files: dict[str, dict[str, Any]]
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -107,7 +149,6 @@ def _sum(body: dict[str, Any]) -> str:
 
 def dumps(manifest: Manifest) -> str:
     """The manifest as JSON, with a checksum of itself."""
-    files = sorted(manifest.files)
     body = {
         "format": FORMAT,
         "version": VERSION,
@@ -117,14 +158,15 @@ def dumps(manifest: Manifest) -> str:
         "strategy": manifest.strategy,
         "experiment": manifest.experiment,
         "versions": manifest.versions,
+        "metrics": scalars_to_json(manifest.metrics),
         "state": scalars_to_json(manifest.state),
-        "files": {name: manifest.files[name] for name in files},
+        "files": manifest.files,
         "tensors": {
             name: {
                 "kind": t.kind,
                 "dtype": t.dtype,
                 "shape": list(t.shape),
-                "ranges": [[files.index(r.file), r.range.start, r.range.stop] for r in t.ranges],
+                "ranges": [_run_to_json(run) for run in t.runs],
             }
             for name, t in manifest.tensors.items()
         },
@@ -136,11 +178,22 @@ def _tensor(name: str, stored: dict[str, Any], files: list[str]) -> StoredTensor
     shape = tuple(int(side) for side in stored["shape"])
     if stored["dtype"] not in ITEM_SIZE or any(side < 0 for side in shape):
         raise BrokenCheckpoint(f"the manifest describes {name!r} in a way that cannot be")
-    ranges = tuple(StoredRange(files[int(f)], Range(int(a), int(b))) for f, a, b in stored["ranges"])
-    wrong = gaps([r.range for r in ranges], elements(shape))
+    runs = tuple(_run_from_json(*map(int, numbers)) for numbers in stored["ranges"])
+    wrong = gaps([run.range for run in runs], elements(shape))
     if wrong:
         raise BrokenCheckpoint(f"the manifest's ranges of {name!r} are not whole: {wrong}")
-    return StoredTensor(str(stored["kind"]), str(stored["dtype"]), shape, ranges)
+    if any(run.file < 0 or run.piece < 1 or run.file + -(-run.range.size // run.piece) > len(files) for run in runs):
+        raise BrokenCheckpoint(f"the manifest's ranges of {name!r} are in files that it does not name")
+    return StoredTensor(str(stored["kind"]), str(stored["dtype"]), shape, runs, files)
+
+
+def _run_to_json(run: Run) -> list[int]:
+    numbers = [run.file, run.range.start, run.range.stop]
+    return numbers if run.piece >= run.range.size else [*numbers, run.piece]
+
+
+def _run_from_json(file: int, start: int, stop: int, piece: int | None = None) -> Run:
+    return Run(file, Range(start, stop), stop - start if piece is None else piece)
 
 
 def read(checkpoint: Path) -> Manifest:
@@ -150,15 +203,35 @@ def read(checkpoint: Path) -> Manifest:
         BrokenCheckpoint: saying what is wrong.
     """
     try:
-        body = json.loads((checkpoint / NAME).read_bytes())
+        content = (checkpoint / NAME).read_bytes()
     except FileNotFoundError:
         raise BrokenCheckpoint("it has no manifest: its save did not finish") from None
-    except (OSError, ValueError, RecursionError):
+    except OSError:
+        raise BrokenCheckpoint("its manifest cannot be read") from None
+    manifest = loads(content)
+    for name, described in manifest.files.items():
+        path, size = checkpoint / name, int(described["size"])
+        if not path.is_file() or path.is_symlink():
+            raise BrokenCheckpoint(f"{name} is missing")
+        if path.stat().st_size != size:
+            raise BrokenCheckpoint(f"{name} has {path.stat().st_size} bytes instead of {size}")
+    return manifest
+
+
+def loads(content: bytes | str) -> Manifest:
+    """A manifest from its JSON.
+
+    Raises:
+        BrokenCheckpoint: saying what is wrong.
+    """
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
         raise BrokenCheckpoint("its manifest cannot be read") from None
     if not isinstance(body, dict) or body.get("format") != FORMAT:
         raise BrokenCheckpoint("its manifest is not Phalanx's")
-    if body.get("version") != VERSION:
-        written = f"its format is version {body.get('version')}, this Phalanx reads version {VERSION}"
+    if body.get("version") not in READABLE:
+        written = f"its format is version {body.get('version')}, this Phalanx reads versions {READABLE[0]} to {READABLE[-1]}"
         raise BrokenCheckpoint(f"{written}; use the Phalanx that wrote it")
     if body.pop("xxh3_64", None) != _sum(body):
         raise BrokenCheckpoint("its manifest was changed after it was written")
@@ -178,16 +251,12 @@ def read(checkpoint: Path) -> Manifest:
             state=scalars_from_json(body["state"]),
             files=body["files"],
             tensors=tensors,
+            metrics={name: float(value) for name, value in scalars_from_json(body.get("metrics", {})).items()},
         )
-        sizes = {name: int(stored["size"]) for name, stored in body["files"].items()}
+        if any(int(file["size"]) < 0 for file in manifest.files.values()):
+            raise ValueError
     except BrokenCheckpoint:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         raise BrokenCheckpoint("its manifest lacks something") from None
-    for name, size in sizes.items():
-        path = checkpoint / name
-        if not path.is_file() or path.is_symlink():
-            raise BrokenCheckpoint(f"{name} is missing")
-        if path.stat().st_size != size:
-            raise BrokenCheckpoint(f"{name} has {path.stat().st_size} bytes instead of {size}")
     return manifest

@@ -9,7 +9,7 @@ from phalanx.configs.errors import UserError
 from phalanx.dist.checkpoint import directory
 from phalanx.dist.checkpoint.entries import DTYPES, Entry, memory
 from phalanx.dist.checkpoint.manifest import Manifest
-from phalanx.dist.checkpoint.reader import Readers, problem
+from phalanx.dist.checkpoint.reader import Readers, in_threads, problem, threads
 from phalanx.dist.collectives import gather_json
 from phalanx.dist.process_group import World
 
@@ -23,30 +23,37 @@ def newest(world: World, checkpoints: Path) -> tuple[Path | None, list[tuple[int
     candidates = gather_json(world, directory.steps(checkpoints))[0]
     for step in reversed(candidates):
         path = directory.step_directory(checkpoints, step)
-        found = [p for p in gather_json(world, problem(path, world.ranks.rank, world.ranks.world)) if p]
+        mine = problem(path, world.ranks.rank, world.ranks.world, threads(world.ranks.local_world))
+        found = [p for p in gather_json(world, mine) if p]
         if not found:
             return path, passed_over
         passed_over.append((step, found[0]))
     return None, passed_over
 
 
-def restore(checkpoint: Path, stored: Manifest, entries: Sequence[Entry]) -> None:
+def restore(checkpoint: Path, stored: Manifest, entries: Sequence[Entry], workers: int = 1) -> None:
     """Fills the tensors of the entries from a checkpoint that was verified.
 
     Args:
         entries: all of the run's, or all of some kinds; what is of other kinds in the checkpoint is left alone.
+        workers: threads that read.
 
     Raises:
         UserError: where the checkpoint and the run do not hold the same tensors, naming the first that differs.
     """
     _compare(checkpoint, stored, entries)
-    with torch.no_grad(), Readers(checkpoint, stored) as readers:
-        for entry in entries:
-            in_place = entry.tensor.device.type == "cpu" and entry.tensor.is_contiguous()
-            host = entry.tensor if in_place else torch.empty(entry.tensor.shape, dtype=entry.tensor.dtype)
-            readers.fill(entry.name, entry.held, memory(host))
-            if not in_place:
-                entry.tensor.copy_(host)
+    with Readers(checkpoint, stored) as readers:
+
+        def fill(entry: Entry) -> None:
+            with torch.no_grad():  # which every thread decides for itself
+                in_place = entry.tensor.device.type == "cpu" and entry.tensor.is_contiguous()
+                host = entry.tensor if in_place else torch.empty(entry.tensor.shape, dtype=entry.tensor.dtype)
+                readers.fill(entry.name, entry.held, memory(host))
+                if not in_place:
+                    entry.tensor.copy_(host)
+
+        for _ in in_threads(workers, fill, entries):
+            pass
 
 
 def _compare(checkpoint: Path, stored: Manifest, entries: Sequence[Entry]) -> None:

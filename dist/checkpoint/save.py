@@ -1,19 +1,22 @@
 """Saving: every rank writes its own ranges, rank 0 commits. All ranks call together; all learn how it went."""
 
+import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from phalanx import __version__
-from phalanx.dist.checkpoint import directory, shard_file
-from phalanx.dist.checkpoint.entries import DTYPES, Entry, memory, on_host, sizes
-from phalanx.dist.checkpoint.layout import Range, cut, elements
-from phalanx.dist.checkpoint.manifest import Manifest, StoredRange, StoredTensor, entry_name
-from phalanx.dist.collectives import gather_json
+from phalanx.dist.checkpoint import directory, plan, shard_file
+from phalanx.dist.checkpoint.entries import Entry
+from phalanx.dist.checkpoint.gathering import gather_parts
+from phalanx.dist.checkpoint.layout import Range
+from phalanx.dist.checkpoint.manifest import Manifest, Run, StoredTensor
+from phalanx.dist.collectives import gather_json, gather_to_main
 from phalanx.dist.process_group import World
 
 
@@ -30,48 +33,36 @@ class Progress:
     strategy: str
     experiment: str
     state: dict[str, Any]
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
-def parts(entries: Sequence[Entry], rank: int, world: int) -> list[tuple[Entry, Range]]:
-    """What this rank writes: its run of the replicated tensors, and all of what only it holds."""
-    replicated = [e for e in entries if e.replicated]
-    mine = [(replicated[index], part) for index, part in cut(sizes(replicated), rank, world)]
-    return mine + [(e, e.held) for e in entries if not e.replicated and e.writes and e.held.size]
-
-
-def _segments(mine: Sequence[tuple[Entry, Range]]) -> list[shard_file.Segment]:
-    segments = []
-    for entry, part in mine:
-        count = elements(entry.shape)
-        is_whole = part == Range(0, count)
-        held = on_host(entry.tensor.detach().reshape(-1)[part.start - entry.start : part.stop - entry.start])
-        name = entry_name(entry.name, part, count)
-        shape = entry.shape if is_whole else (part.size,)
-        segments.append(shard_file.Segment(name, DTYPES[entry.tensor.dtype], shape, memory(held)))
-    return segments
-
-
-def versions() -> dict[str, str]:
-    return {"phalanx": __version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def _write_mine(aside: Path, mine: Sequence[tuple[Entry, Range]], rank: int) -> dict[str, Any]:
-    """Writes this rank's shard; says what is in it, or what went wrong."""
-    file = f"shards/rank-{rank:05d}.safetensors"
-    try:
-        if not aside.is_dir():
-            raise OSError(f"rank {rank} does not see {aside}; all ranks need the same file system")
-        written = shard_file.write(aside / file, _segments(mine))
-    except OSError as error:
-        return {"error": f"{aside / file}: {error.strerror or error}"}
-    return {"file": file, "sum": written.to_json(), "ranges": [[e.name, part.start, part.stop] for e, part in mine]}
-
-
-def save(world: World, checkpoints: Path, entries: Sequence[Entry], progress: Progress) -> Path:
-    """Writes and commits a checkpoint.
+def save(
+    world: World, checkpoints: Path, entries: Sequence[Entry], progress: Progress, smallest_file: int = plan.SMALLEST_FILE
+) -> Path:
+    """Writes and commits a checkpoint from the tensors themselves.
 
     Args:
-        entries: this rank's view of everything, in an order that all ranks share for what is replicated.
+        entries: this rank's view of everything, in an order that all ranks share.
+        smallest_file: bytes; ranks that have less on average share files.
+
+    Raises:
+        SaveFailed: on every rank, where any rank could not write.
+    """
+    tensors = plan.facts(entries)
+    together = plan.ranks_a_file(tensors, world.ranks.world, smallest_file)
+    mine = plan.parts(plan.own_ranges(entries, world.ranks.rank, world.ranks.world, together))
+    return write(world, checkpoints, tensors, mine, together, progress)
+
+
+def write(
+    world: World, checkpoints: Path, tensors: Sequence[plan.Facts], mine: Sequence[plan.Part], together: int, progress: Progress
+) -> Path:
+    """Writes and commits what all ranks give.
+
+    Args:
+        tensors: all there are, the same on every rank.
+        mine: this rank's parts.
+        together: ranks that share a file.
 
     Raises:
         SaveFailed: on every rank, where any rank could not write.
@@ -79,35 +70,102 @@ def save(world: World, checkpoints: Path, entries: Sequence[Entry], progress: Pr
     aside, error = "", None
     if world.ranks.is_main:
         try:
+            _refuse_too_little_room(checkpoints, plan.whole_bytes(tensors))
             aside = str(directory.prepare(checkpoints, progress.step))
-        except OSError as problem:
-            error = f"{checkpoints}: {problem.strerror or problem}"
+        except (OSError, SaveFailed) as problem:
+            error = _words(problem, checkpoints)
     first = gather_json(world, {"aside": aside, "error": error})[0]
     if first["error"]:
         raise SaveFailed(first["error"])
     folder = Path(first["aside"])
-    reports = gather_json(world, _write_mine(folder, parts(entries, world.ranks.rank, world.ranks.world), world.ranks.rank))
-    errors = [r["error"] for r in reports if "error" in r]
-    if not errors and world.ranks.is_main:
-        try:
-            directory.commit(folder, progress.step, _manifest(world, entries, progress, reports))
-        except OSError as problem:
-            errors.append(f"{folder}: {problem.strerror or problem}")
+    if together > 1:
+        mine = gather_parts(world, mine, together)
+    index = {tensor.name: number for number, tensor in enumerate(tensors)}
+    contents, errors = Contents(len(tensors)), []
+    for report in gather_to_main(world, _write_mine(folder, mine, world.ranks.rank, index)):
+        if "error" in report:
+            errors.append(report["error"])
+        else:
+            contents.add(report["files"])
+    if world.ranks.is_main:
+        if not errors:
+            try:
+                directory.commit(folder, progress.step, _manifest(world, tensors, progress, contents))
+            except OSError as problem:
+                errors.append(_words(problem, folder))
+        if errors:
+            shutil.rmtree(folder, ignore_errors=True)  # gives the space back; what is left the next save removes
     errors = gather_json(world, errors)[0]
     if errors:
         raise SaveFailed(errors[0])
     return directory.step_directory(checkpoints, progress.step)
 
 
-def _in_order(ranges: list[StoredRange]) -> tuple[StoredRange, ...]:
-    return tuple(sorted(ranges, key=lambda r: r.range.start))
+def _words(problem: Exception, place: Path) -> str:
+    return f"{problem.filename or place}: {problem.strerror or problem}" if isinstance(problem, OSError) else str(problem)
 
 
-def _manifest(world: World, entries: Sequence[Entry], progress: Progress, reports: Sequence[dict[str, Any]]) -> Manifest:
-    ranges: dict[str, list[StoredRange]] = {e.name: [] for e in entries}
-    for report in reports:
-        for name, start, stop in report["ranges"]:
-            ranges[name].append(StoredRange(report["file"], Range(start, stop)))
+def _refuse_too_little_room(checkpoints: Path, needed: int) -> None:
+    """Said before anything is written; where a quota counts, the write itself will fail."""
+    status = os.statvfs(checkpoints)
+    free = status.f_bavail * status.f_frsize
+    if needed > free:
+        raise SaveFailed(f"{checkpoints}: {needed / 1e6:.1f} MB are needed, and {free / 1e6:.1f} MB are free on the disk")
+
+
+def _write_mine(aside: Path, mine: Sequence[plan.Part], rank: int, index: Mapping[str, int]) -> dict[str, Any]:
+    """Writes this rank's files; says what is in them, or what went wrong."""
+    written = []
+    try:
+        if not aside.is_dir():
+            raise OSError(f"rank {rank} does not see {aside}; all ranks need the same file system")
+        for number, group in enumerate(plan.files(mine)):
+            name = plan.file_name(rank, number)
+            file_sum = shard_file.write(aside / name, [part.segment() for part in group])
+            ranges = [[index[part.name], part.range.start, part.range.stop] for part in group]
+            written.append({"file": name, "sum": file_sum.to_json(), "ranges": ranges})
+    except OSError as error:
+        return {"error": _words(error, aside)}
+    return {"files": written}
+
+
+def versions() -> dict[str, str]:
+    return {"phalanx": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+class Contents:
+    """What the files of all ranks hold, put together file by file: a few numbers a tensor however many ranks there are.
+
+    Rank 0 goes through every range of every rank, ten million with a thousand ranks: so plain lists and comparisons.
+    """
+
+    def __init__(self, tensors: int):
+        self.files: dict[str, dict[str, Any]] = {}
+        # Of each tensor its runs: first file, start, stop, elements of a piece, file that the next piece would be in.
+        self._runs: list[list[list[int]]] = [[] for _ in range(tensors)]
+
+    def add(self, files: Sequence[Mapping[str, Any]]) -> None:
+        """The next rank's files: name, sum, and `[tensor, start, stop]` of its ranges."""
+        for file in files:
+            number = len(self.files)
+            self.files[file["file"]] = file["sum"]
+            for tensor, start, stop in file["ranges"]:
+                runs = self._runs[tensor]
+                last = runs[-1] if runs else None
+                if last is None or start != last[2] or number != last[4] or stop - start > last[3]:
+                    runs.append([number, start, stop, stop - start, number + 1])
+                    continue
+                last[2] = stop
+                # Only a run's last piece may be short.
+                last[4] = number + 1 if stop - start == last[3] else -1
+
+    def runs(self, tensor: int) -> tuple[Run, ...]:
+        ordered = sorted(self._runs[tensor], key=lambda run: run[1])
+        return tuple(Run(file, Range(start, stop), piece) for file, start, stop, piece, _ in ordered)
+
+
+def _manifest(world: World, tensors: Sequence[plan.Facts], progress: Progress, contents: Contents) -> Manifest:
+    names = list(contents.files)
     return Manifest(
         step=progress.step,
         samples=progress.samples,
@@ -116,6 +174,7 @@ def _manifest(world: World, entries: Sequence[Entry], progress: Progress, report
         experiment=progress.experiment,
         versions=versions(),
         state=progress.state,
-        files={r["file"]: r["sum"] for r in reports},
-        tensors={e.name: StoredTensor(e.kind, DTYPES[e.tensor.dtype], e.shape, _in_order(ranges[e.name])) for e in entries},
+        metrics=progress.metrics,
+        files=contents.files,
+        tensors={t.name: StoredTensor(t.kind, t.dtype, t.shape, contents.runs(i), names) for i, t in enumerate(tensors)},
     )

@@ -7,7 +7,7 @@ The library's own writer wants all tensors in one dictionary and copies them; th
 import json
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,16 +18,28 @@ from phalanx.dist.checkpoint.layout import ITEM_SIZE, elements
 
 BLOCK_BYTES = 16 << 20
 _LARGEST_HEADER = 100 << 20  # the library's own limit
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A tensor to be written: its entry's name, safetensors number format, shape, and memory (bytes, contiguous)."""
+    """A tensor to be written.
+
+    Attributes:
+        name: of its entry.
+        dtype: safetensors' name of the number format.
+        memory: its bytes, contiguous; or what gives them, called when they are written, so that few are held at a time.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    memory: memoryview
+    memory: memoryview | Callable[[], memoryview]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return elements(self.shape) * ITEM_SIZE[self.dtype]
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ def _header(segments: Sequence[Segment], metadata: dict[str, str]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     offset = 0
     for segment in segments:
-        end = offset + len(segment.memory)
+        end = offset + segment.size
         entries[segment.name] = {"dtype": segment.dtype, "shape": list(segment.shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(entries, separators=(",", ":")).encode()
@@ -90,7 +102,7 @@ def write(path: Path, segments: Iterable[Segment], metadata: dict[str, str] | No
         summing = _Summing(file)
         summing.write(memoryview(struct.pack("<Q", len(header)) + header))
         for segment in ordered:
-            summing.write(segment.memory)
+            summing.write(segment.memory() if callable(segment.memory) else segment.memory)
         file.flush()
         os.fsync(file.fileno())
     return summing.finish()
@@ -98,9 +110,14 @@ def write(path: Path, segments: Iterable[Segment], metadata: dict[str, str] | No
 
 def block_sum(path: Path, block: int) -> str:
     """The checksum of one block of a file as it stands on the disk."""
+    digest, place, left = xxhash.xxh3_64(), block * BLOCK_BYTES, BLOCK_BYTES
+    # Pieces that stay in the processor's cache between the reading and the summing.
+    piece = memoryview(bytearray(_PIECE_BYTES))
     with open(path, "rb", buffering=0) as file:
-        file.seek(block * BLOCK_BYTES)
-        return xxhash.xxh3_64(file.read(BLOCK_BYTES)).hexdigest()
+        while left and (count := os.preadv(file.fileno(), [piece[:left]], place)):
+            digest.update(piece[:count])
+            place, left = place + count, left - count
+    return digest.hexdigest()
 
 
 class ShardReader:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from phalanx.dist.checkpoint import directory, manifest, reader, shard_file
+from phalanx.dist.checkpoint import directory, manifest, reader, retention, shard_file
 from phalanx.dist.checkpoint.consolidate import consolidate
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.layout import Range, cut, gaps
 from phalanx.dist.checkpoint.manifest import BrokenCheckpoint, scalars_from_json, scalars_to_json
-from phalanx.dist.checkpoint.save import Progress, parts, save
+from phalanx.dist.checkpoint.plan import own_ranges
+from phalanx.dist.checkpoint.retention import Retention
+from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.process_group import World
 from tests.rank_pool import Pool
 
@@ -39,7 +41,8 @@ def write(world: World, folder: Path, step: int) -> int:
     moment = whole("weight@exp_avg", "optimizer", torch.ones(2, 617))
     entries = [*(whole(n, "model", t) for n, t in TENSORS.items()), moment, rows]
     state = {"nan": float("nan"), "infinite": float("-inf"), "third": 1 / 3}
-    path = save(world, folder, entries, Progress(step, 10 * step, "ddp", "digest", state))
+    progress = Progress(step, 10 * step, "ddp", "digest", state, {"val/top1": step / 10})
+    path = save(world, folder, entries, progress, smallest_file=0)
     return (path / f"shards/rank-{world.ranks.rank:05d}.safetensors").stat().st_size
 
 
@@ -63,6 +66,7 @@ def test_shards_are_safetensors_that_the_library_reads(checkpoints: Path) -> Non
             for part in stored.tensors[name].ranges
         ]
         assert torch.equal(torch.cat(found) if found else tensor.reshape(-1), tensor.reshape(-1))
+    assert stored.metrics == {"val/top1": 0.2}
     assert stored.state["third"] == 1 / 3 and numpy.isnan(stored.state["nan"]) and stored.state["infinite"] == -numpy.inf
 
 
@@ -158,7 +162,7 @@ def test_what_a_kill_left_behind_goes_with_the_next_save(checkpoints: Path, pool
     assert directory.steps(checkpoints) == [1, 2]
     pool.run(1, write, checkpoints, 3)
     assert sorted(p.name for p in checkpoints.iterdir()) == ["step-00000001", "step-00000002", "step-00000003"]
-    assert directory.prune(checkpoints, keep=1) == [1, 2] and directory.steps(checkpoints) == [3]
+    assert retention.prune(checkpoints, Retention(keep=1)) == [1, 2] and directory.steps(checkpoints) == [3]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7, 64])
@@ -174,7 +178,7 @@ def test_the_cut_covers_everything_once_in_few_ranges(world: int) -> None:
 
 def test_every_rank_writes_only_its_own(pool: Pool) -> None:
     entries = [whole("a", "model", torch.zeros(10)), Entry("b", "model", torch.zeros(3), (6,), 3, replicated=False)]
-    mine = parts(entries, rank=1, world=2)
+    mine = own_ranges(entries, rank=1, world=2)
     assert [(e.name, r) for e, r in mine] == [("a", Range(5, 10)), ("b", Range(3, 6))]
 
 

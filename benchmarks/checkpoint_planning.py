@@ -1,0 +1,104 @@
+"""What planning a checkpoint costs with many ranks and tensors: no files of tensors, no processes, the real functions.
+
+    python benchmarks/checkpoint_planning.py
+
+Prints JSON: for tensors that every rank holds whole (as under DDP), and for shards along the first dimension (as under FSDP2
+and ZeRO-3): seconds a rank plans, seconds rank 0 puts all reports together, seconds and bytes of the manifest, seconds every
+rank needs to read it, and to find its own ranges of all tensors in it.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from phalanx.dist.checkpoint import manifest, plan  # noqa: E402
+from phalanx.dist.checkpoint.entries import Entry, whole  # noqa: E402
+from phalanx.dist.checkpoint.layout import Range  # noqa: E402
+from phalanx.dist.checkpoint.manifest import Manifest, StoredTensor  # noqa: E402
+from phalanx.dist.checkpoint.save import Contents  # noqa: E402
+
+ROWS, COLUMNS = 2048, 256  # two megabytes of float32 a tensor
+
+
+def replicated(tensors: int, rank: int, world: int) -> list[Entry]:
+    shape = torch.empty(ROWS, COLUMNS, device="meta")
+    return [whole(f"blocks.{number}.weight", "model", shape) for number in range(tensors)]
+
+
+def sharded(tensors: int, rank: int, world: int) -> list[Entry]:
+    rows = -(-ROWS // world)
+    first, last = min(rank * rows, ROWS), min((rank + 1) * rows, ROWS)
+    shard = torch.empty(last - first, COLUMNS, device="meta")
+    return [
+        Entry(f"blocks.{n}.weight", "model", shard, (ROWS, COLUMNS), first * COLUMNS, replicated=False) for n in range(tensors)
+    ]
+
+
+def report(ranges: Sequence[tuple[Entry, Range]], index: dict[str, int], rank: int) -> str:
+    """What a rank tells rank 0, on the wire."""
+    blocks = {"size": 1, "block_bytes": 1, "xxh3_64": ["0" * 16] * 2}
+    listed = [[index[entry.name], part.start, part.stop] for entry, part in ranges]
+    return json.dumps([{"file": plan.file_name(rank, 0), "sum": blocks, "ranges": listed}])
+
+
+def measure(layout: Any, tensors: int, world: int) -> dict[str, Any]:
+    facts = plan.facts(layout(tensors, 0, world))
+    index = {tensor.name: number for number, tensor in enumerate(facts)}
+    together = plan.ranks_a_file(facts, world)
+    contents, planning, merging = Contents(tensors), [], 0.0
+    for rank in range(world):
+        entries = layout(tensors, rank, world)
+        begun = time.perf_counter()
+        ranges = plan.own_ranges(entries, rank, world, together)
+        planning.append(time.perf_counter() - begun)
+        message = report(ranges, index, rank)
+        begun = time.perf_counter()
+        contents.add(json.loads(message))
+        merging += time.perf_counter() - begun
+    begun = time.perf_counter()
+    names = list(contents.files)
+    stored = {t.name: StoredTensor(t.kind, t.dtype, t.shape, contents.runs(i), names) for i, t in enumerate(facts)}
+    text = manifest.dumps(Manifest(1, 1, world, "fsdp", "digest", {}, {}, contents.files, stored))
+    writing = time.perf_counter() - begun
+    begun = time.perf_counter()
+    read = manifest.loads(text)
+    reading = time.perf_counter() - begun
+    begun = time.perf_counter()
+    pieces = sum(1 for entry in layout(tensors, world // 2, world) for _ in read.tensors[entry.name].overlapping(entry.held))
+    finding = time.perf_counter() - begun
+    return {
+        "ranges": sum(len(tensor.ranges) for tensor in read.tensors.values()),
+        "a rank plans, s": round(statistics.median(planning), 4),
+        "rank 0 puts reports together, s": round(merging, 3),
+        "manifest made, s": round(writing, 3),
+        "manifest, MB": round(len(text) / 1e6, 2),
+        "manifest read and judged, s": round(reading, 3),
+        "a rank finds its ranges, s": round(finding, 3),
+        "pieces it reads": pieces,
+        "largest memory of this process, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, default=1024)
+    parser.add_argument("--tensors", type=int, default=10_000)
+    given = parser.parse_args()
+    layouts = {"replicated": replicated, "sharded": sharded}
+    found = {name: measure(layout, given.tensors, given.ranks) for name, layout in layouts.items()}
+    print(json.dumps({"ranks": given.ranks, "tensors": given.tensors} | found, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Saving while training goes on: the step's state is copied, and a thread writes it; at most one save is in flight."""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed
+
+from phalanx.dist.checkpoint import plan, retention
+from phalanx.dist.checkpoint.entries import Entry
+from phalanx.dist.checkpoint.retention import Retention
+from phalanx.dist.checkpoint.save import Progress, SaveFailed, write
+from phalanx.dist.checkpoint.staging import Staging
+from phalanx.dist.process_group import World
+
+# A disk that is slow on one rank must not look like a rank that hangs; one that died closes its connections.
+_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Saved:
+    """How a save went.
+
+    Attributes:
+        path: of the checkpoint; None where it could not be written.
+        problem: why not; or why older ones could not be removed.
+        seconds: from the call to the commit.
+        waited: seconds of it during which training stood still.
+    """
+
+    step: int
+    path: Path | None
+    problem: str | None
+    seconds: float
+    waited: float
+
+
+class Saver:
+    """Writes a run's checkpoints. All ranks construct it together, and call it at the same steps.
+
+    Args:
+        asynchronous: whether `start` returns once the state is copied.
+    """
+
+    def __init__(self, world: World, checkpoints: Path, policy: Retention, asynchronous: bool):
+        # A group of its own: messages of training and of saving must not meet.
+        group: torch.distributed.ProcessGroup | None = None
+        if world.ranks.world > 1:
+            made = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=_TIMEOUT_S))
+            assert isinstance(made, torch.distributed.ProcessGroup)
+            group = made
+        self._world = replace(world, control=group)
+        self._checkpoints, self._policy, self._asynchronous = checkpoints, policy, asynchronous
+        self._staging = Staging()
+        self._thread: threading.Thread | None = None
+        self._ended: Saved | None = None
+        self._error: BaseException | None = None
+
+    def start(self, entries: Sequence[Entry], progress: Progress, awaited: bool = False) -> list[Saved]:
+        """Begins a save, and waits for its end if it is `awaited`. Waits for an earlier one in any case.
+
+        Returns:
+            How the saves went that have ended by now and were not returned before.
+        """
+        begun = time.monotonic()
+        ended = self.wait()
+        ranks, tensors = self._world.ranks, plan.facts(entries)
+        together = plan.ranks_a_file(tensors, ranks.world)
+        mine = plan.own_ranges(entries, ranks.rank, ranks.world, together)
+        if awaited or not self._asynchronous:
+            ended.append(self._write(tensors, plan.parts(mine), together, progress, begun, None))
+            return ended
+        parts = self._staging.copy(mine)
+        waited = time.monotonic() - begun
+        self._thread = threading.Thread(
+            target=self._in_background,
+            args=(tensors, parts, together, progress, begun, waited),
+            name="checkpoint",
+            daemon=True,  # a rank that fails must be able to end
+        )
+        self._thread.start()
+        return ended
+
+    def take_ended(self) -> list[Saved]:
+        """How the save in flight went, if it has ended; never waits.
+
+        Raises:
+            BaseException: what the thread met that it should not have met.
+        """
+        return [] if self._thread is None or self._thread.is_alive() else self.wait()
+
+    def wait(self, timeout: float | None = None) -> list[Saved]:
+        """How the save in flight went, once it has ended; nothing where there is none, or it takes longer than `timeout`."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                return []
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        ended, self._ended = self._ended, None
+        return [] if ended is None else [ended]
+
+    def _in_background(
+        self,
+        tensors: Sequence[plan.Facts],
+        parts: Sequence[plan.Part],
+        together: int,
+        progress: Progress,
+        begun: float,
+        waited: float,
+    ) -> None:
+        try:
+            self._staging.wait()
+            self._ended = self._write(tensors, parts, together, progress, begun, waited)
+        except BaseException as error:  # raised again in the thread that trains
+            self._error = error
+
+    def _write(
+        self,
+        tensors: Sequence[plan.Facts],
+        parts: Sequence[plan.Part],
+        together: int,
+        progress: Progress,
+        begun: float,
+        waited: float | None,
+    ) -> Saved:
+        path, problem = None, None
+        try:
+            path = write(self._world, self._checkpoints, tensors, parts, together, progress)
+            if self._world.ranks.is_main:
+                retention.prune(self._checkpoints, self._policy)
+        except SaveFailed as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"an older checkpoint could not be removed: {error.filename}: {error.strerror}"
+        seconds = time.monotonic() - begun
+        return Saved(progress.step, path, problem, seconds, seconds if waited is None else waited)

@@ -160,11 +160,13 @@ class Run:
                     f"phalanx: step {save.step}: no checkpoint was written: {save.problem}. Older ones are whole"
                 )
                 continue
+            if save.problem is not None:
+                self.tracker.progress.say(f"phalanx: step {save.step}: {save.problem}")
+            if self.saved == save.step:
+                continue
             self.saved = save.step
             times = {"seconds": round(save.seconds, 4), "waited": round(save.waited, 4)}
             self.tracker.event("save", save.step, path=str(save.path), **times)
-            if save.problem is not None:
-                self.tracker.progress.say(f"phalanx: step {save.step}: {save.problem}")
 
     def let_saves_end(self) -> None:
         """After a failure: a save in flight may still become a checkpoint, as long as the other ranks are there."""
@@ -194,5 +196,6 @@ class Run:
         return ExitCode.DONE
 
     def _insist_on_checkpoint(self) -> None:
+        self._tell(self.saver.wait())
         if self.saved != self.state.step:
             raise TrainingFailed(f"step {self.state.step}: the checkpoint could not be written. {self._last_good()}")

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ class Saved:
 
     Attributes:
         path: of the checkpoint; None where it could not be written.
-        problem: why not; or why older ones could not be removed.
+        problem: why not; or, where it was written, why older ones could not be removed.
         seconds: from the call to the commit.
         waited: seconds of it during which training stood still.
     """
@@ -60,7 +60,7 @@ class Saver:
         self._error: BaseException | None = None
 
     def start(self, entries: Sequence[Entry], progress: Progress, awaited: bool = False) -> list[Saved]:
-        """Begins a save, and waits for its end if it is `awaited`. Waits for an earlier one in any case.
+        """Begins a save, and waits for its commit if it is `awaited`. Waits for the end of an earlier one in any case.
 
         Returns:
             How the saves went that have ended by now and were not returned before.
@@ -71,17 +71,18 @@ class Saver:
         together = plan.ranks_a_file(tensors, ranks.world)
         mine = plan.own_ranges(entries, ranks.rank, ranks.world, together)
         if awaited or not self._asynchronous:
-            ended.append(self._write(tensors, plan.parts(mine), together, progress, begun, None))
-            return ended
+            saved = self._write(tensors, plan.parts(mine), together, progress, begun, None)
+            self._begin(lambda: self._prune(saved))
+            return [*ended, saved]
         parts = self._staging.copy(mine)
         waited = time.monotonic() - begun
-        self._thread = threading.Thread(
-            target=self._in_background,
-            args=(tensors, parts, together, progress, begun, waited),
-            name="checkpoint",
-            daemon=True,  # a rank that fails must be able to end
-        )
-        self._thread.start()
+
+        def write_and_prune() -> Saved:
+            self._staging.wait()
+            saved = self._write(tensors, parts, together, progress, begun, waited)
+            return self._prune(saved) or saved
+
+        self._begin(write_and_prune)
         return ended
 
     def take_ended(self) -> list[Saved]:
@@ -105,20 +106,26 @@ class Saver:
         ended, self._ended = self._ended, None
         return [] if ended is None else [ended]
 
-    def _in_background(
-        self,
-        tensors: Sequence[plan.Facts],
-        parts: Sequence[plan.Part],
-        together: int,
-        progress: Progress,
-        begun: float,
-        waited: float,
-    ) -> None:
+    def _begin(self, action: Callable[[], Saved | None]) -> None:
+        def in_background() -> None:
+            try:
+                self._ended = action()
+            except BaseException as error:  # raised again in the thread that trains
+                self._error = error
+
+        # A daemon, so that a rank that fails can end.
+        self._thread = threading.Thread(target=in_background, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def _prune(self, saved: Saved) -> Saved | None:
+        """Removes what a save has superseded, which takes a while on some disks; how that went, if it went wrong."""
+        if saved.path is None or not self._world.ranks.is_main:
+            return None
         try:
-            self._staging.wait()
-            self._ended = self._write(tensors, parts, together, progress, begun, waited)
-        except BaseException as error:  # raised again in the thread that trains
-            self._error = error
+            retention.prune(self._checkpoints, self._policy)
+        except OSError as error:
+            return replace(saved, problem=f"an older checkpoint could not be removed: {error.filename}: {error.strerror}")
+        return None
 
     def _write(
         self,
@@ -132,11 +139,7 @@ class Saver:
         path, problem = None, None
         try:
             path = write(self._world, self._checkpoints, tensors, parts, together, progress)
-            if self._world.ranks.is_main:
-                retention.prune(self._checkpoints, self._policy)
         except SaveFailed as error:
             problem = str(error)
-        except OSError as error:
-            problem = f"an older checkpoint could not be removed: {error.filename}: {error.strerror}"
         seconds = time.monotonic() - begun
         return Saved(progress.step, path, problem, seconds, seconds if waited is None else waited)

@@ -108,6 +108,7 @@ def in_background(world: World, folder: Path) -> None:
     assert_holds(world, folder, 3)
     # One that is awaited writes the tensors themselves.
     (save,) = saves.start(state_of(world, 4), progress(4), awaited=True)
+    assert not saves.wait() and (directory.steps(folder) == [3, 4] or not world.ranks.is_main)
     assert save.path is not None and save.waited == save.seconds
     assert_holds(world, folder, 4)
 

@@ -1,23 +1,27 @@
 """kill -9 at random instants while a checkpoint is saved every step: there is always a whole one, and nothing is lost."""
 
+import json
 import random
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from phalanx.dist.checkpoint import reader
-from tests.running import DIGITS, PHALANX, assert_bitwise, lines, phalanx, sample_ids, start
+from tests.running import DIGITS, PHALANX, ROOT, assert_bitwise, lines, phalanx, run, sample_ids, start
 
 RECIPE = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "data.workers=0", "data.ledger=true", "train.log_every=1"]
-RECIPE += ["train.steps=40", "checkpoint.every_steps=1", "checkpoint.keep=2"]
+RECIPE += ["train.steps=20", "checkpoint.every_steps=1", "checkpoint.keep=2"]
 
 
 @pytest.mark.slow
-def test_ten_kills_while_saving_every_step_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asynchronous", ["true", "false"])
+def test_five_kills_of_the_command_while_saving_every_step_lose_nothing(tmp_path: Path, asynchronous: str) -> None:
     killed, checkpoints = tmp_path / "runs/killed", tmp_path / "runs/killed/checkpoints"
-    for _ in range(10):
-        running = start([*PHALANX, "train", *RECIPE, "name=killed"], tmp_path)
+    recipe = [*RECIPE, f"checkpoint.asynchronous={asynchronous}"]
+    for _ in range(5):
+        running = start([*PHALANX, "train", *recipe, "name=killed"], tmp_path)
         before = len(_saves(killed))
         running.until(lambda before=before: len(_saves(killed)) > before + 1)  # type: ignore[misc]
         time.sleep(random.uniform(0, 0.15))  # about the time of a step and its save
@@ -26,14 +30,24 @@ def test_ten_kills_while_saving_every_step_lose_nothing(tmp_path: Path) -> None:
         newest, passed_over = reader.newest_whole(checkpoints)
         assert newest is not None and not passed_over
         assert int(newest.name.removeprefix("step-")) >= finished
-    phalanx("train", *RECIPE, "name=killed", cwd=tmp_path)
-    phalanx("train", *RECIPE, "name=unbroken", cwd=tmp_path)
+    phalanx("train", *recipe, "name=killed", cwd=tmp_path)
+    phalanx("train", *recipe, "name=unbroken", cwd=tmp_path)
     assert_bitwise(killed, tmp_path / "runs/unbroken")
     assert sample_ids(killed) == sample_ids(tmp_path / "runs/unbroken")
-    assert [line["step"] for line in lines(killed / "metrics.jsonl")] == list(range(1, 41))
+    assert [line["step"] for line in lines(killed / "metrics.jsonl")] == list(range(1, 21))
     assert not [p for p in checkpoints.iterdir() if not p.name.startswith("step-")]
 
 
 def _saves(run_directory: Path) -> list[int]:
     """The steps of all saves that had finished, in the order of time."""
     return [e["step"] for e in lines(run_directory / "events.jsonl") if e["event"] == "save"]
+
+
+@pytest.mark.slow
+def test_ten_kills_of_one_of_two_ranks_lose_nothing_and_leave_nothing_running(tmp_path: Path) -> None:
+    """The first ten kills of `benchmarks/kills.py`, which runs two hundred."""
+    results, page = tmp_path / "kills.jsonl", tmp_path / "page.md"
+    command = [sys.executable, ROOT / "benchmarks/kills.py", "--kills", "5", "--results", results, "--output", page]
+    found = json.loads(run(command, tmp_path, TMPDIR=str(tmp_path)).output.splitlines()[-1])
+    assert found["kills"] == found["ok"] == found["survivors"] >= 5
+    assert found["runs_equal_to_the_unbroken"] == found["runs"]

@@ -1,0 +1,275 @@
+"""A run that is killed and started again, time after time: what must be there after each kill, and at its end.
+
+Ranks are forked from a process that has paid for the imports, and call what the ranks of `phalanx train` call, in the
+environment that torchrun would give them. Nobody watches over them: where one of two is killed, the other must end by itself.
+"""
+
+import os
+import random
+import shutil
+import signal
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+# Not all are used here: whatever a rank would import is imported before it is forked.
+import accelerate  # noqa: F401
+import sklearn.datasets  # noqa: F401
+import torch._dynamo  # noqa: F401
+import torchvision.transforms.v2  # noqa: F401
+from torch.distributed.elastic.utils.distributed import get_free_port
+
+import phalanx.launch.say
+import phalanx.train.start  # noqa: F401
+from phalanx.dist.checkpoint import reader
+from phalanx.dist.processes import die_with_parent
+from phalanx.launch import train
+from tests.running import DIGITS, assert_bitwise, clean_environment, lines, sample_ids
+
+KILLS_A_CHAIN, STEPS, GLOBAL_BATCH = 10, 40, 8
+TIMEOUT_S = 60  # of the ranks' collectives
+_START_S = 2.0  # about what a rank takes from its start to its first step
+_STEP_S = 0.3  # about what a step and its save take, as long as the run has not shown it
+RECIPE = [DIGITS, "model.stem=small", "data.image_size=16", "data.augment.flip=0.5", "data.workers=0", "data.ledger=true"]
+RECIPE += [f"train.global_batch={GLOBAL_BATCH}", "train.micro_batch=4", f"train.steps={STEPS}", "train.log_every=1"]
+RECIPE += [f"dist.timeout_s={TIMEOUT_S}", "dist.device=cpu", "checkpoint.keep=2"]
+
+
+class Mode(NamedTuple):
+    """How checkpoints are written, on how many ranks, and who is killed: `all`, or `one` of them at random."""
+
+    asynchronous: bool
+    ranks: int
+    killed: str
+
+    def __str__(self) -> str:
+        how = "in the background" if self.asynchronous else "while training waits"
+        return f"{how}, {self.ranks} rank{'s' if self.ranks > 1 else ''}, {self.killed} killed"
+
+
+MODES = [Mode(how, ranks, killed) for ranks, killed in ((2, "one"), (2, "all"), (1, "all")) for how in (True, False)]
+
+
+class Ranks:
+    """Forked ranks of one attempt at a run, each in a session of its own.
+
+    Args:
+        arguments: of `phalanx train`.
+        folder: where they run; what they say goes to `rank-N.log`.
+    """
+
+    def __init__(self, arguments: Sequence[str], count: int, folder: Path):
+        threads = len(os.listdir("/proc/self/task"))
+        assert threads == 1, f"{threads} threads: only a process of one can fork ranks"
+        port, parent = get_free_port(), os.getpid()
+        self.begun = time.monotonic()
+        self.statuses: dict[int, int] = {}
+        self.processes: list[int] = []
+        for rank in range(count):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            process = os.fork()
+            if process == 0:
+                _become(rank, count, port, arguments, folder, parent)
+            self.processes.append(process)
+
+    @property
+    def running(self) -> list[int]:
+        """The processes that have not ended."""
+        for process in self.processes:
+            if process not in self.statuses:
+                ended, status = os.waitpid(process, os.WNOHANG)
+                if ended:
+                    self.statuses[process] = os.waitstatus_to_exitcode(status)
+        return [process for process in self.processes if process not in self.statuses]
+
+    def wait(self, timeout: float, until: Callable[[], bool] = lambda: False) -> bool:
+        """Returns when all have ended, or something else is true; whether that was in time."""
+        deadline = time.monotonic() + timeout
+        while self.running and not until():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def kill(self, processes: Sequence[int]) -> None:
+        """kill -9; those that are not there any more too."""
+        for process in processes:
+            if process not in self.statuses:
+                os.kill(process, signal.SIGKILL)
+        for process in processes:
+            if process not in self.statuses:
+                self.statuses[process] = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+    def left(self) -> list[int]:
+        """Sessions of ranks that have ended in which something still runs."""
+        return [process for process in self.processes if process in self.statuses and _session_is_there(process)]
+
+
+def _session_is_there(process: int) -> bool:
+    try:
+        os.killpg(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _become(rank: int, count: int, port: int, arguments: Sequence[str], folder: Path, parent: int) -> NoReturn:
+    """A forked process becomes a rank, and never returns to what its parent was doing."""
+    code = 1
+    try:
+        os.setsid()
+        die_with_parent(parent)
+        log = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.chdir(folder)
+        environment = clean_environment(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
+        if count > 1:
+            numbers = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+            environment |= {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+        os.environ.clear()
+        os.environ.update(environment)
+        code = train.main(arguments)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def unbroken(ranks: int, folder: Path) -> Path:
+    """The run that nobody kills; returns its directory."""
+    folder.mkdir()
+    under_way = Ranks(["name=unbroken", *RECIPE], ranks, folder)
+    in_time = under_way.wait(600)
+    codes = [under_way.statuses.get(process) for process in under_way.processes]
+    assert in_time and not any(codes), f"the unbroken run ended with {codes}: {(folder / 'rank-0.log').read_text()}"
+    return folder / "runs/unbroken"
+
+
+def run_chain(mode: Mode, expected: Path, folder: Path, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Kills a run again and again, then lets it come to its end.
+
+    Args:
+        expected: the directory of the unbroken run.
+        folder: which is there no more where everything was as it must be.
+        tell: is given what was found after each kill, as `_kill` returns it.
+
+    Returns:
+        `problems` at the end, such as a tensor that differs from the unbroken run's; `ok`: there were none, then or before.
+    """
+    folder.mkdir()
+    run, problems = folder / "runs/killed", list[str]()
+    arguments = ["name=killed", *RECIPE, "checkpoint.every_steps=1"]
+    arguments.append(f"checkpoint.asynchronous={str(mode.asynchronous).lower()}")
+    for _ in range(KILLS_A_CHAIN):
+        found = _kill(mode, run, lambda: Ranks(arguments, mode.ranks, folder))
+        if found is None:
+            break
+        tell(found)
+        if not found["ok"]:
+            return {"problems": ["see the kill"], "folder": str(folder), "ok": False}
+    last = Ranks(arguments, mode.ranks, folder)
+    in_time = last.wait(600)
+    last.kill(last.running)
+    codes = list(last.statuses.values())
+    problems += _differences(run, expected) if in_time and not any(codes) else [f"the last attempt ended with {codes}"]
+    if problems:
+        return {"problems": problems, "folder": str(folder), "ok": False}
+    shutil.rmtree(folder)
+    return {"problems": [], "ok": True}
+
+
+def _kill(mode: Mode, run: Path, start: Callable[[], Ranks]) -> dict[str, Any] | None:
+    """Starts the run, kills it at a random instant, and looks at what is there. None where it came to its end before.
+
+    Returns:
+        `seconds`: the instant, since the start; `steps`: of the ledger by then; `finished`: step of the last save that had
+        finished; `newest`: step of the newest whole checkpoint, 0 for none; `under_way`: what the kill left under temporary
+        names; `survivor_s`: how long the others took to end by themselves; `problems`, and `ok`: there were none.
+    """
+    # While it starts or reads, or after some saves of its own; then anywhere in a step.
+    after, problems = random.choice((0, 1, 2, 3)), list[str]()
+    pause = random.uniform(0, _step_s(run) if after else _START_S)
+    before, ranks = len(_saves(run)), start()
+    ranks.wait(TIMEOUT_S, until=lambda: len(_saves(run)) >= before + after)
+    ranks.wait(pause, until=lambda: len(ranks.running) < mode.ranks)
+    chosen = ranks.processes if mode.killed == "all" else [random.choice(ranks.processes)]
+    seconds, steps = time.monotonic() - ranks.begun, [line["step"] for line in lines(run / "ledger/rank-0.jsonl")]
+    ranks.kill(chosen)
+    killed_at = time.monotonic()
+    if not ranks.wait(TIMEOUT_S + 30):
+        problems.append("the other rank did not end by itself")
+    survivor_s = time.monotonic() - killed_at if len(chosen) < mode.ranks else None
+    ranks.kill(ranks.running)
+    codes = [ranks.statuses[process] for process in ranks.processes]
+    if not any(codes):
+        return None
+    if -signal.SIGKILL not in [ranks.statuses[process] for process in chosen]:
+        problems.append(f"the ranks ended before the kill, with {codes}")
+    if ranks.left():
+        problems.append("a process was left running")
+    finished = max(_saves(run), default=0)
+    newest, passed_over = reader.newest_whole(run / "checkpoints")
+    step = int(newest.name.removeprefix("step-")) if newest else 0
+    problems += [f"step {number}: {problem}" for number, problem in passed_over]
+    if step < finished:
+        problems.append(f"the newest whole checkpoint is of step {step}, though {finished} had finished")
+    return {
+        "seconds": round(seconds, 3),
+        "steps": max(steps, default=0),
+        "finished": finished,
+        "newest": step,
+        "under_way": _temporary(run / "checkpoints"),
+        "codes": codes,
+        "survivor_s": None if survivor_s is None else round(survivor_s, 3),
+        "problems": problems,
+        "ok": not problems,
+    }
+
+
+def _saves(run: Path) -> list[int]:
+    """The steps of all saves that had finished."""
+    return [event["step"] for event in lines(run / "events.jsonl") if event["event"] == "save"]
+
+
+def _step_s(run: Path) -> float:
+    """What a step and its save usually take, from the end of a save to the end of the next one."""
+    told = [event for event in lines(run / "events.jsonl") if event["event"] in ("save", "resume")]
+    gaps = [b["time"] - a["time"] for a, b in pairwise(told) if a["event"] == b["event"] == "save"]
+    return statistics.median(gaps) if gaps else _STEP_S
+
+
+def _temporary(checkpoints: Path) -> list[str]:
+    """What lies under temporary names: `saving`, `pruned`."""
+    if not checkpoints.exists():
+        return []
+    return sorted(p.name[1:].partition("-")[0] for p in checkpoints.iterdir() if p.name.startswith("."))
+
+
+def _differences(run: Path, expected: Path) -> list[str]:
+    """What is not as in the unbroken run."""
+    problems, ids = [], sample_ids(run)
+    try:
+        assert_bitwise(run, expected)
+    except AssertionError as error:
+        problems.append(str(error) or "the scalars differ")
+    if list(ids) != list(range(1, STEPS + 1)) or any(len(step) != GLOBAL_BATCH for step in ids.values()):
+        problems.append("the ledger lacks a step or has one twice")
+    if ids != sample_ids(expected):
+        problems.append("the ledger's samples differ")
+    if _logged(run) != _logged(expected):
+        problems.append("metrics.jsonl differs")
+    left = [path.name for path in (run / "checkpoints").iterdir() if not path.name.startswith("step-")]
+    return [*problems, *(f"{name} was left" for name in left)]
+
+
+def _logged(run: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "time"} for line in lines(run / "metrics.jsonl")]

@@ -1,0 +1,61 @@
+"""What long measurements share: a line of progress, and a section of a page that says how it was made."""
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from phalanx.train.progress import duration
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Progress:
+    """Done, of how many, rate and remaining time, on one line of a terminal; silent elsewhere."""
+
+    def __init__(self, total: int, unit: str):
+        self._total, self._unit, self._start = total, unit, time.monotonic()
+
+    def tell(self, done: int) -> None:
+        """`done` since the start of the command."""
+        if not sys.stderr.isatty():
+            return
+        seconds = time.monotonic() - self._start
+        left = duration((self._total - done) * seconds / max(done, 1))
+        text = f"{done} of {self._total} {self._unit}  {done / seconds:.2f} a second  {left} left"
+        print(f"\r\033[K{text}", end="\n" if done >= self._total else "", file=sys.stderr, flush=True)
+
+
+def made_by(command: str, *packages: str) -> str:
+    """A sentence with date, commit, machine and the versions of torch, of other packages, and of Python."""
+    from importlib.metadata import version
+
+    listed = ", ".join(f"{name} {version(name)}" for name in ("torch", *packages))
+    return (
+        f"Made by `{command}` on {datetime.date.today()}, commit {_commit()}, {os.cpu_count()} CPU cores, gloo: "
+        f"{listed}, Python {platform.python_version()}."
+    )
+
+
+def _commit() -> str:
+    """The commit, with `+` if files were changed."""
+    commands = (["git", "rev-parse", "--short", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    head, changes = (subprocess.run(c, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() for c in commands)
+    return head + ("+" if changes else "")
+
+
+def put_section(page: Path, title: str, lines: Sequence[str]) -> None:
+    """Writes the section `## TITLE` of a Markdown page, in place of one of that title; the others stay as they are."""
+    before, *sections = page.read_text().split("\n## ") if page.exists() else ["# Checkpoints: the proof\n"]
+    own = "\n".join([title, "", *lines]) + "\n"
+    places = [number for number, section in enumerate(sections) if section.partition("\n")[0] == title]
+    if places:
+        sections[places[0]] = own
+    else:
+        sections.append(own)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text("\n## ".join(part.rstrip("\n") + "\n" for part in (before, *sections)))

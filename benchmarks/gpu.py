@@ -45,7 +45,7 @@ DIST = {
 
 def settings(**dist: Any) -> Any:
     """A recipe as the engine reads it, without the schema, which needs pydantic."""
-    train = SimpleNamespace(micro_batch=cases.SAMPLES, global_batch=cases.SAMPLES * MICRO_BATCHES, clip_norm=None)
+    train = SimpleNamespace(micro_batch=cases.SAMPLES, global_batch=cases.SAMPLES * MICRO_BATCHES, clip_norm=None, ema=None)
     return SimpleNamespace(seed=cases.SEED, micro_batches=MICRO_BATCHES, train=train, dist=SimpleNamespace(**(DIST | dist)))
 
 

@@ -6,7 +6,7 @@ BatchNorm statistics; the gradients meet in the backward of the last turn; then 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +18,7 @@ from phalanx.dist.batchnorm import MicroBatchStatistics
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.layout import MICRO_BATCHES
 from phalanx.dist.collectives import sum_exactly
+from phalanx.dist.ema import Average
 from phalanx.dist.exchange import Agreed, Exchange, Pending
 from phalanx.dist.first_forward import Losses, LossesOf
 from phalanx.dist.loss_scale import LossScale
@@ -81,6 +82,7 @@ class Engine:
         self._strategy: Strategy = share_model(model, make_optimizer, config, world, self.mine)
         self.model, self.plain = self._strategy.model, self._strategy.plain
         self.statistics = MicroBatchStatistics(self.plain, self.mine)
+        self._average = Average(self._strategy, config.train.ema) if config.train.ema is not None else None
         if not self._strategy.collective:
             self.turns = [turn for turn in self.turns if not turn.is_filler]
         self._loss_scale = LossScale(dist.loss_scale, dist.loss_scale_window) if dist.precision == "fp16" else None
@@ -192,6 +194,8 @@ class Engine:
             if self.config.train.clip_norm is not None:
                 norm = self._clip(gradients, self.config.train.clip_norm)
             self._strategy.update(rate)
+            if self._average is not None:
+                self._average.update()
         weights = {name: agreed.weights.get(name, self._groups) for name in self._losses}
         self._reports.finish(Figures(self._step, weights, rate, norm, scale, overflowed))
         if self._loss_scale is not None:
@@ -294,10 +298,12 @@ class Engine:
     def evaluation(self) -> Iterator[nn.Module]:
         """A plain module with all weights on this rank, and BatchNorm's statistics averaged over micro-batches.
 
+        With `train.ema` its weights are the averaged ones; BatchNorm's statistics are those of training all the same.
         Its forwards wait for no other rank, so that ranks may run different numbers of them. All ranks call together.
         """
         self.statistics.mean(self.world)
-        with self._strategy.whole() as model:
+        averaged = nullcontext() if self._average is None else self._average.in_place_of_weights()
+        with averaged, self._strategy.whole() as model:
             model.eval()
             yield model
 
@@ -316,7 +322,8 @@ class Engine:
             shape = (self.mine.total, *rows.shape[1:])
             start = self.mine.first * (rows.numel() // self.mine.size)
             result.append(Entry(name + MICRO_BATCHES, "statistics", rows, shape, start, replicated=False))
-        return [*self._strategy.entries(), *result]
+        averages = [] if self._average is None else self._average.entries()
+        return [*self._strategy.entries(), *averages, *result]
 
     def scalars(self) -> dict[str, Any]:
         """What a checkpoint holds besides tensors. Random numbers need no state: all are functions of the seed and the step."""
@@ -328,6 +335,8 @@ class Engine:
     def make_room(self, stored: "Manifest") -> None:
         """Takes a checkpoint's scalars, and prepares the optimizer for its tensors; `entries` then lists all to be read."""
         self._strategy.make_room(stored)
+        if self._average is not None:
+            self._average.make_room(stored)
         if self._loss_scale is not None:
             self._loss_scale.from_json(stored.state["loss_scale"])
             self.skipped = int(stored.state["skipped"])
@@ -335,6 +344,8 @@ class Engine:
     def restored(self) -> None:
         """The tensors of `entries` were filled from a checkpoint. All ranks call together."""
         self._strategy.restored()
+        if self._average is not None:
+            self._average.restored()
 
     def all_finite(self) -> bool:
         """Whether every parameter is a finite number, on every rank. All ranks call together; waits for the device."""

@@ -71,7 +71,7 @@ class RunDirectory:
         return recorded.model_copy(update={"runs": str(self.path.parent), "name": self.path.name})
 
     def read_identity(self) -> dict[str, Any]:
-        """run.json: `run`, `wandb`, `created`, `version`, `commit`, `threads`, `experiment`."""
+        """run.json: `run`, `wandb`, `created`, `version`, `commit`, `threads`, `experiment`; `forked_from` of a fork."""
         try:
             identity = json.loads(self.identity.read_text())
             if not isinstance(identity, dict) or not isinstance(identity["run"], str):
@@ -108,15 +108,16 @@ class RunDirectory:
         try:
             write_atomically(self.config, to_yaml(config))
             if not self.exists():
-                identity = secrets.token_hex(4)
-                code = {"version": __version__, "commit": _commit()}
-                write_json(
-                    self.identity,
-                    {"run": f"{config.name}-{identity}", "wandb": identity, "created": time.time(), **code}
-                    | {"threads": threads, "experiment": digest(config)},
-                )
+                write_json(self.identity, new_identity(config, threads))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}. Set runs=FOLDER to another place.") from None
+
+
+def new_identity(config: RunConfig, threads: int | None) -> dict[str, Any]:
+    """What run.json says of a new run, with ids of its own."""
+    word = secrets.token_hex(4)
+    ids = {"run": f"{config.name}-{word}", "wandb": word, "created": time.time()}
+    return ids | {"version": __version__, "commit": _commit(), "threads": threads, "experiment": digest(config)}
 
 
 def _commit() -> str | None:

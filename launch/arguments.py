@@ -4,11 +4,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import differences, filled, load, split_arguments
-from phalanx.configs.schema import RunConfig
+from phalanx.configs.schema import RunConfig, RunName
 from phalanx.configs.statement import shown
 from phalanx.dist.checkpoint.directory import steps
+from phalanx.dist.checkpoint.fork import refuse
 from phalanx.dist.run_directory import RunDirectory
 
 
@@ -62,14 +65,43 @@ def resumed(path: str, arguments: Sequence[str]) -> RunConfig:
     Raises:
         UserError: where there is no run, no checkpoint, or an override would make another experiment.
     """
+    stored, config = _changed(path, arguments)
+    changed = differences(stored, config, ["experiment"])
+    if changed:
+        listed = ", ".join(f"{key} (there {old}, here {new})" for key, old, new in changed)
+        raise UserError(
+            f"{path}: another experiment is not a resume: {listed}. Leave that out, train under another name, or start a "
+            f"new run from this checkpoint with `phalanx resume {path} ... --fork NAME`."
+        )
+    return config.model_copy(update={"runs": stored.runs, "name": stored.name})
+
+
+def forked(path: str, arguments: Sequence[str], name: str) -> RunConfig:
+    """The configuration of a new run beside one that is there, which goes on with its checkpoint; any key may be overridden.
+
+    Raises:
+        UserError: where there is no run or no checkpoint, the name is no folder's, or the checkpoint would not fit.
+    """
+    try:
+        TypeAdapter(RunName).validate_python(name)
+    except ValidationError as error:
+        wanted = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UserError(f"--fork {name!r} is not allowed; wanted: {wanted}.") from None
+    stored, config = _changed(path, arguments)
+    refuse(RunDirectory(Path(path)), stored, config)
+    return config.model_copy(update={"runs": str(_parent(Path(path))), "name": name})
+
+
+def _changed(path: str, arguments: Sequence[str]) -> tuple[RunConfig, RunConfig]:
+    """The configuration of a run that is there, as it is and with overrides."""
     run = RunDirectory(Path(path))
     stored = run.read_config()
     if not steps(run.checkpoints):
         raise UserError(f"{path} has no checkpoint to go on from. Start it with `phalanx train`.")
     files, overrides = split_arguments(arguments)
-    config = load(files, overrides, base=stored.model_dump(mode="json"))
-    changed = differences(stored, config, ["experiment"])
-    if changed:
-        listed = ", ".join(f"{key} (there {old}, here {new})" for key, old, new in changed)
-        raise UserError(f"{path}: another experiment is not a resume: {listed}. Leave that out, or train under another name.")
-    return config.model_copy(update={"runs": stored.runs, "name": stored.name})
+    return stored, load(files, overrides, base=stored.model_dump(mode="json"))
+
+
+def _parent(run: Path) -> Path:
+    """The folder that a run directory lies in, also where it is given as `.`."""
+    return run.parent if run.name not in ("", "..") else run.resolve().parent

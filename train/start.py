@@ -179,9 +179,7 @@ def _tell(
             )
 
 
-def _resized(
-    config: RunConfig, before: RunConfig, stored: Manifest, world: World, parts: Parts, tracker: Tracker
-) -> Resize:
+def _resized(config: RunConfig, before: RunConfig, stored: Manifest, world: World, parts: Parts, tracker: Tracker) -> Resize:
     on_node, samples = world.ranks.local_world, parts.stream.samples
     now = Setting(config, world.ranks.world, parts.last_step, on_node)
     return Resize(stored, as_written(stored, before, length(before, samples), on_node), now, samples, tracker.already_logged)

@@ -253,8 +253,9 @@ def loads(content: bytes | str) -> Manifest:
             tensors=tensors,
             metrics={name: float(value) for name, value in scalars_from_json(body.get("metrics", {})).items()},
         )
-        if any(int(file["size"]) < 0 for file in manifest.files.values()):
-            raise ValueError
+        for name, file in manifest.files.items():
+            if len(file["xxh3_64"]) != -(-int(file["size"]) // int(file["block_bytes"])):
+                raise BrokenCheckpoint(f"its manifest does not vouch for all of {name}")
     except BrokenCheckpoint:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError):

@@ -42,12 +42,14 @@ def problem(checkpoint: Path, rank: int = 0, world: int = 1, workers: int = 1) -
 
     def wrong(block: tuple[str, int, str]) -> str | None:
         file, index, expected = block
-        if shard_file.block_sum(checkpoint / file, index) == expected:
+        if shard_file.block_sum(checkpoint / file, index, int(stored.files[file]["block_bytes"])) == expected:
             return None
         return f"{file} was changed after it was written (block {index})"
 
     try:
         stored = manifest.read(checkpoint)
+        if checkpoint != directory.step_directory(checkpoint.parent, stored.step):
+            return f"it holds step {stored.step}: its folder was renamed"
         blocks = [(f, i, s) for f, d in stored.files.items() for i, s in enumerate(d["xxh3_64"])]
         return next((found for found in in_threads(workers, wrong, blocks[rank::world]) if found), None)
     except BrokenCheckpoint as broken:

@@ -61,12 +61,12 @@ def _compare(checkpoint: Path, stored: Manifest, entries: Sequence[Entry]) -> No
     there_are = {name for name, tensor in stored.tensors.items() if tensor.kind in kinds}
     for name in [*sorted(wanted - there_are), *sorted(there_are - wanted)]:
         where = "the checkpoint lacks" if name in wanted else "only the checkpoint has"
-        raise UserError(f"{checkpoint}: {where} the tensor {name}. Resume with the code and model that wrote it.")
+        raise UserError(f"{checkpoint}: {where} the tensor {name}. Resume with the code and the model that wrote it.")
     for entry in entries:
         there = stored.tensors[entry.name]
         if there.shape != entry.shape or there.dtype != DTYPES[entry.tensor.dtype]:
             here = f"{DTYPES[entry.tensor.dtype]} {list(entry.shape)}"
             raise UserError(
                 f"{checkpoint}: the tensor {entry.name} is {there.dtype} {list(there.shape)} there and {here} here. "
-                "Resume with the code and model that wrote it."
+                "Resume with the code and the model that wrote it."
             )

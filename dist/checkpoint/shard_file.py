@@ -108,9 +108,10 @@ def write(path: Path, segments: Iterable[Segment], metadata: dict[str, str] | No
     return summing.finish()
 
 
-def block_sum(path: Path, block: int) -> str:
+def block_sum(path: Path, block: int, block_bytes: int | None = None) -> str:
     """The checksum of one block of a file as it stands on the disk."""
-    digest, place, left = xxhash.xxh3_64(), block * BLOCK_BYTES, BLOCK_BYTES
+    left = block_bytes or BLOCK_BYTES
+    digest, place = xxhash.xxh3_64(), block * left
     # Pieces that stay in the processor's cache between the reading and the summing.
     piece = memoryview(bytearray(_PIECE_BYTES))
     with open(path, "rb", buffering=0) as file:
@@ -129,21 +130,29 @@ class ShardReader:
 
     def __init__(self, path: Path):
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115 (closed by close)
+        try:
+            self._data, self.entries = self._read_header()
+        except BaseException:
+            self.close()
+            raise
+
+    def _read_header(self) -> tuple[int, dict[str, Any]]:
+        """Where the data start, and the entries."""
         size = os.fstat(self._file.fileno()).st_size
         length = int.from_bytes(self._file.read(8), "little")
         if length > min(size - 8, _LARGEST_HEADER):
             raise ValueError("its header is cut short")
         try:
             header = json.loads(self._file.read(length))
-            self.entries = {k: v for k, v in header.items() if k != "__metadata__"}
-            for entry in self.entries.values():
+            entries = {k: v for k, v in header.items() if k != "__metadata__"}
+            for entry in entries.values():
                 begin, end = entry["data_offsets"]
                 expected = elements(entry["shape"]) * ITEM_SIZE[entry["dtype"]]
                 if not 0 <= begin <= end <= size - 8 - length or end - begin != expected:
                     raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError("its header is broken") from None
-        self._data = 8 + length
+        return 8 + length, entries
 
     def read_into(self, name: str, skip: int, memory: memoryview) -> None:
         """Fills `memory` with the bytes of an entry from byte `skip` on."""

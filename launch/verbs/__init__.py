@@ -19,8 +19,11 @@ class Verb:
 
 VERBS = {
     "train": Verb("trains here, on the GPUs of this machine or as the ranks it finds itself in", "phalanx.launch.verbs.train"),
-    "resume": Verb("goes on with a run from its newest checkpoint, on any number of ranks", "phalanx.launch.verbs.resume"),
+    "resume": Verb(
+        "goes on with a run from its newest checkpoint, on any number of ranks; --fork: as a new run",
+        "phalanx.launch.verbs.resume",
+    ),
     "evaluate": Verb("metrics of a run's newest checkpoint", "phalanx.launch.verbs.evaluate"),
-    "checkpoint": Verb("ls: what is on disk; consolidate: one file of weights", "phalanx.launch.verbs.checkpoint"),
+    "checkpoint": Verb("ls, verify, diff: what is on disk; consolidate: a file of weights", "phalanx.launch.verbs.checkpoint"),
     "config": Verb("the resolved recipe; --keys: every key with type, default and meaning", "phalanx.launch.verbs.config"),
 }

@@ -1,10 +1,19 @@
-"""phalanx resume RUN [MORE.yaml ...] [key=value ...] [--nproc N] [--stop-at STEP]"""
+"""phalanx resume RUN [MORE.yaml ...] [key=value ...] [--nproc N] [--stop-at STEP] [--fork NAME [--step N] [--no-start]]"""
 
+import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from phalanx.configs.errors import ExitCode, UserError
+from phalanx.dist.checkpoint import choose
+from phalanx.dist.checkpoint.fork import fork, refuse_taken
+from phalanx.dist.environment import find
+from phalanx.dist.run_directory import RunDirectory
 from phalanx.dist.stop import held_back
-from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, resumed
+from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, forked, resumed
 from phalanx.launch.starting import start
+from phalanx.train.checks import check
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -14,7 +23,41 @@ def main(arguments: Sequence[str]) -> int:
         add_config(parser)
         add_nproc(parser)
         add_stop(parser)
+        parser.add_argument(
+            "--fork", metavar="NAME", help="go on as a new run beside RUN, which stays as it is; any key may change"
+        )
+        parser.add_argument(
+            "--step", type=int, metavar="N", help="fork this step's checkpoint (default: the newest that is whole)"
+        )
+        parser.add_argument("--no-start", action="store_true", help="make the fork, and start nothing")
         given = parser.parse_intermixed_args(arguments)
         stop = [] if given.stop_at is None else ["--stop-at", str(given.stop_at)]
+        if given.fork is not None:
+            return _fork(given, stop)
+        if given.step is not None or given.no_start:
+            option = "--no-start" if given.no_start else "--step"
+            raise UserError(f"{option} goes with --fork NAME. A run goes on from its newest checkpoint that is whole.")
         config = resumed(given.run, given.config)
         return start("phalanx.launch.train", config, given.nproc, ["--resume", given.run, *given.config, *stop])
+
+
+def _fork(given: argparse.Namespace, stop: Sequence[str]) -> int:
+    """Makes the new run, then goes on with it."""
+    if given.nproc is None and find().launcher != "alone":
+        alone = f"`phalanx resume {given.run} --fork {given.fork} --no-start --nproc 1`"
+        raise UserError(
+            f"--fork: every rank that {find().launcher} started would fork. Run {alone} alone, then resume the new run."
+        )
+    run, config = RunDirectory(Path(given.run)), forked(given.run, given.config, given.fork)
+    new = RunDirectory.of(config)
+    refuse_taken(new)
+    check(config, given.nproc or 1)
+    chosen = choose.newest(run) if given.step is None else choose.of_step(run, given.step)
+    for step, problem in chosen.passed_over:
+        print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
+    fork(run, chosen.path, config)
+    print(f"phalanx: {new.path} is a fork of {chosen.path}", file=sys.stderr, flush=True)
+    if given.no_start:
+        print(new.path)
+        return ExitCode.DONE
+    return start("phalanx.launch.train", config, given.nproc, ["--resume", str(new.path), *stop])

@@ -112,6 +112,10 @@ def _escape(body: dict) -> None:
     body["files"]["../../etc/passwd"] = body["files"].pop("shards/rank-00001.safetensors")
 
 
+def _unvouched(body: dict) -> None:
+    body["files"]["shards/rank-00001.safetensors"]["xxh3_64"].pop()
+
+
 class _Harm:
     def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
         return (open, ("harmed", "w"))  # type: ignore[return-value]
@@ -132,6 +136,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a truncated manifest": (lambda c: (c / "manifest.json").write_text('{"format": '), "cannot be read"),
     "an edited manifest": (lambda c: _edit(c, lambda b: b.update(step=7), again=False), "was changed after it was written"),
     "a manifest that leaves the directory": (lambda c: _edit(c, _escape, again=True), "no shard"),
+    "a manifest that does not vouch for all": (lambda c: _edit(c, _unvouched, again=True), "does not vouch for all of"),
+    "a renamed folder": (lambda c: _edit(c, lambda b: b.update(step=7), again=True), "it holds step 7"),
     "a newer format": (lambda c: _edit(c, lambda b: b.update(version=99), again=True), "version 99"),
     "a manifest that lacks something": (lambda c: _edit(c, lambda b: b.pop("tensors"), again=True), "lacks something"),
     "another manifest": (lambda c: (c / "manifest.json").write_text("[]"), "not Phalanx's"),

@@ -1,0 +1,154 @@
+"""How many bytes a rank holds of a model, its gradients and its optimizer, from names and shapes alone. No torch here."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from phalanx.configs.schema import SHARDED, ZERO, RunConfig
+from phalanx.dist.checkpoint.layout import ITEM_SIZE, elements
+from phalanx.dist.checkpoint.manifest import StoredTensor
+from phalanx.dist.sampler import share
+from phalanx.dist.schedule import joint_size
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How ranks share a model, as far as memory depends on it.
+
+    Attributes:
+        strategy: as `dist.strategy`.
+        world_size: number of ranks.
+        shard_ranks: ranks that share one copy of the weights; of use to hsdp alone.
+        offload: as `dist.offload`.
+        adds_whole_gradients: whether gradients stay whole on a rank until a step's last backward (fsdp, hsdp).
+    """
+
+    strategy: str
+    world_size: int
+    shard_ranks: int = 1
+    offload: bool = False
+    adds_whole_gradients: bool = False
+
+    @classmethod
+    def of(cls, config: RunConfig, world_size: int, local_world: int) -> "Sharing":
+        """That of a run.
+
+        Args:
+            local_world: ranks of a node, which share the weights under hsdp where `dist.shard_ranks` is not set.
+        """
+        dist = config.dist
+        once_a_step = dist.strategy in SHARDED and dist.exchange == "step" and dist.reduce == "fast"
+        whole = once_a_step and _most_turns(config, world_size) > 1
+        return cls(dist.strategy, world_size, dist.shard_ranks or local_world, dist.offload, whole)
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes that one rank holds.
+
+    Attributes:
+        weights: parameters and buffers, BatchNorm's statistics of all micro-batches that the rank runs included.
+        gradients: as they are added up over a step's micro-batches.
+        optimizer: its state, and the copy of the weights that DeepSpeed's optimizer steps.
+        averages: averaged weights.
+        on_host: names of those above that lie in CPU memory, by `dist.offload`.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    averages: int
+    on_host: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Bytes on the rank's device."""
+        parts = {"weights": self.weights, "gradients": self.gradients, "optimizer": self.optimizer, "averages": self.averages}
+        return sum(size for name, size in parts.items() if name not in self.on_host)
+
+
+def a_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> RankMemory:
+    """What the rank with the largest parts holds while it trains: the first one's, and the most rows of statistics.
+
+    Not counted: activations; buffers of communication (DDP's buckets, which are once more the gradients, and DeepSpeed's);
+    what FSDP and ZeRO-3 gather of the weights for a block, and the small parameters that ZeRO-3 keeps gathered; partial sums
+    of `dist.reduce=exact`; what the optimizer allocates while it steps. Gradients have the format of the weights.
+
+    Trained is what the optimizer has a state for; everything in floating point where it has none (sgd without momentum).
+
+    Args:
+        tensors: of a checkpoint's manifest, by name.
+    """
+    kinds: dict[str, dict[str, StoredTensor]] = {kind: {} for kind in ("model", "optimizer", "ema", "statistics")}
+    for name, tensor in tensors.items():
+        kinds[tensor.kind][name] = tensor
+    owners = {name.rpartition("@")[0] for name in kinds["optimizer"]}
+    model = kinds["model"]
+    trained = [t for name, t in model.items() if (name in owners if owners else _may_be_trained(t))]
+    parameters = [t for t in model.values() if _may_be_trained(t)]
+    rest = [t for t in model.values() if not _may_be_trained(t)]
+
+    strategy = sharing.strategy
+    in_parts = strategy in (*SHARDED, "zero3")
+    weights = _parts(parameters, sharing) if in_parts else _whole(parameters)
+    whole_gradients = strategy in ("single", "ddp", "zero1") or sharing.adds_whole_gradients
+    has_copy = strategy in ("zero1", "zero2") or (strategy == "zero3" and sharing.offload)
+    return RankMemory(
+        weights=weights + _whole(rest) + _statistics(kinds["statistics"].values(), sharing.world_size),
+        gradients=_whole(trained) if whole_gradients else _parts(trained, sharing),
+        optimizer=_state(kinds["optimizer"], sharing) + (_parts(trained, sharing) if has_copy else 0),
+        averages=_state(kinds["ema"], sharing),
+        on_host=_on_host(sharing),
+    )
+
+
+def _may_be_trained(tensor: StoredTensor) -> bool:
+    """Whether it can be a parameter: strategies share no buffer out, and no tensor without dimensions."""
+    return tensor.dtype.startswith(("F", "BF")) and bool(tensor.shape)
+
+
+def _whole(tensors: Iterable[StoredTensor]) -> int:
+    return sum(t.elements * ITEM_SIZE[t.dtype] for t in tensors)
+
+
+def _parts(tensors: Sequence[StoredTensor], sharing: Sharing) -> int:
+    """Bytes of the first rank's parts, padding included where a strategy pads."""
+    world = sharing.world_size
+    if sharing.strategy in SHARDED:
+        ranks = sharing.shard_ranks if sharing.strategy == "hsdp" else world
+        rows = [(-(-t.shape[0] // ranks) if t.shape else 1, t) for t in tensors]
+        return sum(count * elements(t.shape[1:]) * ITEM_SIZE[t.dtype] for count, t in rows)
+    if sharing.strategy == "zero3":
+        return sum(-(-t.elements // world) * ITEM_SIZE[t.dtype] for t in tensors)
+    if sharing.strategy in ZERO:
+        # One flat tensor, cut into parts of an even number of elements.
+        item = max((ITEM_SIZE[t.dtype] for t in tensors), default=0)
+        return -(-sum(t.elements for t in tensors) // (2 * world)) * 2 * item
+    return _whole(tensors)
+
+
+def _state(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> int:
+    """Bytes of the tensors named `PARAMETER@STATE`, which are shared out as the parameters are; each state by itself."""
+    states: dict[str, list[StoredTensor]] = {}
+    for name, tensor in tensors.items():
+        states.setdefault(name.rpartition("@")[2], []).append(tensor)
+    return sum(_parts(found, sharing) for found in states.values())
+
+
+def _statistics(tensors: Iterable[StoredTensor], world_size: int) -> int:
+    """Bytes of the rows [V, ...] of a rank's micro-batches, and of the one that its BatchNorm layer computes with."""
+    return sum((-(-t.shape[0] // world_size) + 1) * elements(t.shape[1:]) * ITEM_SIZE[t.dtype] for t in tensors)
+
+
+def _on_host(sharing: Sharing) -> tuple[str, ...]:
+    if not sharing.offload:
+        return ()
+    if sharing.strategy in SHARDED:
+        return ("weights", "gradients", "optimizer", "averages")
+    return ("optimizer", "averages") if sharing.strategy == "zero1" else ("gradients", "optimizer", "averages")
+
+
+def _most_turns(config: RunConfig, world_size: int) -> int:
+    """Backwards of a step on the rank that has the most."""
+    joint = joint_size(config.dist.sync_bn, config.micro_batches)
+    shares = [share(config.micro_batches, rank, world_size) for rank in range(world_size)]
+    return max(-(-mine.last // joint) - mine.first // joint for mine in shares)

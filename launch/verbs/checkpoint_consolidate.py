@@ -1,0 +1,47 @@
+"""phalanx checkpoint consolidate RUN [--step N | --best] -o FILE.safetensors [--ema] [--with-optimizer]"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from phalanx.configs.errors import ExitCode, UserError
+from phalanx.dist.checkpoint import choose, manifest
+from phalanx.dist.checkpoint.consolidate import consolidate, facts_file, model_keys, refuse_output
+from phalanx.dist.checkpoint.contents import NoAverages
+from phalanx.dist.checkpoint.manifest import BrokenCheckpoint
+from phalanx.launch.arguments import Parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="phalanx checkpoint consolidate", description="One safetensors file of weights, and a JSON beside it.")
+    parser.add_argument("run", metavar="RUN", help="the run directory")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, metavar="N", help="this step (default: the newest that is whole)")
+    which.add_argument("--best", action="store_true", help="the best by the run's checkpoint.best")
+    parser.add_argument("-o", "--output", metavar="FILE.safetensors", help="the file to write")
+    parser.add_argument("--ema", action="store_true", help="the averaged weights in place of those that were trained")
+    parser.add_argument("--with-optimizer", action="store_true", help="the optimizer's state too")
+    given = parser.parse_args(arguments)
+    if given.output is None:
+        raise UserError("consolidate needs -o FILE.safetensors, the file to write.")
+    run, output = choose.run_at(given.run), Path(given.output)
+    refuse_output(output, run.checkpoints)
+    if given.best:
+        chosen = choose.best(run)
+    elif given.step is not None:
+        chosen = choose.of_step(run, given.step)
+    else:
+        chosen = choose.newest(run)
+    for step, problem in chosen.passed_over:
+        print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
+    try:
+        keys = model_keys(run.read_config(), manifest.read(chosen.path))
+        count = consolidate(chosen.path, output, given.with_optimizer, given.ema, keys)
+    except BrokenCheckpoint as broken:
+        raise UserError(f"{chosen.path} is not whole: {broken}. Choose another step.") from None
+    except NoAverages as lacking:
+        raise UserError(f"{chosen.path}: {lacking}. Leave out --ema.") from None
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}. Choose another place.") from None
+    print(f"{output}: {count} tensors of {chosen.path}, described in {facts_file(output)}")
+    return ExitCode.DONE

@@ -1,0 +1,73 @@
+"""phalanx checkpoint ls RUN [--json]"""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from phalanx.configs.errors import UserError
+from phalanx.dist.checkpoint import choose
+from phalanx.dist.checkpoint.listing import Listed, listed
+from phalanx.dist.checkpoint.manifest import scalars_to_json
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.launch.arguments import Parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="phalanx checkpoint ls", description="What checkpoints a run has.")
+    parser.add_argument("run", metavar="RUN", help="the run directory")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_intermixed_args(arguments)
+    run = choose.run_at(given.run)
+    metric, mode = _best(run)
+    found = listed(run.checkpoints, metric, mode)
+    if given.json:
+        print(json.dumps([_facts(one) for one in found], indent=1, allow_nan=False))
+    elif found:
+        print("\n".join(_table(found, metric)))
+    else:
+        print(f"{run.path} has no checkpoint yet")
+    return 0
+
+
+def _best(run: RunDirectory) -> tuple[str | None, str]:
+    """checkpoint.best and checkpoint.best_mode; a configuration that is broken hides no checkpoint."""
+    try:
+        settings = run.read_config().checkpoint
+    except UserError as error:
+        print(f"phalanx: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None, "auto"
+    return settings.best, settings.best_mode
+
+
+def _facts(one: Listed) -> dict[str, Any]:
+    if one.manifest is None:
+        return {"step": one.step, "whole": False, "problem": one.problem}
+    stored = one.manifest
+    facts = {"samples": stored.samples, "world_size": stored.world_size, "strategy": stored.strategy, "bytes": stored.bytes}
+    return {"step": one.step, "whole": True} | facts | {"metrics": scalars_to_json(stored.metrics), "best": one.best}
+
+
+def _table(found: Sequence[Listed], metric: str | None) -> list[str]:
+    """Aligned columns: numbers to the right, a column a metric; the reason in place of all where one is broken."""
+    names = list(dict.fromkeys(name for one in found if one.manifest for name in one.manifest.metrics))
+    rows = [["step", "size", "ranks", "strategy", "samples", *names, ""]]
+    for one in found:
+        if one.manifest is not None:
+            rows.append(_row(one, names, metric))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths[0] = max(widths[0], *(len(str(one.step)) for one in found))
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    whole = iter(lines[1:])
+    return [lines[0]] + [
+        next(whole) if one.manifest else f"{str(one.step).rjust(widths[0])}  broken: {one.problem}" for one in found
+    ]
+
+
+def _row(one: Listed, names: Sequence[str], metric: str | None) -> list[str]:
+    stored = one.manifest
+    assert stored is not None
+    metrics = [f"{stored.metrics[name]:.4f}" if name in stored.metrics else "-" for name in names]
+    mark = f"best {metric}" if one.best else ""
+    size = f"{stored.bytes / 1e6:.1f} MB"
+    return [str(one.step), size, str(stored.world_size), stored.strategy, str(stored.samples), *metrics, mark]

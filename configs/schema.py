@@ -80,7 +80,7 @@ class DataConfig(Section):
 
 class ModelConfig(Section):
     name: str = experiment(REQUIRED, "the network, as torchvision spells it: resnet18")
-    weights: str | None = experiment(None, "file of weights to start from (.safetensors, or .pth read without unpickling)")
+    weights: str | None = experiment(None, "file or folder of weights to start from; nothing in it is unpickled")
     backbone: str | None = experiment(None, "backbone of a network that takes one")
     num_classes: Whole | None = experiment(None, "outputs; the data's number of classes if not given", ge=1)
     in_channels: Whole | None = experiment(None, "channels of the image; the data's if not given", ge=1)

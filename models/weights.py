@@ -1,43 +1,172 @@
-"""Starting from somebody's weights: safetensors, or a `.pth` read without unpickling."""
+"""Starting from somebody's weights. Nothing is unpickled, and every tensor must fit."""
 
+import re
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from phalanx.models.foreign import deepspeed_folder, safetensors_files, torch_file
+from phalanx.models.foreign.names import without_prefixes
+from phalanx.models.foreign.source import BadWeights, Source, unreadable
+
+__all__ = ["BadWeights", "Loaded", "Source", "load", "open_source"]
+
+# BatchNorm's counter of batches, which files from before torch 0.4.1 lack; it counts for nothing with a fixed momentum.
+_COUNTER = "num_batches_tracked"
 
 
-class BadWeights(ValueError):
-    """The file of weights cannot be used; the message says why."""
+@dataclass(frozen=True)
+class Loaded:
+    """What was read.
+
+    Attributes:
+        tensors: their number.
+        under: the key under which they lay in the file, if any.
+        prefix: what was taken from the front of every name.
+        zeroed: BatchNorm's counters that the file lacks.
+    """
+
+    path: Path
+    tensors: int
+    under: str
+    prefix: str
+    zeroed: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.tensors} tensors of the model are from {self.path}"]
+        if self.under:
+            parts.append(f"under {self.under}")
+        if self.prefix:
+            parts.append(f"their names without the prefix {self.prefix}")
+        if self.zeroed:
+            parts.append(f"{self.zeroed} counters {_COUNTER} that it lacks are zero")
+        return ", ".join(parts)
 
 
-def load(model: nn.Module, path: Path) -> None:
-    """Fills a model from a file; every tensor must fit.
+def load(model: nn.Module, path: Path, source: Source | None = None) -> Loaded:
+    """Fills a model; beside it no more than one tensor is in memory at a time, where the format allows it.
 
     Args:
-        path: `.safetensors`, or `.pth` / `.pt` with a state dict of tensors, loaded with `weights_only=True`.
+        model: on the CPU.
+        path: what `open_source` takes.
+        source: the opened weights, where another reader opened them.
 
     Raises:
-        BadWeights: naming the file and the first tensor that does not fit.
+        BadWeights: naming the file and the first tensor that does not fit; before anything is changed, but for content that
+            turns out to be damaged.
     """
-    if not path.is_file():
-        raise BadWeights(f"{path}: there is no such file. Check model.weights.")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    own = model.state_dict(keep_vars=True)
+    with closing(open_source(path) if source is None else source) as opened:
+        if not opened.shapes:
+            raise BadWeights(f"{path}: there is no tensor in it. Check model.weights.")
+        names, prefix = without_prefixes(opened.shapes, own)
+        zeroed = [name for name in own if name not in names and name.rpartition(".")[2] == _COUNTER]
+        _check_names(path, own, set(names), set(zeroed))
+        _check_shapes(path, own, {name: opened.shapes[given] for name, given in names.items()}, opened.flat)
+        with torch.no_grad():
+            for name in zeroed:
+                own[name].zero_()
+            for name, given in names.items():
+                own[name].copy_(_read(path, opened, given, own[name]))
+        return Loaded(path, len(names), opened.under, prefix, len(zeroed))
 
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+
+def open_source(path: Path) -> Source:
+    """Opens weights by what lies at a path.
+
+    Args:
+        path: a `.safetensors`; a folder with `model.safetensors`, or with an index of several; a `.pth`, `.pt` or `.bin` with a
+            state dict, alone or under a usual key; a folder of DeepSpeed.
+
+    Raises:
+        BadWeights: where there is nothing, or nothing that can be read without unpickling.
+    """
+    _refuse_our_own(path)
+    if not path.exists():
+        raise BadWeights(f"{path}: there is no such file or folder. Check model.weights.")
+    try:
+        return _open_folder(path) if path.is_dir() else _open_file(path)
+    except BadWeights:
+        raise
     except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise BadWeights(f"{path}: this is no file of weights that can be read safely ({reason}).") from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BadWeights(f"{path}: this file holds more than named tensors. Save the model's state_dict alone.")
-    own = model.state_dict()
-    for name in [*own, *state]:
-        if name not in state or name not in own:
-            there, here = ("lacks", "has") if name in own else ("has", "lacks")
-            raise BadWeights(f"{path}: the file {there} the tensor {name}, which the model {here}.")
-        if own[name].shape != state[name].shape:
-            raise BadWeights(f"{path}: {name} is {list(state[name].shape)} there and {list(own[name].shape)} in the model.")
-    model.load_state_dict(state)
+        raise unreadable(path, error) from None
+
+
+def _open_file(path: Path) -> Source:
+    if path.name.endswith(".safetensors.index.json"):
+        return safetensors_files.open_index(path)
+    if path.suffix == ".safetensors":
+        return safetensors_files.SafetensorsFiles([path])
+    return torch_file.open_file(path)
+
+
+def _open_folder(folder: Path) -> Source:
+    for name in (safetensors_files.INDEX, safetensors_files.SINGLE, "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return _open_file(folder / name)
+    if deepspeed_folder.is_one(folder):
+        return deepspeed_folder.open_folder(folder)
+    raise BadWeights(
+        f"{folder}: no weights of a known form lie in this folder. Name a file, or a folder with {safetensors_files.SINGLE} or "
+        f"{safetensors_files.INDEX}, or one of torch.distributed.checkpoint or DeepSpeed."
+    )
+
+
+def _refuse_our_own(path: Path) -> None:
+    for folder in (path, *path.parents[:2]):
+        if (folder / "manifest.json").is_file():
+            step = re.fullmatch(r"step-(\d+)", folder.name)
+            run, which = folder.parent.parent, f" --step {int(step[1])}" if step else ""
+            break
+    else:
+        if not ((path / "run.json").is_file() or (path.parent / "run.json").is_file()) or path.is_file():
+            return
+        run, which = path if (path / "run.json").is_file() else path.parent, ""
+    raise BadWeights(
+        f"{path}: this is a checkpoint of Phalanx, in shards. Make one file of it first, by `phalanx checkpoint consolidate "
+        f"{run}{which} -o FILE.safetensors`, and set model.weights=FILE.safetensors."
+    )
+
+
+def _check_names(path: Path, own: dict[str, Tensor], given: set[str], zeroed: set[str]) -> None:
+    # Tied weights are stored once by safetensors; any of their names will do.
+    there = {id(own[name]) for name in given if name in own}
+    missing = [n for n, tensor in own.items() if n not in given and n not in zeroed and id(tensor) not in there]
+    unknown = sorted(given - own.keys())
+    faults = []
+    if missing:
+        faults.append(f"the file lacks the tensor {missing[0]}{_more(missing)}, which the model has")
+    if unknown:
+        faults.append(f"the file has the tensor {unknown[0]}{_more(unknown)}, which the model lacks")
+    if faults:
+        raise BadWeights(f"{path}: {'; '.join(faults)}. Give weights of this network, {len(own)} tensors.")
+
+
+def _more(names: list[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _check_shapes(path: Path, own: dict[str, Tensor], given: dict[str, tuple[int, ...]], flat: bool) -> None:
+    other = [n for n, s in given.items() if s != own[n].shape and not (flat and s == (own[n].numel(),))]
+    if other:
+        shown = [f"{n} is {list(given[n])} there and {list(own[n].shape)} in the model" for n in other[:4]]
+        if len(other) > len(shown):
+            shown.append(f"{len(other) - len(shown)} more")
+        have = "has" if len(other) == 1 else "have"
+        raise BadWeights(
+            f"{path}: {len(other)} of {len(own)} tensors {have} another shape: {', '.join(shown)}. "
+            "Give weights of this very network, or set the keys model.* as they were there."
+        )
+
+
+def _read(path: Path, source: Source, name: str, own: Tensor) -> Tensor:
+    try:
+        tensor = source.read(name)
+    except Exception as error:
+        raise unreadable(path, error) from None
+    if tensor.is_floating_point() != own.is_floating_point() and not name.endswith(_COUNTER):
+        raise BadWeights(f"{path}: {name} is {tensor.dtype} there and {own.dtype} in the model. Give weights of this network.")
+    return tensor.reshape(own.shape)

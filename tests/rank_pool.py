@@ -63,10 +63,9 @@ def _forget_deepspeed() -> None:
     if "deepspeed" not in sys.modules:
         return
     import deepspeed
-    import torch.distributed
     from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
 
-    if torch.distributed.is_initialized():
+    if deepspeed.comm.is_initialized():
         deepspeed.comm.destroy_process_group()
     deepspeed.zero.Init.param_id = 0
     DeepSpeedZeRoOffload._register_deepspeed_module.__defaults__[0][0] = 0

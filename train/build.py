@@ -14,6 +14,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data.augment import pipeline
 from phalanx.data.dataset import Dataset, open_split
 from phalanx.data.loader import EvaluationLoader, Loader, Samples
+from phalanx.dist.checkpoint import foreign
 from phalanx.dist.engine import Engine
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything
@@ -28,6 +29,7 @@ class Ingredients:
     """What can be made on each rank by itself.
 
     Attributes:
+        loaded: which weights of others the model starts from, if any.
         last_step: the run's number of steps.
     """
 
@@ -35,6 +37,7 @@ class Ingredients:
     validation: Dataset
     task: Task
     model: nn.Module
+    loaded: weights.Loaded | None
     last_step: int
 
 
@@ -44,6 +47,7 @@ class Parts:
 
     task: Task
     engine: Engine
+    loaded: weights.Loaded | None
     loader: Loader
     evaluation: EvaluationLoader
     stream: Stream
@@ -58,15 +62,22 @@ def length(config: RunConfig, samples: int) -> int:
     return max(1, math.ceil(config.train.epochs * samples / config.train.global_batch))
 
 
-def gather(config: RunConfig) -> Ingredients:
+def gather(config: RunConfig, goes_on: bool = False) -> Ingredients:
     """Opens the data, builds task and model, the same on every rank.
+
+    Args:
+        goes_on: whether a checkpoint will fill the model, so that it starts from nobody's weights.
 
     Raises:
         UserError: where the data or the weights cannot be used.
     """
     training, validation = open_split(config.data, "train"), open_split(config.data, "val")
     facts = DataFacts(tuple(training.classes), training.channels)
-    return Ingredients(training, validation, tasks.build(config, facts), _model(config, facts), length(config, len(training)))
+    task, last_step = tasks.build(config, facts), length(config, len(training))
+    model = _model(config, facts)
+    # A run that goes on has its own weights; the file that it once started from may be gone.
+    loaded = None if goes_on else _start_from(config.model.weights, model)
+    return Ingredients(training, validation, task, model, loaded, last_step)
 
 
 def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
@@ -86,7 +97,7 @@ def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
     evaluation = EvaluationLoader(
         validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers
     )
-    return Parts(made.task, engine, loader, evaluation, stream, made.last_step)
+    return Parts(made.task, engine, made.loaded, loader, evaluation, stream, made.last_step)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -108,7 +119,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def _model(config: RunConfig, facts: DataFacts) -> nn.Module:
-    """The network, its weights drawn from the seed alone, or read from a file."""
+    """The network, its weights drawn from the seed alone."""
     seed_everything(key(config.seed, "initialisation"))
     model = registry.build(
         config.model.name,
@@ -118,9 +129,16 @@ def _model(config: RunConfig, facts: DataFacts) -> nn.Module:
         dropout=config.model.dropout,
     )
     freeze(model, config.model.freeze)
-    if config.model.weights is not None:
-        try:
-            weights.load(model, Path(config.model.weights))
-        except weights.BadWeights as error:
-            raise UserError(str(error)) from None
     return model
+
+
+def _start_from(given: str | None, model: nn.Module) -> weights.Loaded | None:
+    """Fills the network from a file or folder of somebody's, if one was given."""
+    if given is None:
+        return None
+    path = Path(given)
+    try:
+        # A folder of torch.distributed.checkpoint is for dist/: models/ knows nothing of ranks.
+        return weights.load(model, path, foreign.open_folder(path) if foreign.is_one(path) else None)
+    except weights.BadWeights as error:
+        raise UserError(str(error)) from None

@@ -8,6 +8,7 @@ from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.schema import CheckpointConfig, RunConfig
 from phalanx.dist import determinism
 from phalanx.dist.checkpoint import retention
+from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.saver import Saver
 from phalanx.dist.collectives import barrier, gather_json, main_does, together
@@ -54,7 +55,8 @@ def run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None 
     world, threads = _join(config, ranks)
     directory = RunDirectory.of(config)
     before = directory.read_config() if directory.exists() else None
-    parts = assemble(config, together(world, lambda: gather(config)), world)
+    goes_on = gather_json(world, bool(steps(directory.checkpoints)))[0]
+    parts = assemble(config, together(world, lambda: gather(config, goes_on)), world)
     stored, passed_over = restore.newest(directory, parts.engine, config)
     main_does(world, lambda: directory.create(config, threads))
     state = TrainState()
@@ -162,6 +164,8 @@ def _tell(
     if stored is None:
         tracker.event("start", 0, **facts)
         say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {on}")
+        if parts.loaded is not None:
+            say(f"phalanx: {parts.loaded}")
         return
     resized = _resized(config, before or config, stored, world, parts, tracker)
     tracker.event("resume", stored.step, samples=stored.samples, **facts, report=resized.to_json())
@@ -193,7 +197,7 @@ def evaluate_run(config: RunConfig, ranks: Ranks, report: Callable[[int, dict[st
     """
     world, _ = _join(config, ranks)
     directory = RunDirectory.of(config)
-    parts = assemble(config, together(world, lambda: gather(config)), world)
+    parts = assemble(config, together(world, lambda: gather(config, goes_on=True)), world)
     stored, _ = restore.newest(directory, parts.engine, config)
     if stored is None:
         raise UserError(f"{directory.path} has no checkpoint to evaluate. Train it first.", shared=True)

@@ -1,0 +1,59 @@
+"""Weights in safetensors: a file, or several with an index, as Hugging Face's libraries and accelerate write them."""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from phalanx.models.foreign.source import BadWeights
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+class SafetensorsFiles:
+    """Tensors of one or several files, which are mapped into memory; only what is asked for is read."""
+
+    flat, under = False, ""
+
+    def __init__(self, files: list[Path]):
+        self._files = ExitStack()
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._file_of: dict[str, safe_open] = {}
+        for path in files:
+            file = self._files.enter_context(safe_open(path, framework="pt", device="cpu"))
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                if name in self._file_of:
+                    raise ValueError(f"{path.name} has a second {name}")
+                self._file_of[name] = file
+                self.shapes[name] = tuple(file.get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        found: Tensor = self._file_of[name].get_tensor(name)
+        return found
+
+    def close(self) -> None:
+        self._files.close()
+
+
+def open_index(index: Path) -> SafetensorsFiles:
+    """The files that an index names, all of them beside it.
+
+    Raises:
+        BadWeights: where the index names a file that is not there, or a tensor that no file has.
+    """
+    try:
+        where = dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadWeights(f"{index}: this is no index of safetensors files ({error}). Write it again.") from None
+    names = sorted({str(file) for file in where.values()})
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise BadWeights(f"{index}: it names the file {name}, which does not lie beside it. Copy the whole folder.")
+    source = SafetensorsFiles([index.parent / name for name in names])
+    lost = [name for name in where if name not in source.shapes]
+    if lost:
+        raise BadWeights(f"{index}: no file has the tensor {lost[0]} that it names. Copy the whole folder again.")
+    return source

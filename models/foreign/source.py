@@ -1,0 +1,65 @@
+"""What a reader of somebody's weights gives: names and shapes first, then one tensor at a time."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+
+class BadWeights(ValueError):
+    """The file or folder of weights cannot be used; the message says why."""
+
+
+class Source(Protocol):
+    """Named tensors on the disk."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor, by its name in the file."""
+
+    @property
+    def flat(self) -> bool:
+        """Whether tensors may be stored without their shape, as one row of numbers."""
+
+    @property
+    def under(self) -> str:
+        """The key under which the tensors lie in the file; empty where they lie at the top."""
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, in CPU memory; it may be a view of the file."""
+
+    def close(self) -> None:
+        """Lets go of the files."""
+
+
+class InMemory:
+    """Tensors that are there already, or mapped from a file that is read where they are used."""
+
+    flat = False
+
+    def __init__(self, tensors: Mapping[str, Tensor], under: str = ""):
+        self._tensors, self.under = tensors, under
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def close(self) -> None:
+        self._tensors = {}
+
+
+def reason(error: Exception) -> str:
+    """Why a library's safe reader does not take a file, in a few words."""
+    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if asked:
+        return f"it asks for {asked[1]}, which is no tensor"
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def unreadable(path: Path, error: Exception) -> BadWeights:
+    """The refusal of a file that its library's safe reader does not take."""
+    return BadWeights(
+        f"{path}: these are no weights that can be read safely ({reason(error)}). Save the model's state_dict alone."
+    )

@@ -1,0 +1,274 @@
+"""Weights of others, in files that their own libraries wrote: read without unpickling, whole or not at all."""
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file, save_model
+from torch import nn
+
+from phalanx.configs.load import load
+from phalanx.dist.checkpoint.entries import whole
+from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.process_group import World
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.models import weights
+from phalanx.models.weights import BadWeights, Loaded
+from tests.rank_pool import Pool
+from tests.running import DIGITS, ROOT, clean_environment
+
+
+class Network(nn.Module):
+    """Sizes that no number of ranks divides, BatchNorm's buffers, and a head."""
+
+    def __init__(self, classes: int = 7) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 3)
+        self.norm = nn.BatchNorm2d(5)
+        self.head = nn.Linear(5, classes)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.conv(image)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def network(seed: int, classes: int = 7) -> Network:
+    """A model whose buffers are no longer as they were made."""
+    torch.manual_seed(seed)
+    model = Network(classes)
+    model(torch.randn(4, 3, 6, 6))
+    return model
+
+
+def assert_loads(path: Path, source: Any = None, but_for: tuple[str, ...] = ()) -> Loaded:
+    """Loads into another model than `network(1)`, which was saved, and finds that one's tensors to the last bit."""
+    target = network(2)
+    loaded = weights.load(target, path, source)
+    found = target.state_dict()
+    for name, tensor in network(1).state_dict().items():
+        assert torch.equal(found[name], tensor) or name in but_for, name
+    return loaded
+
+
+def refusal(path: Path, classes: int = 7) -> str:
+    """The sentence with which a file is refused, having left the model as it was."""
+    target = network(2, classes)
+    with pytest.raises(BadWeights) as caught:
+        weights.load(target, path)
+    before = network(2, classes).state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in target.state_dict().items())
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def by_accelerate(folder: Path, largest: int, safe: bool) -> None:
+    """Saves in a process of its own, for accelerate imports DeepSpeed on the way, which ranks do in their own time."""
+    program = (
+        "from accelerate import Accelerator; from tests.models.test_weights import network; "
+        f"Accelerator(cpu=True).save_model(network(1), {str(folder)!r}, max_shard_size={largest}, safe_serialization={safe})"
+    )
+    environment = clean_environment(ACCELERATE_USE_CPU="true")
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True, capture_output=True, timeout=100)
+
+
+@pytest.mark.parametrize(("largest", "file"), [(10**9, "model.safetensors"), (300, "model.safetensors.index.json")])
+def test_a_folder_of_accelerate_loads_in_one_file_or_several(tmp_path: Path, largest: int, file: str) -> None:
+    by_accelerate(tmp_path / "saved", largest, safe=True)
+    assert len(list((tmp_path / "saved").glob("*.safetensors"))) == (1 if largest > 300 else 2)
+    assert assert_loads(tmp_path / "saved").tensors == 9
+    assert_loads(tmp_path / "saved" / file)
+
+
+def test_a_folder_of_accelerate_without_safetensors_loads(tmp_path: Path) -> None:
+    by_accelerate(tmp_path / "saved", 10**9, safe=False)
+    assert_loads(tmp_path / "saved")
+
+
+def test_an_index_that_names_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    by_accelerate(tmp_path / "saved", 300, safe=True)
+    index = tmp_path / "saved/model.safetensors.index.json"
+    whole_index = json.loads(index.read_text())
+    for file, sentence in {"../other.safetensors": "beside it", "gone.safetensors": "beside it"}.items():
+        index.write_text(json.dumps({"weight_map": whole_index["weight_map"] | {"head.bias": file}}))
+        assert sentence in refusal(index)
+    index.write_text(json.dumps({"weight_map": whole_index["weight_map"] | {"other": whole_index["weight_map"]["head.bias"]}}))
+    assert "no file has the tensor other" in refusal(index)
+    index.write_text("[]")
+    assert "no index" in refusal(index)
+
+
+def test_tied_weights_load_from_the_one_name_that_was_stored(tmp_path: Path) -> None:
+    def tied() -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        model[1].weight = model[0].weight
+        return model
+
+    source, target = tied(), tied()
+    save_model(source, str(tmp_path / "w.safetensors"))
+    weights.load(target, tmp_path / "w.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True))
+
+
+NESTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3, "hyper_parameters": {"lr": 0.1}},
+    "model": lambda state: {"model": state, "optimizer": torch.optim.SGD(Network().parameters(), 0.1).state_dict()},
+    "model_state_dict": lambda state: {"model_state_dict": state, "args": None},
+    "module": lambda state: {"module": state, "model": {}},
+}
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.", "module._orig_mod."])
+@pytest.mark.parametrize("key", NESTS)
+def test_a_state_dict_loads_from_under_its_usual_key_and_prefix(tmp_path: Path, key: str, prefix: str, zipped: bool) -> None:
+    state = {prefix + name: tensor for name, tensor in network(1).state_dict().items()}
+    torch.save(NESTS[key](state), tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    loaded = assert_loads(tmp_path / "w.pth")
+    assert (loaded.under, loaded.prefix) == (key, prefix)
+    assert all(word in str(loaded) for word in (f"under {key}" * bool(key), prefix, "9 tensors", "w.pth"))
+
+
+def test_a_wrapped_module_loads_as_it_is_saved(tmp_path: Path) -> None:
+    torch.save(nn.DataParallel(network(1)).state_dict(), tmp_path / "parallel.pth")
+    assert assert_loads(tmp_path / "parallel.pth").prefix == "module."
+    torch.save(torch.compile(network(1), backend="eager").state_dict(), tmp_path / "compiled.pth")
+    assert assert_loads(tmp_path / "compiled.pth").prefix == "_orig_mod."
+
+
+def test_a_prefix_that_the_model_has_too_is_kept(tmp_path: Path) -> None:
+    source, target = (nn.ModuleDict({"model": network(seed)}) for seed in (1, 2))
+    torch.save(source.state_dict(), tmp_path / "w.pth")
+    assert weights.load(target, tmp_path / "w.pth").prefix == ""
+    assert torch.equal(target["model"].head.weight, source["model"].head.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_counters_that_old_files_lack_are_zero(tmp_path: Path) -> None:
+    state = {k: v for k, v in network(1).state_dict().items() if not k.endswith("num_batches_tracked")}
+    torch.save(state, tmp_path / "w.pth")
+    loaded = assert_loads(tmp_path / "w.pth", but_for=("norm.num_batches_tracked",))
+    assert loaded.zeroed == 1 and "num_batches_tracked" in str(loaded)
+    target = network(2)
+    weights.load(target, tmp_path / "w.pth")
+    assert target.norm.num_batches_tracked == 0
+
+
+def test_other_formats_of_numbers_are_rounded_and_other_kinds_refused(tmp_path: Path) -> None:
+    model = network(1)
+    torch.save(model.bfloat16().state_dict(), tmp_path / "half.pth")
+    target = network(2)
+    weights.load(target, tmp_path / "half.pth")
+    assert target.head.weight.dtype == torch.float32
+    assert torch.equal(target.head.weight.bfloat16(), model.head.weight)
+    torch.save(network(1).state_dict() | {"head.bias": torch.zeros(7, dtype=torch.int64)}, tmp_path / "whole.pth")
+    with pytest.raises(BadWeights, match=r"head\.bias is torch\.int64 there"):
+        weights.load(network(2), tmp_path / "whole.pth")
+
+
+class Harm:
+    """What calls `open` when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
+        return (open, (str(self.path), "w"))  # type: ignore[return-value]
+
+
+def test_a_pickle_that_would_make_a_file_makes_none(tmp_path: Path) -> None:
+    harm, state = Harm(tmp_path / "harmed"), network(1).state_dict()
+    for protocol in range(6):
+        (tmp_path / f"{protocol}.pth").write_bytes(pickle.dumps(harm, protocol))
+    for zipped in (True, False):
+        torch.save(
+            {"state_dict": state, "hyper_parameters": harm}, tmp_path / f"{zipped}.ckpt", _use_new_zipfile_serialization=zipped
+        )
+        torch.save(state | {"head.bias": harm}, tmp_path / f"{zipped}.pt", _use_new_zipfile_serialization=zipped)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 10
+    for path in files:
+        assert "read safely" in refusal(path)
+    assert not (tmp_path / "harmed").exists()
+    assert "asks for" in refusal(tmp_path / "True.ckpt") and "open" in refusal(tmp_path / "True.ckpt")
+
+
+def test_what_does_not_fit_is_named_and_counted(tmp_path: Path) -> None:
+    state = network(1).state_dict()
+    torch.save(state, tmp_path / "seven.pth")
+    said = refusal(tmp_path / "seven.pth", classes=3)
+    assert "2 of 9 tensors have another shape: head.weight is [7, 5] there and [3, 5] in the model, head.bias is" in said
+
+    less = {name: tensor for name, tensor in state.items() if not name.startswith("head")}
+    save_file(less, tmp_path / "less.safetensors")
+    assert "lacks the tensor head.weight (and 1 more), which the model has" in refusal(tmp_path / "less.safetensors")
+    save_file(state | {"fc.bias": torch.zeros(1)}, tmp_path / "more.safetensors")
+    assert "has the tensor fc.bias, which the model lacks" in refusal(tmp_path / "more.safetensors")
+    save_file({"fc.bias": torch.zeros(1)}, tmp_path / "other.safetensors")
+    said = refusal(tmp_path / "other.safetensors")
+    assert "lacks the tensor conv.weight (and 7 more)" in said and "has the tensor fc.bias" in said
+
+
+def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
+    state = network(1).state_dict()
+    torch.save({"epoch": 3}, tmp_path / "epoch.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    torch.save({"model": state, "state_dict": state}, tmp_path / "two.pth")
+    torch.save(state | {"head.bias": torch.zeros(7).to_sparse()}, tmp_path / "sparse.pth")
+    with pytest.deprecated_call():
+        torch.jit.save(torch.jit.script(network(1)), tmp_path / "script.pt")  # type: ignore[no-untyped-call]
+    save_file({}, tmp_path / "empty.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"no weights")
+    torch.save(state, tmp_path / "whole.pth")
+    (tmp_path / "cut.pth").write_bytes((tmp_path / "whole.pth").read_bytes()[:-300])
+    (tmp_path / "zero.pth").touch()
+    (tmp_path / "folder").mkdir()
+    sentences = {
+        "nowhere.pth": "there is no such file",
+        "epoch.pth": "more than named tensors (the keys epoch)",
+        "list.pth": "more than named tensors (a list)",
+        "two.pth": "under state_dict and model",
+        "sparse.pth": "more than named tensors",
+        "script.pt": "read safely",
+        "empty.safetensors": "there is no tensor in it",
+        "broken.safetensors": "read safely",
+        "cut.pth": "read safely",
+        "zero.pth": "read safely",
+        "folder": "no weights of a known form",
+    }
+    for name, sentence in sentences.items():
+        assert sentence in refusal(tmp_path / name)
+
+
+def _our_own(world: World, run: Path) -> None:
+    entries = [whole(name, "model", tensor) for name, tensor in network(1).state_dict().items()]
+    save(world, run / "checkpoints", entries, Progress(10, 320, "ddp", "digest", {}))
+
+
+def test_our_own_checkpoint_is_refused_with_the_command_whose_file_loads(pool: Pool, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = load([DIGITS], [f"runs={tmp_path}", "name=run"])
+    RunDirectory.of(config).create(config, threads=1)
+    pool.run(2, _our_own, run)
+    step = run / "checkpoints/step-00000010"
+    for path in (run, run / "checkpoints", step, step / "manifest.json", next(step.glob("shards/*"))):
+        which = "" if path in (run, run / "checkpoints") else " --step 10"
+        assert f"`phalanx checkpoint consolidate {run}{which} -o FILE.safetensors`" in refusal(path)
+    command = [
+        sys.executable,
+        "-m",
+        "phalanx.launch.main",
+        "checkpoint",
+        "consolidate",
+        run,
+        "--step",
+        "10",
+        "-o",
+        "f.safetensors",
+    ]
+    subprocess.run(command, cwd=tmp_path, env=clean_environment(), check=True, capture_output=True, timeout=60)
+    assert_loads(tmp_path / "f.safetensors")

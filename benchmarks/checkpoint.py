@@ -5,7 +5,9 @@
 Every rank holds the same tensors, as under DDP: weights and momentum of a ResNet's shapes, repeated up to the size. In each
 round every way takes its turn, so that all see the same noise; figures are medians over rounds in seconds, and ratios are
 medians of ratios within a round. `floor` writes each rank's share raw from memory, and fsyncs. Everything that is saved is
-fsynced, file and folder. `stall` is how long training stands still for an asynchronous save. Loading ends when the tensors
+fsynced, file and folder, into new files; what they replace is removed out of the measured time. `stall` is how long training
+stands still for an asynchronous save: in the call, and before the update at the end of a step of `--step` seconds; the copy
+goes on beside it (a step on a GPU leaves the processor to it; here it sleeps). Loading ends when the tensors
 hold the bytes; ours has verified their checksums by then. Files were written just before, so reads come from the page cache.
 """
 
@@ -69,8 +71,8 @@ class Peak:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def ways(world: Any, folder: Path, state: dict[str, Any]) -> tuple[Ways, Ways, Any]:
-    """What is measured: saves, then loads of what they wrote; and our saver, whose save in flight must end in between."""
+def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tuple[Ways, Ways, Any, Callable[[], None]]:
+    """What is measured: saves, then loads of what they wrote; our saver, whose save must end in between; and the removal."""
     import torch
     import torch.distributed.checkpoint as dcp
 
@@ -96,7 +98,7 @@ def ways(world: Any, folder: Path, state: dict[str, Any]) -> tuple[Ways, Ways, A
     mine = plan.own_ranges(entries, rank, ranks, plan.ranks_a_file(plan.facts(entries), ranks))
 
     def floor() -> None:
-        with open(folder / f"raw-{rank}", "wb", buffering=0) as file:
+        with open(folder / f"raw-{rank}-{step}", "wb", buffering=0) as file:
             for part in plan.parts(mine):
                 file.write(part.memory() if callable(part.memory) else part.memory)
             os.fsync(file.fileno())
@@ -108,16 +110,14 @@ def ways(world: Any, folder: Path, state: dict[str, Any]) -> tuple[Ways, Ways, A
 
     def torch_save() -> None:
         if rank == 0:
-            torch.save(state, folder / "torch.pt")
-            fsync(folder / "torch.pt")
+            torch.save(state, folder / f"torch-{step}.pt")
+            fsync(folder / f"torch-{step}.pt")
             fsync(folder)
 
     def dcp_save() -> None:
+        dcp.save(state, checkpoint_id=folder / f"dcp-{step}", no_dist=ranks == 1)  # its writer fsyncs files
         if rank == 0:
-            shutil.rmtree(folder / "dcp", ignore_errors=True)
-        dcp.save(state, checkpoint_id=folder / "dcp", no_dist=ranks == 1)  # its writer fsyncs files
-        if rank == 0:
-            fsync(folder / "dcp")
+            fsync(folder / f"dcp-{step}")
             fsync(folder)
 
     def load_ours() -> None:
@@ -126,26 +126,40 @@ def ways(world: Any, folder: Path, state: dict[str, Any]) -> tuple[Ways, Ways, A
         restore(path, manifest.read(path), entries, threads(world.ranks.local_world))
 
     def torch_load() -> None:
-        found = torch.load(folder / "torch.pt", weights_only=True)
+        found = torch.load(folder / f"torch-{step}.pt", weights_only=True)
         for name, tensor in state.items():
             tensor.copy_(found[name])
 
     def dcp_load() -> None:
-        dcp.load(state, checkpoint_id=folder / "dcp", no_dist=ranks == 1)
+        dcp.load(state, checkpoint_id=folder / f"dcp-{step}", no_dist=ranks == 1)
+
+    def stall() -> None:
+        saver.start(entries, next_step())
+        time.sleep(a_step)
+        saver.wait_for_copy()
+
+    def remove_old() -> None:
+        """What ways of before have left; the next ones write new files."""
+        nonlocal step
+        saver.wait()
+        if rank == 0:
+            for path in folder.glob("*-*"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        step += 1
 
     if rank == 0:
         directory.step_directory(ours, 0).parent.mkdir(parents=True)
     saves: Ways = {
         "floor": floor,
         "ours": blocking,
-        "stall": lambda: saver.start(entries, next_step()),
+        "stall": stall,
         "torch.save": torch_save,
         "dcp.save": dcp_save,
     }
-    return saves, {"ours": load_ours, "torch.load": torch_load, "dcp.load": dcp_load}, saver
+    return saves, {"ours": load_ours, "torch.load": torch_load, "dcp.load": dcp_load}, saver, remove_old
 
 
-def measured(world: Any, where: str, megabytes: int, rounds: int) -> list[dict[str, Any]]:
+def measured(world: Any, where: str, megabytes: int, rounds: int, a_step: float) -> list[dict[str, Any]]:
     """This rank's seconds of every way in every round, and its peaks of memory in the last."""
     import torch
 
@@ -153,12 +167,14 @@ def measured(world: Any, where: str, megabytes: int, rounds: int) -> list[dict[s
 
     folder = Path(where)
     state = make_state(megabytes)
-    saves, loads, saver = ways(world, folder, state)
+    saves, loads, saver, remove_old = ways(world, folder, state, a_step)
     found: list[dict[str, Any]] = []
     for number in range(rounds + 1):  # the first warms up: buffers, page cache, imports
+        remove_old()
         one: dict[str, Any] = {"save": {}, "load": {}, "peak": {}, "background": 0.0}
         for kind, chosen in (("save", saves), ("load", loads)):
             for name, way in chosen.items():
+                saver.wait()  # of removals, too
                 if world.ranks.is_main:
                     os.sync()
                 barrier(world)
@@ -173,6 +189,7 @@ def measured(world: Any, where: str, megabytes: int, rounds: int) -> list[dict[s
                     with Peak() as peak:
                         saver.wait()
                     one["background"] = time.perf_counter() - begun
+                    one[kind][name] -= a_step
                     one["peak"]["background"] = peak.bytes
         if number:
             found.append(one)
@@ -218,6 +235,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 500, 2000], help="MB")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--step", type=float, default=0.3, help="seconds of a step of training")
     given = parser.parse_args()
 
     import torch
@@ -233,7 +251,7 @@ def main() -> None:
             for ranks in given.ranks:
                 folder.mkdir()
                 try:
-                    found = pool.run(ranks, measured, str(folder), megabytes, given.rounds)
+                    found = pool.run(ranks, measured, str(folder), megabytes, given.rounds, given.step)
                 finally:
                     shutil.rmtree(folder)
                 cell = {"MB": megabytes, "ranks": ranks} | summary(found)

@@ -7,6 +7,7 @@ BatchNorm statistics; the gradients meet in the backward of the last turn; then 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -314,14 +315,14 @@ class Engine:
         statistics = dict(self.statistics.rows())
         persistent = set(self.plain.state_dict())
         result = [
-            whole(name, "model", buffer)
+            replace(whole(name, "model", buffer), fleeting=True)
             for name, buffer in self.plain.named_buffers()
             if name in persistent and name not in statistics
         ]
         for name, rows in statistics.items():
             shape = (self.mine.total, *rows.shape[1:])
             start = self.mine.first * (rows.numel() // self.mine.size)
-            result.append(Entry(name + MICRO_BATCHES, "statistics", rows, shape, start, replicated=False))
+            result.append(Entry(name + MICRO_BATCHES, "statistics", rows, shape, start, replicated=False, fleeting=True))
         averages = [] if self._average is None else self._average.entries()
         return [*self._strategy.entries(), *averages, *result]
 

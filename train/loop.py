@@ -11,6 +11,7 @@ def train(run: Run) -> ExitCode:
         weights = [task.weights(micro_batch) for micro_batch in batch.micro_batches]
         for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, stop=run.stop.asked):
             engine.backward(task.losses(engine.model, micro_batch))
+        run.saver.wait_for_copy()
         figures = engine.step()
         state.advance(batch.samples)
         run.ledger.write(state.step, batch)

@@ -103,6 +103,7 @@ class Run:
             UserError: where `checkpoint.best` names none of them.
         """
         self.log(self.engine.settle())
+        self.saver.wait_for_copy()  # averaged weights take the weights' place
         metrics = evaluate(self.engine, self.task, self.evaluation)
         self.tracker.evaluation(self.state.step, metrics)
         self.tracker.event("evaluate", self.state.step, **metrics)

@@ -1,4 +1,4 @@
-"""Saving while training goes on: the step's state is copied, and a thread writes it; at most one save is in flight."""
+"""Saving while training goes on: a thread copies the step's state and writes it; at most one save is in flight."""
 
 import threading
 import time
@@ -28,7 +28,7 @@ class Saved:
         path: of the checkpoint; None where it could not be written.
         problem: why not; or, where it was written, why older ones could not be removed.
         seconds: from the call to the commit.
-        waited: seconds of it during which training stood still.
+        waited: seconds of it in the call; an update that waits for the copy afterwards is not counted.
     """
 
     step: int
@@ -42,7 +42,7 @@ class Saver:
     """Writes a run's checkpoints. All ranks construct it together, and call it at the same steps.
 
     Args:
-        asynchronous: whether `start` returns once the state is copied.
+        asynchronous: whether `start` returns at once; then `wait_for_copy` comes before the state changes.
     """
 
     def __init__(self, world: World, checkpoints: Path, policy: Retention, asynchronous: bool):
@@ -74,16 +74,20 @@ class Saver:
             saved = self._write(tensors, plan.parts(mine), together, progress, begun, None)
             self._begin(lambda: self._prune(saved))
             return [*ended, saved]
-        parts = self._staging.copy(mine)
+        parts = self._staging.begin(mine)
         waited = time.monotonic() - begun
 
         def write_and_prune() -> Saved:
-            self._staging.wait()
+            self._staging.finish()
             saved = self._write(tensors, parts, together, progress, begun, waited)
             return self._prune(saved) or saved
 
         self._begin(write_and_prune)
         return ended
+
+    def wait_for_copy(self) -> None:
+        """Returns when the weights and the optimizer's state may change."""
+        self._staging.wait()
 
     def take_ended(self) -> list[Saved]:
         """How the save in flight went, if it has ended; never waits.

@@ -1,53 +1,92 @@
-"""A copy of a step's state in memory that is kept from save to save, so that training goes on while it is written."""
+"""A copy of a step's state in memory that is kept from save to save, so that training goes on while it is written.
 
+What a forward may change is copied at once. Everything else stays as it is until the optimizer's next update, so that it can be
+copied beside the next forward and backward; the update waits for the rest, if there is any.
+"""
+
+import threading
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from phalanx.dist.checkpoint.entries import DTYPES, Entry, memory
 from phalanx.dist.checkpoint.layout import Range
 from phalanx.dist.checkpoint.plan import Part
 
 _ALIGNED = 64
+_Copy = tuple[Tensor, Tensor]  # to, from
 
 
 class Staging:
-    """This rank's share of a checkpoint, copied.
-
-    Copies from a GPU go into pinned memory on the stream that computes, so nothing waits for them but `wait`.
-    """
+    """This rank's share of a checkpoint, copied: from a GPU into pinned memory, on a stream of its own."""
 
     def __init__(self) -> None:
         self._buffer = torch.empty(0, dtype=torch.uint8)
-        self._copied: torch.cuda.Event | None = None
+        self._later: list[_Copy] = []
+        self._copied = threading.Event()
+        self._copied.set()
+        self._on_device: torch.cuda.Event | None = None
+        self._stream: torch.cuda.Stream | None = None
 
-    def copy(self, ranges: Sequence[tuple[Entry, Range]]) -> list[Part]:
-        """Parts whose memory stays as it is now, until the next copy."""
+    def begin(self, ranges: Sequence[tuple[Entry, Range]]) -> list[Part]:
+        """Parts whose memory will hold what there is now, once `finish` has returned; and then until the next `begin`."""
         places, size = [], 0
         for entry, part in ranges:
             places.append(size)
             size += -(-part.size * entry.tensor.element_size() // _ALIGNED) * _ALIGNED
-        on_gpu = any(entry.tensor.is_cuda for entry, _ in ranges)
+        device = next((entry.tensor.device for entry, _ in ranges if entry.tensor.is_cuda), None)
         if self._buffer.numel() < size:
             self._buffer = torch.empty(0, dtype=torch.uint8)  # the old one goes first
-            self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=on_gpu)
-        found = [self._copy(entry, part, place) for (entry, part), place in zip(ranges, places, strict=True)]
-        if on_gpu:
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        return found
+            self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=device is not None)
+        parts, self._later = [], []
+        for (entry, part), place in zip(ranges, places, strict=True):
+            held = self._buffer[place : place + part.size * entry.tensor.element_size()].view(entry.tensor.dtype)
+            parts.append(Part(entry.name, DTYPES[entry.tensor.dtype], entry.shape, part, memory(held)))
+            self._plan(entry, part, held)
+        self._copied.clear()
+        if device is not None:
+            self._begin_on(device)
+        return parts
 
-    def _copy(self, entry: Entry, part: Range, place: int) -> Part:
+    def _plan(self, entry: Entry, part: Range, held: Tensor) -> None:
         tensor = entry.tensor.detach()
-        held = self._buffer[place : place + part.size * tensor.element_size()].view(tensor.dtype)
         if part == entry.held:
-            held.view(tensor.shape).copy_(tensor, non_blocking=True)
+            held = held.view(tensor.shape)
         else:
-            held.copy_(tensor.reshape(-1)[part.start - entry.start : part.stop - entry.start], non_blocking=True)
-        return Part(entry.name, DTYPES[tensor.dtype], entry.shape, part, memory(held))
+            tensor = tensor.reshape(-1)[part.start - entry.start : part.stop - entry.start]
+        if entry.fleeting:
+            held.copy_(tensor, non_blocking=True)
+        else:
+            self._later.append((held, tensor))
+
+    def _begin_on(self, device: torch.device) -> None:
+        """Queues the copies of a GPU, beside whatever it computes from now on."""
+        self._stream = self._stream or torch.cuda.Stream(device)
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(self._stream):
+            self._copy()
+            self._on_device = torch.cuda.Event()
+            self._on_device.record()
+
+    def _copy(self) -> None:
+        with torch.no_grad():
+            for held, tensor in self._later:
+                held.copy_(tensor, non_blocking=True)
+        self._later = []
+
+    def finish(self) -> None:
+        """Copies what is left, in the thread that writes; returns when everything is in the copy."""
+        try:
+            self._copy()
+            if self._on_device is not None:
+                self._on_device.synchronize()
+        finally:
+            self._copied.set()
 
     def wait(self) -> None:
-        """Returns when everything is in the copy."""
-        if self._copied is not None:
-            self._copied.synchronize()
-            self._copied = None
+        """Before weights or optimizer state change: returns when they are in the copy. A GPU waits by itself."""
+        if self._on_device is not None:
+            torch.cuda.current_stream().wait_event(self._on_device)
+        else:
+            self._copied.wait()

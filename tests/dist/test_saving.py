@@ -28,7 +28,7 @@ def state_of(world: World, step: int) -> list[Entry]:
         (torch.arange(4 * 3 * 25, dtype=torch.float64) + step).reshape(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
     )
     rank, ranks = world.ranks.rank, world.ranks.world
-    row = Entry("row", "statistics", torch.full((5,), step + rank / 10), (ranks, 5), 5 * rank, replicated=False)
+    row = Entry("row", "statistics", torch.full((5,), step + rank / 10), (ranks, 5), 5 * rank, replicated=False, fleeting=True)
     return [whole("shared", "model", shared), whole("nhwc", "model", nhwc), row]
 
 
@@ -98,6 +98,8 @@ def in_background(world: World, folder: Path) -> None:
         for entry, now in zip(entries, state_of(world, step), strict=True):
             entry.tensor.copy_(now.tensor)
         ended += saves.start(entries, progress(step))
+        entries[2].tensor.fill_(-1)  # a forward changes statistics at once
+        saves.wait_for_copy()
         for entry in entries:
             entry.tensor.fill_(-1)  # what comes after the step does not reach the checkpoint
     ended += saves.wait()

@@ -1,7 +1,7 @@
 """Judging a checkpoint on the disk and reading ranges of its tensors, whoever wrote them. No torch here.
 
 Reads are positioned reads into the memory where the bytes are to be. Mapping the files was twice as fast from the page cache
-(400 MB in 0.03 s instead of 0.06 s) and no faster from a disk, but then a disk's error, or a file that is cut short meanwhile,
+(400 MB in 0.03 s instead of 0.06 s), but then a disk's error, or a file that is cut short meanwhile,
 ends the process by a signal instead of a sentence.
 """
 

@@ -11,15 +11,13 @@ import signal
 import statistics
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 # Not all are used here: whatever a rank would import is imported before it is forked.
 import accelerate  # noqa: F401
-import sklearn.datasets  # noqa: F401
 import torch._dynamo  # noqa: F401
 import torchvision.transforms.v2  # noqa: F401
 from torch.distributed.elastic.utils.distributed import get_free_port
@@ -27,8 +25,8 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 import phalanx.launch.say
 import phalanx.train.start  # noqa: F401
 from phalanx.dist.checkpoint import reader
-from phalanx.dist.processes import die_with_parent
 from phalanx.launch import train
+from tests.forking import become, rank_environment
 from tests.running import DIGITS, assert_bitwise, clean_environment, lines, sample_ids
 
 KILLS_A_CHAIN, STEPS, GLOBAL_BATCH = 10, 40, 8
@@ -66,7 +64,7 @@ class Ranks:
     def __init__(self, arguments: Sequence[str], count: int, folder: Path):
         threads = len(os.listdir("/proc/self/task"))
         assert threads == 1, f"{threads} threads: only a process of one can fork ranks"
-        port, parent = get_free_port(), os.getpid()
+        port = get_free_port()
         self.begun = time.monotonic()
         self.statuses: dict[int, int] = {}
         self.processes: list[int] = []
@@ -75,7 +73,8 @@ class Ranks:
             sys.stderr.flush()
             process = os.fork()
             if process == 0:
-                _become(rank, count, port, arguments, folder, parent)
+                environment = clean_environment() | rank_environment(rank, count, port)
+                become(lambda: train.main(arguments), folder, environment, *[folder / f"rank-{rank}.log"] * 2)
             self.processes.append(process)
 
     @property
@@ -117,31 +116,6 @@ def _session_is_there(process: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _become(rank: int, count: int, port: int, arguments: Sequence[str], folder: Path, parent: int) -> NoReturn:
-    """A forked process becomes a rank, and never returns to what its parent was doing."""
-    code = 1
-    try:
-        os.setsid()
-        die_with_parent(parent)
-        log = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        os.chdir(folder)
-        environment = clean_environment(OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true")
-        if count > 1:
-            numbers = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-            environment |= {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
-        os.environ.clear()
-        os.environ.update(environment)
-        code = train.main(arguments)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def unbroken(ranks: int, folder: Path) -> Path:

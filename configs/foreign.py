@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 from phalanx.configs import accelerate_settings, deepspeed_settings
 from phalanx.configs.errors import UserError
 from phalanx.configs.reading import COMMAND_LINE, Origin, Problem, merge, nested
-from phalanx.configs.schema import ZERO, RunConfig, Section, keys
+from phalanx.configs.schema import ZERO, RunConfig, keys
+from phalanx.configs.section import Section
 from phalanx.configs.statement import Statement, Statements, shown
 
 _MISSING = object()

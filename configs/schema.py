@@ -13,50 +13,10 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
-Tag = Literal["experiment", "hardware", "bookkeeping"]
-
-
-def _key(tag: Tag, default: Any, meaning: str, **constraints: Any) -> Any:
-    return Field(default, description=meaning, json_schema_extra={"tag": tag}, **constraints)
-
-
-def experiment(default: Any, meaning: str, **constraints: Any) -> Any:
-    return _key("experiment", default, meaning, **constraints)
-
-
-def hardware(default: Any, meaning: str, **constraints: Any) -> Any:
-    return _key("hardware", default, meaning, **constraints)
-
-
-def bookkeeping(default: Any, meaning: str, **constraints: Any) -> Any:
-    return _key("bookkeeping", default, meaning, **constraints)
-
-
-def _whole(value: Any) -> Any:
-    """Reads `1e5` and `1_000` as a person means them; leaves everything else for pydantic to judge."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d+)?[eE]\+?\d+", value.strip()):
-        number = float(value)
-        return int(number) if number.is_integer() else value
-    return value
-
-
-def _run_name(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
-        raise ValueError("a folder's name: letters, digits, '.', '_' and '-', at most 128, a letter or digit first")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-RunName = Annotated[str, AfterValidator(_run_name)]
-REQUIRED = ...
-
-
-class Section(BaseModel):
-    """A group of keys. Frozen, and no key but those named here is allowed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+from phalanx.configs.section import REQUIRED, RunName, Section, Tag, Whole, bookkeeping, experiment, hardware
+from phalanx.configs.slurm import SlurmConfig
 
 
 class TaskConfig(Section):
@@ -187,6 +147,12 @@ class DistConfig(Section):
     threads: Whole | None = hardware(
         None, "CPU threads a rank; if not given OMP_NUM_THREADS, else 1, as torchrun and accelerate launch choose", ge=1
     )
+    interface: str | None = hardware(
+        None, "network interface over which ranks on several nodes talk, such as ib0; the one that srun used if not given"
+    )
+    hang_s: float = hardware(
+        900.0, "seconds without any progress of a rank after which the run counts as hung, and ends naming it; 0: never", ge=0
+    )
     timeout_s: float = hardware(600.0, "seconds after which a collective that does not end is an error", gt=0)
 
 
@@ -221,6 +187,7 @@ class RunConfig(Section):
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="the learning rate over time")
     train: TrainConfig = Field(REQUIRED, description="batches and length")
     dist: DistConfig = Field(DistConfig(), description="ranks and precision")
+    slurm: SlurmConfig = Field(SlurmConfig(), description="what `phalanx submit` asks SLURM for")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="what is kept, and when")
     track: TrackConfig = Field(TrackConfig(), description="where figures go besides the run directory")
 

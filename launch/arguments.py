@@ -8,7 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import differences, filled, load, split_arguments
-from phalanx.configs.schema import RunConfig, RunName
+from phalanx.configs.schema import RunConfig
+from phalanx.configs.section import RunName
 from phalanx.configs.statement import shown
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.fork import refuse

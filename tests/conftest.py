@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.rank_pool import Pool
-from tests.running import SESSION
+from tests.running import FORGE, SESSION
 
 # The settings of whoever runs the tests must not fill the recipes of the tests.
 os.environ["ACCELERATE_CONFIG_FILE"] = ""
@@ -23,7 +23,7 @@ def _ours() -> set[int]:
                 found.add(process.pid)
         except psutil.Error:
             continue  # it has ended meanwhile, or is another user's
-    return found
+    return found - {FORGE.pid}
 
 
 @pytest.fixture(autouse=True)
@@ -43,3 +43,10 @@ def pool() -> Iterator[Pool]:
     ranks = Pool(4)
     yield ranks
     ranks.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forge_ends() -> Iterator[None]:
+    """The process that forks others ends with the session."""
+    yield
+    FORGE.close()

@@ -18,11 +18,13 @@ from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range
 from phalanx.dist.checkpoint.reader import Readers
 from phalanx.dist.environment import without_ranks
+from tests.forking import Forge, Forked
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = str(ROOT / "configs/recipes/digits_resnet18.yaml")
 PHALANX = [sys.executable, "-m", "phalanx.launch.main"]
 TIMEOUT_S = 150
+FORGE = Forge()
 SESSION = "PHALANX_TEST_SESSION"  # marks every process that descends from a command of this session
 _NUMPY = {"F64": numpy.float64, "F32": numpy.float32, "I64": numpy.int64}
 
@@ -36,20 +38,21 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 @dataclass
 class Command:
-    """A command under way, in a process group of its own."""
+    """A command under way, in a process group of its own; or what was forked instead."""
 
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[str] | Forked"
     output: str = ""
     errors: str = ""
     _family: set[psutil.Process] = field(default_factory=set)
 
     def family(self) -> set[psutil.Process]:
         """The process and all that it has been seen to start."""
-        try:
-            parent = psutil.Process(self.process.pid)
-            self._family |= {parent, *parent.children(recursive=True)}
-        except psutil.NoSuchProcess:
-            pass
+        for number in self.process.processes if isinstance(self.process, Forked) else [self.process.pid]:
+            try:
+                parent = psutil.Process(number)
+                self._family |= {parent, *parent.children(recursive=True)}
+            except psutil.NoSuchProcess:
+                continue
         return {p for p in self._family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE}
 
     def kill_all(self) -> None:
@@ -103,15 +106,28 @@ def start(command: Sequence[str | Path], cwd: Path, **environment: str) -> Comma
 
 def run(command: Sequence[str | Path], cwd: Path, expect: int | None = 0, **environment: str) -> Command:
     """Runs a command to its end, and asserts its exit code unless `expect` is None."""
-    running = start(command, cwd, **environment)
-    code = running.wait()
-    assert expect is None or code == expect, f"exit code {code}:\n{running.output}\n{running.errors}"
-    return running
+    return _to_its_end(start(command, cwd, **environment), expect)
 
 
 def phalanx(*arguments: str | Path, cwd: Path, expect: int | None = 0, **environment: str) -> Command:
-    """`phalanx ARGUMENTS`, to its end."""
-    return run([*PHALANX, *map(str, arguments)], cwd, expect, **environment)
+    """`phalanx ARGUMENTS`, to its end, in a forked process."""
+    return _to_its_end(forked(*arguments, cwd=cwd, **environment), expect)
+
+
+def ranks(count: int, *arguments: str | Path, cwd: Path, expect: int | None = 0) -> Command:
+    """What `phalanx train ARGUMENTS --nproc COUNT` makes its ranks do, to its end, in forked ones; `--resume RUN` too."""
+    return _to_its_end(forked(*arguments, cwd=cwd, count=count), expect)
+
+
+def forked(*arguments: str | Path, cwd: Path, count: int = 0, **environment: str) -> Command:
+    """Starts `phalanx ARGUMENTS`, or so many ranks of `phalanx.launch.train`, in forked processes."""
+    return Command(FORGE.start([str(a) for a in arguments], cwd, clean_environment(**environment), count))
+
+
+def _to_its_end(running: Command, expect: int | None) -> Command:
+    code = running.wait()
+    assert expect is None or code == expect, f"exit code {code}:\n{running.output}\n{running.errors}"
+    return running
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

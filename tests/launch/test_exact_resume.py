@@ -12,8 +12,10 @@ from tests.running import (
     DIGITS,
     PHALANX,
     assert_bitwise,
+    forked,
     lines,
     phalanx,
+    ranks,
     sample_ids,
     start,
     tensors,
@@ -25,16 +27,16 @@ RECIPE = [DIGITS, "train.global_batch=32", "train.micro_batch=4", "train.log_eve
 RECIPE += ["model.dropout=0.2", "data.augment.flip=0.5"]
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(tmp_path: Path, ranks: int) -> None:
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(tmp_path: Path, count: int) -> None:
     length = ["train.steps=10", "checkpoint.every_steps=3", "checkpoint.keep=10", "train.eval_every=4"]
-    phalanx("train", *RECIPE, *length, "name=unbroken", "--nproc", ranks, cwd=tmp_path)
+    ranks(count, *RECIPE, *length, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     die_after = random.randint(4, 8)  # any step between the first checkpoint and the end
-    running = start([*PHALANX, "train", *RECIPE, *length, "name=killed", "--nproc", str(ranks)], tmp_path)
+    running = start([*PHALANX, "train", *RECIPE, *length, "name=killed", "--nproc", str(count)], tmp_path)
     running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= die_after)
     running.kill_all()
-    phalanx("resume", "runs/killed", "--nproc", ranks, cwd=tmp_path)
+    phalanx("resume", "runs/killed", "--nproc", count, cwd=tmp_path)
 
     assert_bitwise(killed, tmp_path / "runs/unbroken")
     resumes = [e for e in lines(killed / "events.jsonl") if e["event"] == "resume"]
@@ -54,29 +56,29 @@ def test_a_run_stopped_on_4_ranks_goes_on_on_1_2_and_3(tmp_path: Path) -> None:
     # Rounding grows fast where BatchNorm sees few values: here each of its statistics is over at least 16.
     wide = ["model.stem=small", "data.image_size=16", "train.global_batch=16"]
     recipe = [*RECIPE, *wide, "dist.precision=fp64", "train.steps=5", "checkpoint.every_steps=100", "checkpoint.keep=10"]
-    phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
-    phalanx("train", *recipe, "name=stopped", "--nproc", 4, "--stop-at", 2, cwd=tmp_path, expect=75)
+    ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
+    ranks(4, *recipe, "name=stopped", "--stop-at", 2, cwd=tmp_path, expect=75)
     stopped = tmp_path / "runs/stopped"
     unbroken = tensors(tmp_path / "runs/unbroken")
-    for ranks in (1, 2, 3):
-        resized = tmp_path / f"runs/on-{ranks}"
+    for count in (1, 2, 3):
+        resized = tmp_path / f"runs/on-{count}"
         copytree(stopped, resized)
-        phalanx("resume", resized, "--nproc", ranks, cwd=tmp_path)
+        ranks(count, "--resume", resized, cwd=tmp_path)
         assert sample_ids(resized) == sample_ids(tmp_path / "runs/unbroken")
         assert worst_difference(tensors(resized), unbroken) < 1e-10
         resize = next(e for e in lines(resized / "events.jsonl") if e["event"] == "resize")
-        assert (resize["before"], resize["after"], resize["step"]) == (4, ranks, 2)
+        assert (resize["before"], resize["after"], resize["step"]) == (4, count, 2)
 
 
 def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path: Path) -> None:
     recipe = [*RECIPE, "dist.reduce=exact", "train.steps=6", "checkpoint.every_steps=1", "checkpoint.keep=2"]
     recipe += ["train.global_batch=20", "optim.name=adamw", "train.clip_norm=1.0"]  # five micro-batches: no power of two
-    phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
+    ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     resized = tmp_path / "runs/resized"
-    running = start([*PHALANX, "train", *recipe, "name=resized", "--nproc", "4"], tmp_path)
+    running = forked(*recipe, "name=resized", count=4, cwd=tmp_path)
     running.until(lambda: len(lines(resized / "ledger/rank-0.jsonl")) >= 3)
     running.kill_all()
-    phalanx("resume", resized, "dist.strategy=fsdp", "--nproc", 3, "--stop-at", 5, cwd=tmp_path, expect=75)
+    ranks(3, "--resume", resized, "dist.strategy=fsdp", "--stop-at", 5, cwd=tmp_path, expect=75)
     phalanx("resume", resized, "dist.strategy=ddp", cwd=tmp_path)
     assert_bitwise(resized, tmp_path / "runs/unbroken")
     assert sample_ids(resized) == sample_ids(tmp_path / "runs/unbroken")
@@ -91,12 +93,12 @@ SMALL += ["model.stem=small", "data.image_size=16", "data.augment.flip=0.5", "tr
 def test_a_killed_run_in_shards_and_half_precision_goes_on_bitwise(tmp_path: Path, strategy: str) -> None:
     how = [f"dist.strategy={strategy}", "dist.precision=bf16", "dist.sync_bn=2"]
     recipe = [*SMALL, *how, "train.steps=8", "checkpoint.every_steps=2", "checkpoint.keep=10"]
-    phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
+    ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
-    running = start([*PHALANX, "train", *recipe, "name=killed", "--nproc", "2"], tmp_path)
+    running = forked(*recipe, "name=killed", count=2, cwd=tmp_path)
     running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3)
     running.kill_all()
-    phalanx("resume", "runs/killed", "--nproc", 2, cwd=tmp_path)
+    ranks(2, "--resume", killed, cwd=tmp_path)
     assert_bitwise(killed, tmp_path / "runs/unbroken")
     mine, theirs = (
         [_without_time(line) for line in lines(tmp_path / f"runs/{name}/metrics.jsonl")] for name in ("killed", "unbroken")
@@ -114,12 +116,11 @@ def test_a_run_changes_its_strategy_on_the_way(tmp_path: Path) -> None:
     # rounding is tests/dist/test_strategies.py's.
     gentle = ["optim.name=sgd", "optim.lr=1e-3", "schedule.name=constant", "schedule.warmup_steps=0"]
     recipe = [*SMALL, *gentle, "train.steps=3", "checkpoint.every_steps=100"]
-    phalanx("train", *recipe, "name=unbroken", "--nproc", 2, cwd=tmp_path)
+    ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     phalanx("train", *recipe, "train.steps=2", "name=shorter", cwd=tmp_path)  # what a lost step would look like
     run, moved_off = tmp_path / "runs/moving", tmp_path / "runs/shorter"
-    stop = ["--stop-at", 1, "--nproc", 2]
-    phalanx("train", *recipe, "name=moving", "dist.strategy=zero3", *stop, cwd=tmp_path, expect=75)
-    phalanx("resume", run, "dist.strategy=fsdp", "--stop-at", 2, "--nproc", 3, cwd=tmp_path, expect=75)
+    ranks(2, *recipe, "name=moving", "dist.strategy=zero3", "--stop-at", 1, cwd=tmp_path, expect=75)
+    ranks(3, "--resume", run, "dist.strategy=fsdp", "--stop-at", 2, cwd=tmp_path, expect=75)
     phalanx("resume", run, "dist.strategy=ddp", cwd=tmp_path)
     unbroken = tensors(tmp_path / "runs/unbroken")
     assert _typical_difference(tensors(run), unbroken) < 0.1 < _typical_difference(tensors(moved_off), unbroken)

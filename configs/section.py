@@ -1,0 +1,49 @@
+"""What sections of the schema are made of: keys with a tag and a meaning, and the types that several sections use."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+Tag = Literal["experiment", "hardware", "bookkeeping"]
+
+
+def _key(tag: Tag, default: Any, meaning: str, **constraints: Any) -> Any:
+    return Field(default, description=meaning, json_schema_extra={"tag": tag}, **constraints)
+
+
+def experiment(default: Any, meaning: str, **constraints: Any) -> Any:
+    return _key("experiment", default, meaning, **constraints)
+
+
+def hardware(default: Any, meaning: str, **constraints: Any) -> Any:
+    return _key("hardware", default, meaning, **constraints)
+
+
+def bookkeeping(default: Any, meaning: str, **constraints: Any) -> Any:
+    return _key("bookkeeping", default, meaning, **constraints)
+
+
+def _whole(value: Any) -> Any:
+    """Reads `1e5` and `1_000` as a person means them; leaves everything else for pydantic to judge."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d+)?[eE]\+?\d+", value.strip()):
+        number = float(value)
+        return int(number) if number.is_integer() else value
+    return value
+
+
+def _run_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", value):
+        raise ValueError("a folder's name: letters, digits, '.', '_' and '-', at most 128, a letter or digit first")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+RunName = Annotated[str, AfterValidator(_run_name)]
+REQUIRED = ...
+
+
+class Section(BaseModel):
+    """A group of keys. Frozen, and no key but those named here is allowed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -1,0 +1,205 @@
+"""Phalanx in processes forked from one that has paid for the imports: what a command does, without seconds of starting.
+
+A real process each, with its own environment, folder and output, that calls what the command calls. Tests of launching,
+stopping and of the docs start their commands anew instead.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # numpy's threads would be there before a fork
+_GRACE_S = 5.0  # how long other ranks may go on once one has failed, as under torchrun
+_START_S = 60.0
+
+
+def rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun would tell a rank on a machine without a GPU."""
+    told = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    if count == 1:
+        return told
+    numbers = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
+    return told | {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+def become(work: Callable[[], int], folder: Path, environment: Mapping[str, str], output: Path, errors: Path) -> NoReturn:
+    """A forked process does something else than its parent, in a session of its own, and ends with what `work` returns."""
+    from phalanx.dist.processes import die_with_parent
+
+    code, parent = 1, os.getppid()
+    try:
+        os.setsid()
+        die_with_parent(parent)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        for number, path in ((1, output), (2, errors)):
+            os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        code = work()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _serve(folder: Path) -> None:
+    """Forks a process for each order that is read from standard input, until there is none any more."""
+    import accelerate  # noqa: F401
+    import torch._dynamo  # noqa: F401
+    import torchvision.transforms.v2  # noqa: F401
+
+    import phalanx.launch.evaluate
+    import phalanx.launch.main
+    import phalanx.launch.say
+    import phalanx.train.start  # noqa: F401
+
+    threads = len(os.listdir("/proc/self/task"))
+    assert threads == 1, f"{threads} threads: only a process of one can fork"
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who keep the ranks are not waited for
+    (folder / "ready").touch()
+    for line in sys.stdin:
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _keep(json.loads(line))
+
+
+def _keep(order: dict[str, Any]) -> NoReturn:
+    """Starts the processes of an order, waits for them, and writes down how they ended."""
+    from phalanx.dist.processes import die_with_parent
+    from phalanx.launch import main, train
+
+    die_with_parent()
+    folder, environment = Path(order["folder"]), order["environment"]
+    count, arguments = order["ranks"], order["arguments"]
+    processes = []
+    for rank in range(max(1, count)):
+        process = os.fork()
+        if process == 0:
+            output, errors = folder / f"{rank}.out", folder / f"{rank}.err"
+            told = environment | rank_environment(rank, count, order["port"]) if count else environment
+            called = train.main if count else main.main
+            become(lambda called=called: called(arguments), Path(order["cwd"]), told, output, errors)
+        processes.append(process)
+    _write(folder / "processes", processes)
+    codes: dict[int, int] = {}
+    failed_at = None
+    while len(codes) < len(processes):
+        for process in set(processes) - set(codes):
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                codes[process] = os.waitstatus_to_exitcode(status)
+        if failed_at is None and any(code not in (0, 75) for code in codes.values()):
+            failed_at = time.monotonic()
+        if failed_at is not None and time.monotonic() - failed_at > _GRACE_S:
+            for process in set(processes) - set(codes):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.005)
+    _write(folder / "codes", [codes[process] for process in processes])
+    os._exit(0)
+
+
+def _write(path: Path, content: list[int]) -> None:
+    """A file is there when it is whole."""
+    path.with_suffix(".new").write_text(json.dumps(content))
+    path.with_suffix(".new").rename(path)
+
+
+class Forked:
+    """Processes under way that one order started; in the words of `subprocess.Popen`."""
+
+    def __init__(self, folder: Path, arguments: Sequence[str]):
+        self.args, self._folder = list(arguments), folder
+        self.returncode: int | None = None
+        while not (folder / "processes").exists():
+            time.sleep(0.002)
+        self.processes: list[int] = json.loads((folder / "processes").read_text())
+        self.pid = self.processes[0]
+
+    def poll(self) -> int | None:
+        """The exit code once all have ended: the first one that is no success."""
+        if self.returncode is None and (self._folder / "codes").exists():
+            codes = json.loads((self._folder / "codes").read_text())
+            self.returncode = next((code for code in codes if code), 0)
+        return self.returncode
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """What all of them wrote, in the order of ranks, once they have ended.
+
+        Raises:
+            subprocess.TimeoutExpired: where they have not.
+        """
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.01)
+        return self._written("out"), self._written("err")
+
+    def _written(self, kind: str) -> str:
+        return "".join((self._folder / f"{rank}.{kind}").read_text() for rank in range(len(self.processes)))
+
+    def send_signal(self, number: signal.Signals) -> None:
+        for process in self.processes:
+            os.kill(process, number)
+
+
+class Forge:
+    """The process that forks; it starts with the first order."""
+
+    def __init__(self) -> None:
+        self._server: subprocess.Popen[str] | None = None
+        self._folder, self._orders = Path(), 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._server.pid if self._server else None
+
+    def start(self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], ranks: int = 0) -> Forked:
+        """`phalanx ARGUMENTS`; or, where there are `ranks`, so many of `phalanx.launch.train` as torchrun starts them."""
+        from torch.distributed.elastic.utils.distributed import get_free_port
+
+        self._server = self._server or self._start(environment)
+        self._orders += 1
+        folder = self._folder / str(self._orders)
+        folder.mkdir()
+        order = {"arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment), "ranks": ranks}
+        order |= {"folder": str(folder), "port": get_free_port() if ranks > 1 else 0}
+        stdin: IO[str] = self._server.stdin  # type: ignore[assignment]
+        stdin.write(json.dumps(order) + "\n")
+        stdin.flush()
+        return Forked(folder, arguments)
+
+    def _start(self, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+        self._folder = Path(tempfile.mkdtemp(prefix="phalanx-forked-"))
+        command = [sys.executable, "-m", "tests.forking", str(self._folder)]
+        server = subprocess.Popen(command, cwd=ROOT, env={**environment, **ONE_THREAD}, stdin=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + _START_S
+        while not (self._folder / "ready").exists():
+            assert server.poll() is None and time.monotonic() < deadline, "the process that forks did not start"
+            time.sleep(0.02)
+        return server
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.stdin.close()  # type: ignore[union-attr]
+            self._server.wait(10)
+            shutil.rmtree(self._folder)
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]))

@@ -25,4 +25,16 @@ class UserError(ValueError):
 
 
 class TrainingFailed(RuntimeError):
-    """Training cannot go on for a reason that is no bug (a loss that is not finite, a disk that is full)."""
+    """Training cannot go on for a reason that is no bug (a loss that is not finite, a disk that is full).
+
+    Attributes:
+        shared: whether every rank raises the same, so that one of them may speak for all.
+    """
+
+    shared = True
+
+
+class RanksApart(TrainingFailed):
+    """Ranks cannot reach each other: the network's fault, or a node's, and worth another try on other nodes."""
+
+    shared = False

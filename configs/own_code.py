@@ -1,14 +1,22 @@
-"""A user's own task, dataset or model: a class in a file, named `./file.py:Class`. Loaded without touching `sys.path`."""
+"""A user's own task, dataset or model: a class in a file, named `./file.py:Class`. Loaded without touching `sys.path`.
 
+A job on a cluster runs from a snapshot of the code (`phalanx.slurm.snapshot`): PHALANX_OWN_CODE names the folder in it
+where copies of such files lie, and a copy there wins over the file itself, which may have been edited since.
+"""
+
+import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
-from pathlib import Path
+import warnings
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from phalanx.configs.errors import UserError
 
+OWN_CODE = "PHALANX_OWN_CODE"
 _NAMED = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 
@@ -17,16 +25,54 @@ def is_own(name: str) -> bool:
     return _NAMED.fullmatch(name) is not None
 
 
+def _parts(name: str) -> tuple[str, str]:
+    """Path and class of a name."""
+    match = _NAMED.fullmatch(name)
+    assert match is not None
+    return match["path"], match["name"]
+
+
+def place(name: str) -> PurePosixPath:
+    """Where the copy of a name's file lies in a folder of such copies: at its own path, or under `elsewhere/`.
+
+    It depends on the name as written and on nothing else, so that a job finds it that starts in another folder, or on a
+    node that mounts the home directory in another place.
+    """
+    path = PurePosixPath(_parts(name)[0])
+    if path.is_absolute() or ".." in path.parts:
+        word = hashlib.sha256(os.fsencode(str(path))).hexdigest()[:8]
+        return PurePosixPath("elsewhere", f"{word}-{path.name}")
+    return path
+
+
+def file_of(name: str) -> Path:
+    """The file that a name means: its copy in the folder PHALANX_OWN_CODE where there is one, else the file itself."""
+    folder = os.environ.get(OWN_CODE)
+    if folder and (copy := Path(folder, place(name))).is_file():
+        return copy
+    return Path(_parts(name)[0])
+
+
 def check(key: str, name: str) -> None:
-    """Whether the file is there, without running it.
+    """Whether the file is there and is Python, without running it.
 
     Raises:
         UserError: naming the key and the file.
     """
-    match = _NAMED.fullmatch(name)
-    assert match is not None
-    if not Path(match["path"]).is_file():
-        raise UserError(f"{key}={name}: there is no file {match['path']}. Give the path from the folder you start in.")
+    path = file_of(name)
+    if not path.is_file():
+        raise UserError(f"{key}={name}: there is no file {_parts(name)[0]}. Give the path from the folder you start in.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they come when the file is run
+            compile(path.read_bytes(), path, "exec", dont_inherit=True)
+    except OSError as error:
+        raise UserError(f"{key}={name}: {path} cannot be read: {error.strerror}. Make it readable.") from None
+    except SyntaxError as error:
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise UserError(f"{key}={name}: {path}{line} is not Python: {error.msg}. Correct it.") from None
+    except ValueError as error:
+        raise UserError(f"{key}={name}: {path} is not Python: {error}. Name a Python file.") from None
 
 
 def load_own(key: str, name: str) -> Any:
@@ -36,9 +82,7 @@ def load_own(key: str, name: str) -> Any:
         UserError: where the file or the class is not there. What the file itself raises passes as it is.
     """
     check(key, name)
-    match = _NAMED.fullmatch(name)
-    assert match is not None
-    path = Path(match["path"]).resolve()
+    path, wanted = file_of(name).resolve(), _parts(name)[1]
     module_name = f"phalanx_own_{path.stem}_{abs(hash(path)):x}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
@@ -46,9 +90,9 @@ def load_own(key: str, name: str) -> Any:
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # dataclasses and pickling look a class's module up by name
         spec.loader.exec_module(module)
-    found = getattr(sys.modules[module_name], match["name"], None)
+    found = getattr(sys.modules[module_name], wanted, None)
     if found is None:
-        raise UserError(f"{key}={name}: {path} has no {match['name']}. Name a class that is defined there.")
+        raise UserError(f"{key}={name}: {path} has no {wanted}. Name a class that is defined there.")
     return found
 
 

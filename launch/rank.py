@@ -1,18 +1,14 @@
 """One rank's life around its work: it dies with its launcher, says why it failed, and ends with its own exit code."""
 
 import os
-import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.dist import environment, mailbox
+from phalanx.dist import environment, failure_report, mailbox
 from phalanx.dist.environment import Ranks
-from phalanx.dist.files import write_json
 from phalanx.dist.processes import die_with_parent, kill_children
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.dist.stop import answer_no_more
@@ -30,7 +26,7 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
         code = work(config, ranks)
     except (UserError, TrainingFailed) as error:
         code = ExitCode.BAD_INPUT if isinstance(error, UserError) else ExitCode.FAILED
-        if ranks.is_main or (isinstance(error, UserError) and not error.shared):
+        if ranks.is_main or not error.shared:
             speaker = "phalanx" if ranks.is_main else f"phalanx: rank {ranks.rank}"
             print("\n".join(f"{speaker}: {line}" for line in str(error).splitlines()), file=sys.stderr, flush=True)
         _note(config, ranks, error)
@@ -49,14 +45,6 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
 
 
 def _note(config: RunConfig | None, ranks: Ranks, error: Exception) -> None:
-    """Leaves errors/rank-N.json in a run directory that is there, with the time, so that the first failure can be found."""
-    if config is None or not RunDirectory.of(config).exists():
-        return
-    folder: Path = RunDirectory.of(config).errors
-    report = {"time": time.time(), "rank": ranks.rank, "host": socket.gethostname(), "type": type(error).__name__}
-    report |= {"message": str(error), "traceback": traceback.format_exception(error)}
-    try:
-        folder.mkdir(exist_ok=True)
-        write_json(folder / f"rank-{ranks.rank}.json", report)
-    except OSError as problem:
-        print(f"phalanx: {folder} could not be written: {problem.strerror}", file=sys.stderr)
+    """Leaves errors/rank-N.json in a run directory that is there."""
+    if config is not None and RunDirectory.of(config).exists():
+        failure_report.write(RunDirectory.of(config), ranks.rank, error)

@@ -10,6 +10,7 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
     """Trains as the rank that the environment says; returns its exit code."""
     stop = stop or StopRequest()  # first thing: until then a signal kills
     from phalanx.configs.errors import ExitCode
+    from phalanx.configs.load import stored
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.environment import Ranks
     from phalanx.launch import rank
@@ -19,12 +20,15 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
     add_config(parser)
     add_stop(parser)
     parser.add_argument("--resume", metavar="RUN", help="go on with the run in this directory")
+    parser.add_argument("--stored", metavar="FILE", help="a resolved configuration, as `phalanx submit` wrote it")
     stop_at: list[int | None] = []
     fillings: list[str] = []
 
     def configure() -> RunConfig:
         given = parser.parse_intermixed_args(arguments)
         stop_at.append(given.stop_at)
+        if given.stored:
+            return stored(given.stored)
         fillings.extend(said_elsewhere(given.config, given.resume))
         return resumed(given.resume, given.config) if given.resume else recipe(given.config)
 

@@ -159,9 +159,14 @@ class Forked:
 
 
 class Forge:
-    """The process that forks; it starts with the first order."""
+    """The process that forks; it starts with the first order.
 
-    def __init__(self) -> None:
+    Args:
+        environment: gives its own, from which tests know it.
+    """
+
+    def __init__(self, environment: Callable[[], dict[str, str]]) -> None:
+        self._environment = environment
         self._server: subprocess.Popen[str] | None = None
         self._folder, self._orders = Path(), 0
 
@@ -173,7 +178,7 @@ class Forge:
         """`phalanx ARGUMENTS`; or, where there are `ranks`, so many of `phalanx.launch.train` as torchrun starts them."""
         from torch.distributed.elastic.utils.distributed import get_free_port
 
-        self._server = self._server or self._start(environment)
+        self._server = self._server or self._start()
         self._orders += 1
         folder = self._folder / str(self._orders)
         folder.mkdir()
@@ -184,10 +189,10 @@ class Forge:
         stdin.flush()
         return Forked(folder, arguments)
 
-    def _start(self, environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    def _start(self) -> "subprocess.Popen[str]":
         self._folder = Path(tempfile.mkdtemp(prefix="phalanx-forked-"))
         command = [sys.executable, "-m", "tests.forking", str(self._folder)]
-        server = subprocess.Popen(command, cwd=ROOT, env={**environment, **ONE_THREAD}, stdin=subprocess.PIPE, text=True)
+        server = subprocess.Popen(command, cwd=ROOT, env=self._environment() | ONE_THREAD, stdin=subprocess.PIPE, text=True)
         deadline = time.monotonic() + _START_S
         while not (self._folder / "ready").exists():
             assert server.poll() is None and time.monotonic() < deadline, "the process that forks did not start"

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 TIMEOUT_S = 60
+RENEW_AFTER = 50  # worlds: gloo and the stores leave threads behind, and a thousand of them slow everything down
 
 
 def _free_port() -> int:
@@ -83,14 +84,18 @@ class Pool:
     """`pool.run(world, function, *arguments)` calls `function(world, *arguments)` on so many ranks."""
 
     def __init__(self, size: int, timeout_s: float = TIMEOUT_S):
-        self._timeout_s = timeout_s
+        self._size, self._timeout_s, self._worlds = size, timeout_s, 0
+        self._ranks = self._start()
+
+    def _start(self) -> list[tuple[Any, Connection]]:
         context = multiprocessing.get_context("spawn")
-        self._ranks = []
-        for _ in range(size):
+        ranks = []
+        for _ in range(self._size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(theirs,), daemon=True)
             process.start()
-            self._ranks.append((process, ours))
+            ranks.append((process, ours))
+        return ranks
 
     def run(self, world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What each rank returned, in the order of ranks.
@@ -98,6 +103,10 @@ class Pool:
         Raises:
             AssertionError: with the traceback of the first rank that failed, or where one hangs.
         """
+        self._worlds += 1
+        if self._worlds % RENEW_AFTER == 0:
+            self.close()
+            self._ranks = self._start()
         port = _free_port()
         for rank, (_, connection) in enumerate(self._ranks[:world]):
             connection.send((rank, world, port, function, arguments))

@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parent.parent
 DIGITS = str(ROOT / "configs/recipes/digits_resnet18.yaml")
 PHALANX = [sys.executable, "-m", "phalanx.launch.main"]
 TIMEOUT_S = 150
-FORGE = Forge()
 SESSION = "PHALANX_TEST_SESSION"  # marks every process that descends from a command of this session
 _NUMPY = {"F64": numpy.float64, "F32": numpy.float32, "I64": numpy.int64}
 
@@ -34,6 +33,9 @@ def clean_environment(**more: str) -> dict[str, str]:
     left_out = ("SLURM_", "ACCELERATE_", "OMP_NUM_THREADS", "WANDB_API_KEY")
     kept = {k: v for k, v in without_ranks(os.environ).items() if not k.startswith(left_out)}
     return kept | {SESSION: str(os.getpid()), "ACCELERATE_CONFIG_FILE": ""} | more
+
+
+FORGE = Forge(clean_environment)
 
 
 @dataclass

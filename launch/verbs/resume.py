@@ -1,4 +1,4 @@
-"""phalanx resume RUN [MORE.yaml ...] [key=value ...] [--nproc N] [--stop-at STEP] [--fork NAME [--step N] [--no-start]]"""
+"""phalanx resume RUN [MORE.yaml ...] [key=value ...] [--nproc N | --submit] [--fork NAME [--step N] [--no-start]]"""
 
 import argparse
 import sys
@@ -13,6 +13,7 @@ from phalanx.dist.run_directory import RunDirectory
 from phalanx.dist.stop import held_back
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, forked, resumed
 from phalanx.launch.starting import start
+from phalanx.launch.verbs.submit import add_submit, hand_over
 from phalanx.train.checks import check
 
 
@@ -30,6 +31,8 @@ def main(arguments: Sequence[str]) -> int:
             "--step", type=int, metavar="N", help="fork this step's checkpoint (default: the newest that is whole)"
         )
         parser.add_argument("--no-start", action="store_true", help="make the fork, and start nothing")
+        parser.add_argument("--submit", action="store_true", help="go on as a job of SLURM's (--local: in the background here)")
+        add_submit(parser)
         given = parser.parse_intermixed_args(arguments)
         stop = [] if given.stop_at is None else ["--stop-at", str(given.stop_at)]
         if given.fork is not None:
@@ -38,7 +41,19 @@ def main(arguments: Sequence[str]) -> int:
             option = "--no-start" if given.no_start else "--step"
             raise UserError(f"{option} goes with --fork NAME. A run goes on from its newest checkpoint that is whole.")
         config = resumed(given.run, given.config)
+        if given.submit:
+            _refuse_beside_submit(given)
+            return hand_over(config, given)
+        if given.dry_run or given.local or given.json:
+            raise UserError("--dry-run, --local and --json go with --submit.")
         return start("phalanx.launch.train", config, given.nproc, ["--resume", given.run, *given.config, *stop])
+
+
+def _refuse_beside_submit(given: argparse.Namespace) -> None:
+    if given.nproc is not None:
+        raise UserError("--nproc is for this machine. With --submit set slurm.nodes and slurm.gpus_per_node or tasks_per_node.")
+    if given.stop_at is not None:
+        raise UserError("--stop-at does not go with --submit: the job would requeue itself. Set train.steps.")
 
 
 def _fork(given: argparse.Namespace, stop: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from phalanx.configs.load import stored
 from phalanx.dist.stop import held_back
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, recipe
 from phalanx.launch.starting import start
@@ -13,6 +14,9 @@ def main(arguments: Sequence[str]) -> int:
         add_config(parser)
         add_nproc(parser)
         add_stop(parser)
+        parser.add_argument("--stored", metavar="FILE", help="a resolved configuration, as `phalanx submit` wrote it")
         given = parser.parse_intermixed_args(arguments)
         stop = [] if given.stop_at is None else ["--stop-at", str(given.stop_at)]
+        if given.stored:
+            return start("phalanx.launch.train", stored(given.stored), given.nproc, ["--stored", given.stored, *stop])
         return start("phalanx.launch.train", recipe(given.config), given.nproc, [*given.config, *stop])

@@ -1,38 +1,13 @@
 """Figures through kills: each step once in every file, one W&B run."""
 
 import json
-import struct
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.running import DIGITS, PHALANX, lines, phalanx, start
+from tests.wandb_records import history
 
 RECIPE = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "train.log_every=1", "data.workers=0", "name=tracked"]
 RECIPE += ["checkpoint.every_steps=3", "train.eval_every=4", "track.wandb=offline", "track.tensorboard=true"]
-
-
-def wandb_history(path: Path) -> Iterator[dict[str, float]]:
-    """The history rows of an offline .wandb file: LevelDB's log format, protobuf records."""
-    from wandb.proto import wandb_internal_pb2
-
-    block, content, place, buffer = 32768, path.read_bytes(), 7, b""
-    assert content[:4] == b":W&B"
-    while place + 7 <= len(content):
-        if block - place % block < 7:
-            place += block - place % block
-            continue
-        _, length, kind = struct.unpack("<IHB", content[place : place + 7])
-        place += 7
-        if kind == 0 or place + length > len(content):
-            return  # padding, or a tail that a kill cut short
-        first_or_whole, last_or_whole = kind in (1, 2), kind in (1, 4)
-        buffer = (b"" if first_or_whole else buffer) + content[place : place + length]
-        place += length
-        if last_or_whole:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(buffer)
-            if record.WhichOneof("record_type") == "history":
-                yield {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item}
 
 
 def tensorboard_steps(folder: Path, tag: str) -> list[int]:
@@ -67,13 +42,13 @@ def test_every_step_stands_once_in_every_place_through_a_kill(tmp_path: Path) ->
     identity = json.loads((run_directory / "run.json").read_text())["wandb"]
     pieces = sorted((run_directory / "wandb").glob("offline-run-*/*.wandb"))
     assert len(pieces) == 2 and all(piece.stem == f"run-{identity}" for piece in pieces)
-    history = [row for piece in pieces for row in wandb_history(piece)]
-    steps = [int(row["_step"]) for row in history]
+    rows = [row for piece in pieces for row in history(piece)]
+    steps = [int(row["_step"]) for row in rows]
     assert len(steps) == len(set(steps)) and set(steps) <= set(range(1, 13))
     # What the killed process had not handed over is missing; from there on everything is there.
     assert set(range(reached + 1, 13)) <= set(steps)
     by_step = {line["step"]: line for line in logged}
-    assert all(row["train/loss"] == by_step[int(row["_step"])]["train/loss"] for row in history)
+    assert all(row["train/loss"] == by_step[int(row["_step"])]["train/loss"] for row in rows)
 
 
 def test_online_without_a_key_goes_offline_and_says_so(tmp_path: Path) -> None:

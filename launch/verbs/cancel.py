@@ -1,0 +1,18 @@
+"""phalanx cancel RUN"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from phalanx.configs.errors import ExitCode
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.launch.arguments import Parser
+from phalanx.slurm.status import cancel
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="phalanx cancel", description="Ends a run's job: its ranks save first, and it is not requeued.")
+    parser.add_argument("run", metavar="RUN", help="the run directory")
+    given = parser.parse_args(arguments)
+    ended = cancel(RunDirectory(Path(given.run)))
+    print(f"job {ended.job} is asked to end; `phalanx resume {given.run} --submit` goes on with the run later")
+    return ExitCode.DONE

@@ -1,0 +1,83 @@
+"""The last line of a batch script: the ranks have ended; what becomes of the job?
+
+    python -m phalanx.slurm.ending RUN CODE
+
+CODE is what srun returned. Writes what it decides into events.jsonl, requeues the job where that is worth it, and ends with
+the exit code of the job.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from phalanx.configs.errors import ExitCode
+from phalanx.dist import mailbox
+from phalanx.dist.checkpoint.directory import steps
+from phalanx.dist.environment import attempt
+from phalanx.dist.files import write_json
+from phalanx.dist.run_directory import Events, RunDirectory
+from phalanx.slurm import ask, failures, jobs
+from phalanx.slurm.verdict import Ending, Verdict, judge
+
+_HUNG = "Hung"  # the type of the reports that dist/heartbeat.py leaves
+
+
+def main() -> int:
+    run, code, job = RunDirectory(Path(sys.argv[1])), int(sys.argv[2]), os.environ["SLURM_JOB_ID"]
+    step = max(steps(run.checkpoints), default=0)
+    ending = _ending(run, code, job, step)
+    verdict = judge(ending)
+    _note(run, step, job, verdict)
+    if verdict.action == "requeue":
+        write_json(_file(run), {"step": step, "in_a_row": verdict.in_a_row})
+        try:
+            ask.requeue(job)
+        except ask.SlurmError as error:
+            print(
+                f"phalanx: job {job} could not be requeued: {error}. `phalanx resume {run.path} --submit` goes on.", flush=True
+            )
+            return int(ExitCode.FAILED)
+    return int(verdict.code)
+
+
+def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
+    """How the ranks ended, from what they, srun and SLURM say."""
+    said = mailbox.exit_codes(Path(os.environ[mailbox.VARIABLE]))
+    last = jobs.newest(run)
+    reported = failures.reports(run, attempt())
+    hung = [report for report in reported if report.kind == _HUNG]
+    own = [report for report in reported if not report.echo and report.kind != _HUNG]
+    stored = json.loads(_file(run).read_text()) if _file(run).exists() else {"step": 0, "in_a_row": 0}
+    found = ask.job(job)
+    return Ending(
+        code=code,
+        state=found.state if found else "UNKNOWN",
+        preempted=found is not None and found.preempted,
+        hung=bool(hung),
+        failure=f"rank {own[0].rank}: {own[0].kind}: {own[0].message}" if own else None,
+        lost=tuple(sorted(set(range(last.ranks if last else 0)) - set(said))),
+        out_of_memory=failures.out_of_memory(failures.last_attempt(failures.batch_log(run, job))),
+        progress=step > stored["step"],
+        in_a_row=stored["in_a_row"],
+        most=run.read_config().slurm.max_requeues,
+    )
+
+
+def _file(run: RunDirectory) -> Path:
+    return run.slurm / "requeues.json"
+
+
+def _note(run: RunDirectory, step: int, job: str, verdict: Verdict) -> None:
+    """Says and records what was decided."""
+    names = {"requeue": "requeue", "leave": "ended", "fail": "failure"}
+    if verdict.action in names:
+        events = Events(run)
+        events.write(names[verdict.action], step, job=job, reason=verdict.reason)
+        events.close()
+    what = {"done": "done", "requeue": "requeued", "leave": "not requeued", "fail": "failed, and not requeued"}[verdict.action]
+    print(f"phalanx: job {job} {what}: {verdict.reason}. The last checkpoint is of step {step}.", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The first failure of an attempt: many ranks fail when one does, and only the first one tells why."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.slurm.parameters import ATTEMPT
+
+_ENDED = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<how>.+)")
+_MEMORY = re.compile(r"(?i)out[ -]of[ -]memory|oom[-_ ]kill|exceeded (job |step )?memory limit")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a rank left in errors/rank-N.json.
+
+    Attributes:
+        echo: whether it is only that the other ranks were gone.
+    """
+
+    rank: int
+    host: str
+    time: float
+    kind: str
+    message: str
+    traceback: str
+    attempt: str
+    echo: bool
+
+
+def reports(run: RunDirectory, attempt: str | None = None) -> list[Report]:
+    """The failures of an attempt, the newest if not given, in the order of time; those that echo others last."""
+    found = []
+    for path in sorted(run.errors.glob("rank-*.json")):
+        try:
+            found.append(_report(json.loads(path.read_text())))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # the disk was full as it was written, perhaps; the others count
+    if attempt is None and found:
+        attempt = max(found, key=lambda report: report.time).attempt
+    return sorted((r for r in found if r.attempt == attempt), key=lambda report: (report.echo, report.time))
+
+
+def _report(stored: dict[str, Any]) -> Report:
+    words = ("rank", "host", "time", "type", "message", "traceback")
+    rank, host, time, kind, message, traceback = (stored[word] for word in words)
+    return Report(
+        int(rank),
+        str(host),
+        float(time),
+        str(kind),
+        str(message),
+        "".join(traceback),
+        stored.get("attempt", ""),
+        bool(stored["echo"]),
+    )
+
+
+def batch_log(run: RunDirectory, job: str) -> Path:
+    """What the batch script and srun said."""
+    return run.slurm / f"{job}_0_log.out"
+
+
+def last_attempt(log: Path) -> Sequence[str]:
+    """The lines of the newest attempt in a batch script's log, which goes on through requeues."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    starts = [number for number, line in enumerate(lines) if line.startswith(ATTEMPT)]
+    return lines[starts[-1] :] if starts else lines
+
+
+def ended_by_srun(lines: Sequence[str]) -> str | None:
+    """How srun saw the first task end, such as `node0: task 1: Killed`."""
+    match = next((m for line in lines if (m := _ENDED.search(line))), None)
+    return match and f"{match['node']}: task {match['tasks']}: {match['how']}"
+
+
+def out_of_memory(lines: Sequence[str]) -> bool:
+    """Whether SLURM says that memory was the cause."""
+    return any(_MEMORY.search(line) for line in lines)

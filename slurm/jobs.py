@@ -1,0 +1,75 @@
+"""The jobs of a run: `slurm/jobs.jsonl`, a line a submission."""
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from phalanx.configs.load import to_yaml
+from phalanx.configs.schema import RunConfig
+from phalanx.dist.files import JsonLines, read_lines, write_atomically
+from phalanx.dist.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that was submitted.
+
+    Attributes:
+        job: SLURM's number of it; the process id of a local one.
+        where: `slurm` or `local`.
+        time: seconds since 1970.
+        config: the file of its configuration in the run directory.
+        nodes, ranks: what it asked for.
+    """
+
+    job: str
+    where: str
+    time: float
+    config: str
+    nodes: int
+    ranks: int
+
+
+def _file(run: RunDirectory) -> Path:
+    return run.slurm / "jobs.jsonl"
+
+
+def submissions(run: RunDirectory) -> list[Submission]:
+    """All jobs of a run, the newest last."""
+    return [Submission(**line) for line in read_lines(_file(run))]
+
+
+def newest(run: RunDirectory) -> Submission | None:
+    """The job that was submitted last."""
+    there = submissions(run)
+    return there[-1] if there else None
+
+
+def write_config(run: RunDirectory, config: RunConfig) -> Path:
+    """The configuration of the next job, in a file of its own: the one that a job runs by never changes under it."""
+    path = run.slurm / f"config-{len(submissions(run)) + 1}.yaml"
+    resolved = config.model_copy(update={"runs": str(run.path.absolute().parent), "name": run.path.name})
+    write_atomically(path, to_yaml(resolved))
+    return path
+
+
+def record(run: RunDirectory, job: str, where: str, path: Path, config: RunConfig) -> Submission:
+    """Notes a job that was submitted."""
+    slurm = config.slurm
+    submission = Submission(job, where, time.time(), path.name, slurm.nodes, slurm.ranks)
+    lines = JsonLines(_file(run))
+    try:
+        line: Mapping[str, object] = asdict(submission)
+        lines.append(dict(line))
+        lines.sync()
+    finally:
+        lines.close()
+    return submission
+
+
+def end_local(submission: Submission) -> None:
+    """Asks a job on this machine to save and end."""
+    os.kill(int(submission.job), signal.SIGTERM)

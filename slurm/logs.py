@@ -1,0 +1,84 @@
+"""What `phalanx logs` shows: the first failure in time, then the last lines of a rank."""
+
+import time
+from collections import deque
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from phalanx.configs.errors import UserError
+from phalanx.dist.run_directory import RunDirectory, read_events
+from phalanx.slurm import failures, jobs
+from phalanx.slurm.failures import Report
+
+_GOES_ON = ("start", "resume")
+
+
+def _of_newest_attempt(run: RunDirectory) -> list[Report]:
+    """The failures since the run was last started, the telling ones first; those of attempts that are past don't count."""
+    begun = max((event["time"] for event in read_events(run) if event["event"] in _GOES_ON), default=0.0)
+    return [report for report in failures.reports(run) if report.time >= begun]
+
+
+def _lost(run: RunDirectory) -> str | None:
+    """How srun saw the first rank end, where none could leave a report."""
+    last = jobs.newest(run)
+    if last is None or last.where != "slurm":
+        return None
+    return failures.ended_by_srun(failures.last_attempt(failures.batch_log(run, last.job)))
+
+
+def to_json(run: RunDirectory) -> dict[str, Any]:
+    """The failures of the newest attempt, the first one first, and the first end of a rank as srun saw it."""
+    run.read_config()
+    return {"failures": [asdict(report) for report in _of_newest_attempt(run)], "srun": _lost(run)}
+
+
+def lines(run: RunDirectory, rank: int | None, count: int) -> list[str]:
+    """For people.
+
+    Args:
+        rank: whose lines to show; None for the one that failed first, else rank 0.
+        count: how many lines.
+
+    Raises:
+        UserError: where there is no run, or no such rank has written anything.
+    """
+    run.read_config()
+    reports, lost = _of_newest_attempt(run), _lost(run)
+    told = [] if not reports or (reports[0].echo and lost) else _told(reports[0])
+    if not told and lost:
+        told = [f"the first rank to end, as srun saw it: {lost}"]
+    if not told and reports:
+        told = _told(reports[0])
+    if others := len(reports) - 1 if reports else 0:
+        told.append(f"{others} more rank{'s' if others > 1 else ''} failed after it: errors/ has their reports")
+    shown = rank if rank is not None else reports[0].rank if reports and not reports[0].echo else 0
+    return [*told, *_tail(run, shown, count, wanted=rank is not None)]
+
+
+def _told(report: Report) -> list[str]:
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time))
+    return [
+        f"rank {report.rank} on {report.host} failed first, at {at}: {report.kind}: {report.message}",
+        report.traceback.rstrip(),
+    ]
+
+
+def _tail(run: RunDirectory, rank: int, count: int, wanted: bool) -> list[str]:
+    path = run.logs / f"rank-{rank}.log"
+    if not path.exists():
+        path = _here(run) or path
+    if not path.exists():
+        if wanted:
+            raise UserError(f"{path}: there is no such file: rank {rank} has written nothing. Give another --rank.")
+        return ["no rank has written anything yet"]
+    with open(path, errors="replace") as file:
+        last = deque((line.rstrip("\n") for line in file), maxlen=count)
+    return [f"--- {path}, the last {len(last)} lines", *last]
+
+
+def _here(run: RunDirectory) -> Path | None:
+    """The log of a run that was submitted with --local, whose ranks share one."""
+    last = jobs.newest(run)
+    return failures.batch_log(run, last.job) if last is not None and last.where == "local" else None

@@ -1,0 +1,151 @@
+"""Submitting a run: its directory, a snapshot of the code, and a job by submitit. Nothing is queued before all is checked."""
+
+import os
+import re
+import shlex
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.threads import choose_threads
+from phalanx.slurm import ask, jobs
+from phalanx.slurm.job import LocalRun, Rank
+from phalanx.slurm.jobs import Submission
+from phalanx.slurm.parameters import batch_parameters, python
+from phalanx.slurm.snapshot import Snapshot, snapshot
+
+Say = Callable[[str], None]
+_LOCAL_MINUTES = 60 * 24 * 365  # submitit's local executor ends a job after its time, where none is given too
+_SECRET = re.compile(r"(?i)\b(\w*(key|token|secret|password|passwd)\w*)=\S")
+
+
+def refuse_under_way(run: RunDirectory) -> None:
+    """Two jobs that train one run would spoil it.
+
+    Raises:
+        UserError: naming the job that is still there.
+    """
+    last = jobs.newest(run)
+    if last is not None and (state := state_of(last)) is not None:
+        raise UserError(
+            f"{run.path}: job {last.job} trains this run already ({state}). Wait for it, or end it first with "
+            f"`phalanx cancel {run.path}`."
+        )
+
+
+def state_of(submission: Submission) -> str | None:
+    """The state of a job that has not ended, in SLURM's word; None once it has."""
+    if submission.where == "local":
+        return "RUNNING" if _is_running_here(submission) else None
+    found = ask.job(submission.job)
+    return found.state if found is not None and not found.over else None
+
+
+def _is_running_here(submission: Submission) -> bool:
+    """Whether the process is there, and is submitit's: its number may have passed to another."""
+    try:
+        return b"submitit" in Path(f"/proc/{submission.job}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def refuse_secrets(config: RunConfig) -> None:
+    """The batch script and the configuration lie in the run directory, where others may read them.
+
+    Raises:
+        UserError: naming the line, not what it holds.
+    """
+    for number, line in enumerate(config.slurm.setup):
+        if found := _SECRET.search(line):
+            raise UserError(
+                f"slurm.setup[{number}] sets {found[1]}, and would be written into the run directory. Remove the line: jobs "
+                "get the variables of the shell that submits; or `wandb login` once."
+            )
+
+
+def batch_script(config: RunConfig, run: RunDirectory) -> str:
+    """What sbatch would get; nothing is asked or written."""
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    environment = Snapshot.environment_of(run)
+    command = f"{python()} -u -m submitit.core._submit {shlex.quote(str(run.slurm.absolute()))}"
+    text: str = _make_sbatch_string(command, run.slurm.absolute(), **batch_parameters(config, run, environment))
+    return text
+
+
+def submit(config: RunConfig, run: RunDirectory, say: Say) -> Submission:
+    """Queues a run on SLURM.
+
+    Args:
+        say: is told what a user should know and may not expect.
+
+    Raises:
+        UserError: where sbatch refuses it.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError
+
+    path, code = _prepare(config, run, say)
+    executor = submitit.SlurmExecutor(folder=run.slurm.absolute(), python=python())
+    executor.update_parameters(**batch_parameters(config, run, code.environment()))
+    try:
+        with _without_job():
+            job = executor.submit(Rank(str(path.absolute())))
+    except FailedJobError as error:
+        said = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"sbatch refused the job: {' '.join(said)}. Change the key of the section slurm that it names."
+        ) from None
+    return jobs.record(run, job.job_id, "slurm", path, config)
+
+
+def submit_here(config: RunConfig, run: RunDirectory, say: Say) -> Submission:
+    """Starts a run on this machine in the background, as it would run on one node."""
+    import submitit
+
+    path, code = _prepare(config, run, say)
+    executor = submitit.LocalExecutor(folder=run.slurm.absolute())
+    minutes = _LOCAL_MINUTES if config.slurm.seconds is None else config.slurm.seconds / 60
+    executor.update_parameters(
+        timeout_min=minutes,
+        tasks_per_node=1,
+        gpus_per_node=config.slurm.gpus_per_node or 0,
+        signal_delay_s=config.slurm.signal_before_s,
+        stderr_to_stdout=True,
+    )
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it goes on when the terminal is closed
+    with _without_job(PYTHONSAFEPATH="1", **code.environment()):
+        job = executor.submit(LocalRun(str(path.absolute()), config.slurm.ranks))
+    return jobs.record(run, job.job_id, "local", path, config)
+
+
+def _prepare(config: RunConfig, run: RunDirectory, say: Say) -> tuple[Path, Snapshot]:
+    """The run directory with all that a job needs: its identity (and so its W&B run), its configuration, its code."""
+    if "%" in str(run.path.absolute()):
+        raise UserError(f"{run.path.absolute()}: SLURM takes `%` in a path for a placeholder. Set runs=FOLDER to one without.")
+    run.create(config, choose_threads(config.dist))
+    run.slurm.mkdir(mode=0o700, exist_ok=True)
+    run.logs.mkdir(exist_ok=True)
+    code = snapshot(run, config)
+    for place, reason in code.left_out:
+        say(f"{place} is not in the snapshot of the code: {reason}")
+    return jobs.write_config(run, config), code
+
+
+@contextmanager
+def _without_job(**more: str) -> Iterator[None]:
+    """Submitted out of a job or a step of srun, the new job must not take itself for a part of it."""
+    before = dict(os.environ)
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF":
+            del os.environ[name]
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,96 @@
+"""What becomes of a job whose ranks have ended: done, requeued, or at its end. A pure function."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from phalanx.configs.errors import ExitCode
+
+Action = Literal["done", "requeue", "leave", "fail"]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the ranks ended.
+
+    Attributes:
+        code: what srun returned: the highest code of a rank.
+        state: the job's, in SLURM's word.
+        preempted: whether SLURM wants its nodes for another job.
+        hung: whether a rank did not move any more.
+        failure: the first failure that a rank reported, if it is one of its own and no echo of another rank's end.
+        lost: ranks that ended without a word: killed, or with their node.
+        out_of_memory: whether SLURM or the kernel ended a rank for its memory.
+        progress: whether there is a newer checkpoint than at the last requeue.
+        in_a_row: requeues without progress so far.
+        most: how many of these are allowed.
+    """
+
+    code: int
+    state: str
+    preempted: bool
+    hung: bool
+    failure: str | None
+    lost: tuple[int, ...]
+    out_of_memory: bool
+    progress: bool
+    in_a_row: int
+    most: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do, why, the exit code of the job, and the requeues without progress from now on."""
+
+    action: Action
+    reason: str
+    code: int
+    in_a_row: int
+
+
+def judge(ending: Ending) -> Verdict:
+    """Time limits, preemption, a hung rank and lost ranks are worth another try; a rank's own failure would repeat itself."""
+    if ending.code == ExitCode.DONE:
+        return Verdict("done", "all steps are done", ExitCode.DONE, 0)
+    if ending.state not in ("RUNNING", "SUSPENDED"):
+        # Cancelled, or requeued by somebody else: a requeue of ours would revive the one, and is not needed for the other.
+        return Verdict("leave", f"the job is {ending.state}", _code(ending), ending.in_a_row)
+    if ending.failure is not None:
+        return Verdict("fail", ending.failure, _code(ending), ending.in_a_row)
+    if ending.out_of_memory:
+        return Verdict("fail", f"{_ranks(ending.lost)} ran out of memory", ExitCode.FAILED, ending.in_a_row)
+    if ending.code == ExitCode.BAD_INPUT:
+        return Verdict("fail", "bad input", ExitCode.BAD_INPUT, ending.in_a_row)
+    return _another_try(ending, _why(ending))
+
+
+def _why(ending: Ending) -> str:
+    if ending.preempted:
+        return "preempted"
+    if ending.hung:
+        return "a rank hung"
+    if ending.code == ExitCode.STOPPED_EARLY:
+        return "the time limit is near, or a signal came"
+    return f"{_ranks(ending.lost)} ended without a word" if ending.lost else "ranks lost each other"
+
+
+def _another_try(ending: Ending, reason: str) -> Verdict:
+    """Whoever makes progress may go on for ever; preemption is nobody's fault; the same hang twice is one too many."""
+    in_a_row = 0 if ending.progress else ending.in_a_row
+    if ending.preempted:
+        return Verdict("requeue", reason, ExitCode.STOPPED_EARLY, in_a_row)
+    most = min(1, ending.most) if ending.hung else ending.most
+    if in_a_row >= most:
+        times = f"{in_a_row} requeue{'s' if in_a_row != 1 else ''} in a row made no progress"
+        return Verdict("fail", f"{reason}, and {times} (slurm.max_requeues={ending.most})", ExitCode.FAILED, in_a_row)
+    return Verdict("requeue", reason, ExitCode.STOPPED_EARLY, in_a_row + 1)
+
+
+def _code(ending: Ending) -> int:
+    """The job's exit code: of those that ranks end with, and 1 for all that signals make."""
+    return ending.code if ending.code in set(ExitCode) else ExitCode.FAILED
+
+
+def _ranks(numbers: tuple[int, ...]) -> str:
+    if not numbers:
+        return "a rank"
+    return f"rank{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

@@ -1,0 +1,43 @@
+"""A rank that comes to harm ends the job in seconds, and `phalanx logs` opens with it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.submitting import Job
+from tests.slurm_cluster import VirtualCluster
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+# In the order in which they come to harm; all four jobs are in the queue at once.
+HARMS = {
+    "raise": "rank 1 on {host} failed first, at ",
+    "kill": "the first rank to end, as srun saw it: node0: task 1: Killed",
+    "memory": "Out Of Memory",
+    "hang": "rank 1",
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("harm", HARMS)
+def test_the_job_ends_and_logs_opens_with_the_rank_that_came_to_harm(
+    cluster: VirtualCluster, tmp_path: Path, harm: str
+) -> None:
+    where = ["slurm.tasks_per_node=2", "slurm.max_requeues=0", "slurm.memory=3G", "dist.hang_s=5"]
+    job = Job(cluster, tmp_path, harm, *where, "train.steps=100000", "checkpoint.every_steps=5")
+    job.until(lambda: job.step >= 6, "training")
+    job.tell("harm-1", harm)
+    took = job.until(lambda: job.over, "over")
+    assert job.state == "FAILED", job.log
+    shown = job.ask("logs").splitlines()
+    told = "\n".join(shown[: next(n for n, line in enumerate(shown) if line.startswith("---"))])
+    print(f"{harm}: over {took:.1f} s after the harm was told; logs opens with: {shown[0]}")
+    if harm == "raise":
+        assert shown[0].startswith("rank 1 on ") and "ZeroDivisionError: rank 1 breaks" in told and "my_task.py" in told
+    elif harm == "kill":
+        assert "task 1: Killed" in shown[0]
+    elif harm == "memory":
+        assert "task 1" in shown[0] and "memory" in job.events[-1]["reason"]
+    else:
+        assert "rank 1" in shown[0] and "time.sleep(1000)" in told
+    assert job.events[-1]["event"] == "failure" and took < 90

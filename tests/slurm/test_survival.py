@@ -1,0 +1,150 @@
+"""Signals, preemption, time limits, dead nodes and resizes: there is one run, and it is the unbroken one."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.running import assert_bitwise, clean_environment, lines, phalanx, sample_ids
+from tests.slurm.submitting import RECIPE, Job
+from tests.slurm_cluster import VirtualCluster, insist
+from tests.wandb_records import records
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+
+@pytest.mark.timeout(600)
+def test_a_run_through_time_limit_preemption_a_dead_node_and_a_resize_is_the_unbroken_run(tmp_path: Path) -> None:
+    insist()
+    length = ["train.steps=40", "checkpoint.every_steps=5", "train.eval_every=20", "track.wandb=offline"]
+    (tmp_path / "cluster").mkdir()
+    with VirtualCluster(tmp_path / "cluster", accounting=True) as cluster:
+        job = Job(cluster, tmp_path, "survivor", *length, "slurm.nodes=2", "slurm.tasks_per_node=2", "slurm.time=20:00")
+        job.tell("slowly")
+        job.until(lambda: job.step >= 2, "training")
+
+        # The limit is now two minutes after the start, so the signal that comes 120 s before it is due.
+        cluster.ask("scontrol", "update", f"JobId={job.id}", "TimeLimit=2")
+        job.until(lambda: job.count("requeue") == 1, "requeued for its time limit")
+        job.until(lambda: job.state == "PENDING", "pending")
+        cluster.ask("scontrol", "update", f"JobId={job.id}", "TimeLimit=60")
+        job.until(lambda: job.count("resume") == 1, "going on")
+
+        first = job.step
+        job.until(lambda: job.step > first, "training again")
+        cluster.ask("sbatch", "--partition=high", "--nodes=2", "--exclusive", f"--output={os.devnull}", "--wrap=sleep 1")
+        job.until(lambda: job.count("requeue") == 2, "requeued for another job")
+        job.until(lambda: job.count("resume") == 2, "going on")
+
+        second = job.step
+        job.until(lambda: job.step > second, "training again")
+        _kill_node(cluster, "node1")
+        job.until(lambda: "Restarts=3" in cluster.ask("scontrol", "show", "job", "--oneliner", job.id), "requeued")
+        _start_node(cluster, "node1")
+        job.until(lambda: job.count("resume") == 3, "going on")
+
+        job.ask("cancel")
+        assert job.until_over() == "CANCELLED"
+        assert job.step < 40
+        job.forget("slowly")
+        job.resume("slurm.nodes=1")
+        assert job.until_over() == "COMPLETED", job.log
+        status = json.loads(job.ask("status", "--json"))
+        assert (status["state"], status["step"], status["checkpoint"]) == ("COMPLETED", 40, 40)
+
+    phalanx("train", *RECIPE, *length, "track.wandb=off", "name=unbroken", cwd=tmp_path)
+    unbroken = tmp_path / "runs/unbroken"
+    assert_bitwise(job.path, unbroken)
+    assert sample_ids(job.path) == sample_ids(unbroken)
+    assert [line["step"] for line in lines(job.path / "metrics.jsonl")] == list(range(1, 41))
+    told = [e["event"] for e in job.events if e["event"] not in ("save", "evaluate", "cut_back", "failure")]
+    if told.count("requeue") == 3:  # the batch script's node may notice the death of the other one before SLURM does
+        told.reverse()
+        told.remove("requeue")
+        told.reverse()
+    story = ["start", "preempt", "requeue", "resume", "preempt", "requeue", "resume", "resume", "preempt", "ended", "resume"]
+    assert told == [*story, "resize", "done"]
+    assert [e["reason"] for e in job.events if e["event"] == "requeue"][1] == "preempted"
+    ids, steps = records(job.path)
+    assert len(ids) == 1 and sorted(steps) == list(range(1, 41))
+
+
+def _kill_node(cluster: VirtualCluster, node: str) -> None:
+    """The node's daemon and all that runs on it end without a word, as when the power goes."""
+    there = cluster.processes()
+    tasks = [process for process in there if _variable(process, "SLURMD_NODENAME") == node]
+    keepers = {parent for task in tasks if (parent := task.parent()) and parent.name() == "slurmstepd"}
+    daemons = [process for process in there if process.name() == "slurmd" and node in process.cmdline()]
+    assert tasks and keepers and daemons
+    for process in [*daemons, *keepers, *tasks]:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue  # it has ended with the one before
+
+
+def _variable(process: psutil.Process, name: str) -> str | None:
+    try:
+        return str(process.environ().get(name))
+    except psutil.Error:
+        return None  # it has ended meanwhile
+
+
+def _start_node(cluster: VirtualCluster, node: str) -> None:
+    daemon = shutil.which("slurmd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    assert daemon is not None
+    subprocess.run([daemon, "-N", node], check=True, timeout=60, env=clean_environment(SLURM_CONF=cluster.conf))
+
+
+@pytest.mark.timeout(400)
+def test_whenever_a_signal_comes_the_run_saves_and_goes_on_and_cancelled_it_stays_so(
+    cluster: VirtualCluster, tmp_path: Path
+) -> None:
+    where = ["slurm.tasks_per_node=2", "slurm.time=30", "slurm.max_requeues=9"]
+    job = Job(cluster, tmp_path, "signalled", *where, "train.steps=100000", "checkpoint.every_steps=1", "checkpoint.keep=2")
+
+    # Before training starts: as soon as the tasks are there.
+    job.until(lambda: (job.path / "logs/rank-1.log").exists(), "started")
+    cluster.ask("scancel", "--signal=USR2", job.id)
+    job.until(lambda: job.count("requeue") == 1, "requeued before it trained")
+    job.until(lambda: job.count("resume") == 1, "going on")
+
+    # Rank 1 waits in a collective for rank 0, which pauses; twice, as the same signal may come again.
+    job.tell("pause-0")
+    cluster.ask("scancel", "--signal=USR2", job.id)
+    cluster.ask("scancel", "--signal=USR2", job.id)
+    job.forget("pause-0")
+    job.until(lambda: job.count("requeue") == 2, "requeued out of a collective")
+    job.until(lambda: job.count("resume") == 2, "going on")
+
+    # While a save is under way: there is one at every step.
+    job.until(lambda: any(p.name.startswith(".saving") for p in (job.path / "checkpoints").iterdir()), "saving")
+    cluster.ask("scancel", "--signal=USR2", job.id)
+    job.until(lambda: job.count("requeue") == 3, "requeued out of a save")
+    job.until(lambda: job.count("resume") == 3, "going on")
+
+    cluster.ask("scontrol", "requeue", job.id)
+    job.until(lambda: job.count("resume") == 4, "going on after a requeue by hand")
+    assert job.count("requeue") == 3
+
+    step = job.step
+    job.until(lambda: job.step > step, "training")
+    cluster.ask("scancel", job.id)
+    assert job.until_over() == "CANCELLED"
+    assert [e["event"] for e in job.events][-3:] == ["save", "preempt", "ended"]
+    saved = [e["step"] for e in job.events if e["event"] == "save"]
+    assert job.step == saved[-1] and job.count("preempt") == 5
+
+
+def test_a_crash_that_repeats_without_progress_is_not_requeued_for_ever(cluster: VirtualCluster, tmp_path: Path) -> None:
+    (tmp_path / "told").mkdir()
+    (tmp_path / "told/harm-1").write_text("kill")
+    job = Job(cluster, tmp_path, "crashing", "slurm.tasks_per_node=2", "slurm.max_requeues=1", "train.steps=100000")
+    assert job.until_over() == "FAILED", job.log
+    assert [e["event"] for e in job.events if e["event"] != "failure"].count("requeue") == 1
+    assert "1 requeue in a row made no progress (slurm.max_requeues=1)" in job.events[-1]["reason"]
+    assert "task 1: Killed" in job.ask("logs")

@@ -151,9 +151,12 @@ class DistConfig(Section):
         None, "network interface over which ranks on several nodes talk, such as ib0; the one that srun used if not given"
     )
     hang_s: float = hardware(
-        900.0, "seconds without any progress of a rank after which the run counts as hung, and ends naming it; 0: never", ge=0
+        900.0,
+        "seconds without any progress after which the run counts as hung, and ends naming the rank; 0: never. "
+        "Smaller than timeout_s, which would blame whoever waits",
+        ge=0,
     )
-    timeout_s: float = hardware(600.0, "seconds after which a collective that does not end is an error", gt=0)
+    timeout_s: float = hardware(1800.0, "seconds after which a collective that does not end is an error", gt=0)
 
 
 class CheckpointConfig(Section):

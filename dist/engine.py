@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.configs.errors import TrainingFailed
-from phalanx.dist import first_forward, joint_batchnorm, precision
+from phalanx.dist import first_forward, heartbeat, joint_batchnorm, precision
 from phalanx.dist.batchnorm import MicroBatchStatistics
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.layout import MICRO_BATCHES
@@ -117,6 +117,7 @@ class Engine:
         self.plain.train()
         for place, turn in enumerate(self.turns):
             with self._strategy.turn(turn.first, last=place == len(self.turns) - 1):
+                heartbeat.beat("forward", step + 1)
                 seed_everything(key(self.config.seed, "noise", step, turn.first))
                 yield self._set_up(turn, batch)
 
@@ -130,6 +131,7 @@ class Engine:
 
     def backward(self, losses: Losses) -> None:
         """Adds a turn's gradients, each loss divided by its weight over the global batch."""
+        heartbeat.beat("backward")
         agreed = self._receive()
         if tuple(losses) != self._losses:
             now, before = list(losses), list(self._losses)
@@ -182,6 +184,7 @@ class Engine:
         Raises:
             TrainingFailed: where fp16 overflows with any loss scale.
         """
+        heartbeat.beat("update")
         agreed = self._receive()
         gradients = self._strategy.gradients()
         rate, scale, overflowed = self._learning_rate(self._step - self.skipped), None, False

@@ -129,6 +129,13 @@ def find(environment: Mapping[str, str] = os.environ) -> Ranks:
     return Ranks()
 
 
+def attempt(environment: Mapping[str, str] = os.environ) -> str:
+    """A name for what all ranks that were started together share: job and restart, or the folder of `phalanx train`."""
+    if environment.get("SLURM_JOB_ID"):
+        return f"{environment['SLURM_JOB_ID']}-{environment.get('SLURM_RESTART_COUNT', '0')}"
+    return os.path.basename(environment.get("PHALANX_MAILBOX", ""))
+
+
 def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment less everything that makes a process a rank, for a launcher that numbers ranks itself."""
     own = {*_RANK, *_ADDRESS, "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE"}

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch.distributed
 from torch._C._distributed_c10d import HashStore
 
 from phalanx.configs.errors import UserError
+from phalanx.dist import network
 from phalanx.dist.environment import Ranks
 from phalanx.dist.rendezvous import meeting_place, slurm_store
 
@@ -37,20 +37,6 @@ class World:
     device: torch.device
     accelerator: "Accelerator"
     control: "torch.distributed.ProcessGroup | None"
-
-
-def choose_threads(config: "DistConfig", recorded: int | None, environment: Mapping[str, str] = os.environ) -> int:
-    """CPU threads of this rank: as configured, else as the run was started with, else OMP_NUM_THREADS, else 1.
-
-    The same number gives the same rounding. One is what torchrun and accelerate launch choose, so that all ways of
-    launching, and all numbers of ranks, agree.
-    """
-    if config.threads is not None:
-        return config.threads
-    if recorded is not None:
-        return recorded
-    from_environment = environment.get("OMP_NUM_THREADS", "")
-    return int(from_environment) if from_environment.isdigit() and int(from_environment) else 1
 
 
 def choose_device(config: "DistConfig", ranks: Ranks) -> torch.device:
@@ -89,7 +75,7 @@ def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) 
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
     else:
-        control = _meet(ranks, device, run_directory, timedelta(seconds=config.timeout_s))
+        control = _meet(ranks, device, run_directory, config)
     accelerator = _accelerator(device)
     seen = torch.distributed.get_world_size() if ranks.world > 1 else 1
     if not (ranks.world == seen == accelerator.num_processes and ranks.rank == accelerator.process_index):
@@ -100,11 +86,16 @@ def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) 
     return World(ranks, device, accelerator, control)
 
 
-def _meet(ranks: Ranks, device: torch.device, run_directory: Path, timeout: timedelta) -> "torch.distributed.ProcessGroup":
+def _meet(ranks: Ranks, device: torch.device, run_directory: Path, config: "DistConfig") -> "torch.distributed.ProcessGroup":
     """Makes the default group, for gradients, and the control group, which is returned."""
-    store = None
+    store, timeout = None, timedelta(seconds=config.timeout_s)
+    if config.interface is not None or ranks.launcher == "slurm":
+        own = network.address(config.interface, os.environ)
+        # Left alone, gloo takes the interface of the host's name, which may be the loopback's, or have no address at all.
+        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if config.interface else ("GLOO_SOCKET_IFNAME",):
+            os.environ.setdefault(variable, config.interface or network.interface_of(own) or "")
     if ranks.launcher == "slurm":
-        store = slurm_store(ranks, run_directory, timeout)
+        store = slurm_store(ranks, run_directory, timeout, own)
         # Accelerate takes the local rank for the GPU's number, which is 0 where each task sees one GPU of its own.
         local = ranks.local_rank if device.index is None else device.index
         os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(local))

@@ -1,7 +1,8 @@
 """Where the ranks of a SLURM step meet: rank 0 opens a port of the kernel's choice and publishes it in the run directory.
 
-No port is guessed and no host name has to resolve. No step meets another's past: the file's name holds the job, the step,
-the number of restarts, and the port of the srun that launched it, and rank 0 takes the file away once all have met.
+No port is guessed and no host name has to resolve. A node that does not reach another is named within a minute. No step meets
+another's past: the file's name holds the job, the step, the number of restarts, and the port of the srun that launched it,
+and rank 0 takes the file away once all have met.
 """
 
 import json
@@ -14,17 +15,10 @@ from pathlib import Path
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RanksApart, UserError
+from phalanx.dist import network
 from phalanx.dist.environment import Ranks
 from phalanx.dist.files import write_json
-
-
-def _address(environment: Mapping[str, str]) -> str:
-    """This node's address on the network over which srun reached it."""
-    launcher = environment.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((launcher, 9))  # a datagram socket: nothing is sent, the kernel only chooses the way
-        return str(probe.getsockname()[0])
 
 
 def meeting_place(folder: Path, environment: Mapping[str, str] = os.environ) -> Path:
@@ -33,18 +27,35 @@ def meeting_place(folder: Path, environment: Mapping[str, str] = os.environ) -> 
     return folder / f".rendezvous-{'-'.join(environment.get(name, '0') for name in names)}.json"
 
 
-def slurm_store(ranks: Ranks, folder: Path, timeout: timedelta, environment: Mapping[str, str] = os.environ) -> TCPStore:
+def slurm_store(
+    ranks: Ranks, folder: Path, timeout: timedelta, own: str, environment: Mapping[str, str] = os.environ
+) -> TCPStore:
     """The store over which the ranks of this step of srun find each other.
+
+    Args:
+        folder: that all nodes share.
+        timeout: how long ranks may take to start.
+        own: this node's address.
 
     Raises:
         UserError: where rank 0 does not publish its address in time.
+        RanksApart: where a node cannot reach another.
     """
     published = meeting_place(folder, environment)
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         store = TCPStore("0.0.0.0", 0, ranks.world, is_master=True, timeout=timeout, wait_for_workers=False)
-        write_json(published, {"address": _address(environment), "port": store.port})
-        return store
+        write_json(published, {"address": own, "port": store.port, "node": _name(environment)})
+    else:
+        store = _reached(ranks, published, timeout, environment)
+    nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
+    if nodes > 1 and ranks.local_rank == 0:
+        network.all_reach_all(store, ranks.node, nodes, _name(environment), own)
+    return store
+
+
+def _reached(ranks: Ranks, published: Path, timeout: timedelta, environment: Mapping[str, str]) -> TCPStore:
+    """The store of rank 0."""
     deadline = time.monotonic() + timeout.total_seconds()
     while not published.exists():
         if time.monotonic() > deadline:
@@ -54,4 +65,15 @@ def slurm_store(ranks: Ranks, folder: Path, timeout: timedelta, environment: Map
             )
         time.sleep(0.1)
     meeting = json.loads(published.read_text())
-    return TCPStore(meeting["address"], meeting["port"], ranks.world, is_master=False, timeout=timeout, wait_for_workers=False)
+    address, port = meeting["address"], meeting["port"]
+    if reason := network.reach(address, port):
+        raise RanksApart(
+            f"{_name(environment)} (rank {ranks.rank}) cannot reach {meeting['node']} (rank 0) at {address}: {reason}. "
+            "Exclude the node (slurm.exclude), or set dist.interface to another network."
+        )
+    return TCPStore(address, port, ranks.world, is_master=False, timeout=timeout, wait_for_workers=False)
+
+
+def _name(environment: Mapping[str, str]) -> str:
+    """This node, as SLURM calls it."""
+    return environment.get("SLURMD_NODENAME") or socket.gethostname()

@@ -55,6 +55,21 @@ class RunDirectory:
     def errors(self) -> Path:
         return self.path / "errors"
 
+    @property
+    def logs(self) -> Path:
+        """What each rank said, `rank-N.log`, where SLURM started them."""
+        return self.path / "logs"
+
+    @property
+    def code(self) -> Path:
+        """The code that a job imports."""
+        return self.path / "code"
+
+    @property
+    def slurm(self) -> Path:
+        """What was submitted, and what became of it."""
+        return self.path / "slurm"
+
     def exists(self) -> bool:
         return self.identity.exists()
 

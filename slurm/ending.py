@@ -57,7 +57,7 @@ def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
         hung=bool(hung),
         failure=f"rank {own[0].rank}: {own[0].kind}: {own[0].message}" if own else None,
         lost=tuple(sorted(set(range(last.ranks if last else 0)) - set(said))),
-        out_of_memory=failures.out_of_memory(failures.last_attempt(failures.batch_log(run, job))),
+        out_of_memory=failures.out_of_memory(failures.last_attempt(failures.batch_log(run, job))) is not None,
         progress=step > stored["step"],
         in_a_row=stored["in_a_row"],
         most=run.read_config().slurm.max_requeues,

@@ -78,6 +78,6 @@ def ended_by_srun(lines: Sequence[str]) -> str | None:
     return match and f"{match['node']}: task {match['tasks']}: {match['how']}"
 
 
-def out_of_memory(lines: Sequence[str]) -> bool:
-    """Whether SLURM says that memory was the cause."""
-    return any(_MEMORY.search(line) for line in lines)
+def out_of_memory(lines: Sequence[str]) -> str | None:
+    """What SLURM says where memory was the cause."""
+    return next((line for line in lines if _MEMORY.search(line)), None)

@@ -25,7 +25,9 @@ def _lost(run: RunDirectory) -> str | None:
     last = jobs.newest(run)
     if last is None or last.where != "slurm":
         return None
-    return failures.ended_by_srun(failures.last_attempt(failures.batch_log(run, last.job)))
+    said = failures.last_attempt(failures.batch_log(run, last.job))
+    # Where memory is the cause, SLURM ends all ranks of the node, in any order.
+    return failures.out_of_memory(said) or failures.ended_by_srun(said)
 
 
 def to_json(run: RunDirectory) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.rank_pool import Pool
 from tests.running import FORGE, SESSION
+from tests.slurm_cluster import accounted_cluster, cluster  # noqa: F401 (fixtures)
 
 # The settings of whoever runs the tests must not fill the recipes of the tests.
 os.environ["ACCELERATE_CONFIG_FILE"] = ""

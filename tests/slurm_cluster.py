@@ -1,12 +1,14 @@
-"""A virtual cluster to test on: a real SLURM, whose nodes and GPUs are not."""
+"""Virtual clusters to test on: a real SLURM, whose nodes and GPUs are not. Two are shared by all tests of a session."""
 
+import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import psutil
+import pytest
 
 from tests.running import ROOT, clean_environment
 
@@ -80,3 +82,30 @@ class VirtualCluster:
 
     def _script(self, name: str) -> None:
         _output(["bash", str(SCRIPTS / name), str(self._directory)], ACCOUNTING=str(int(self._accounting)))
+
+
+def insist() -> None:
+    """Skips where no cluster can run; fails where everything is tested, as a skip would go unseen there."""
+    if (reason := available()) is not None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+
+
+def _shared(directory: Path, accounting: bool) -> Iterator[VirtualCluster]:
+    insist()
+    with VirtualCluster(directory, accounting) as running:
+        yield running
+        left = running.ask("squeue", "--noheader")
+    assert not left, f"jobs left in the queue:\n{left}"
+    assert not running.processes()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster]:
+    """Two nodes with four CPUs and two GPUs each. A test that does it harm starts one of its own."""
+    yield from _shared(tmp_path_factory.mktemp("slurm"), accounting=False)
+
+
+@pytest.fixture(scope="session")
+def accounted_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster]:
+    """The same with a slurmdbd, so that sacct answers."""
+    yield from _shared(tmp_path_factory.mktemp("slurmdbd"), accounting=True)

@@ -1,11 +1,9 @@
 """Ranks that srun starts, on a real SLURM of two virtual nodes."""
 
 import json
-import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 from phalanx.configs.errors import ExitCode
 from phalanx.dist.checkpoint import directory, manifest
 from tests.running import DIGITS, assert_bitwise, lines, phalanx, run, start
-from tests.slurm_cluster import VirtualCluster, available
+from tests.slurm_cluster import VirtualCluster
 
 pytestmark = pytest.mark.slurm
 
@@ -30,22 +28,6 @@ print(json.dumps(dataclasses.asdict(find()) | {"process": os.getpid()}), flush=T
 """
 WHO_AM_I = [sys.executable, "-c", WHO]
 ALONE = {"launcher": "alone", "rank": 0, "world": 1, "local_rank": 0, "local_world": 1, "node": 0}
-
-
-def _insist() -> None:
-    """Skips where no cluster can run; fails where everything is tested, as a skip would go unseen there."""
-    if (reason := available()) is not None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster]:
-    _insist()
-    with VirtualCluster(tmp_path_factory.mktemp("slurm")) as running:
-        yield running
-        left = running.ask("squeue", "--noheader")
-    assert not left, f"jobs left in the queue:\n{left}"
-    assert not running.processes()
 
 
 def _people(output: str) -> list[dict[str, Any]]:
@@ -113,14 +95,11 @@ def test_sigterm_to_a_step_ends_it_with_a_checkpoint(cluster: VirtualCluster, tm
     assert manifest.read(directory.step_directory(checkpoints, preempt["step"])).world_size == 2
 
 
-def test_a_cluster_with_accounting_answers_sacct(tmp_path_factory: pytest.TempPathFactory) -> None:
-    _insist()
-    with VirtualCluster(tmp_path_factory.mktemp("slurm"), accounting=True) as cluster:
-        cluster.ask("srun", "--job-name=accounted", "true")
-        deadline = time.monotonic() + 30  # a fresh slurmdbd takes some seconds to hear of its cluster
-        states: list[str] = []
-        while "COMPLETED" not in states and time.monotonic() < deadline:
-            time.sleep(0.5)
-            states = cluster.ask("sacct", "--noheader", "--allocations", "--name=accounted", "--format=State").split()
+def test_a_cluster_with_accounting_answers_sacct(accounted_cluster: VirtualCluster) -> None:
+    accounted_cluster.ask("srun", "--job-name=accounted", "true")
+    deadline = time.monotonic() + 30  # a fresh slurmdbd takes some seconds to hear of its cluster
+    states: list[str] = []
+    while "COMPLETED" not in states and time.monotonic() < deadline:
+        time.sleep(0.5)
+        states = accounted_cluster.ask("sacct", "--noheader", "--allocations", "--name=accounted", "--format=State").split()
     assert "COMPLETED" in states
-    assert not cluster.processes()

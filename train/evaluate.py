@@ -3,6 +3,7 @@
 import torch
 
 from phalanx.data.loader import EvaluationLoader
+from phalanx.dist import heartbeat
 from phalanx.dist.collectives import gather_json, sum_exactly
 from phalanx.dist.engine import Engine
 from phalanx.train.tasks import Task
@@ -18,9 +19,11 @@ def evaluate(engine: Engine, task: Task, loader: EvaluationLoader) -> dict[str, 
     names: list[str] = []
     with engine.evaluation() as model, torch.inference_mode():
         for number, batch in loader:
+            heartbeat.beat("evaluation")
             sums = task.measure(model, engine.to_device(batch))
             names = sorted(sums)
             measured[number] = [sums[name].detach().to("cpu", torch.float64, non_blocking=True) for name in names]
+    heartbeat.beat("metrics")
     if engine.world.device.type == "cuda":
         torch.cuda.synchronize(engine.world.device)
     names = next(found for found in gather_json(engine.world, names) if found)  # a rank may have had no batch

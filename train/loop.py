@@ -1,12 +1,14 @@
 """The loop: one, for every task, top to bottom."""
 
 from phalanx.configs.errors import ExitCode
+from phalanx.dist import heartbeat
 from phalanx.train.run import Run
 
 
 def train(run: Run) -> ExitCode:
     """Trains until the recipe's last step, or until asked to stop."""
     state, engine, task = run.state, run.engine, run.task
+    heartbeat.beat("loading", state.step + 1)
     for batch in run.loader.from_step(state.step, run.last_step):
         weights = [task.weights(micro_batch) for micro_batch in batch.micro_batches]
         for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, stop=run.stop.asked):
@@ -25,4 +27,5 @@ def train(run: Run) -> ExitCode:
             run.save(awaited=stopping or state.step == run.last_step)
         if stopping and state.step < run.last_step:
             return run.stopped()
+        heartbeat.beat("loading", state.step + 1)
     return run.done()

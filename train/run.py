@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.data.loader import EvaluationLoader, Loader
+from phalanx.dist import heartbeat
 from phalanx.dist.checkpoint import directory, retention
 from phalanx.dist.checkpoint.save import Progress
 from phalanx.dist.checkpoint.saver import Saved, Saver
@@ -102,6 +103,7 @@ class Run:
         Raises:
             UserError: where `checkpoint.best` names none of them.
         """
+        heartbeat.beat("evaluation")
         self.log(self.engine.settle())
         self.saver.wait_for_copy()  # averaged weights take the weights' place
         metrics = evaluate(self.engine, self.task, self.evaluation)
@@ -130,6 +132,7 @@ class Run:
         Raises:
             TrainingFailed: where a loss or a parameter is not finite; nothing is written then.
         """
+        heartbeat.beat("save")
         if self._begun == self.state.step:
             self._tell(self.saver.wait() if awaited else [])
         if self.saved == self.state.step or (self._begun == self.state.step and not awaited):

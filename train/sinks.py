@@ -2,19 +2,23 @@
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from netrc import NetrcParseError, netrc
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 from phalanx.configs.schema import RunConfig, flat
 from phalanx.dist.run_directory import RunDirectory
+from phalanx.train import wandb_pieces
 
 Say = Callable[[str], None]
+Rows = Sequence[Mapping[str, Any]]
 
 
 class Sink(Protocol):
     """Takes a step's figures; each step comes once."""
+
+    name: str
 
     def log(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -47,16 +51,23 @@ def _why_not_online() -> str | None:
 
 
 class WandbSink:
-    """One W&B run under the id in run.json, through every resume, with our own step, none of them twice."""
+    """One W&B run under the id in run.json, through every resume, with our own step: each of them, none of them twice.
 
-    def __init__(self, config: RunConfig, run: RunDirectory, already_logged: int, say: Say):
-        self._already_logged = already_logged
+    Args:
+        rows: of metrics.jsonl, as far as they stand. What an earlier process could not hand over any more comes first.
+        already_logged: the last step that an earlier process logged, for where W&B cannot say what it has.
+    """
+
+    name = "W&B"
+
+    def __init__(self, config: RunConfig, run: RunDirectory, rows: Rows, already_logged: int, say: Say):
         mode: Literal["online", "offline"] = "offline" if config.track.wandb == "offline" else "online"
         if mode == "online" and (reason := _why_not_online()):
             say(f"phalanx: W&B goes offline: {reason}. Nothing is lost: `wandb sync` sends the pieces later.")
             mode = "offline"
         import wandb
 
+        self._there = _there(run, already_logged)
         self._run = wandb.init(
             project=config.track.project,
             name=config.name,
@@ -67,17 +78,32 @@ class WandbSink:
             config=flat(config),
             settings=wandb.Settings(console="off", silent=True),
         )
+        if mode == "online":
+            self._there = set(range(self._run.starting_step))
+        for row in rows:
+            self.log(int(row["step"]), {name: value for name, value in row.items() if name not in ("step", "time")})
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        if step > self._already_logged:
+        if step not in self._there:
             self._run.log(dict(values), step=step)
+            self._there.add(step)
 
     def close(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)
 
 
+def _there(run: RunDirectory, already_logged: int) -> set[int]:
+    """The steps that earlier processes wrote offline."""
+    try:
+        return wandb_pieces.logged_steps(run.path)
+    except (ImportError, AttributeError, KeyError, ValueError, OSError):
+        return set(range(already_logged + 1))  # a version of wandb with another format: better a gap than a step twice
+
+
 class TensorBoardSink:
     """Event files in `tensorboard/`; those of steps that come again after a resume are hidden by TensorBoard's own means."""
+
+    name = "TensorBoard"
 
     def __init__(self, run: RunDirectory, first_step: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -92,16 +118,17 @@ class TensorBoardSink:
         self._writer.close()
 
 
-def open_sinks(config: RunConfig, run: RunDirectory, first_step: int, already_logged: int, say: Say) -> list[Sink]:
+def open_sinks(config: RunConfig, run: RunDirectory, first_step: int, rows: Rows, already_logged: int, say: Say) -> list[Sink]:
     """The sinks that the configuration asks for.
 
     Args:
         first_step: steps finished when this process starts.
+        rows: of metrics.jsonl, up to that step.
         already_logged: the last step that an earlier process logged, which may be later than that.
     """
     sinks: list[Sink] = []
     if config.track.wandb != "off":
-        sinks.append(WandbSink(config, run, already_logged, say))
+        sinks.append(WandbSink(config, run, rows, already_logged, say))
     if config.track.tensorboard:
         sinks.append(TensorBoardSink(run, first_step))
     return sinks

@@ -6,16 +6,18 @@ from typing import Any
 
 from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.schema import CheckpointConfig, RunConfig
-from phalanx.dist import determinism
+from phalanx.dist import determinism, heartbeat
 from phalanx.dist.checkpoint import retention
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.saver import Saver
 from phalanx.dist.collectives import barrier, gather_json, main_does, together
 from phalanx.dist.environment import Ranks
-from phalanx.dist.process_group import World, choose_threads, join, leave
+from phalanx.dist.process_group import World, join, leave
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.dist.stop import StopRequest
+from phalanx.dist.threads import choose_threads
+from phalanx.dist.watchdog import watched
 from phalanx.train import restore
 from phalanx.train.build import Parts, assemble, gather, length
 from phalanx.train.checks import check
@@ -52,11 +54,18 @@ def run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None 
         UserError: on bad input.
         TrainingFailed: where training cannot go on.
     """
+    with watched(RunDirectory.of(config), ranks, config.dist.hang_s):
+        return _run(config, ranks, stop, stop_at)
+
+
+def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None) -> ExitCode:
     world, threads = _join(config, ranks)
     directory = RunDirectory.of(config)
+    heartbeat.beat("build")
     before = directory.read_config() if directory.exists() else None
     goes_on = gather_json(world, bool(steps(directory.checkpoints)))[0]
     parts = assemble(config, together(world, lambda: gather(config, goes_on)), world)
+    heartbeat.beat("restore")
     stored, passed_over = restore.newest(directory, parts.engine, config)
     main_does(world, lambda: directory.create(config, threads))
     state = TrainState()
@@ -86,6 +95,7 @@ def run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None 
         tracker.event("failure", state.step, reason=f"{type(error).__name__}: {error}")
         raise
     finally:
+        heartbeat.beat("end")
         tracker.close(int(code))
     # The first rank to end makes launchers end the others; the last words to a tracking server may take a while.
     barrier(world)
@@ -103,6 +113,7 @@ def _prepare(
     stop_at: int | None,
 ) -> Run:
     engine, keeping = parts.engine, config.checkpoint
+    heartbeat.beat("warm-up")
     examples = parts.loader.examples(state.step, engine.warm_up_share)
     for sentence in engine.warm_up(parts.task.losses, examples):
         tracker.progress.say(f"phalanx: {sentence}")

@@ -20,7 +20,7 @@ class Tracker:
         self._log_every = config.train.log_every
         self._row: dict[str, float] = {}
         self._row_step = first_step
-        self._sinks: Sequence[Sink] = []
+        self._sinks: list[Sink] = []
         self.already_logged = 0
         self._metrics: JsonLines | None = None
         self._events: Events | None = None
@@ -37,7 +37,8 @@ class Tracker:
             self._events.write("cut_back", first_step, logged=self.already_logged)
         cut_back(run.metrics, first_step)
         self._metrics = JsonLines(run.metrics)
-        self._sinks = open_sinks(config, run, first_step, self.already_logged, self.progress.say)
+        rows = list(read_lines(run.metrics))
+        self._sinks = open_sinks(config, run, first_step, rows, self.already_logged, self.progress.say)
 
     def training(self, figures: Sequence[StepFigures]) -> None:
         """Figures of finished steps; every `train.log_every`-th is logged."""
@@ -77,9 +78,21 @@ class Tracker:
         if self._metrics is not None and self._row:
             # The file first: a sink may lack a step that a kill took, but never has one twice.
             self._metrics.append({"step": self._row_step, "time": time.time(), **self._row})
-            for sink in self._sinks:
-                sink.log(self._row_step, self._row)
+            for sink in list(self._sinks):
+                try:
+                    sink.log(self._row_step, self._row)
+                except Exception as error:
+                    self._lose(sink, error)
         self._row = {}
+
+    def _lose(self, sink: Sink, error: Exception) -> None:
+        """A server that is gone is no reason to stop; nor is its helper process, which gets the signals that we get."""
+        self._sinks.remove(sink)
+        reason = f"{type(error).__name__}: {error}"
+        self.event("tracking_lost", self._row_step, sink=sink.name, reason=reason)
+        self.progress.say(
+            f"phalanx: {sink.name} is lost ({reason}). metrics.jsonl goes on; a resume hands over what is missing"
+        )
 
     def sync(self) -> None:
         """Everything that was logged is on the disk when this returns."""
@@ -89,8 +102,11 @@ class Tracker:
 
     def close(self, exit_code: int) -> None:
         self._write_row()
-        for sink in self._sinks:
-            sink.close(exit_code)
+        for sink in list(self._sinks):
+            try:
+                sink.close(exit_code)
+            except Exception as error:
+                self._lose(sink, error)
         if self._metrics is not None:
             self._metrics.close()
         if self._events is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from phalanx.dist.files import write_atomically
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.slurm import failures
 from tests.running import DIGITS, lines, phalanx
@@ -38,7 +39,7 @@ class Told(Classification):
         while self.armed and (TOLD / f"pause-{rank}").exists():
             time.sleep(0.01)
         if self.armed and (TOLD / "slowly").exists():
-            time.sleep(0.1)
+            time.sleep(float((TOLD / "slowly").read_text()))
         harm = TOLD / f"harm-{rank}"
         if self.armed and harm.exists():
             what = harm.read_text()
@@ -84,7 +85,7 @@ class Job:
         return phalanx(verb, str(self.path), *further, cwd=self.folder, expect=expect, SLURM_CONF=self.cluster.conf).output
 
     def tell(self, what: str, word: str = "") -> None:
-        (self.told / what).write_text(word)
+        write_atomically(self.told / what, word)
 
     def forget(self, what: str) -> None:
         (self.told / what).unlink()

@@ -1,0 +1,199 @@
+"""Which rank hangs: what ranks publish of themselves, and the judgement over it. No torch here.
+
+Clocks of different nodes never meet: a rank publishes how long ago it moved, and a reader adds for how long it has heard
+nothing newer. So a rank whose sign does not change counts as one that does not move.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from phalanx.dist.heartbeat import STAGES, Stage
+
+# Saving has the patience of `checkpoint/saver.py`: a disk that is slow must not look like a rank that hangs.
+_SAVE_S = 3600.0
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a rank says of itself.
+
+    Attributes:
+        attempt: the start of the run that it belongs to; other starts left their signs too.
+        number: counts the signs.
+        age: seconds since it moved.
+        place: where its main thread is (`my_task.py:12, losses`), where it has been there for a while.
+        waits: whether it waits there for other ranks.
+        noted: whether it has written down that the run hangs, and is ready to end.
+        host, process, born: node, process id, and the clock ticks at which the kernel started it.
+    """
+
+    attempt: str
+    number: int
+    step: int
+    stage: Stage
+    age: float
+    place: str
+    waits: bool
+    noted: bool
+    host: str
+    process: int
+    born: int
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A rank's last sign, if there is any, and the seconds for which nothing newer was heard."""
+
+    sign: Sign | None
+    silence: float
+
+    @property
+    def still(self) -> float:
+        """Seconds for which it has not moved, as far as is known."""
+        return self.silence + (self.sign.age if self.sign else 0.0)
+
+    def answers(self, hang_s: float) -> bool:
+        return self.silence < hang_s / 2
+
+    def position(self, hang_s: float) -> tuple[int, int, bool, bool]:
+        """How far it has come; larger is farther. In one stage, a rank that answers, and waits for others, is farther."""
+        if self.sign is None:
+            return (-1, -1, False, False)
+        return (self.sign.step, STAGES.index(self.sign.stage), self.answers(hang_s), self.sign.waits)
+
+    def is_saving(self, hang_s: float) -> bool:
+        """Whether it may be about a save that takes long."""
+        return self.sign is not None and self.sign.stage == "save" and self.answers(hang_s) and self.still < _SAVE_S
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """That the run hangs, and by whom.
+
+    Attributes:
+        judge: the rank that says so.
+        hung: the ranks that are behind all others.
+        silent: the ranks that do not answer.
+        step, stage, places: where the hung ranks are; step -1 where they were never heard of.
+        seconds: for how long.
+    """
+
+    attempt: str
+    judge: int
+    hung: list[int]
+    silent: list[int]
+    step: int
+    stage: str
+    places: list[str]
+    seconds: float
+
+    def sentence(self, world: int) -> str:
+        """Who hangs, where, for how long."""
+        one = len(self.hung) == 1
+        who = f"rank {self.hung[0]}" if one else f"ranks {', '.join(map(str, self.hung))}"
+        if self.step < 0:
+            return f"{who} {'was' if one else 'were'} not heard of for {self.seconds:.0f} s"
+        where = f"in {'its' if one else 'their'} {self.stage}" + (f" of step {self.step}" if self.step else "")
+        places = f" ({'; '.join(self.places)})" if self.places else ""
+        said = f"{who} {'has' if one else 'have'} not moved for {self.seconds:.0f} s, {where}{places}"
+        if set(self.hung) & set(self.silent):
+            mute = "it does" if one else "some do" if set(self.hung) - set(self.silent) else "they do"
+            return (
+                f"{said}, and {mute} not answer: stopped, without its node or file system, or inside of code that holds the GIL"
+            )
+        return said + (", and none is behind the others: is it the network?" if len(self.hung) == world > 1 else "")
+
+
+T = TypeVar("T", Sign, Verdict)
+
+
+def judge(own: int, heard: Mapping[int, Heard], hang_s: float) -> Verdict | None:
+    """Whether nobody has moved for `hang_s` seconds, and who is behind.
+
+    Args:
+        own: the judging rank.
+        heard: of every rank, itself included.
+    """
+    if any(known.still < hang_s for known in heard.values()):
+        return None
+    behind = min(known.position(hang_s) for known in heard.values())
+    hung = {rank: known for rank, known in sorted(heard.items()) if known.position(hang_s) == behind}
+    if any(known.is_saving(hang_s) for known in hung.values()):
+        return None
+    signs = [known.sign for known in hung.values() if known.sign]
+    own_sign = heard[own].sign
+    assert own_sign is not None
+    return Verdict(
+        attempt=own_sign.attempt,
+        judge=own,
+        hung=list(hung),
+        silent=[rank for rank, known in sorted(heard.items()) if not known.answers(hang_s)],
+        step=behind[0],
+        stage=signs[0].stage if signs else "start",
+        places=list(dict.fromkeys(sign.place for sign in signs if sign.place)),
+        seconds=max(known.still for known in hung.values()),
+    )
+
+
+class Noticeboard:
+    """`RUN/.heartbeat/`: a file a rank, and the verdict; each is renamed into place, and none is fsynced.
+
+    Files, as they need nothing but the run directory, which all ranks share: they work before the ranks have met, and
+    without the node of rank 0, which may be the one that hangs. Over NFS a file may be seen up to a minute late; its rank
+    then seems to stand still by as much.
+    """
+
+    def __init__(self, folder: Path, rank: int, attempt: str):
+        self._folder, self._rank, self._attempt = folder, rank, attempt
+
+    def publish(self, sign: Sign) -> None:
+        """
+        Raises:
+            OSError: where it cannot be written.
+        """
+        self._write(self._sign(self._rank), asdict(sign))
+
+    def announce(self, verdict: Verdict) -> None:
+        """
+        Raises:
+            OSError: where it cannot be written.
+        """
+        self._write(self._verdict, asdict(verdict))
+
+    def sign_of(self, rank: int) -> Sign | None:
+        """A rank's newest sign of this attempt, if it can be read."""
+        return self._read(self._sign(rank), Sign)
+
+    def verdict(self) -> Verdict | None:
+        return self._read(self._verdict, Verdict)
+
+    def clear(self) -> None:
+        """Takes away what this rank left in an earlier attempt, and a verdict over it."""
+        for path in (self._sign(self._rank), self._verdict):
+            with suppress(OSError):  # it is not there, or will be written over
+                path.unlink()
+
+    @property
+    def _verdict(self) -> Path:
+        return self._folder / "verdict.json"
+
+    def _sign(self, rank: int) -> Path:
+        return self._folder / f"rank-{rank}.json"
+
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{self._rank}.tmp")
+        aside.write_text(json.dumps(content))
+        os.replace(aside, path)
+
+    def _read(self, path: Path, kind: type[T]) -> T | None:
+        try:
+            found = kind(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):  # not there, or another version's
+            return None
+        return found if found.attempt == self._attempt else None

@@ -63,8 +63,8 @@ def test_a_run_through_time_limit_preemption_a_dead_node_and_a_resize_is_the_unb
     assert [line["step"] for line in lines(job.path / "metrics.jsonl")] == list(range(1, 61))
     quiet = ("save", "evaluate", "cut_back", "tracking_lost", "failure")
     told = [e["event"] for e in job.events if e["event"] not in quiet]
-    # Whether SLURM or the ranks notice first that the node is dead, its end is told by the batch script.
-    assert told.pop(7) in ("ended", "requeue")
+    if told[7] != "resume":  # SLURM, which noticed the dead node, may let the batch script have its last word, or not
+        assert told.pop(7) in ("ended", "requeue")
     story = ["start", "preempt", "requeue", "resume", "preempt", "requeue", "resume"]
     assert told == [*story, "resume", "preempt", "ended", "resume", "resize", "done"]
     assert [e["reason"] for e in job.events if e["event"] == "requeue"][1] == "preempted"

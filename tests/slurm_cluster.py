@@ -41,17 +41,20 @@ class VirtualCluster:
 
     Args:
         accounting: whether a slurmdbd keeps accounts, so that sacct answers.
+        hosts: whether each node has a network of its own, whose link can be cut.
 
     Attributes:
         conf: value of the environment variable SLURM_CONF, by which SLURM's commands, and what they start, find this cluster.
     """
 
-    def __init__(self, directory: Path, accounting: bool = False):
-        self._directory, self._accounting = directory, accounting
+    def __init__(self, directory: Path, accounting: bool = False, hosts: bool = False):
+        self._directory, self._accounting, self._hosts = directory, accounting, hosts
         self.conf = str(directory / "etc/slurm.conf")
 
     def __enter__(self) -> "VirtualCluster":
         try:
+            if self._hosts:
+                self.link("up", 2)
             self._script("start.sh")
         except subprocess.TimeoutExpired:
             self.stop()  # the script was killed before it could clean up
@@ -64,6 +67,12 @@ class VirtualCluster:
     def stop(self) -> None:
         """Ends its jobs and its daemons."""
         self._script("stop.sh")
+        if self._hosts:
+            self.link("down")
+
+    def link(self, what: str, *node: int) -> None:
+        """`up`, `cut`, `mend`, `down`: what hosts.sh does to the network."""
+        _output(["bash", str(SCRIPTS / "hosts.sh"), what, *map(str, node)])
 
     def ask(self, *command: str) -> str:
         """What a command of SLURM's prints."""
@@ -81,7 +90,8 @@ class VirtualCluster:
         return found
 
     def _script(self, name: str) -> None:
-        _output(["bash", str(SCRIPTS / name), str(self._directory)], ACCOUNTING=str(int(self._accounting)))
+        variables = {"ACCOUNTING": str(int(self._accounting)), "NAMESPACES": str(int(self._hosts))}
+        _output(["bash", str(SCRIPTS / name), str(self._directory)], **variables)
 
 
 def insist() -> None:

@@ -212,6 +212,7 @@ def evaluate_run(config: RunConfig, ranks: Ranks, report: Callable[[int, dict[st
     stored, _ = restore.newest(directory, parts.engine, config)
     if stored is None:
         raise UserError(f"{directory.path} has no checkpoint to evaluate. Train it first.", shared=True)
+    parts.engine.make_room(stored)
     restore.fill(directory, parts.engine, stored)
     metrics = evaluate(parts.engine, parts.task, parts.evaluation)
     if ranks.is_main:

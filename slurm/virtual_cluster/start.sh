@@ -10,6 +10,7 @@
 # Environment:
 #   BASE_PORT=N    first of the NODES + 2 TCP ports that it listens on; if not given, some that are free
 #   ACCOUNTING=1   a real slurmdbd on a private MariaDB too, so that sacct answers
+#   NAMESPACES=1   each node in a network namespace of its own, which hosts.sh made
 #
 # Exit codes: 0 it runs, 1 it did not start (and nothing is left running), 2 it cannot run here, or not with these arguments.
 set -euo pipefail
@@ -17,6 +18,7 @@ set -euo pipefail
 HERE=$(dirname "$(realpath "$0")")
 PATH=$PATH:/usr/sbin:/sbin # where the daemons are; not every root shell looks there
 ACCOUNTING=${ACCOUNTING:-0}
+NAMESPACES=${NAMESPACES:-0}
 START_TIMEOUT_S=30
 
 refuse() {
@@ -97,8 +99,9 @@ choose_ports() {
 # --- configuration
 
 write_slurm_conf() {
-  local last=$((NODES - 1)) host gres="" accounting=""
+  local last=$((NODES - 1)) host gres="" accounting="" controller=127.0.0.1 addresses=127.0.0.1
   host=$(hostname -s)
+  [[ $NAMESPACES != 1 ]] || controller=10.77.0.1 addresses="10.77.0.[10-$((10 + last))]"
   [[ $GPUS == 0 ]] || gres="Gres=gpu:$GPUS"
   [[ $ACCOUNTING != 1 ]] || accounting="
 AccountingStorageType=accounting_storage/slurmdbd
@@ -107,7 +110,7 @@ AccountingStoragePort=$((BASE_PORT + 1))
 AccountingStoragePass=$DIR/run/munge.socket"
   cat >"$SLURM_CONF" <<CONF
 ClusterName=virtual
-SlurmctldHost=$host(127.0.0.1)
+SlurmctldHost=$host($controller)
 SlurmctldPort=$BASE_PORT
 SlurmUser=root
 SlurmdUser=root
@@ -148,7 +151,7 @@ DefMemPerCPU=4000
 GresTypes=gpu
 # The nodes are as large as this file says, whatever the machine has.
 SlurmdParameters=config_overrides
-NodeName=node[0-$last] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((BASE_PORT + 2))-$((BASE_PORT + 2 + last))] \
+NodeName=node[0-$last] NodeHostname=$host NodeAddr=$addresses Port=[$((BASE_PORT + 2))-$((BASE_PORT + 2 + last))] \
 CPUs=$CPUS RealMemory=$((CPUS * 4000)) $gres State=UNKNOWN
 
 PreemptType=preempt/partition_prio
@@ -212,11 +215,19 @@ start_accounting() {
   wait_until "$START_TIMEOUT_S" is_listening $((BASE_PORT + 1))
 }
 
+start_node() { # NODE
+  if [[ $NAMESPACES == 1 ]]; then
+    ip netns exec "phalanx$1" slurmd -N "node$1"
+  else
+    slurmd -N "node$1"
+  fi
+}
+
 start_slurm() {
   local node
   slurmctld
   for ((node = 0; node < NODES; node++)); do
-    slurmd -N "node$node"
+    start_node "$node"
   done
   wait_until "$START_TIMEOUT_S" is_listening "$BASE_PORT"
   wait_until "$START_TIMEOUT_S" all_nodes_idle

@@ -39,7 +39,7 @@ DIST = {
     "strategy": "ddp", "precision": "fp32", "loss_scale": 65536.0, "loss_scale_window": 2000, "sync_bn": "off",
     "reduce": "fast", "exchange": "step", "shard_ranks": None, "reshard_after_forward": True, "gather": "full",
     "offload": False, "deepspeed": None, "channels_last": False, "compile": False, "device": "auto", "threads": None,
-    "timeout_s": 600.0,
+    "interface": None, "hang_s": 900.0, "timeout_s": 1800.0,
 }  # fmt: skip
 
 

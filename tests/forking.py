@@ -182,7 +182,7 @@ class Forge:
         self._orders += 1
         folder = self._folder / str(self._orders)
         folder.mkdir()
-        order = {"arguments": list(arguments), "cwd": str(cwd), "environment": dict(environment), "ranks": ranks}
+        order = {"arguments": list(arguments), "cwd": str(cwd.absolute()), "environment": dict(environment), "ranks": ranks}
         order |= {"folder": str(folder), "port": get_free_port() if ranks > 1 else 0}
         stdin: IO[str] = self._server.stdin  # type: ignore[assignment]
         stdin.write(json.dumps(order) + "\n")

@@ -107,6 +107,16 @@ class Pool:
         if self._worlds % RENEW_AFTER == 0:
             self.close()
             self._ranks = self._start()
+        try:
+            return self._run(world, function, *arguments)
+        except (EOFError, OSError):
+            ended = [rank for rank, (process, _) in enumerate(self._ranks) if process.exitcode is not None]
+            for process, _ in self._ranks:
+                process.kill()
+            self._ranks = self._start()
+            raise AssertionError(f"rank {', '.join(map(str, ended))} ended in {function.__name__}") from None
+
+    def _run(self, world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         port = _free_port()
         for rank, (_, connection) in enumerate(self._ranks[:world]):
             connection.send((rank, world, port, function, arguments))

@@ -1,7 +1,5 @@
 """The engine on real ranks: the same training whatever their number."""
 
-import json
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +16,7 @@ from phalanx.dist.engine import Engine
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything
 from tests.dist.resuming import resume
+from tests.dist.tracing import collectives
 from tests.rank_pool import Pool
 from tests.running import DIGITS
 
@@ -201,27 +200,22 @@ def test_the_warm_up_leaves_no_trace(pool: Pool) -> None:
     pool.run(2, warmed_up_twice)
 
 
-def collectives(world: World, *overrides: str) -> Counter[str]:
-    """The collectives of the two steps after the first, as torch's execution trace has them, DDP's in C++ included."""
+def exchanged(world: World, *overrides: str) -> Counter[str]:
+    """The collectives of the two steps after the first."""
     engine = engine_on(world, config("dist.precision=fp32", *overrides))
     train(world, engine, [0])
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        trace = torch.profiler.ExecutionTraceObserver().register_callback(file.name)
-        trace.start()
+    with collectives() as found:
         for step in (1, 2):
             batch = [micro_batch(step, v) for v in range(engine.mine.first, engine.mine.last)]
             for part in engine.micro_batches(step, batch, [weights(b) for b in batch]):
                 engine.backward(losses(engine.model, part))
             engine.step()
-        trace.stop()
-        trace.unregister_callback()
-        nodes = json.loads(Path(file.name).read_text())["nodes"]
-    return Counter(node["name"] for node in nodes if node["name"].startswith("c10d::"))
+    return found
 
 
 def test_a_step_has_one_small_collective_besides_the_gradients(pool: Pool) -> None:
     """The gradients fit into one bucket."""
-    for found in pool.run(2, collectives):
+    for found in pool.run(2, exchanged):
         assert found == {"c10d::allreduce_": 2 * 2}  # two steps, each the gradients and the message
 
 
@@ -231,13 +225,13 @@ SUMS = ("c10d::allreduce_", "c10d::_reduce_scatter_base_")
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "hsdp", "zero1"])
 def test_gradients_are_exchanged_once_a_step_however_many_micro_batches_a_rank_runs(pool: Pool, strategy: str) -> None:
     how = [f"dist.strategy={strategy}", *(["dist.shard_ranks=1"] if strategy == "hsdp" else [])]
-    (few, _), (many, _) = (pool.run(2, collectives, *how, f"train.global_batch={size}") for size in (8, 32))
+    (few, _), (many, _) = (pool.run(2, exchanged, *how, f"train.global_batch={size}") for size in (8, 32))
     assert [few[name] for name in SUMS] == [many[name] for name in SUMS] != [0, 0]
 
 
 @pytest.mark.parametrize("how", [["dist.strategy=fsdp", "dist.exchange=micro_batch"], ["dist.strategy=zero2"]])
 def test_gradients_are_exchanged_every_micro_batch_where_memory_asks_for_it(pool: Pool, how: list[str]) -> None:
-    (few, _), (many, _) = (pool.run(2, collectives, *how, f"train.global_batch={size}") for size in (8, 32))
+    (few, _), (many, _) = (pool.run(2, exchanged, *how, f"train.global_batch={size}") for size in (8, 32))
     messages = 2  # one a step, whatever the micro-batches
     per_micro_batch = [sum(found[name] for name in SUMS) - messages for found in (few, many)]
     assert per_micro_batch[1] == 4 * per_micro_batch[0]

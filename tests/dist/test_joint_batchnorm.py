@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from phalanx.dist.joint_batchnorm import JointBatchNorm, convert, partners_of
 from phalanx.dist.process_group import World
+from tests.dist.tracing import collectives
 from tests.rank_pool import Pool
 
 
@@ -99,21 +100,24 @@ def test_it_equals_batchnorm_on_the_whole_batch(pool: Pool, name: str, sizes: tu
         start += size
 
 
-def without_communication(world: World) -> list[str]:
+def without_communication(world: World) -> tuple[int, int]:
     """In evaluation, and in a turn without partners, nothing is exchanged."""
     model, batches, _ = _made("cnn")
     model, _ = convert(model, JointBatchNorm)
     group = torch.distributed.new_group(list(range(world.ranks.world)))
     plain = _made("cnn")[0]
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with collectives() as found:
         assert torch.equal(model.train()(batches[0]), plain.train()(batches[0]))
         partners_of(model).group = group
         assert torch.equal(model.eval()(batches[0]), plain.eval()(batches[0]))
-    return [event.name for event in profile.events() if event.name.startswith("gloo:")]
+    with collectives() as together:
+        model.train()(batches[0])
+    return found.total(), together.total()
 
 
 def test_evaluation_and_turns_alone_exchange_nothing(pool: Pool) -> None:
-    assert pool.run(2, without_communication) == [[], []]
+    for alone, together in pool.run(2, without_communication):
+        assert alone == 0 < together
 
 
 def half(world: World) -> tuple[torch.dtype, float]:

@@ -20,7 +20,7 @@ from phalanx.dist.run_directory import Events, RunDirectory
 from phalanx.slurm import ask, failures, jobs
 from phalanx.slurm.verdict import Ending, Verdict, judge
 
-_HUNG = "Hung"  # the type of the reports that dist/heartbeat.py leaves
+_HUNG = "Hung"  # the type of the reports that dist/watchdog.py leaves
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     verdict = judge(ending)
     _note(run, step, job, verdict)
     if verdict.action == "requeue":
-        write_json(_file(run), {"step": step, "in_a_row": verdict.in_a_row})
+        write_json(_file(run), {"job": job, "step": step, "in_a_row": verdict.in_a_row})
         try:
             ask.requeue(job)
         except ask.SlurmError as error:
@@ -48,8 +48,14 @@ def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
     reported = failures.reports(run, attempt())
     hung = [report for report in reported if report.kind == _HUNG]
     own = [report for report in reported if not report.echo and report.kind != _HUNG]
-    stored = json.loads(_file(run).read_text()) if _file(run).exists() else {"step": 0, "in_a_row": 0}
-    found = ask.job(job)
+    stored = json.loads(_file(run).read_text()) if _file(run).exists() else {}
+    if stored.get("job") != job:
+        stored = {"step": 0, "in_a_row": 0}  # whoever submits a run again gives it another chance
+    try:
+        found = ask.job(job)
+    except ask.SlurmError as error:
+        print(f"phalanx: {error}", flush=True)
+        found = None
     return Ending(
         code=code,
         state=found.state if found else "UNKNOWN",

@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from phalanx.configs.data import DataConfig
 from phalanx.configs.section import REQUIRED, RunName, Section, Tag, Whole, bookkeeping, experiment, hardware
 from phalanx.configs.slurm import SlurmConfig
 
@@ -24,23 +25,15 @@ class TaskConfig(Section):
     options: dict[str, Any] = experiment({}, "keyword arguments for a task of your own")
 
 
-class AugmentConfig(Section):
-    shift: Whole = experiment(0, "random translation by up to so many pixels, the border filled with zeros", ge=0)
-    flip: float = experiment(0.0, "probability of a horizontal flip", ge=0, le=1)
-
-
-class DataConfig(Section):
-    name: str = experiment(REQUIRED, "the dataset: digits, fashion_mnist")
-    root: str | None = hardware(None, "folder that holds the dataset's files, where it needs any")
-    image_size: Whole = experiment(32, "side of the square image that the network sees, in pixels", ge=1)
-    augment: AugmentConfig = Field(AugmentConfig(), description="random augmentation while training")
-    workers: Whole = hardware(2, "loader processes a rank; 0 loads in the training process", ge=0)
-    ledger: bool = bookkeeping(False, "write the sample ids of every step to ledger/rank-N.jsonl")
-
-
 class ModelConfig(Section):
     name: str = experiment(REQUIRED, "the network, as torchvision spells it: resnet18")
-    weights: str | None = experiment(None, "file or folder of weights to start from; nothing in it is unpickled")
+    weights: str | None = experiment(
+        None,
+        "weights to start from: a file or folder, nothing in it is unpickled; or torchvision, torchvision/IMAGENET1K_V1, timm",
+    )
+    fresh: list[str] = experiment(
+        [], "parameters that start fresh though model.weights has them, by patterns of their names, such as fc.*"
+    )
     backbone: str | None = experiment(None, "backbone of a network that takes one")
     num_classes: Whole | None = experiment(None, "outputs; the data's number of classes if not given", ge=1)
     in_channels: Whole | None = experiment(None, "channels of the image; the data's if not given", ge=1)
@@ -48,12 +41,43 @@ class ModelConfig(Section):
         "standard", "first layers of a ResNet: the paper's 7x7 with stride 4 in all, or a 3x3 with stride 1 for small images"
     )
     dropout: float = experiment(0.0, "dropout before the last linear layer", ge=0, lt=1)
+    drop_path: float = experiment(0.0, "stochastic depth of the last block, rising from 0 (arXiv:1603.09382)", ge=0, lt=1)
+    output_stride: Literal[8, 16, 32] | None = experiment(
+        None, "stride of the deepest features, kept by dilation; the network's own if not given"
+    )
     freeze: list[str] = experiment([], "parameters that are not trained, by patterns of their names, such as layer1.*")
 
 
+def _class_weights(value: Any) -> Any:
+    """The word `balanced`, or numbers."""
+    if value == "balanced":
+        return value
+    try:
+        numbers = [float(number) for number in value] if isinstance(value, list | tuple) else []
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or min(numbers) < 0 or max(numbers) == 0:
+        raise ValueError("balanced, or a list of numbers, one a class")
+    return numbers
+
+
+ClassWeights = Annotated[Literal["balanced"] | list[float], BeforeValidator(_class_weights)]
+
+
 class LossConfig(Section):
-    name: Literal["cross_entropy"] = experiment("cross_entropy", "the loss")
+    name: Literal["cross_entropy", "bce", "focal", "mse", "l1"] = experiment(
+        "cross_entropy", "the loss; bce and focal take several labels an image too; mse and l1 compare probabilities"
+    )
     label_smoothing: float = experiment(0.0, "share of the target spread over all classes (arXiv:1512.00567)", ge=0, lt=1)
+    class_weights: ClassWeights | None = experiment(
+        None, "weight of each class: numbers in the order of the classes, or balanced: inversely to their frequency"
+    )
+    pos_weight: ClassWeights | None = experiment(
+        None, "bce: weight of positive labels of each class: numbers, or balanced: negatives over positives"
+    )
+    focal_gamma: float = experiment(2.0, "focal: exponent that weakens easy samples (arXiv:1708.02002)", ge=0)
+    focal_alpha: float | None = experiment(None, "focal: weight of positives, 1 - alpha of negatives", ge=0, le=1)
+    auxiliary: float | None = experiment(None, "weight of auxiliary heads' losses; the network's own if not given", ge=0)
 
 
 class OptimConfig(Section):
@@ -85,6 +109,9 @@ class TrainConfig(Section):
         None, "decay a step, such as 0.999, of a moving average of the weights, which evaluation uses; off if null", gt=0, lt=1
     )
     eval_every: Whole | None = bookkeeping(None, "steps between evaluations; there is always one at the end", ge=1)
+    patience: Whole | None = bookkeeping(
+        None, "end early after so many evaluations in a row without a better checkpoint.best; never if null", ge=1
+    )
     log_every: Whole = bookkeeping(10, "steps between lines of the log", ge=1)
     deterministic: bool = hardware(False, "deterministic kernels: on GPUs needed for equality to the last bit, and slower")
 
@@ -276,8 +303,32 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
     if train.steps is None and train.epochs is None:
         yield "train.steps", "neither train.steps nor train.epochs is given. Set one of them."
     yield from _contradictions_of_ranks(config)
+    yield from _contradictions_of_data(config)
     if config.optim.nesterov and not config.optim.momentum:
         yield "optim.nesterov", "Nesterov momentum needs optim.momentum above 0. Set one, or optim.nesterov=false."
+
+
+def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Those of the sections `data` and `loss`, and of what ends a run early."""
+    data, loss = config.data, config.loss
+    if data.fold is not None and data.val_fraction is not None:
+        yield "data.fold", "data.fold and data.val_fraction are two ways to split. Remove one."
+    if data.augment.area is not None and data.augment.scale is not None:
+        yield "data.augment.scale", "data.augment.area and data.augment.scale are two ways to crop. Remove one."
+    if data.augment.area is not None and data.augment.area[1] > 1:
+        yield "data.augment.area", f"data.augment.area={list(data.augment.area)} holds shares of the image: at most 1."
+    if (data.mean is None) != (data.std is None):
+        yield "data.mean", "data.mean and data.std go together. Set both, or neither."
+    if data.std is not None and not all(value > 0 for value in data.std):
+        yield "data.std", f"data.std={data.std}: every number must be above zero."
+    if loss.pos_weight is not None and loss.name != "bce":
+        yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
+    if loss.focal_alpha is not None and loss.name != "focal":
+        yield "loss.focal_alpha", f"loss.focal_alpha is for loss.name=focal, not {loss.name}. Remove it, or set focal."
+    if loss.label_smoothing and loss.name != "cross_entropy":
+        yield "loss.label_smoothing", f"loss.label_smoothing is for cross_entropy, not {loss.name}. Set it to 0."
+    if config.train.patience is not None and config.checkpoint.best is None:
+        yield "train.patience", "train.patience needs the metric to watch. Set checkpoint.best, such as val/top1."
 
 
 ZERO = ("zero1", "zero2", "zero3")

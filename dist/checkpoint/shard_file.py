@@ -15,10 +15,12 @@ from typing import Any, BinaryIO
 import xxhash
 
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, elements
+from phalanx.dist.files import start_writeback
 
 BLOCK_BYTES = 16 << 20
 _LARGEST_HEADER = 100 << 20  # the library's own limit
 _PIECE_BYTES = 1 << 20
+_WRITEBACK_BYTES = 8 << 20  # the disk begins with so much at a time, and does not wait for the fsync at the end
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,16 @@ class _Summing:
 
     def __init__(self, file: BinaryIO):
         self._file, self._hash, self._room, self.size = file, xxhash.xxh3_64(), BLOCK_BYTES, 0
+        self._handed_over = 0  # bytes that the disk was asked to begin with
         self.blocks: list[str] = []
 
     def write(self, memory: memoryview) -> None:
         self._file.write(memory)
         self.size += len(memory)
+        if self.size - self._handed_over >= _WRITEBACK_BYTES:
+            self._file.flush()
+            start_writeback(self._file.fileno(), self._handed_over, self.size - self._handed_over)
+            self._handed_over = self.size
         while len(memory) >= self._room:
             self._hash.update(memory[: self._room])
             memory = memory[self._room :]

@@ -1,8 +1,9 @@
 """Where the ranks of a SLURM step meet: rank 0 opens a port of the kernel's choice and publishes it in the run directory.
 
-No port is guessed and no host name has to resolve. A node that does not reach another is named within a minute. No step meets
-another's past: the file's name holds the job, the step, the number of restarts, and the port of the srun that launched it,
-and rank 0 takes the file away once all have met.
+No port is guessed and no host name has to resolve. A node that does not reach another is named within a minute: one that does
+not even reach rank 0 leaves word beside the published address, and rank 0, which would wait for it, passes it on and ends.
+No step meets another's past: the files' names hold the job, the step, the number of restarts, and the port of the srun that
+launched it, and rank 0 takes the address away once all have met.
 """
 
 import json
@@ -19,6 +20,8 @@ from phalanx.configs.errors import RanksApart, UserError
 from phalanx.dist import network
 from phalanx.dist.environment import Ranks
 from phalanx.dist.files import write_json
+
+_LOOK_S = 1.0
 
 
 def meeting_place(folder: Path, environment: Mapping[str, str] = os.environ) -> Path:
@@ -45,12 +48,13 @@ def slurm_store(
     if ranks.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         store = TCPStore("0.0.0.0", 0, ranks.world, is_master=True, timeout=timeout, wait_for_workers=False)
-        write_json(published, {"address": own, "port": store.port, "node": _name(environment)})
+        write_json(published, {"address": own, "port": store.port, "node": _name(ranks, environment)})
     else:
         store = _reached(ranks, published, timeout, environment)
     nodes = int(environment.get("SLURM_STEP_NUM_NODES", "1"))
     if nodes > 1 and ranks.local_rank == 0:
-        network.all_reach_all(store, ranks.node, nodes, _name(environment), own)
+        look = _Reader(published).look if ranks.is_main else lambda: None
+        network.all_reach_all(store, ranks.node, nodes, _name(ranks, environment), own, timeout.total_seconds(), look)
     return store
 
 
@@ -67,13 +71,45 @@ def _reached(ranks: Ranks, published: Path, timeout: timedelta, environment: Map
     meeting = json.loads(published.read_text())
     address, port = meeting["address"], meeting["port"]
     if reason := network.reach(address, port):
-        raise RanksApart(
-            f"{_name(environment)} (rank {ranks.rank}) cannot reach {meeting['node']} (rank 0) at {address}: {reason}. "
-            "Exclude the node (slurm.exclude), or set dist.interface to another network."
-        )
+        sentence = network.apart(_name(ranks, environment), meeting["node"], address, reason)
+        if ranks.local_rank == 0:  # it speaks for its node
+            write_json(_word(published, ranks.node), sentence)
+        raise RanksApart(f"{sentence}. {network.REMEDY}")
     return TCPStore(address, port, ranks.world, is_master=False, timeout=timeout, wait_for_workers=False)
 
 
-def _name(environment: Mapping[str, str]) -> str:
-    """This node, as SLURM calls it."""
-    return environment.get("SLURMD_NODENAME") or socket.gethostname()
+def _word(published: Path, node: int | str) -> Path:
+    """The file in which a node says that it cannot reach rank 0."""
+    return published.with_suffix(f".apart-{node}")
+
+
+class _Reader:
+    """Rank 0's look for nodes that cannot reach it. One rank looks, once a second: the folder may be far away."""
+
+    def __init__(self, published: Path):
+        self._published, self._next = published, 0.0
+
+    def look(self) -> None:
+        """
+        Raises:
+            RanksApart: naming all nodes that have said so.
+        """
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + _LOOK_S
+        if not self._words():
+            return
+        time.sleep(_LOOK_S)  # the others will say it too, where it is rank 0's node that is cut off
+        words = self._words()
+        sentences = [str(json.loads(word.read_text())) for word in words]
+        for file in (self._published, *words):
+            file.unlink(missing_ok=True)
+        raise RanksApart(f"{'; '.join(sentences)}. {network.REMEDY}")
+
+    def _words(self) -> list[Path]:
+        return sorted(self._published.parent.glob(_word(self._published, "*").name))
+
+
+def _name(ranks: Ranks, environment: Mapping[str, str]) -> str:
+    """This node, as SLURM calls it, and the rank that speaks for it."""
+    return f"{environment.get('SLURMD_NODENAME') or socket.gethostname()} (rank {ranks.rank})"

@@ -136,16 +136,34 @@ def new_identity(config: RunConfig, threads: int | None) -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, with `+` if files were changed; None outside a git checkout."""
-    here = Path(__file__).resolve().parent
-    commands = (["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    """The commit of the code that runs, with `+` if files were changed; None outside a git checkout and a snapshot of one."""
+    file = Path(__file__).resolve()
+    # A snapshot knows its own: it may lie in a repository whose commit is another one meanwhile. One of a checkout has this
+    # file in CODE/dist, one of a package in CODE/src/phalanx/dist.
+    for root in (file.parents[1], file.parents[3]):
+        if (said := _said_by_snapshot(root / "commit.json")) is not None:
+            commit, changed = said
+            return commit and commit + ("+" if changed else "")
+    # An installed package may lie in somebody's repository: git must know the file.
+    known = ["git", "ls-files", "--error-unmatch", file.name]
+    commands = (known, ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
     try:
-        head, changes = (
-            subprocess.run(c, cwd=here, capture_output=True, text=True, check=True, timeout=10).stdout.strip() for c in commands
+        _, head, changes = (
+            subprocess.run(c, cwd=file.parent, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for c in commands
         )
     except (OSError, subprocess.SubprocessError):
         return None
     return head + ("+" if changes else "")
+
+
+def _said_by_snapshot(file: Path) -> tuple[str | None, bool] | None:
+    """The commit, and whether files were changed, from what `slurm/snapshot.py` left; None where it did not."""
+    try:
+        said = json.loads(file.read_text())
+        return said["commit"], said["changed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class Events:

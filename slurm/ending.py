@@ -16,6 +16,7 @@ from phalanx.dist import mailbox
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.environment import attempt
 from phalanx.dist.files import write_json
+from phalanx.dist.network import REMEDY
 from phalanx.dist.run_directory import Events, RunDirectory
 from phalanx.slurm import ask, failures, jobs
 from phalanx.slurm.verdict import Ending, Verdict, judge
@@ -67,6 +68,7 @@ def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
         progress=step > stored["step"],
         in_a_row=stored["in_a_row"],
         most=run.read_config().slurm.max_requeues,
+        apart=next((report.message.removesuffix(f". {REMEDY}") for report in reported if report.apart), None),
     )
 
 

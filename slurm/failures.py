@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from phalanx.configs.errors import RanksApart
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.slurm.parameters import ATTEMPT
 
@@ -19,7 +20,7 @@ class Report:
     """What a rank left in errors/rank-N.json.
 
     Attributes:
-        echo: whether it is only that the other ranks were gone.
+        echo: whether it is only that the other ranks were gone, or were never reached.
     """
 
     rank: int
@@ -31,9 +32,17 @@ class Report:
     attempt: str
     echo: bool
 
+    @property
+    def apart(self) -> bool:
+        """Whether it names the nodes that do not reach each other: then it is the reason, though another try is worth it."""
+        return self.kind == RanksApart.__name__
+
 
 def reports(run: RunDirectory, attempt: str | None = None) -> list[Report]:
-    """The failures of an attempt, the newest if not given, in the order of time; those that echo others last."""
+    """The failures of an attempt, the newest if not given, in the order of time.
+
+    Those that echo others come last, and first among them those that name nodes which do not reach each other.
+    """
     found = []
     for path in sorted(run.errors.glob("rank-*.json")):
         try:
@@ -42,7 +51,7 @@ def reports(run: RunDirectory, attempt: str | None = None) -> list[Report]:
             continue  # the disk was full as it was written, perhaps; the others count
     if attempt is None and found:
         attempt = max(found, key=lambda report: report.time).attempt
-    return sorted((r for r in found if r.attempt == attempt), key=lambda report: (report.echo, report.time))
+    return sorted((r for r in found if r.attempt == attempt), key=lambda report: (report.echo, not report.apart, report.time))
 
 
 def _report(stored: dict[str, Any]) -> Report:

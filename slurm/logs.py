@@ -48,18 +48,21 @@ def lines(run: RunDirectory, rank: int | None, count: int) -> list[str]:
     """
     run.read_config()
     reports, lost = _of_newest_attempt(run), _lost(run)
-    told = [] if not reports or (reports[0].echo and lost) else _told(reports[0])
+    first = reports[0] if reports else None
+    told = [] if first is None or (first.echo and not first.apart and lost) else _told(first)
     if not told and lost:
         told = [f"the first rank to end, as srun saw it: {lost}"]
-    if not told and reports:
-        told = _told(reports[0])
-    if others := len(reports) - 1 if reports else 0:
+    if not told and first:
+        told = _told(first)
+    if others := len(reports) - 1 if first and not first.apart else 0:  # the others say the same
         told.append(f"{others} more rank{'s' if others > 1 else ''} failed after it: errors/ has their reports")
-    shown = rank if rank is not None else reports[0].rank if reports and not reports[0].echo else 0
+    shown = rank if rank is not None else first.rank if first and (first.apart or not first.echo) else 0
     return [*told, *_tail(run, shown, count, wanted=rank is not None)]
 
 
 def _told(report: Report) -> list[str]:
+    if report.apart:
+        return [report.message]  # no bug: it says who, where and what to change
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time))
     return [
         f"rank {report.rank} on {report.host} failed first, at {at}: {report.kind}: {report.message}",

@@ -23,6 +23,7 @@ class Ending:
         progress: whether there is a newer checkpoint than at the last requeue.
         in_a_row: requeues without progress so far.
         most: how many of these are allowed.
+        apart: which nodes do not reach each other, if some do not.
     """
 
     code: int
@@ -35,6 +36,7 @@ class Ending:
     progress: bool
     in_a_row: int
     most: int
+    apart: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def _why(ending: Ending) -> str:
         return "preempted"
     if ending.hung:
         return "a rank hung"
+    if ending.apart is not None:
+        return ending.apart
     if ending.code == ExitCode.STOPPED_EARLY:
         return "the time limit is near, or a signal came"
     return f"{_ranks(ending.lost)} ended without a word" if ending.lost else "ranks lost each other"

@@ -71,7 +71,7 @@ class VirtualCluster:
             self.link("down")
 
     def link(self, what: str, *node: int) -> None:
-        """`up`, `cut`, `mend`, `down`: what hosts.sh does to the network."""
+        """`up`, `cut`, `mend`, `wall`, `down`: what hosts.sh does to the network."""
         _output(["bash", str(SCRIPTS / "hosts.sh"), what, *map(str, node)])
 
     def ask(self, *command: str) -> str:

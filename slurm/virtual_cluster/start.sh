@@ -99,9 +99,13 @@ choose_ports() {
 # --- configuration
 
 write_slurm_conf() {
-  local last=$((NODES - 1)) host gres="" accounting="" controller=127.0.0.1 addresses=127.0.0.1
+  local last=$((NODES - 1)) host gres="" accounting="" controller=127.0.0.1 addresses=127.0.0.1 hosts="" held=5
   host=$(hostname -s)
-  [[ $NAMESPACES != 1 ]] || controller=10.77.0.1 addresses="10.77.0.[10-$((10 + last))]"
+  if [[ $NAMESPACES == 1 ]]; then
+    # srun listens below the ports that the kernel chooses, so that `hosts.sh wall` can tell it from ranks. A host that was out
+    # of reach gets the order to end its part of a job up to a minute later, and a job that was requeued must not run by then.
+    controller=10.77.0.1 addresses="10.77.0.[10-$((10 + last))]" hosts="SrunPortRange=31000-31999" held=75
+  fi
   [[ $GPUS == 0 ]] || gres="Gres=gpu:$GPUS"
   [[ $ACCOUNTING != 1 ]] || accounting="
 AccountingStorageType=accounting_storage/slurmdbd
@@ -116,8 +120,9 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# A requeued job is held for the lifetime of a credential: 5 s instead of 2 minutes.
-AuthInfo=socket=$DIR/run/munge.socket,cred_expire=5
+# A requeued job is held for the lifetime of a credential: a few seconds instead of 2 minutes.
+AuthInfo=socket=$DIR/run/munge.socket,cred_expire=$held
+$hosts
 StateSaveLocation=$DIR/state
 SlurmdSpoolDir=$DIR/spool/%n
 SlurmctldPidFile=$DIR/run/slurmctld.pid

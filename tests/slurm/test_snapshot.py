@@ -61,12 +61,17 @@ def take(tmp_path: Path) -> Take:
     return taken
 
 
-def python(taken: Snapshot, cwd: Path, program: str, *arguments: str) -> list[str]:
-    """The lines that a program prints which runs in the snapshot's environment."""
-    command, environment = [sys.executable, "-c", program, *arguments], clean_environment(**taken.environment())
+def python(taken: Snapshot | Path, cwd: Path, program: str, *arguments: str) -> list[str]:
+    """The lines that a program prints which runs in the snapshot's environment, or with a package that lies in a folder."""
+    variables = taken.environment() if isinstance(taken, Snapshot) else {"PYTHONPATH": str(taken)}
+    command, environment = [sys.executable, "-c", program, *arguments], clean_environment(**variables)
     return subprocess.run(
         command, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=100
     ).stdout.splitlines()
+
+
+NEW_RUN = "import sys; from phalanx.configs.load import load; from phalanx.dist.run_directory import new_identity"
+NEW_RUN += "; print(new_identity(load([sys.argv[1]], ['name=new']), None)['commit'])"
 
 
 def described(taken: Snapshot) -> dict[str, object]:
@@ -151,6 +156,12 @@ def test_a_job_imports_the_snapshot_though_the_checkout_was_edited_since(checkou
         str(taken.path / "src/phalanx/__init__.py"),
         str(taken.path / "src/phalanx/dist/files.py"),
     ]
+    # A run directory often lies in a checkout, which has another commit by the time the job runs.
+    commit = git(checkout, "rev-parse", "HEAD")
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "--force", "runs")
+    git(tmp_path, "commit", "--quiet", "--message", "later")
+    assert python(taken, tmp_path, NEW_RUN, DIGITS) == [commit]
 
 
 def test_the_callers_python_path_follows_without_another_phalanx(
@@ -245,6 +256,7 @@ def test_an_installed_package_is_copied_as_it_is(checkout: Path, take: Take, tmp
     (package / "dist/weights.bin").write_bytes(b"data")
     if inside_a_repository:
         git(tmp_path / "environment", "init", "--quiet")
+        git(tmp_path / "environment", "commit", "--quiet", "--allow-empty", "--message", "somebody's own")
     taken = take(package)
     assert taken.commit is None and not taken.changed and not taken.left_out and not (taken.path / "pyproject.toml").exists()
     names = {str(p.relative_to(taken.path / "src/phalanx")) for p in (taken.path / "src").rglob("*") if p.is_file()}
@@ -252,6 +264,8 @@ def test_an_installed_package_is_copied_as_it_is(checkout: Path, take: Take, tmp
     assert "dist/weights.bin" not in names
     program = "import phalanx.slurm.snapshot as s; print(s.__file__)"
     assert python(taken, tmp_path, program) == [str(taken.path / "src/phalanx/slurm/snapshot.py")]
+    # Not the commit of the repository around it.
+    assert python(taken, tmp_path, NEW_RUN, DIGITS) == python(package.parent, tmp_path, NEW_RUN, DIGITS) == ["None"]
     nested = snapshot_of(taken.path, *configured(tmp_path, "name=two"))
     assert (nested.files, nested.bytes) == (taken.files, taken.bytes)
 

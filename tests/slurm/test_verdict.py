@@ -35,6 +35,7 @@ def _but(**changes: object) -> Ending:
         (_but(code=137, lost=(1,), out_of_memory=True), "fail", 1),
         (_but(code=1), "requeue", 75),
         (_but(hung=True), "requeue", 75),
+        (_but(code=1, apart="node1 cannot reach node0"), "requeue", 75),
     ],
 )
 def test_only_what_another_try_may_mend_is_requeued(ending: Ending, action: str, code: int) -> None:
@@ -52,6 +53,8 @@ def test_requeues_without_progress_come_to_an_end_and_progress_begins_anew() -> 
     assert (given_up.action, given_up.code) == ("fail", 1)
     assert "3 requeues in a row made no progress" in given_up.reason
     assert judge(_but(code=137, lost=(0,), progress=True, in_a_row=3)).in_a_row == 1
+    apart = judge(_but(code=1, progress=False, in_a_row=3, apart="node1 cannot reach node0"))
+    assert apart.action == "fail" and apart.reason.startswith("node1 cannot reach node0, and 3 requeues")
 
 
 def test_preemption_never_uses_up_the_requeues() -> None:

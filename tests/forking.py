@@ -1,11 +1,12 @@
 """Phalanx in processes forked from one that has paid for the imports: what a command does, without seconds of starting.
 
-A real process each, with its own environment, folder and output, that calls what the command calls. Tests of launching,
-stopping and of the docs start their commands anew instead.
+A real process each, with its own environment, folder and output, that calls what the command calls. Tests of launching and
+stopping start their commands anew instead. Run as a script, this is `phalanx` for a shell, done by the same process.
 """
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,12 +16,13 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # numpy's threads would be there before a fork
 _GRACE_S = 5.0  # how long other ranks may go on once one has failed, as under torchrun
 _START_S = 60.0
+_COMMAND_S = 150.0
 
 
 def rank_environment(rank: int, count: int, port: int) -> dict[str, str]:
@@ -58,7 +60,7 @@ def become(work: Callable[[], int], folder: Path, environment: Mapping[str, str]
 
 
 def _serve(folder: Path) -> None:
-    """Forks a process for each order that is read from standard input, until there is none any more."""
+    """Forks a process for each order that comes through the pipe, until the one who made it is gone."""
     import accelerate  # noqa: F401
     import torch._dynamo  # noqa: F401
     import torchvision.transforms.v2  # noqa: F401
@@ -72,20 +74,22 @@ def _serve(folder: Path) -> None:
     assert threads == 1, f"{threads} threads: only a process of one can fork"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who keep the ranks are not waited for
     (folder / "ready").touch()
-    for line in sys.stdin:
-        if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            _keep(json.loads(line))
+    with open(folder / "orders") as orders:
+        for line in orders:
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.close(orders.fileno())
+                _keep(Path(line.rstrip("\n")))
 
 
-def _keep(order: dict[str, Any]) -> NoReturn:
-    """Starts the processes of an order, waits for them, and writes down how they ended."""
+def _keep(folder: Path) -> NoReturn:
+    """Starts the processes of the order that lies in a folder, waits for them, and writes down how they ended."""
     from phalanx.dist.processes import die_with_parent
     from phalanx.launch import main, train
 
     die_with_parent()
-    folder, environment = Path(order["folder"]), order["environment"]
-    count, arguments = order["ranks"], order["arguments"]
+    order = json.loads((folder / "order").read_text())
+    environment, count, arguments = order["environment"], order["ranks"], order["arguments"]
     processes = []
     for rank in range(max(1, count)):
         process = os.fork()
@@ -113,10 +117,24 @@ def _keep(order: dict[str, Any]) -> NoReturn:
     os._exit(0)
 
 
-def _write(path: Path, content: list[int]) -> None:
+def _write(path: Path, content: list[int] | dict[str, Any]) -> None:
     """A file is there when it is whole."""
     path.with_suffix(".new").write_text(json.dumps(content))
     path.with_suffix(".new").rename(path)
+
+
+def _order(
+    folder: Path, name: str, arguments: Sequence[str], cwd: str, environment: Mapping[str, str], ranks: int = 0, port: int = 0
+) -> "Forked":
+    """Tells the process that serves a folder what to fork."""
+    here = folder / name
+    here.mkdir()
+    order = {"arguments": list(arguments), "cwd": cwd, "environment": dict(environment), "ranks": ranks, "port": port}
+    _write(here / "order", order)
+    orders = os.open(folder / "orders", os.O_WRONLY | os.O_NONBLOCK)  # fails where nobody reads any more
+    os.write(orders, f"{here}\n".encode())  # so short that it arrives in one piece, whoever else orders
+    os.close(orders)
+    return Forked(here, arguments)
 
 
 class Forked:
@@ -167,8 +185,9 @@ class Forge:
 
     def __init__(self, environment: Callable[[], dict[str, str]]) -> None:
         self._environment = environment
-        self._server: subprocess.Popen[str] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
         self._folder, self._orders = Path(), 0
+        self._open = -1  # this end of the pipe: while it is open, the other one waits for orders
 
     @property
     def pid(self) -> int | None:
@@ -178,33 +197,53 @@ class Forge:
         """`phalanx ARGUMENTS`; or, where there are `ranks`, so many of `phalanx.launch.train` as torchrun starts them."""
         from torch.distributed.elastic.utils.distributed import get_free_port
 
-        self._server = self._server or self._start()
+        self._start()
         self._orders += 1
-        folder = self._folder / str(self._orders)
-        folder.mkdir()
-        order = {"arguments": list(arguments), "cwd": str(cwd.absolute()), "environment": dict(environment), "ranks": ranks}
-        order |= {"folder": str(folder), "port": get_free_port() if ranks > 1 else 0}
-        stdin: IO[str] = self._server.stdin  # type: ignore[assignment]
-        stdin.write(json.dumps(order) + "\n")
-        stdin.flush()
-        return Forked(folder, arguments)
+        port = get_free_port() if ranks > 1 else 0
+        return _order(self._folder, str(self._orders), arguments, str(cwd.absolute()), environment, ranks, port)
 
-    def _start(self) -> "subprocess.Popen[str]":
+    def command(self, folder: Path) -> Path:
+        """Writes a script `phalanx` into a folder, to be put first in a shell's PATH: a forked process does its work."""
+        self._start()
+        script = folder / "phalanx"
+        words = [sys.executable, "-I", "-S", str(Path(__file__)), "order", str(self._folder)]
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+        script.chmod(0o755)
+        return script
+
+    def _start(self) -> None:
+        if self._server is not None:
+            return
         self._folder = Path(tempfile.mkdtemp(prefix="phalanx-forked-"))
-        command = [sys.executable, "-m", "tests.forking", str(self._folder)]
-        server = subprocess.Popen(command, cwd=ROOT, env=self._environment() | ONE_THREAD, stdin=subprocess.PIPE, text=True)
+        os.mkfifo(self._folder / "orders")
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.forking", "serve", str(self._folder)],
+            cwd=ROOT,
+            env=self._environment() | ONE_THREAD,
+            stdin=subprocess.DEVNULL,
+        )
         deadline = time.monotonic() + _START_S
         while not (self._folder / "ready").exists():
-            assert server.poll() is None and time.monotonic() < deadline, "the process that forks did not start"
+            assert self._server.poll() is None and time.monotonic() < deadline, "the process that forks did not start"
             time.sleep(0.02)
-        return server
+        self._open = os.open(self._folder / "orders", os.O_WRONLY)
 
     def close(self) -> None:
         if self._server is not None:
-            self._server.stdin.close()  # type: ignore[union-attr]
+            os.close(self._open)
             self._server.wait(10)
             shutil.rmtree(self._folder)
 
 
+def _as_command(folder: Path, arguments: Sequence[str]) -> int:
+    """Has `phalanx ARGUMENTS` done in a forked process; what it writes is passed on at its end, and its exit code."""
+    ended = _order(folder, f"command-{os.getpid()}", arguments, os.getcwd(), os.environ)
+    output, errors = ended.communicate(_COMMAND_S)
+    sys.stdout.write(output)
+    sys.stderr.write(errors)
+    return ended.returncode or 0
+
+
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]))
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    sys.exit(_serve(folder) if what == "serve" else _as_command(folder, sys.argv[3:]))

@@ -1,5 +1,6 @@
 """Asked to stop, a run saves and says so by its exit code; whatever ends, nothing is left running."""
 
+import os
 import signal
 import sys
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.running import DIGITS, PHALANX, Command, lines, phalanx, run, sample_ids, start, tensors
+from tests.running import DIGITS, PHALANX, Command, forked, lines, phalanx, ranks, sample_ids, start, tensors
 
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
 LONG = [*RECIPE, "train.steps=100000", "name=long"]
@@ -52,35 +53,52 @@ def _ranks(running: Command) -> list[psutil.Process]:
     return [p for p in there if p.ppid() not in {other.pid for other in there}]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def _assert_stopped_at_one_step(run_directory: Path) -> None:
+    """Both ranks took part in the same steps, and the last of them was saved."""
+    events = lines(run_directory / "events.jsonl")
+    assert [e["event"] for e in events] == ["start", "save", "preempt"]
+    step = events[-1]["step"]
+    assert [len(lines(run_directory / f"ledger/rank-{r}.jsonl")) for r in (0, 1)] == [step, step]
+    assert tensors(run_directory, step)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR2])
 def test_a_signal_stops_all_ranks_at_one_step_with_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     running = start([*PHALANX, "train", *LONG, "--nproc", "2"], tmp_path)
     run_directory = tmp_path / "runs/long"
     running.until(lambda: _training(run_directory))
     running.signal(number)
     assert running.wait() == 75, running.errors
-    events = lines(run_directory / "events.jsonl")
-    assert [e["event"] for e in events] == ["start", "save", "preempt"]
-    step = events[-1]["step"]
-    assert [len(lines(run_directory / f"ledger/rank-{r}.jsonl")) for r in (0, 1)] == [step, step]
-    assert tensors(run_directory, step)
+    _assert_stopped_at_one_step(run_directory)
+    assert "Traceback" not in running.errors and "phalanx resume runs/long" in running.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_to_one_of_the_ranks_stops_both_at_one_step(tmp_path: Path, number: signal.Signals) -> None:
+    running = forked(*LONG, cwd=tmp_path, count=2)
+    run_directory = tmp_path / "runs/long"
+    running.until(lambda: _training(run_directory))
+    os.kill(running.process.processes[1], number)
+    assert running.wait() == 75, running.errors
+    _assert_stopped_at_one_step(run_directory)
     assert "Traceback" not in running.errors and "phalanx resume runs/long" in running.output
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_stops_a_single_process_too(tmp_path: Path, number: signal.Signals) -> None:
-    running = start([*PHALANX, "train", *LONG], tmp_path)
+    running = forked("train", *LONG, cwd=tmp_path)
     running.until(lambda: _training(tmp_path / "runs/long"))
     running.signal(number)
     assert running.wait() == 75, running.errors
 
 
+# TERM, which `phalanx cancel` sends to a run in the background: tests/slurm/test_submit.py.
 def test_a_signal_that_comes_while_ranks_are_starting_is_not_lost(tmp_path: Path) -> None:
     running = start([*PHALANX, "train", *LONG, "--nproc", "2"], tmp_path)
     running.until(lambda: (tmp_path / "runs").exists() or len(running.family()) > 2)
     running.signal(signal.SIGUSR1)
     assert running.wait() == 75, running.errors
-    assert [e["event"] for e in lines(tmp_path / "runs/long/events.jsonl")] == ["start", "save", "preempt"]
+    _assert_stopped_at_one_step(tmp_path / "runs/long")
 
 
 def test_torchrun_passes_sigterm_on_and_the_ranks_save(tmp_path: Path) -> None:
@@ -89,7 +107,7 @@ def test_torchrun_passes_sigterm_on_and_the_ranks_save(tmp_path: Path) -> None:
     running.until(lambda: _training(tmp_path / "runs/long"))
     running.signal(signal.SIGTERM)
     assert running.wait() != 0
-    assert [e["event"] for e in lines(tmp_path / "runs/long/events.jsonl")] == ["start", "save", "preempt"]
+    _assert_stopped_at_one_step(tmp_path / "runs/long")
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
@@ -132,7 +150,7 @@ def test_ranks_end_when_what_started_them_is_killed(tmp_path: Path, who: str) ->
 def test_a_loss_that_is_not_finite_names_step_and_samples_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "my_task.py").write_text(OWN_TASK)
     arguments = [*LONG, "task.name=./my_task.py:NotANumber", "checkpoint.every_steps=2"]
-    failed = phalanx("train", *arguments, "--nproc", 2, cwd=tmp_path, expect=1)
+    failed = ranks(2, *arguments, cwd=tmp_path, expect=1)
     run_directory = tmp_path / "runs/long"
     failure = next(e for e in lines(run_directory / "events.jsonl") if e["event"] == "failure")
     (bad_step,) = [step for step, ids in sample_ids(run_directory).items() if 5 in ids]
@@ -161,5 +179,5 @@ def test_a_killed_rank_ends_all_and_is_named(tmp_path: Path) -> None:
 def test_stop_at_a_step_that_is_past_is_refused(tmp_path: Path) -> None:
     small = [*RECIPE, "train.steps=4", "name=short"]
     phalanx("train", *small, "--stop-at", 2, cwd=tmp_path, expect=75)
-    refused = run([*PHALANX, "resume", "runs/short", "--stop-at", "1"], tmp_path, expect=2)
+    refused = phalanx("resume", "runs/short", "--stop-at", "1", cwd=tmp_path, expect=2)
     assert "--stop-at 1: the run is at step 2 already" in refused.errors

@@ -115,8 +115,8 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
     import torch.nn.functional as F
     from torch.utils.data import DataLoader
 
-    from phalanx.data.augment import pipeline
     from phalanx.data.dataset import open_split
+    from phalanx.data.pipeline import pipeline
     from phalanx.models import registry
 
     dataset = open_split(config.data, "train")
@@ -128,7 +128,7 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
 
         def __getitem__(self, index: int) -> tuple[Any, Any]:
             sample = dataset[index]
-            return transform(sample["image"]), sample["target"]
+            return transform(sample)["image"], sample["target"]
 
     class Endless(torch.utils.data.Sampler):  # type: ignore[type-arg]
         def __iter__(self) -> Iterator[int]:

@@ -163,8 +163,9 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
     problems = list(filling.problems)
     if sources.files and values.get("name") is None:
         values["name"] = re.sub(r"[^A-Za-z0-9._-]", "-", Path(sources.files[0]).stem)
-    if isinstance(values.get("task"), dict) and isinstance(values["task"].get("options"), dict):
-        values["task"] = {**values["task"], "options": _core_schema(values["task"]["options"])}
+    for section in ("task", "data"):
+        if isinstance(values.get(section), dict) and isinstance(values[section].get("options"), dict):
+            values[section] = {**values[section], "options": _core_schema(values[section]["options"])}
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:

@@ -26,7 +26,7 @@ class TaskConfig(Section):
 
 
 class ModelConfig(Section):
-    name: str = experiment(REQUIRED, "the network, as torchvision spells it: resnet18")
+    name: str = experiment(REQUIRED, "the network, as torchvision spells it, such as resnet18 (`phalanx models`), or timm/NAME")
     weights: str | None = experiment(
         None,
         "weights to start from: a file or folder, nothing in it is unpickled; or torchvision, torchvision/IMAGENET1K_V1, timm",
@@ -40,8 +40,10 @@ class ModelConfig(Section):
     stem: Literal["standard", "small"] = experiment(
         "standard", "first layers of a ResNet: the paper's 7x7 with stride 4 in all, or a 3x3 with stride 1 for small images"
     )
-    dropout: float = experiment(0.0, "dropout before the last linear layer", ge=0, lt=1)
-    drop_path: float = experiment(0.0, "stochastic depth of the last block, rising from 0 (arXiv:1603.09382)", ge=0, lt=1)
+    dropout: float | None = experiment(None, "dropout before the last linear layer; the network's own if not given", ge=0, lt=1)
+    drop_path: float | None = experiment(
+        None, "stochastic depth of the last block, rising from 0 (arXiv:1603.09382); the network's own if not given", ge=0, lt=1
+    )
     output_stride: Literal[8, 16, 32] | None = experiment(
         None, "stride of the deepest features, kept by dilation; the network's own if not given"
     )

@@ -4,30 +4,48 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.configs.own_code import check as check_own
 from phalanx.configs.own_code import is_own, load_ours, load_own
-from phalanx.configs.schema import DataConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Split = Literal["train", "val"]
+Kind = Literal["classification", "multilabel", "segmentation", "detection"]
 
 DATASETS = {
     "digits": "phalanx.data.digits:Digits",
-    "fashion_mnist": "phalanx.data.fashion_mnist:FashionMNIST",
+    "mnist": "phalanx.data.mnist:MNIST",
+    "fashion_mnist": "phalanx.data.mnist:FashionMNIST",
+    "cifar10": "phalanx.data.cifar:CIFAR10",
+    "cifar100": "phalanx.data.cifar:CIFAR100",
+    "image_folder": "phalanx.data.image_folder:open_split",
+    "list": "phalanx.data.image_list:open_split",
+    "masks": "phalanx.data.masks:open_split",
+    "voc": "phalanx.data.voc:open_split",
+    "cityscapes": "phalanx.data.cityscapes:open_split",
+    "ade20k": "phalanx.data.ade20k:open_split",
+    "shapes": "phalanx.data.shapes:Shapes",
 }
-_NEEDS_ROOT = {"fashion_mnist"}
+_WITHOUT_FILES = {"digits", "shapes"}
+_READ_IN_ANY_MODE = {"image_folder", "list", "masks", "voc", "cityscapes", "ade20k"}
 
 
 class Dataset(Protocol):
-    """A split of a dataset; its constructor takes `(root, split)`.
+    """A split of a dataset. Ours are made by `(config, name of the split)`, a user's own by `(root, name, **options)`.
 
     Attributes:
         classes: their names, in the order of their numbers.
         channels: of an image.
         mean, std: of each channel over the training split, for pixels between 0 and 1.
+
+    A dataset may have more, which `phalanx.data.facts` reads:
+        kind: what a sample holds, "classification" where there is none.
+        labels: int64 `[samples]`, the class of each sample (classification).
+        class_counts(): samples a class (multilabel), pixels (segmentation) or boxes (detection).
+        path(i): the file of a sample, for messages.
     """
 
     classes: tuple[str, ...]
@@ -38,7 +56,13 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> "dict[str, Tensor | int]":
-        """`image` is float32 `[channels, H, W]` between 0 and 1; `target` is what the task learns from it."""
+        """`image`, `[channels, H, W]`: float32 between 0 and 1, or uint8 or uint16 over their whole range; and one of
+
+        - `target`: the class; or float32 `[classes]` of 0 and 1, several labels;
+        - `mask`: uint8 or int64 `[H, W]`, the class of each pixel, or `data.ignore_index`;
+        - `boxes`: float32 `[n, 4]`, left, top, right, bottom in pixels, with `labels`, int64 `[n]`, and maybe `masks`,
+          bool `[n, H, W]`.
+        """
         ...
 
 
@@ -54,8 +78,10 @@ def check(config: DataConfig) -> None:
         near = difflib.get_close_matches(config.name, DATASETS, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(DATASETS)}; your own is ./file.py:Class."
         raise UserError(f"data.name={config.name}: there is no such dataset. {hint}")
+    elif config.options and config.name != "shapes":
+        raise UserError(f"data.options are for shapes and for a dataset of your own; {config.name} takes none. Remove them.")
     if config.root is None:
-        if config.name in _NEEDS_ROOT:
+        if not is_own(config.name) and config.name not in _WITHOUT_FILES:
             raise UserError(f"data.name={config.name} reads files, but data.root is not set. Set data.root=FOLDER.")
         return
     root = Path(config.root)
@@ -65,15 +91,42 @@ def check(config: DataConfig) -> None:
         raise UserError(f"data.root={config.root}: the folder is empty. Put the files of {config.name} there, or name another.")
 
 
-def open_split(config: DataConfig, split: Split) -> Dataset:
+def open_split(config: DataConfig, split: Split, seed: int = 0) -> Dataset:
     """The training or the validation split of the configured dataset.
+
+    Args:
+        seed: the recipe's, on which depends what is held out by `data.val_fraction` and `data.fold`.
 
     Raises:
         UserError: where its files are missing or broken, or it has no samples.
     """
     check(config)
-    kind: Any = load_own("data.name", config.name) if is_own(config.name) else load_ours(DATASETS[config.name])
-    dataset: Dataset = kind(config.root, split)
+    from phalanx.data import splits
+    from phalanx.data.modes import InMode
+    from phalanx.data.skipping import Skipping
+
+    divided = config.val_fraction is not None or config.fold is not None
+    name = config.train_split if split == "train" or divided else config.val_split
+    dataset = _opened(config, name)
     if len(dataset) == 0:
-        raise UserError(f"data.name={config.name}: the split {split!r} has no samples. Check data.root={config.root}.")
+        raise UserError(f"data.name={config.name}: the split {name!r} has no samples. Check data.root={config.root}.")
+    if config.mode != "auto" and config.name not in _READ_IN_ANY_MODE:
+        dataset = InMode(dataset, config.mode)
+    if divided:
+        dataset = splits.part(dataset, config, split, seed)
+    if split == "train" and config.sampling == "class_balanced":
+        dataset = splits.balanced(dataset, seed)
+    if split == "train" and config.on_error == "skip":
+        dataset = Skipping(dataset)
+    return dataset
+
+
+def _opened(config: DataConfig, name: str) -> Dataset:
+    """A split as it is on the disk."""
+    dataset: Dataset
+    if is_own(config.name):
+        own: Any = load_own("data.name", config.name)
+        dataset = own(config.root, name, **config.options)
+    else:
+        dataset = load_ours(DATASETS[config.name])(config, name)
     return dataset

@@ -11,29 +11,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from phalanx.data.dataset import Split
+from phalanx.configs.data import DataConfig
+from phalanx.configs.errors import UserError
+from phalanx.data.arrays import ArrayImages
 
 
-class Digits:
+class Digits(ArrayImages):
     """Every fifth image is held out for validation: 1,437 to train on, 360 to validate."""
 
-    classes = tuple("0123456789")
-    channels = 1
     mean = (0.305,)
     std = (0.376,)
 
-    def __init__(self, root: str | None, split: Split):
+    def __init__(self, config: DataConfig, split: str):
+        if split not in ("train", "val"):
+            raise UserError(f"digits has no split {split!r}, but train and val. Set data.train_split, data.val_split.")
         table = _table()  # [1797, 65]: 64 pixels of 0 to 16, and the digit
         held_out = torch.arange(len(table)) % 5 == 0
         chosen = held_out if split == "val" else ~held_out
-        self._images = (table[:, :-1].float() / 16).reshape(-1, 1, 8, 8)[chosen]
-        self._targets = table[:, -1].long()[chosen].tolist()
-
-    def __len__(self) -> int:
-        return len(self._targets)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
-        return {"image": self._images[index], "target": self._targets[index]}
+        images = (table[:, :-1].float() / 16).reshape(-1, 1, 8, 8)[chosen]
+        super().__init__(images, table[:, -1].long()[chosen], tuple("0123456789"), "digits")
 
 
 def _table() -> Tensor:

@@ -1,22 +1,26 @@
 """Brings each rank its micro-batches, the same samples and the same augmentation on any number of ranks and workers."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, default_collate
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate, get_worker_info
 
+from phalanx.configs.errors import UserError
 from phalanx.data.dataset import Dataset
+from phalanx.data.mixing import Mixing
+from phalanx.data.packing import pack, unpack
 from phalanx.dist.processes import die_with_parent
-from phalanx.dist.randomness import key, seed_loading, seeded_loading
+from phalanx.dist.randomness import key, seed_loading, undisturbed
 from phalanx.dist.sampler import Draw, MicroBatches, Share, Stream
 from phalanx.dist.stop import forget_in_child, held_back
 
 MicroBatch = dict[str, Any]
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class Batch:
     Attributes:
         step: number of steps finished before.
         samples: of the whole step, over all ranks.
-        micro_batches: dictionaries of stacked tensors: `image` [m, C, H, W], `target`, `id` [m], `epoch` [m].
+        micro_batches: dictionaries of stacked tensors: `image` [m, C, H, W], `target` [m] or [m, classes], `mask` [m, H, W],
+            `id` [m], `epoch` [m]; and of lists of tensors: `boxes`, `labels`, `masks`.
     """
 
     step: int
@@ -39,23 +44,146 @@ class Batch:
         return [i for micro_batch in self.micro_batches for i in micro_batch["id"].tolist()]
 
 
-class Samples(torch.utils.data.Dataset[dict[str, Any]]):
-    """A dataset by draws: each sample is loaded and transformed with random numbers of its own (seed, epoch, id)."""
+class Samples:
+    """A dataset by draws: each sample is loaded and transformed with random numbers of its own (seed, epoch, id).
 
-    def __init__(self, dataset: Dataset, transform: nn.Module, seed: int):
+    Args:
+        transform: of a sample, drawing from torch's global generator; its attribute `ragged`, if it has one, names the entries
+            that differ in size from sample to sample.
+    """
+
+    def __init__(self, dataset: Dataset, transform: Transform, seed: int):
         self.dataset, self.transform, self.seed = dataset, transform, seed
+        self.ragged: frozenset[str] = getattr(transform, "ragged", frozenset())
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        seed = key(self.seed, "sample", draw.epoch, draw.sample)
-        if torch.utils.data.get_worker_info() is not None:
-            seed_loading(seed)  # a loader process has no other use for its generators
-            return self._load(draw)
-        with seeded_loading(seed):
-            return self._load(draw)
+        with loading():
+            return self.transformed(self.stored(draw))
 
-    def _load(self, draw: Draw) -> dict[str, Any]:
-        sample = dict(self.dataset[draw.sample])
-        return sample | {"image": self.transform(sample["image"]), "id": draw.sample, "epoch": draw.epoch}
+    def stored(self, draw: Draw) -> dict[str, Any]:
+        """A sample as the dataset gives it, with `id` and `epoch`."""
+        seed_loading(key(self.seed, "load", draw.epoch, draw.sample))
+        return {**self.dataset[draw.sample], "id": draw.sample, "epoch": draw.epoch}
+
+    def transformed(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A stored sample as the network sees it. Seeded anew, as another process may have loaded it."""
+        torch.default_generator.manual_seed(key(self.seed, "sample", sample["epoch"], sample["id"]))
+        return self.transform(sample)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """In the training process: generators are left as they were; and one thread, as in a loader process.
+
+    Vectorised kernels may round otherwise at the end of a thread's part.
+    """
+    if get_worker_info() is not None:
+        yield  # a loader process has no other use for its generators, and one thread
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with undisturbed():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Asked(NamedTuple):
+    """A micro-batch to be made, or a batch of an evaluation."""
+
+    step: int
+    draws: Sequence[Draw]
+
+
+class _Maker(torch.utils.data.Dataset[Any]):
+    """Makes micro-batches: all of it in a loader process; or loading there, and the transform on the rank's device."""
+
+    def __init__(self, samples: Samples, mixing: Mixing | None, device: torch.device | None):
+        self._samples, self._mixing, self._device = samples, mixing, device
+
+    def __getitem__(self, asked: _Asked) -> Any:
+        """In a loader process: what `arrived` takes. Bad input travels as a value: torch would wrap it into a traceback."""
+        try:
+            with loading():
+                stored = [self._samples.stored(draw) for draw in asked.draws]
+                if self._device is not None:
+                    return asked.step, {name: pack([sample[name] for sample in stored]) for name in _names(stored)}
+                made = self._together(asked.step, [self._samples.transformed(sample) for sample in stored])
+                return {name: pack(value) for name, value in made.items()}
+        except UserError as error:
+            return error
+
+    def arrived(self, sent: Any) -> MicroBatch:
+        """In the training process: the micro-batch."""
+        if isinstance(sent, UserError):
+            raise sent
+        if self._device is None:
+            return {name: unpack(value) for name, value in sent.items()}
+        step, packed = sent
+        columns = {name: unpack(values) for name, values in packed.items()}
+        stored = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        with loading():
+            images = [sample["image"].to(self._device, non_blocking=True) for sample in stored]
+            pairs = zip(stored, images, strict=True)
+            return self._together(step, [self._samples.transformed(sample | {"image": image}) for sample, image in pairs])
+
+    def here(self, asked: _Asked) -> MicroBatch:
+        """The micro-batch, made here and now."""
+        return self.arrived(self[asked])
+
+    def _together(self, step: int, samples: list[dict[str, Any]]) -> MicroBatch:
+        batch = collate(samples, self._samples.ragged)
+        return batch if self._mixing is None else self._mixing(step, batch)
+
+
+def _names(samples: list[dict[str, Any]]) -> list[str]:
+    """The entries of samples, which all have the same.
+
+    Raises:
+        UserError: where they do not.
+    """
+    for sample in samples:
+        if sample.keys() != samples[0].keys():
+            raise UserError(
+                f"sample {samples[0]['id']} of the dataset has the entries {', '.join(samples[0])}, but sample {sample['id']} "
+                f"has {', '.join(sample)}. Let its __getitem__ give the same for all."
+            )
+    return list(samples[0])
+
+
+def collate(samples: list[dict[str, Any]], ragged: frozenset[str] = frozenset()) -> MicroBatch:
+    """Samples as one batch: each entry stacked, or a list where it is ragged, whether sizes happen to agree or not.
+
+    Raises:
+        UserError: where an entry that is not ragged has several sizes.
+    """
+    batch: MicroBatch = {}
+    for name in _names(samples):
+        values = [sample[name] for sample in samples]
+        if name in ragged:
+            batch[name] = values
+            continue
+        shapes = {tuple(v.shape): sample["id"] for v, sample in zip(values, samples, strict=True) if isinstance(v, Tensor)}
+        if len(shapes) > 1:
+            listed = ", ".join(f"{list(shape)} in sample {i}" for shape, i in shapes.items())
+            raise UserError(f"the dataset's {name!r} is {listed}: it must have one shape. Correct the dataset.")
+        batch[name] = default_collate(values)
+    return batch
+
+
+class _TrainingBatches:
+    """A sampler for torch's loader: a rank's micro-batches, step after step, from any step on."""
+
+    def __init__(self, stream: Stream, mine: Share, start_step: int, stop_step: int):
+        self._draws = MicroBatches(stream, mine, start_step, stop_step)
+
+    def __iter__(self) -> Iterator[_Asked]:
+        for number, draws in enumerate(self._draws):
+            yield _Asked(self._draws.start_step + number // self._draws.mine.size, draws)
+
+    def __len__(self) -> int:
+        return len(self._draws)
 
 
 class _EvaluationBatches:
@@ -64,28 +192,13 @@ class _EvaluationBatches:
     def __init__(self, samples: int, size: int, first: int, last: int):
         self._samples, self._size, self._first, self._last = samples, size, first, last
 
-    def __iter__(self) -> Iterator[Sequence[Draw]]:
+    def __iter__(self) -> Iterator[_Asked]:
         for number in range(self._first, self._last):
             start = number * self._size
-            yield [Draw(0, i) for i in range(start, min(start + self._size, self._samples))]
+            yield _Asked(0, [Draw(0, i) for i in range(start, min(start + self._size, self._samples))])
 
     def __len__(self) -> int:
         return self._last - self._first
-
-
-# A tensor travels from a loader process as an open file, about a millisecond each; small ones are faster by value.
-_BY_VALUE_BYTES = 64 << 10
-
-
-def _collate(samples: list[dict[str, Any]]) -> MicroBatch:
-    """Stacks samples; small tensors become arrays for the way."""
-    stacked: MicroBatch = default_collate(samples)
-    return {k: v.numpy() if isinstance(v, Tensor) and v.nbytes <= _BY_VALUE_BYTES else v for k, v in stacked.items()}
-
-
-def _arrived(batch: MicroBatch) -> MicroBatch:
-    """Arrays back to tensors."""
-    return {k: torch.from_numpy(v) if isinstance(v, numpy.ndarray) else v for k, v in batch.items()}
 
 
 class _InWorker:
@@ -99,13 +212,19 @@ class _InWorker:
         die_with_parent(self._rank_process)
 
 
-def _fork_loader(samples: Samples, batches: Any, workers: int, pin: bool, ahead: int = 2) -> Iterator[MicroBatch]:
-    """An iterator over collated batches, `ahead` of them loaded before they are asked for."""
+def _as_made(batch: Any) -> Any:
+    """For torch's loader, which would make tensors of what it gets."""
+    return batch
+
+
+def _fork_loader(maker: _Maker, batches: Any, workers: int, pin: bool, ahead: int = 2) -> Iterator[MicroBatch]:
+    """An iterator over micro-batches, `ahead` of them loaded before they are asked for."""
     loader: DataLoader[Any] = DataLoader(
-        samples,
-        batch_sampler=batches,
+        maker,
+        batch_size=None,
+        sampler=batches,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=_as_made,
         pin_memory=pin,
         prefetch_factor=max(2, -(-ahead // workers)) if workers else None,
         multiprocessing_context="fork" if workers else None,
@@ -113,20 +232,35 @@ def _fork_loader(samples: Samples, batches: Any, workers: int, pin: bool, ahead:
     )
     with held_back():
         batches_as_sent = iter(loader)
-    return map(_arrived, batches_as_sent)
+    return map(maker.arrived, batches_as_sent)
 
 
 class Loader:
-    """The training stream of one rank."""
+    """The training stream of one rank.
 
-    def __init__(self, samples: Samples, stream: Stream, mine: Share, workers: int, pin: bool):
-        self._samples, self._stream, self._mine, self._workers, self._pin = samples, stream, mine, workers, pin
+    Args:
+        mixing: of each micro-batch, if any.
+        device: where samples are transformed; in the loader processes if None.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        stream: Stream,
+        mine: Share,
+        workers: int,
+        pin: bool,
+        mixing: Mixing | None = None,
+        device: torch.device | None = None,
+    ):
+        self._maker = _Maker(samples, mixing, device)
+        self._stream, self._mine, self._workers, self._pin = stream, mine, workers, pin
 
     def from_step(self, step: int, last_step: int) -> Iterator[Batch]:
         """This rank's parts of the steps after `step` finished ones, up to `last_step`."""
-        batches = MicroBatches(self._stream, self._mine, step, last_step)
+        batches = _TrainingBatches(self._stream, self._mine, step, last_step)
         # A step takes all its micro-batches at once: the next step's must be there by then.
-        micro_batches = _fork_loader(self._samples, batches, self._workers, self._pin, ahead=2 * self._mine.size)
+        micro_batches = _fork_loader(self._maker, batches, self._workers, self._pin, ahead=2 * self._mine.size)
         for current in range(step, last_step):
             part = [next(micro_batches) for _ in range(self._mine.size)]
             yield Batch(current, self._stream.global_batch, part)
@@ -134,14 +268,27 @@ class Loader:
     def examples(self, step: int, some: Share) -> list[MicroBatch]:
         """Some of the micro-batches of a step, loaded here and now."""
         draws = self._stream.micro_batches(step, some.first, some.last)
-        return [_arrived(_collate([self._samples[draw] for draw in micro_batch])) for micro_batch in draws]
+        return [self._maker.here(_Asked(step, micro_batch)) for micro_batch in draws]
 
 
 class EvaluationLoader:
-    """A validation split, cut into numbered batches; a rank takes a contiguous run of them, each sample once."""
+    """A validation split, cut into numbered batches; a rank takes a contiguous run of them, each sample once.
 
-    def __init__(self, samples: Samples, count: int, batch: int, rank: int, world: int, workers: int):
-        self._samples, self._count, self._batch, self._workers = samples, count, batch, workers
+    Args:
+        device: where samples are transformed; in the loader processes if None.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        count: int,
+        batch: int,
+        rank: int,
+        world: int,
+        workers: int,
+        device: torch.device | None = None,
+    ):
+        self._maker, self._count, self._batch, self._workers = _Maker(samples, None, device), count, batch, workers
         self.batches = -(-count // batch)
         self._first, self._last = rank * self.batches // world, (rank + 1) * self.batches // world
 
@@ -149,4 +296,4 @@ class EvaluationLoader:
         """Number and content of this rank's batches."""
         numbered = _EvaluationBatches(self._count, self._batch, self._first, self._last)
         workers = min(self._workers, len(numbered))
-        yield from enumerate(_fork_loader(self._samples, numbered, workers, False), self._first)
+        yield from enumerate(_fork_loader(self._maker, numbered, workers, False), self._first)

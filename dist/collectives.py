@@ -51,8 +51,20 @@ def gather_to_main(world: World, value: Any) -> Iterator[Any]:
         yield json.loads(received.numpy().tobytes())
 
 
+def gather_rows(world: World, rows: torch.Tensor) -> torch.Tensor:
+    """The rows of all ranks' CPU tensors `[n, ...]`, whose `n` may differ, in the order of ranks, on every rank."""
+    if world.ranks.world == 1:
+        return rows
+    counts = gather_json(world, len(rows))
+    padded = torch.zeros(max(counts), *rows.shape[1:], dtype=rows.dtype)
+    padded[: len(rows)] = rows
+    received = [torch.empty_like(padded) for _ in counts]
+    torch.distributed.all_gather(received, padded, group=world.control)
+    return torch.cat([part[:count] for part, count in zip(received, counts, strict=True)])
+
+
 def sum_exactly(world: World, table: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks of a CPU tensor in which every entry is zero but on one rank: exact, in any order."""
+    """The sum over ranks of a CPU tensor of whole numbers, or one in which every entry is zero but on one rank: exact."""
     if world.ranks.world > 1:
         torch.distributed.all_reduce(table, group=world.control)
     return table

@@ -145,7 +145,7 @@ class Engine:
             self._reports.add(reported, self._turn.first, self._turn.last)
         self._strategy.backward(total if self._loss_scale is None else total * self._loss_scale.value)
 
-    def _normalised(self, total: Tensor, weight: float, over_all: float | None) -> tuple[Tensor, Tensor]:
+    def _normalised(self, total: Tensor, weight: float | Tensor, over_all: float | None) -> tuple[Tensor, Tensor]:
         """A loss's sum as it is reported, and its share of the loss of the step, times what the strategy divides by.
 
         A weight that depends on predictions is not known over all ranks beforehand: such a loss is divided by the weight of
@@ -153,7 +153,7 @@ class Engine:
         was there to be learnt from: zero.
         """
         if over_all is None:
-            weight = self._joint_weight(weight)
+            weight = self._joint_weight(float(weight))
             total, over_all = total * (1 / weight if weight else 0.0), self._groups
         return total, total * (self._strategy.divides_by / over_all if over_all else 0.0)
 

@@ -83,8 +83,7 @@ class JsonLines:
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes a line; JSON has no word for NaN and infinity, which become "nan" and "inf"."""
-        plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-        self._file.write(json.dumps(plain, allow_nan=False).encode() + b"\n")
+        self._file.write(_as_line(line))
 
     def sync(self) -> None:
         """Returns when every line is on the disk."""
@@ -92,6 +91,19 @@ class JsonLines:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _as_line(values: dict[str, Any]) -> bytes:
+    plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps(plain, allow_nan=False).encode() + b"\n"
+
+
+def join_last(path: Path, line: dict[str, Any]) -> None:
+    """Adds values to the last line, where that is of the same step; else it is a line of its own. Nobody has the file open."""
+    lines = list(read_lines(path))
+    if lines and lines[-1]["step"] == line["step"]:
+        line = lines.pop() | line
+    write_atomically(path, b"".join(map(_as_line, [*lines, line])))
 
 
 def cut_back(path: Path, last_step: int) -> None:

@@ -20,8 +20,9 @@ from phalanx.dist.normalisation import refuse_one_value
 from phalanx.dist.process_group import World
 from phalanx.dist.schedule import Turn
 
-# A loss: its sum over a micro-batch, and the weight to divide by: a number of samples, pixels or boxes.
-Losses = Mapping[str, tuple[Tensor, float]]
+# A loss: its sum over a micro-batch, and the weight to divide by: a number of samples, pixels or boxes; as a tensor it is only
+# brought to the host where it is needed.
+Losses = Mapping[str, tuple[Tensor, float | Tensor]]
 LossesOf = Callable[[nn.Module, MicroBatch], Losses]
 
 

@@ -46,11 +46,3 @@ def undisturbed(device: torch.device = CPU) -> Iterator[None]:
         random.setstate(state[2])
         if accelerator is not None:
             torch.cuda.set_rng_state(accelerator, device)
-
-
-@contextmanager
-def seeded_loading(seed: int) -> Iterator[None]:
-    """Loads or augments one sample with random numbers of its own, and leaves the generators as they were."""
-    with undisturbed():
-        seed_loading(seed)
-        yield

@@ -28,14 +28,34 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_stop(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--stop-at", type=_positive, metavar="STEP", help="save at this step and end with exit code 75")
+    parser.add_argument("--stop-at", type=positive, metavar="STEP", help="save at this step and end with exit code 75")
 
 
 def add_nproc(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nproc", type=_positive, metavar="N", help="processes to start here (default: one a GPU, else one)")
+    parser.add_argument("--nproc", type=positive, metavar="N", help="processes to start here (default: one a GPU, else one)")
 
 
-def _positive(text: str) -> int:
+def add_which(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--step", type=int, metavar="N", help="this step's checkpoint (default: the newest that is whole)")
+    which.add_argument("--best", action="store_true", help="the best by the run's checkpoint.best")
+
+
+def add_asked(parser: argparse.ArgumentParser) -> None:
+    """What `evaluate` takes, the command and its ranks alike."""
+    add_which(parser)
+    parser.add_argument(
+        "--also",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="RUN",
+        help="ask these together with it, the mean of probabilities: runs, RUN@STEP, checkpoints, files of weights",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, with a row a class and the confusion matrix")
+
+
+def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
     return int(text)

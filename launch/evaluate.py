@@ -1,9 +1,9 @@
-"""A rank that evaluates the newest checkpoint of a run."""
+"""A rank that evaluates a checkpoint of a run, alone or together with others."""
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
-from typing import Any
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -12,29 +12,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.environment import Ranks
     from phalanx.launch import rank
-    from phalanx.launch.arguments import Parser, add_config, resumed
+    from phalanx.launch.arguments import Parser, add_asked, add_config, resumed
 
     parser = Parser(prog="phalanx.launch.evaluate", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="the run directory")
     add_config(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    as_json: list[bool] = []
+    add_asked(parser)
+    given: list[Namespace] = []
 
     def configure() -> RunConfig:
-        given = parser.parse_intermixed_args(arguments)
-        as_json.append(given.json)
-        return resumed(given.run, given.config)
-
-    def report(step: int, metrics: dict[str, Any]) -> None:
-        if as_json[0]:
-            print(json.dumps({"step": step} | metrics), flush=True)
-        else:
-            print(f"step {step}: " + "  ".join(f"{name} {value:.4f}" for name, value in metrics.items()), flush=True)
+        given.append(parser.parse_intermixed_args(arguments))
+        return resumed(given[0].run, given[0].config)
 
     def work(config: RunConfig, ranks: Ranks) -> ExitCode:
-        from phalanx.train.start import evaluate_run
+        from phalanx.train.evaluate_run import Asked, Evaluation, evaluate_run
 
-        return evaluate_run(config, ranks, report)
+        def report(found: Evaluation, problem: str | None) -> None:
+            if problem is not None:
+                print(f"phalanx: {problem}", file=sys.stderr, flush=True)
+            if given[0].json:
+                print(json.dumps(found.to_json()), flush=True)
+                return
+            listed = "  ".join(f"{name} {value:.4f}" for name, value in found.metrics.items())
+            count = f", {len(found.checkpoints)} networks together" if len(found.checkpoints) > 1 else ""
+            print(f"step {found.step}{count}: {listed}", flush=True)
+
+        return evaluate_run(config, ranks, Asked(given[0].step, given[0].best, given[0].also), report)
 
     return rank.run(configure, work)
 

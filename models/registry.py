@@ -1,14 +1,43 @@
-"""Every network by name. An explicit table; torch is imported when one is built."""
+"""Every network by name: what it is, and how it is built. An explicit table; torch is imported when one is built."""
 
 import difflib
 import importlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from phalanx.models import timm_networks
+from phalanx.models.backbones.table import BACKBONES
+from phalanx.models.entry import Entry
+from phalanx.models.options import OPTIONAL, BadOption, Options, square
 
 if TYPE_CHECKING:
     from torch import nn
 
-MODELS: dict[str, str] = {
-    "resnet18": "phalanx.models.backbones.resnet:resnet18",
+    from phalanx.models.backbones.pyramid import Pyramid
+
+__all__ = [
+    "MODELS",
+    "BadOption",
+    "UnknownModel",
+    "build",
+    "check",
+    "check_weights",
+    "choices",
+    "features",
+    "is_pretrained",
+    "names",
+    "statistics",
+]
+
+MODELS: dict[str, Entry] = {**BACKBONES}
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# Of weights that want images normalised in another way, as torchvision documents it; the last want pixels of 0 to 255.
+_STATISTICS = {
+    ("googlenet", "IMAGENET1K_V1"): _HALVES,
+    ("inception_v3", "IMAGENET1K_V1"): _HALVES,
+    ("vgg16", "IMAGENET1K_FEATURES"): ((0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)),
 }
 
 
@@ -16,30 +45,175 @@ class UnknownModel(ValueError):
     """There is no network of that name; the message lists the nearest."""
 
 
-def check(name: str) -> None:
-    """Whether there is such a network.
+def names(kind: str | None = None) -> list[str]:
+    """Names of all networks, or of those of a kind: `backbone`. timm's are not among them."""
+    return [name for name, entry in MODELS.items() if kind in (None, entry.kind)]
+
+
+def check(name: str, **options: Any) -> None:
+    """Whether there is such a network, and whether it takes these options. Nothing is imported.
+
+    Args:
+        options: as `build` takes them.
 
     Raises:
         UnknownModel: with the nearest names.
+        BadOption: naming the key of the recipe.
     """
-    if name in MODELS:
+    if timm_networks.is_one(name):
+        if not timm_networks.is_installed():
+            raise UnknownModel(f"{name!r} needs the package timm. Install it: pip install timm.")
         return
-    near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
-    listed = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(sorted(MODELS))}."
-    raise UnknownModel(f"there is no network {name!r}. {listed}")
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`phalanx models` lists all."
+        raise UnknownModel(f"there is no network {name!r}. {hint}")
+    _check_options(name, MODELS[name], _options(options))
+
+
+def _options(given: dict[str, Any]) -> Options:
+    return Options(**{**given, "image_size": square(given.get("image_size"))})
+
+
+def _check_options(name: str, entry: Entry, options: Options) -> None:
+    for key, value in options.asked.items():
+        if key not in entry.takes:
+            takes = ", ".join(f"model.{each}" for each in OPTIONAL if each in entry.takes)
+            raise BadOption(f"model.{key}={value}: {name} has no such option; it takes {takes}. Remove the key.")
+    own = entry.strides[-1] // (4 if options.stem == "small" else 1)
+    if options.output_stride is not None and options.output_stride > own:
+        raise BadOption(
+            f"model.output_stride={options.output_stride}: {name} has a stride of {own} with this stem. Remove the key."
+        )
+    if options.image_size is None:
+        return
+    height, width = options.image_size
+    if height % entry.patch or width % entry.patch:
+        near = [max(1, round(side / entry.patch)) * entry.patch for side in (height, width)]
+        raise BadOption(
+            f"data.image_size={_shown(height, width)}: {name} cuts images into patches of {entry.patch} x {entry.patch} "
+            f"pixels. Set data.image_size={_shown(*near)}."
+        )
+    if min(height, width) < entry.smallest:
+        raise BadOption(
+            f"data.image_size={_shown(height, width)}: {name} leaves nothing of images below {entry.smallest} x "
+            f"{entry.smallest} pixels. Set data.image_size={entry.smallest} or more."
+        )
+
+
+def _shown(height: int, width: int) -> str:
+    return str(height) if height == width else f"[{height}, {width}]"
+
+
+def choices(model: Mapping[str, Any], image_size: int | Sequence[int]) -> dict[str, Any]:
+    """Those keys of a recipe's section `model`, and the size of its images, that `check` and `build` take."""
+    return {key: model[key] for key in OPTIONAL} | {"image_size": image_size}
 
 
 def build(name: str, **options: Any) -> "nn.Module":
-    """A network with freshly initialised weights, drawn from torch's global generator.
+    """A classification network with freshly initialised weights, drawn from torch's global generator.
+
+    It has the attribute `block_names`: the modules that FSDP2 gathers one at a time. One with auxiliary heads gives, while
+    it trains, a dictionary of logits (`out`, `aux1`, ...), and has `auxiliary_weight`.
 
     Args:
-        name: a key of `MODELS`.
-        options: the network's own: `num_classes`, `in_channels`, ...
+        name: a key of `MODELS`, or `timm/NAME`.
+        options: `num_classes`, `in_channels`, `image_size`, `stem`, `dropout`, `drop_path`, `output_stride`, as
+            `phalanx.models.options.Options` has them.
 
     Raises:
         UnknownModel: with the nearest names.
+        BadOption: naming the key of the recipe.
     """
-    check(name)
-    module, _, function = MODELS[name].partition(":")
-    network: nn.Module = getattr(importlib.import_module(module), function)(**options)
+    check(name, **options)
+    if timm_networks.is_one(name):
+        return _of_timm(name, "build", _options(options))
+    network: nn.Module = importlib.import_module(MODELS[name].module).build(name, _options(options))
     return network
+
+
+def features(name: str, **options: Any) -> "Pyramid":
+    """A network without its head: maps of features, fine to coarse, with `channels` and `strides`.
+
+    Its parameters have the names that they have in the classification network.
+
+    Args:
+        name: a key of `MODELS`, or `timm/NAME`.
+        options: as for `build`, but for those of the head.
+
+    Raises:
+        UnknownModel: with the nearest names.
+        BadOption: naming the key of the recipe.
+    """
+    check(name, **options)
+    if timm_networks.is_one(name):
+        return _of_timm(name, "features", _options(options))
+    entry = MODELS[name]
+    pyramid: Pyramid = importlib.import_module(entry.module).pyramid(name, _options(options), entry.channels)
+    return pyramid
+
+
+def _of_timm(name: str, function: str, options: Options) -> Any:
+    try:
+        return getattr(timm_networks, function)(name, options)
+    except LookupError as error:
+        raise UnknownModel(str(error.args[0])) from None
+
+
+def is_pretrained(weights: str | None) -> bool:
+    """Whether `model.weights` means weights that a library publishes, rather than a file."""
+    return weights is not None and (weights in ("torchvision", "timm") or weights.startswith("torchvision/"))
+
+
+def check_weights(name: str, weights: str) -> str:
+    """Whether a library publishes such weights for a network; nothing is imported.
+
+    Args:
+        weights: `torchvision`, `torchvision/VERSION`, or `timm`.
+
+    Returns:
+        Their version, empty for timm's.
+
+    Raises:
+        BadOption: with those that there are.
+    """
+    if timm_networks.is_one(name) or weights == "timm":
+        if not (timm_networks.is_one(name) and weights == "timm"):
+            raise BadOption(
+                f"model.weights={weights}: {name} is no network of that library. Set model.weights=" + _library(name) + "."
+            )
+        return ""
+    published, version = MODELS[name].weights, weights.partition("/")[2]
+    if not version:
+        return published[0]
+    if version not in published:
+        raise BadOption(
+            f"model.weights={weights}: torchvision has no such weights of {name}. There are: {', '.join(published)}."
+        )
+    return version
+
+
+def _library(name: str) -> str:
+    return "timm" if timm_networks.is_one(name) else "torchvision"
+
+
+def statistics(name: str, weights: str | None, channels: int = 3) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of each channel, for pixels of 0 to 1, that published weights expect.
+
+    Args:
+        channels: of the image. For one channel it is the mean over the three; for other numbers there are none.
+
+    Returns:
+        None for weights of one's own, or none.
+
+    Raises:
+        BadOption: where there are no such weights.
+    """
+    if weights is None or not is_pretrained(weights) or channels not in (1, 3):
+        return None
+    version = check_weights(name, weights)
+    found = timm_networks.statistics(name) if timm_networks.is_one(name) else _STATISTICS.get((name, version), _IMAGENET)
+    if channels == 3:
+        return found
+    mean, deviation = (sum(values) / 3 for values in found)
+    return (mean,), (deviation,)

@@ -1,6 +1,9 @@
 """Starting from somebody's weights. Nothing is unpickled, and every tensor must fit."""
 
+import difflib
+import fnmatch
 import re
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from phalanx.models import fitting
 from phalanx.models.foreign import deepspeed_folder, safetensors_files, torch_file
-from phalanx.models.foreign.names import without_prefixes
+from phalanx.models.foreign.names import under_new_names, without_prefixes
 from phalanx.models.foreign.source import BadWeights, Source, unreadable
 
 __all__ = ["BadWeights", "Loaded", "Source", "load", "open_source"]
 
 # BatchNorm's counter of batches, which files from before torch 0.4.1 lack; it counts for nothing with a fixed momentum.
 _COUNTER = "num_batches_tracked"
+# Layers that a sentence proposes to start fresh; where more differ, it is another network.
+_FEW = 4
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,8 @@ class Loaded:
         under: the key under which they lay in the file, if any.
         prefix: what was taken from the front of every name.
         zeroed: BatchNorm's counters that the file lacks.
+        fresh: tensors of the model that start fresh, as asked.
+        fitted: what was done to tensors of another shape, in words.
     """
 
     path: Path
@@ -34,6 +42,8 @@ class Loaded:
     under: str
     prefix: str
     zeroed: int
+    fresh: int = 0
+    fitted: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{self.tensors} tensors of the model are from {self.path}"]
@@ -43,35 +53,64 @@ class Loaded:
             parts.append(f"their names without the prefix {self.prefix}")
         if self.zeroed:
             parts.append(f"{self.zeroed} counters {_COUNTER} that it lacks are zero")
+        if self.fresh:
+            parts.append(f"{self.fresh} start fresh")
+        parts += self.fitted
         return ", ".join(parts)
 
 
-def load(model: nn.Module, path: Path, source: Source | None = None) -> Loaded:
+def load(model: nn.Module, path: Path, source: Source | None = None, fresh: Sequence[str] = ()) -> Loaded:
     """Fills a model; beside it no more than one tensor is in memory at a time, where the format allows it.
 
     Args:
         model: on the CPU.
         path: what `open_source` takes.
         source: the opened weights, where another reader opened them.
+        fresh: shell patterns of names of tensors that stay as they are; the file may lack them, or have them in another shape.
 
     Raises:
         BadWeights: naming the file and the first tensor that does not fit; before anything is changed, but for content that
             turns out to be damaged.
     """
     own = model.state_dict(keep_vars=True)
+    kept = _matching(own, fresh)
+    own = {name: tensor for name, tensor in own.items() if name not in kept}
     with closing(open_source(path) if source is None else source) as opened:
         if not opened.shapes:
             raise BadWeights(f"{path}: there is no tensor in it. Check model.weights.")
         names, prefix = without_prefixes(opened.shapes, own)
+        names = {name: given for name, given in under_new_names(names, own).items() if not _matches(name, fresh)}
         zeroed = [name for name in own if name not in names and name.rpartition(".")[2] == _COUNTER]
         _check_names(path, own, set(names), set(zeroed))
-        _check_shapes(path, own, {name: opened.shapes[given] for name, given in names.items()}, opened.flat)
+        shapes = {name: opened.shapes[given] for name, given in names.items()}
+        fits = {name: fit for name, shape in shapes.items() if (fit := fitting.fit(model, name, shape, tuple(own[name].shape)))}
+        _check_shapes(path, own, {name: shape for name, shape in shapes.items() if name not in fits}, opened.flat)
         with torch.no_grad():
             for name in zeroed:
                 own[name].zero_()
             for name, given in names.items():
-                own[name].copy_(_read(path, opened, given, own[name]))
-        return Loaded(path, len(names), opened.under, prefix, len(zeroed))
+                change = fits[name].change if name in fits else None
+                own[name].copy_(_read(path, opened, given, own[name], change))
+        done = tuple(f"{name} {fit.said}" for name, fit in fits.items())
+        return Loaded(path, len(names), opened.under, prefix, len(zeroed), len(kept), done)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _matching(own: Iterable[str], patterns: Sequence[str]) -> set[str]:
+    """Names of the model that patterns mean; each must mean one."""
+    found = set()
+    for pattern in patterns:
+        meant = fnmatch.filter(own, pattern)
+        if not meant:
+            near = difflib.get_close_matches(pattern, own, n=1, cutoff=0.0)
+            raise BadWeights(
+                f"model.fresh={pattern}: no tensor of the model has such a name. There is, for example, {near[0]}."
+            )
+        found |= set(meant)
+    return found
 
 
 def open_source(path: Path) -> Source:
@@ -158,15 +197,21 @@ def _check_shapes(path: Path, own: dict[str, Tensor], given: dict[str, tuple[int
         have = "has" if len(other) == 1 else "have"
         raise BadWeights(
             f"{path}: {len(other)} of {len(own)} tensors {have} another shape: {', '.join(shown)}. "
-            "Give weights of this very network, or set the keys model.* as they were there."
+            f"Give weights of this very network, {_start_fresh(other)}set the keys model.* as they were there."
         )
 
 
-def _read(path: Path, source: Source, name: str, own: Tensor) -> Tensor:
+def _start_fresh(names: Sequence[str]) -> str:
+    """The remedy where a few layers differ, as a head for other classes does."""
+    layers = list(dict.fromkeys(f"{name.rpartition('.')[0]}.*" for name in names))
+    return f"start these layers fresh with model.fresh=[{','.join(layers)}], or " if len(layers) <= _FEW else "or "
+
+
+def _read(path: Path, source: Source, name: str, own: Tensor, change: Callable[[Tensor], Tensor] | None) -> Tensor:
     try:
         tensor = source.read(name)
     except Exception as error:
         raise unreadable(path, error) from None
     if tensor.is_floating_point() != own.is_floating_point() and not name.endswith(_COUNTER):
         raise BadWeights(f"{path}: {name} is {tensor.dtype} there and {own.dtype} in the model. Give weights of this network.")
-    return tensor.reshape(own.shape)
+    return (change(tensor) if change else tensor).reshape(own.shape)

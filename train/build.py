@@ -10,16 +10,18 @@ from pathlib import Path
 from torch import nn
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.schema import RunConfig
-from phalanx.data.augment import pipeline
+from phalanx.configs.schema import ModelConfig, RunConfig
+from phalanx.data import facts as data_facts
 from phalanx.data.dataset import Dataset, open_split
 from phalanx.data.loader import EvaluationLoader, Loader, Samples
+from phalanx.data.mixing import mixing
+from phalanx.data.pipeline import Statistics, pipeline
 from phalanx.dist.checkpoint import foreign
 from phalanx.dist.engine import Engine
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything
 from phalanx.dist.sampler import Stream
-from phalanx.models import registry, weights
+from phalanx.models import pretrained, registry, weights
 from phalanx.train import optimizers, schedules, tasks
 from phalanx.train.tasks import DataFacts, Task
 
@@ -45,6 +47,7 @@ class Ingredients:
 class Parts:
     """What a run is made of, on all ranks."""
 
+    training: Dataset
     task: Task
     engine: Engine
     loaded: weights.Loaded | None
@@ -71,13 +74,28 @@ def gather(config: RunConfig, goes_on: bool = False) -> Ingredients:
     Raises:
         UserError: where the data or the weights cannot be used.
     """
-    training, validation = open_split(config.data, "train"), open_split(config.data, "val")
-    facts = DataFacts(tuple(training.classes), training.channels)
-    task, last_step = tasks.build(config, facts), length(config, len(training))
-    model = _model(config, facts)
+    training, validation = (open_split(config.data, split, config.seed) for split in ("train", "val"))
+    known = facts(training, config)
+    task, last_step = tasks.build(config, known), length(config, len(training))
+    model = network(config, known)
     # A run that goes on has its own weights; the file that it once started from may be gone.
-    loaded = None if goes_on else _start_from(config.model.weights, model)
+    loaded = None if goes_on else _start_from(config.model, model)
     return Ingredients(training, validation, task, model, loaded, last_step)
+
+
+def facts(training: Dataset, config: RunConfig) -> DataFacts:
+    """What the task and the network need to know of the data. Classes are counted only where the loss asks for it."""
+    counted = "balanced" in (config.loss.class_weights, config.loss.pos_weight)
+    counts = data_facts.class_counts(training) if counted else None
+    size = config.data.image_size
+    return DataFacts(
+        classes=tuple(training.classes),
+        channels=training.channels,
+        kind=data_facts.kind(training),
+        samples=len(training),
+        class_counts=None if counts is None else tuple(counts),
+        image_size=(size, size) if isinstance(size, int) else size,
+    )
 
 
 def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
@@ -91,13 +109,16 @@ def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
     )
     count, workers = len(made.training), config.data.workers
     stream = Stream(count, config.seed, config.train.global_batch, config.train.micro_batch)
-    training = Samples(made.training, pipeline(config.data, made.training, "train"), config.seed)
-    validation = Samples(made.validation, pipeline(config.data, made.validation, "val"), config.seed)
-    loader = Loader(training, stream, engine.mine, workers, pin=world.device.type == "cuda")
+    wanted = statistics(config, made.training.channels)
+    training = Samples(made.training, pipeline(config.data, made.training, "train", wanted), config.seed)
+    validation = Samples(made.validation, pipeline(config.data, made.validation, "val", wanted), config.seed)
+    device = world.device if config.data.transform_on == "device" else None
+    pin, mixed = world.device.type == "cuda", mixing(config, made.training)
+    loader = Loader(training, stream, engine.mine, workers, pin, mixed, device)
     evaluation = EvaluationLoader(
-        validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers
+        validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers, device
     )
-    return Parts(made.task, engine, made.loaded, loader, evaluation, stream, made.last_step)
+    return Parts(made.training, made.task, engine, made.loaded, loader, evaluation, stream, made.last_step)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -118,27 +139,35 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         raise UserError(f"model.freeze={', '.join(patterns)}: this freezes every parameter. Leave some to be trained.")
 
 
-def _model(config: RunConfig, facts: DataFacts) -> nn.Module:
+def network(config: RunConfig, facts: DataFacts) -> nn.Module:
     """The network, its weights drawn from the seed alone."""
     seed_everything(key(config.seed, "initialisation"))
-    model = registry.build(
-        config.model.name,
-        num_classes=config.model.num_classes or len(facts.classes),
-        in_channels=config.model.in_channels or facts.channels,
-        stem=config.model.stem,
-        dropout=config.model.dropout,
-    )
+    try:
+        model = registry.build(
+            config.model.name,
+            num_classes=config.model.num_classes or len(facts.classes),
+            in_channels=config.model.in_channels or facts.channels,
+            **registry.choices(config.model.model_dump(), config.data.image_size),
+        )
+    except (registry.UnknownModel, registry.BadOption) as error:
+        raise UserError(str(error)) from None
     freeze(model, config.model.freeze)
     return model
 
 
-def _start_from(given: str | None, model: nn.Module) -> weights.Loaded | None:
-    """Fills the network from a file or folder of somebody's, if one was given."""
-    if given is None:
+def statistics(config: RunConfig, channels: int) -> Statistics | None:
+    """How published weights want images normalised, where the network starts from such."""
+    return registry.statistics(config.model.name, config.model.weights, channels)
+
+
+def _start_from(config: ModelConfig, model: nn.Module) -> weights.Loaded | None:
+    """Fills the network from published weights, or a file or folder of somebody's, if any were given."""
+    if config.weights is None:
         return None
-    path = Path(given)
     try:
+        published = registry.is_pretrained(config.weights)
+        path = pretrained.file(config.name, config.weights) if published else Path(config.weights)
         # A folder of torch.distributed.checkpoint is for dist/: models/ knows nothing of ranks.
-        return weights.load(model, path, foreign.open_folder(path) if foreign.is_one(path) else None)
-    except weights.BadWeights as error:
+        return weights.load(model, path, foreign.open_folder(path) if foreign.is_one(path) else None, config.fresh)
+    except (weights.BadWeights, registry.BadOption) as error:
         raise UserError(str(error)) from None

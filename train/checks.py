@@ -41,18 +41,36 @@ def check_world(config: RunConfig, world: int) -> None:
     )
 
 
+def check_model(config: RunConfig) -> None:
+    """Whether there is such a network, and such weights of it.
+
+    Raises:
+        UserError: saying what to change.
+    """
+    model = config.model
+    try:
+        registry.check(model.name, **registry.choices(model.model_dump(), config.data.image_size))
+        if model.weights is not None and registry.is_pretrained(model.weights):
+            registry.check_weights(model.name, model.weights)
+    except registry.UnknownModel as error:
+        raise UserError(f"model.name={model.name}: {error}") from None
+    except registry.BadOption as error:
+        raise UserError(str(error)) from None
+    if model.fresh and model.weights is None:
+        raise UserError(
+            f"model.fresh={', '.join(model.fresh)}: without model.weights every parameter starts fresh. Remove the key."
+        )
+    if model.backbone is not None:
+        raise UserError(f"model.backbone={model.backbone}: {model.name} takes no backbone. Remove the key.")
+
+
 def check(config: RunConfig, world: int) -> None:
     """Whether the run can start on so many ranks, as far as that can be told beforehand.
 
     Raises:
         UserError: saying what to change.
     """
-    try:
-        registry.check(config.model.name)
-    except registry.UnknownModel as error:
-        raise UserError(f"model.name={config.model.name}: {error}") from None
-    if config.model.backbone is not None:
-        raise UserError(f"model.backbone={config.model.backbone}: {config.model.name} takes no backbone. Remove the key.")
+    check_model(config)
     tasks.check(config.task.name)
     if config.task.options and not is_own(config.task.name):
         raise UserError(f"task.options are for a task of your own; {config.task.name} takes none. Remove them.")

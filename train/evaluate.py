@@ -1,35 +1,101 @@
 """Evaluation over all ranks: each sample counted once, and the same figures however many ranks there are."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+from torch import Tensor, nn
 
 from phalanx.data.loader import EvaluationLoader
 from phalanx.dist import heartbeat
-from phalanx.dist.collectives import gather_json, sum_exactly
+from phalanx.dist.collectives import gather_json, gather_rows, sum_exactly
 from phalanx.dist.engine import Engine
-from phalanx.train.tasks import Task
+from phalanx.train.tasks import Rows, Task
 
 
 def evaluate(engine: Engine, task: Task, loader: EvaluationLoader) -> dict[str, float]:
-    """The task's metrics over the validation split. All ranks call together.
+    """The task's metrics over the validation split. All ranks call together."""
+    return task.metrics(measure(engine, task, loader))
 
-    The sums of each numbered batch come from one rank, and are added in the order of the batches: no figure depends on
-    which rank ran which batch.
+
+def measure(
+    engine: Engine, task: Task, loader: EvaluationLoader, combined: Callable[[nn.Module], nn.Module] | None = None
+) -> dict[str, Any]:
+    """What the task measures, over the whole split: numbers, tensors, rows. All ranks call together.
+
+    No figure depends on which rank ran which batch: whole numbers are exact in any order; floating point sums of each
+    numbered batch come from one rank, and are added in the order of the batches; rows stand in that order.
+
+    Args:
+        combined: from the engine's network to the one that is asked; that itself where it is not given.
     """
-    measured: dict[int, list[torch.Tensor]] = {}
-    names: list[str] = []
-    with engine.evaluation() as model, torch.inference_mode():
+    sums = _Sums(engine.world.device)
+    with engine.evaluation() as plain, torch.inference_mode():
+        model = plain if combined is None else combined(plain)
         for number, batch in loader:
             heartbeat.beat("evaluation")
-            sums = task.measure(model, engine.to_device(batch))
-            names = sorted(sums)
-            measured[number] = [sums[name].detach().to("cpu", torch.float64, non_blocking=True) for name in names]
+            sums.add(number, task.measure(model, engine.to_device(batch)))
     heartbeat.beat("metrics")
-    if engine.world.device.type == "cuda":
-        torch.cuda.synchronize(engine.world.device)
-    names = next(found for found in gather_json(engine.world, names) if found)  # a rank may have had no batch
-    table = torch.zeros(loader.batches, len(names), dtype=torch.float64)
-    for number, values in measured.items():
-        table[number] = torch.stack(values)
-    sum_exactly(engine.world, table)
-    totals = [sum(column) for column in table.T.tolist()]
-    return task.metrics(dict(zip(names, totals, strict=True)))
+    return sums.over_all(engine, loader.batches)
+
+
+class _Sums:
+    """What this rank has measured, until it meets the others'."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._counts: dict[str, Tensor] = {}  # whole numbers, added up as they come
+        self._floats: dict[int, dict[str, Tensor]] = {}  # by number of the batch
+        self._rows: dict[str, list[Tensor]] = {}  # in the order of the batches
+        self._shapes: list[tuple[str, str, list[int]]] = []
+
+    def add(self, number: int, measured: dict[str, Tensor | Rows]) -> None:
+        self._floats[number] = {}
+        shapes = []
+        for name, value in sorted(measured.items()):
+            if isinstance(value, Rows):
+                shapes.append((name, "rows", [value.values.shape[1]]))
+                self._rows.setdefault(name, []).append(value.values.detach().to("cpu", torch.float64, non_blocking=True))
+                continue
+            shapes.append((name, "floats" if value.is_floating_point() else "counts", list(value.shape)))
+            if value.is_floating_point():
+                self._floats[number][name] = value.detach().to("cpu", torch.float64, non_blocking=True).reshape(-1)
+            elif name in self._counts:
+                self._counts[name] += value
+            else:
+                self._counts[name] = value.to(torch.int64, copy=True)
+        self._shapes = shapes
+
+    def over_all(self, engine: Engine, batches: int) -> dict[str, Any]:
+        """The same on every rank; a sum of shape [] as a number."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        world = engine.world
+        shapes = next(found for found in gather_json(world, self._shapes) if found)  # a rank may have had no batch
+        totals = self._add_floats(engine, batches, {name: shape for name, kind, shape in shapes if kind == "floats"})
+        found: dict[str, Any] = {}
+        for name, kind, shape in shapes:
+            if kind == "rows":
+                own = self._rows.get(name, [])
+                found[name] = gather_rows(world, torch.cat(own) if own else torch.zeros(0, *shape, dtype=torch.float64))
+                continue
+            if kind == "counts":
+                own_counts = self._counts.get(name, torch.zeros(shape, dtype=torch.int64)).cpu()
+                total = sum_exactly(world, own_counts.clone())
+            else:
+                total = totals[name]
+            found[name] = total if shape else float(total)
+        return found
+
+    def _add_floats(self, engine: Engine, batches: int, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
+        sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+        table = torch.zeros(batches, sum(sizes), dtype=torch.float64)
+        for number, values in self._floats.items():
+            if values:
+                table[number] = torch.cat([values[name] for name in shapes])
+        sum_exactly(engine.world, table)
+        total = torch.zeros(sum(sizes), dtype=torch.float64)
+        for row in table:
+            total += row
+        parts = zip(shapes.items(), total.split(sizes), strict=True)
+        return {name: part.reshape(shape) for (name, shape), part in parts}

@@ -6,8 +6,11 @@ from phalanx.train.run import Run
 
 
 def train(run: Run) -> ExitCode:
-    """Trains until the recipe's last step, or until asked to stop."""
+    """Trains until the recipe's last step, until nothing gets better any more, or until asked to stop."""
     state, engine, task = run.state, run.engine, run.task
+    run.catch_up()
+    if run.best.is_over:
+        return run.done()
     heartbeat.beat("loading", state.step + 1)
     for batch in run.loader.from_step(state.step, run.last_step):
         weights = [task.weights(micro_batch) for micro_batch in batch.micro_batches]
@@ -23,8 +26,11 @@ def train(run: Run) -> ExitCode:
         stopping = engine.stop_agreed or state.step == run.stop_at
         if run.due.evaluation(state.step) and not stopping:
             run.evaluate()
-        if run.due.checkpoint(state.step) or run.improved or stopping:
-            run.save(awaited=stopping or state.step == run.last_step)
+        ending = stopping or run.best.is_over or state.step == run.last_step
+        if run.due.checkpoint(state.step) or run.improved or ending:
+            run.save(awaited=ending)
+        if run.best.is_over:
+            return run.done()
         if stopping and state.step < run.last_step:
             return run.stopped()
         heartbeat.beat("loading", state.step + 1)

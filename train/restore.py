@@ -1,12 +1,14 @@
 """Going on from a checkpoint: the newest one that is whole, whoever wrote it."""
 
+from pathlib import Path
+
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig, digest
-from phalanx.dist.checkpoint import directory, manifest
+from phalanx.dist.checkpoint import choose, directory, manifest
 from phalanx.dist.checkpoint import restore as checkpoints
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.reader import threads
-from phalanx.dist.collectives import main_does
+from phalanx.dist.collectives import gather_json, main_does, together
 from phalanx.dist.engine import Engine
 from phalanx.dist.run_directory import RunDirectory
 
@@ -29,6 +31,31 @@ def newest(run: RunDirectory, engine: Engine, config: RunConfig) -> tuple[Manife
         )
     if path is None:
         return None, passed_over
+    return _of(path, config), passed_over
+
+
+def chosen(run: RunDirectory, engine: Engine, config: RunConfig, step: int | None, best: bool) -> Manifest:
+    """The manifest of a whole checkpoint: of a step, the best, or else the newest. Nothing is changed. All ranks call together.
+
+    Raises:
+        UserError: where there is none, it is not whole, or it is another experiment's.
+    """
+    if step is None and not best:
+        stored, _ = newest(run, engine, config)
+        if stored is None:
+            raise UserError(f"{run.path} has no checkpoint. Train it first.", shared=True)
+        return stored
+
+    def choose_one() -> str | None:
+        if not engine.world.ranks.is_main:
+            return None
+        return str((choose.best(run) if best else choose.of_step(run, step or 0)).path)
+
+    path = together(engine.world, choose_one)
+    return _of(Path(gather_json(engine.world, path)[0]), config)
+
+
+def _of(path: Path, config: RunConfig) -> Manifest:
     stored = manifest.read(path)
     if stored.experiment != digest(config):
         raise UserError(
@@ -36,7 +63,7 @@ def newest(run: RunDirectory, engine: Engine, config: RunConfig) -> tuple[Manife
             "Restore config.yaml as it was, or start under another name.",
             shared=True,
         )
-    return stored, passed_over
+    return stored
 
 
 def fill(run: RunDirectory, engine: Engine, stored: Manifest) -> None:

@@ -1,22 +1,26 @@
 """A run under way: what the loop does besides training: log, evaluate, save, end."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.data.loader import EvaluationLoader, Loader
 from phalanx.dist import heartbeat
-from phalanx.dist.checkpoint import directory, retention
+from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.save import Progress
 from phalanx.dist.checkpoint.saver import Saved, Saver
+from phalanx.dist.collectives import main_does
 from phalanx.dist.engine import Engine
+from phalanx.dist.files import write_atomically
 from phalanx.dist.reports import StepFigures
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.dist.sampler import Stream
 from phalanx.dist.stop import StopRequest
+from phalanx.train.data_check import PassedOver
 from phalanx.train.evaluate import evaluate
 from phalanx.train.ledger import Ledger
+from phalanx.train.patience import Best
 from phalanx.train.state import TrainState
 from phalanx.train.tasks import Task
 from phalanx.train.tracking import Tracker
@@ -46,7 +50,8 @@ class Run:
         last_step: the run's number of steps.
         stop_at: step to save and stop at; None for none.
         saved: step of the newest checkpoint; 0 for none.
-        best: the best value so far of the metric `checkpoint.best`; not a number for none.
+        best: the best value so far of the metric `checkpoint.best`, and how long ago it was.
+        passed_over: samples that could not be read.
         improved: whether the last evaluation, after this step, gave a better one.
     """
 
@@ -66,7 +71,8 @@ class Run:
     stop_at: int | None
     saver: Saver
     saved: int
-    best: float
+    best: Best
+    passed_over: PassedOver
     improved: bool = False
     _begun: int = 0
     _measured: tuple[int, dict[str, float]] = (0, {})
@@ -111,15 +117,30 @@ class Run:
         self.tracker.event("evaluate", self.state.step, **metrics)
         measured = {f"val/{name}": value for name, value in metrics.items()}
         self._measured = (self.state.step, measured)
-        metric, mode = self.config.checkpoint.best, self.config.checkpoint.best_mode
+        metric = self.config.checkpoint.best
         if metric is None:
             return
         if metric not in measured:
             there = ", ".join(measured)
             raise UserError(f"checkpoint.best={metric}: the task measures {there}. Set one of these.", shared=True)
-        self.improved = retention.is_better(metric, mode, measured[metric], self.best)
-        if self.improved:
-            self.best = measured[metric]
+        self.improved = self.best.add(self.state.step, measured[metric])
+
+    def catch_up(self) -> None:
+        """Evaluates where the run was stopped just when that was due: its best checkpoint, and its end, may depend on it.
+
+        All ranks call together.
+        """
+        due = self.state.step > 0 and self.due.evaluation(self.state.step)
+        if due and self.config.checkpoint.best is not None and self.best.evaluated < self.state.step:
+            self.evaluate()
+            main_does(self.engine.world, self._add_metrics)
+            self.improved = False  # this step has its checkpoint
+
+    def _add_metrics(self) -> None:
+        """To the checkpoint of this step, which was saved without."""
+        path = directory.step_directory(self.directory.checkpoints, self.state.step) / manifest.NAME
+        stored = replace(manifest.read(path.parent), metrics=self._measured[1])
+        write_atomically(path, manifest.dumps(stored))
 
     def save(self, awaited: bool) -> None:
         """Begins a checkpoint of the finished step, once it is known to be finite. All ranks call together.
@@ -143,6 +164,8 @@ class Run:
                 f"step {self.state.step}: a parameter is not finite, though no loss was. {self._last_good()} "
                 "Lower optim.lr, or set train.clip_norm."
             )
+        if (news := self.passed_over.news()) is not None:
+            self.tracker.event("unreadable", self.state.step, **news)
         self.tracker.sync()
         self.ledger.sync()
         strategy, experiment = self.config.dist.strategy, digest(self.config)
@@ -193,8 +216,17 @@ class Run:
         return ExitCode.STOPPED_EARLY
 
     def done(self) -> ExitCode:
-        """The last step is finished."""
+        """The last step is finished, or the patience is over."""
         self._insist_on_checkpoint()
+        if self.state.step < self.last_step:
+            self.tracker.event(
+                "early_stop",
+                self.state.step,
+                metric=self.config.checkpoint.best,
+                best=self.best.value,
+                patience=self.best.patience,
+            )
+            self.tracker.progress.say(f"ended early at step {self.state.step} of {self.last_step}: {self.best}")
         self.tracker.event("done", self.state.step)
         self.tracker.progress.say(f"done: {self.state.step} steps; results are in {self.directory.path}")
         return ExitCode.DONE

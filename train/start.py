@@ -1,7 +1,5 @@
 """From a configuration to a finished run, on this rank: check, join, build, restore, train."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 from phalanx.configs.errors import ExitCode, UserError
@@ -20,10 +18,13 @@ from phalanx.dist.threads import choose_threads
 from phalanx.dist.watchdog import watched
 from phalanx.train import restore
 from phalanx.train.build import Parts, assemble, gather, length
+from phalanx.train.build import facts as facts_of
 from phalanx.train.checks import check
-from phalanx.train.evaluate import evaluate
+from phalanx.train.data_check import PassedOver, check_data
 from phalanx.train.ledger import Ledger, cut_ledgers
 from phalanx.train.loop import train
+from phalanx.train.patience import Best, best_so_far
+from phalanx.train.recorded import record
 from phalanx.train.resize import Resize, Setting, as_written
 from phalanx.train.run import Due, Run
 from phalanx.train.schedules import DEPENDS_ON_LENGTH, learning_rate
@@ -31,7 +32,7 @@ from phalanx.train.state import TrainState
 from phalanx.train.tracking import Tracker
 
 
-def _join(config: RunConfig, ranks: Ranks) -> tuple[World, int]:
+def join_ranks(config: RunConfig, ranks: Ranks) -> tuple[World, int]:
     """Checks, then joins the other ranks; returns the threads of this rank too."""
     try:
         check(config, ranks.world)
@@ -59,15 +60,18 @@ def run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None 
 
 
 def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None) -> ExitCode:
-    world, threads = _join(config, ranks)
+    world, threads = join_ranks(config, ranks)
     directory = RunDirectory.of(config)
     heartbeat.beat("build")
     before = directory.read_config() if directory.exists() else None
     goes_on = gather_json(world, bool(steps(directory.checkpoints)))[0]
-    parts = assemble(config, together(world, lambda: gather(config, goes_on)), world)
+    made = together(world, lambda: gather(config, goes_on))
+    doubts = check_data(config, made.training, made.validation, world, goes_on)
+    parts = assemble(config, made, world)
     heartbeat.beat("restore")
     stored, passed_over = restore.newest(directory, parts.engine, config)
     main_does(world, lambda: directory.create(config, threads))
+    main_does(world, lambda: record(directory, facts_of(made.training, config), made.training))
     state = TrainState()
     if stored is not None:
         parts.engine.make_room(stored)
@@ -76,16 +80,23 @@ def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None
         state = TrainState(stored.step, stored.samples)
     main_does(world, lambda: cut_ledgers(directory.ledger, state.step))
     tracker = Tracker(config, directory, ranks, state.step, parts.last_step)
+    best = best_so_far(world, directory, config, state.step)
     code = ExitCode.FAILED
     try:
         _tell(config, before, stored, passed_over, world, parts, tracker)
+        for sentence in doubts:
+            tracker.progress.say(f"phalanx: {sentence}")
+            tracker.event("warning", state.step, reason=sentence)
         if state.step >= parts.last_step:
             tracker.progress.say(f"all {parts.last_step} steps are done; raise train.steps or train.epochs to go on")
+            code = ExitCode.DONE
+        elif best.is_over:
+            tracker.progress.say(f"ended early at step {state.step}: {best}; raise train.patience to go on")
             code = ExitCode.DONE
         elif stop_at is not None and state.step >= stop_at:
             raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
         else:
-            under_way = _prepare(config, directory, state, parts, tracker, stop, stop_at)
+            under_way = _prepare(config, directory, state, parts, tracker, best, stop, stop_at)
             try:
                 code = train(under_way)
             except Exception:
@@ -109,6 +120,7 @@ def _prepare(
     state: TrainState,
     parts: Parts,
     tracker: Tracker,
+    best: Best,
     stop: StopRequest,
     stop_at: int | None,
 ) -> Run:
@@ -137,22 +149,13 @@ def _prepare(
         stop_at=stop_at,
         saver=Saver(engine.world, directory.checkpoints, _retention(keeping), keeping.asynchronous),
         saved=state.step,
-        best=_best_so_far(engine.world, directory, keeping),
+        passed_over=PassedOver(parts.training, engine.world),
+        best=best,
     )
 
 
 def _retention(config: CheckpointConfig) -> retention.Retention:
     return retention.Retention(config.keep, config.keep_every, config.best, config.best_mode)
-
-
-def _best_so_far(world: World, directory: RunDirectory, config: CheckpointConfig) -> float:
-    """The best value of the metric `checkpoint.best` among checkpoints, as rank 0 sees them; not a number for none."""
-    if config.best is None:
-        return math.nan
-    values = retention.measured(directory.checkpoints, config.best) if world.ranks.is_main else {}
-    best = retention.best_of(values, config.best, config.best_mode)
-    found: float = gather_json(world, math.nan if best is None else values[best])[0]
-    return found
 
 
 def _tell(
@@ -198,24 +201,3 @@ def _resized(config: RunConfig, before: RunConfig, stored: Manifest, world: Worl
     on_node, samples = world.ranks.local_world, parts.stream.samples
     now = Setting(config, world.ranks.world, parts.last_step, on_node)
     return Resize(stored, as_written(stored, before, length(before, samples), on_node), now, samples, tracker.already_logged)
-
-
-def evaluate_run(config: RunConfig, ranks: Ranks, report: Callable[[int, dict[str, Any]], None]) -> ExitCode:
-    """Evaluates the newest whole checkpoint of a run; rank 0 gets step and metrics.
-
-    Raises:
-        UserError: where there is none.
-    """
-    world, _ = _join(config, ranks)
-    directory = RunDirectory.of(config)
-    parts = assemble(config, together(world, lambda: gather(config, goes_on=True)), world)
-    stored, _ = restore.newest(directory, parts.engine, config)
-    if stored is None:
-        raise UserError(f"{directory.path} has no checkpoint to evaluate. Train it first.", shared=True)
-    parts.engine.make_room(stored)
-    restore.fill(directory, parts.engine, stored)
-    metrics = evaluate(parts.engine, parts.task, parts.evaluation)
-    if ranks.is_main:
-        report(stored.step, metrics)
-    leave()
-    return ExitCode.DONE

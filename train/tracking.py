@@ -6,7 +6,7 @@ from typing import Any
 
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.environment import Ranks
-from phalanx.dist.files import JsonLines, cut_back, read_lines
+from phalanx.dist.files import JsonLines, cut_back, join_last, read_lines
 from phalanx.dist.reports import StepFigures
 from phalanx.dist.run_directory import Events, RunDirectory, read_events
 from phalanx.train.progress import Progress
@@ -19,7 +19,7 @@ class Tracker:
     def __init__(self, config: RunConfig, run: RunDirectory, ranks: Ranks, first_step: int, last_step: int):
         self._log_every = config.train.log_every
         self._row: dict[str, float] = {}
-        self._row_step = first_step
+        self._row_step = self._first_step = first_step
         self._sinks: list[Sink] = []
         self.already_logged = 0
         self._metrics: JsonLines | None = None
@@ -77,13 +77,24 @@ class Tracker:
     def _write_row(self) -> None:
         if self._metrics is not None and self._row:
             # The file first: a sink may lack a step that a kill took, but never has one twice.
-            self._metrics.append({"step": self._row_step, "time": time.time(), **self._row})
+            line = {"step": self._row_step, "time": time.time(), **self._row}
+            if self._row_step == self._first_step:
+                self._metrics = self._joined(self._metrics, line)
+            else:
+                self._metrics.append(line)
             for sink in list(self._sinks):
                 try:
                     sink.log(self._row_step, self._row)
                 except Exception as error:
                     self._lose(sink, error)
         self._row = {}
+
+    @staticmethod
+    def _joined(metrics: JsonLines, line: dict[str, Any]) -> JsonLines:
+        """An evaluation that was due when the run was stopped: the step has its line already."""
+        metrics.close()
+        join_last(metrics.path, line)
+        return JsonLines(metrics.path)
 
     def _lose(self, sink: Sink, error: Exception) -> None:
         """A server that is gone is no reason to stop; nor is its helper process, which gets the signals that we get."""

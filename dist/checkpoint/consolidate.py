@@ -15,8 +15,19 @@ from phalanx.dist.checkpoint.reader import Readers
 from phalanx.dist.files import fsync_directory
 
 FORMAT = "phalanx.weights"
-# Where the recipe leaves these to the data, the weights tell, by the names that torchvision's ResNets have.
-_SHOWN_BY = {"num_classes": ("fc.weight", 0), "in_channels": ("conv1.weight", 1)}
+# Where the recipe leaves these to the data, the weights tell, by the names that the last and first layers of networks have.
+_LAST = ("fc.weight", "head.weight", "heads.head.weight", "classifier.6.weight", "classifier.2.weight")
+_FIRST = (
+    "conv1.weight",
+    "conv1.conv.weight",
+    "Conv2d_1a_3x3.conv.weight",
+    "conv_proj.weight",
+    "features.0.weight",
+    "features.0.0.weight",
+)
+_SHOWN_BY = {"num_classes": (_LAST, 0), "in_channels": (_FIRST, 1)}
+# Keys that say how a network starts and is trained, not what it is.
+_LEFT_OUT = {"weights", "fresh", "freeze"}
 
 
 def facts_file(output: Path) -> Path:
@@ -87,12 +98,12 @@ def _write(path: Path, text: str) -> None:
 
 def model_keys(config: RunConfig, stored: Manifest) -> dict[str, Any]:
     """The keyword arguments with which the registry builds the network of a run; what cannot be known is left out."""
-    keys = config.model.model_dump(mode="json", exclude={"weights", "freeze"}, exclude_none=True)
-    for key, (name, dimension) in _SHOWN_BY.items():
-        tensor = stored.tensors.get(name)
-        if key not in keys and tensor is not None and len(tensor.shape) > dimension:
-            keys[key] = tensor.shape[dimension]
-    return keys
+    keys = config.model.model_dump(mode="json", exclude=_LEFT_OUT, exclude_none=True)
+    for key, (names, dimension) in _SHOWN_BY.items():
+        shapes = [stored.tensors[name].shape for name in names if name in stored.tensors]
+        if key not in keys and shapes and len(shapes[0]) > dimension:
+            keys[key] = shapes[0][dimension]
+    return keys | {"image_size": config.data.image_size}
 
 
 def refuse_output(output: Path, checkpoints: Path) -> None:

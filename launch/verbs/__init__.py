@@ -27,7 +27,14 @@ VERBS = {
     "status": Verb("where a run stands: its job, its step, its last checkpoint", "phalanx.launch.verbs.status"),
     "logs": Verb("what went wrong first, then the last lines of a rank", "phalanx.launch.verbs.logs"),
     "cancel": Verb("ends a run's job; its ranks save first", "phalanx.launch.verbs.cancel"),
-    "evaluate": Verb("metrics of a run's newest checkpoint", "phalanx.launch.verbs.evaluate"),
+    "evaluate": Verb(
+        "metrics of a run's checkpoint: the newest, the best, or several together", "phalanx.launch.verbs.evaluate"
+    ),
+    "predict": Verb("what a run's network sees in images: JSON, and pictures", "phalanx.launch.verbs.predict"),
+    "data": Verb("a contact sheet of what the network sees, and how many of each class", "phalanx.launch.verbs.data"),
     "checkpoint": Verb("ls, verify, diff: what is on disk; consolidate: a file of weights", "phalanx.launch.verbs.checkpoint"),
+    "models": Verb(
+        "the networks there are, with parameters, source and score; or all about one", "phalanx.launch.verbs.models"
+    ),
     "config": Verb("the resolved recipe; --keys: every key with type, default and meaning", "phalanx.launch.verbs.config"),
 }

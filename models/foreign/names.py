@@ -1,6 +1,7 @@
 """Names of tensors in somebody's file and in our model: the prefixes that wrappers add."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Container, Iterable, Mapping
 
 # Of DistributedDataParallel, torch.compile, and of modules that hold the network as `model`.
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -23,3 +24,17 @@ def without_prefixes(names: Iterable[str], own: Iterable[str]) -> tuple[dict[str
         found = {name.removeprefix(prefix): original for name, original in found.items()}
         taken += prefix
     return found, taken
+
+
+# torchvision's Vision Transformers were published when their MLPs had other names.
+_OLD_MLP = re.compile(r"\.mlp\.linear_([12])\.")
+
+
+def under_new_names(names: Mapping[str, str], own: Container[str]) -> dict[str, str]:
+    """The same, with the names that layers have had since.
+
+    Args:
+        own: the model's names; one that it has is left alone.
+    """
+    renamed = {name: _OLD_MLP.sub(lambda found: f".mlp.{3 * (int(found[1]) - 1)}.", name) for name in names}
+    return {renamed[name] if name not in own and renamed[name] in own else name: given for name, given in names.items()}

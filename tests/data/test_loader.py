@@ -1,6 +1,5 @@
 """What the loader brings: the same samples and the same augmentation for any number of ranks and workers."""
 
-import os
 from pathlib import Path
 
 import numpy
@@ -9,13 +8,11 @@ import torch
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
-from phalanx.data.augment import pipeline
 from phalanx.data.dataset import open_split
 from phalanx.data.loader import EvaluationLoader, Loader, Samples
+from phalanx.data.pipeline import pipeline
 from phalanx.dist.sampler import Stream, share
 from tests.running import DIGITS
-
-FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
 def _loader(rank: int, world: int, workers: int) -> Loader:
@@ -79,20 +76,6 @@ def test_digits_are_split_without_overlap() -> None:
     images = torch.stack([torch.as_tensor(training[i]["image"]) for i in range(len(training))])
     assert images.mean().item() == pytest.approx(training.mean[0], abs=1e-3)
     assert images.std().item() == pytest.approx(training.std[0], abs=1e-3)
-
-
-# Where everything is tested a skip would go unseen.
-@pytest.mark.skipif(
-    not FASHION.is_dir() and os.environ.get("CI") != "true", reason="Debian's dataset-fashion-mnist is not installed"
-)
-def test_fashion_mnist_is_read_from_local_files() -> None:
-    config = load([DIGITS], ["data.name=fashion_mnist", f"data.root={FASHION}"])
-    training, validation = open_split(config.data, "train"), open_split(config.data, "val")
-    assert (len(training), len(validation)) == (60_000, 10_000)
-    images = torch.stack([torch.as_tensor(training[i]["image"]) for i in range(0, 60_000, 7)])
-    assert images.shape[1:] == (1, 28, 28)
-    assert images.mean().item() == pytest.approx(training.mean[0], abs=2e-3)
-    assert images.std().item() == pytest.approx(training.std[0], abs=2e-3)
 
 
 OWN_DATASET = """

@@ -15,9 +15,9 @@ from benchmarks.parity import Cell, measure
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.data.augment import pipeline
 from phalanx.data.dataset import open_split
 from phalanx.data.loader import EvaluationLoader, Samples
+from phalanx.data.pipeline import pipeline
 from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.engine import Engine
 from phalanx.dist.process_group import World

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from phalanx.configs.load import load
-from phalanx.data.augment import pipeline
 from phalanx.data.dataset import open_split
+from phalanx.data.pipeline import pipeline
 from phalanx.dist.checkpoint import manifest, shard_file
 from phalanx.dist.checkpoint.compare import compare
 from phalanx.dist.checkpoint.consolidate import consolidate
@@ -302,7 +302,7 @@ def test_consolidated_weights_give_torchvision_what_evaluate_measures(tmp_path: 
     config = load([DIGITS])
     validation = open_split(config.data, "val")
     transform = pipeline(config.data, validation, "val")
-    images = torch.stack([transform(validation[i]["image"]) for i in range(len(validation))])
+    images = torch.stack([transform(validation[i])["image"] for i in range(len(validation))])
     targets = torch.tensor([int(validation[i]["target"]) for i in range(len(validation))])
     with torch.inference_mode():
         logits = network.eval()(images)

@@ -26,7 +26,7 @@ def test_the_best_checkpoint_is_saved_at_once_and_kept(tmp_path: Path) -> None:
     phalanx("resume", run, "train.steps=8", cwd=tmp_path)
     assert best in {int(p.name.removeprefix("step-")) for p in (run / "checkpoints").iterdir()}
     refused = phalanx("train", *SMALL, "checkpoint.best=val/miou", "train.steps=1", "name=b", cwd=tmp_path, expect=2)
-    assert "checkpoint.best=val/miou: the task measures val/loss, val/top1, val/top5. Set one of these" in refused.errors
+    assert "checkpoint.best=val/miou: the task measures val/loss, val/top1, val/top5, val/top1_mean_class" in refused.errors
     assert "Traceback" not in refused.errors
 
 

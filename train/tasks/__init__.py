@@ -1,9 +1,9 @@
 """Tasks: from a batch to losses, from predictions to metrics. A user's own task is a class in a file, in the same protocol."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.own_code import check as check_own
@@ -11,23 +11,57 @@ from phalanx.configs.own_code import is_own, load_ours, load_own
 from phalanx.configs.schema import RunConfig
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor, nn
 
-TASKS = {"classification": "phalanx.train.tasks.classification:Classification"}
+# By name, and by the kind of data that they learn from.
+TASKS: dict[str, dict[str, str]] = {
+    "classification": {
+        "classification": "phalanx.train.tasks.classification:Classification",
+        "multilabel": "phalanx.train.tasks.several_labels:SeveralLabels",
+    },
+}
+_KINDS = {
+    "classification": "one class an image",
+    "multilabel": "several labels an image",
+    "segmentation": "a mask an image",
+    "detection": "boxes",
+}
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a task and a model need to know of the data."""
+    """What a task and a model need to know of the training data.
+
+    Attributes:
+        classes: their names, in the order of their numbers.
+        channels: of an image, as the network sees it.
+        kind: what there is to learn: classification, multilabel, segmentation or detection.
+        samples: their number; 0 where nobody needs it.
+        class_counts: samples of each class (pixels, boxes); None where the data does not say, or nobody needs them.
+        image_size: height and width that the network sees, in pixels; None where they are not known.
+    """
 
     classes: tuple[str, ...]
     channels: int
+    kind: str = "classification"
+    samples: int = 0
+    class_counts: tuple[int, ...] | None = None
+    image_size: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A measure that is no sum: a row a sample, `[n, columns]`; `metrics` gets those of all batches, in their order."""
+
+    values: "Tensor"
 
 
 class Task(Protocol):
     """What is learnt; its constructor takes `(config, data, **config.task.options)`.
 
     A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` as the dataset gives it, `id` [B], `epoch` [B].
+    A task may do more: see `Details`, `Combines` and `Predicts`.
     """
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
@@ -38,16 +72,56 @@ class Task(Protocol):
         """
         ...
 
-    def losses(self, model: "nn.Module", batch: Mapping[str, Any]) -> "dict[str, tuple[Tensor, float]]":
-        """Each loss as (sum over the micro-batch, weight). Always the same names in the same order."""
+    def losses(self, model: "nn.Module", batch: Mapping[str, Any]) -> "dict[str, tuple[Tensor, Any]]":
+        """Each loss as (sum over the micro-batch, weight). Always the same names in the same order.
+
+        A weight is a number, or a 0-dimensional tensor, which is only brought to the host where `weights` leaves it out.
+        """
         ...
 
-    def measure(self, model: "nn.Module", batch: Mapping[str, Any]) -> "dict[str, Tensor]":
-        """Sums over an evaluation batch, as 0-dimensional tensors; always the same names, `samples` among them."""
+    def measure(self, model: "nn.Module", batch: Mapping[str, Any]) -> "dict[str, Tensor | Rows]":
+        """Sums over an evaluation batch, as tensors of any shape, or `Rows`; always the same names.
+
+        Whole numbers are exact in any order, and cost least; floating point sums are added in the order of the batches.
+        """
         ...
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Metrics from the sums over the whole split, such as `{"top1": 0.97}`."""
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        """Metrics from the sums over the whole split, such as `{"top1": 0.97}`.
+
+        A sum of shape [] is a number; others, and rows, are tensors on the CPU.
+        """
+        ...
+
+
+@runtime_checkable
+class Details(Protocol):
+    """A task that can tell more than numbers for the log."""
+
+    def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON values from what `metrics` gets too: a confusion matrix, a row a class. For `phalanx evaluate`."""
+        ...
+
+
+@runtime_checkable
+class Combines(Protocol):
+    """A task whose networks can be asked together."""
+
+    def combine(self, models: "Sequence[nn.Module]") -> "nn.Module":
+        """A network whose prediction is the mean of theirs."""
+        ...
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """A task that can say what it sees in an image, and draw it."""
+
+    def predict(self, model: "nn.Module", batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What is seen in each image of a batch without targets, as JSON values."""
+        ...
+
+    def draw(self, image: "Image", prediction: Mapping[str, Any]) -> "Image":
+        """A picture of a prediction on the image that it is of, as it was read from its file."""
         ...
 
 
@@ -66,9 +140,20 @@ def check(name: str) -> None:
 
 
 def build(config: RunConfig, data: DataFacts) -> Task:
-    """The configured task."""
+    """The configured task.
+
+    Raises:
+        UserError: where there is none of that name, or it cannot learn from this kind of data.
+    """
     name = config.task.name
     check(name)
-    kind: Any = load_own("task.name", name) if is_own(name) else load_ours(TASKS[name])
+    if not is_own(name) and data.kind not in TASKS[name]:
+        learns = " or ".join(_KINDS[kind] for kind in TASKS[name])
+        fitting = [other for other, kinds in TASKS.items() if data.kind in kinds]
+        remedy = f"Set task.name={fitting[0]}, or another data.name." if fitting else "Set another data.name."
+        raise UserError(
+            f"task.name={name} learns {learns}, but data.name={config.data.name} gives {_KINDS[data.kind]}. {remedy}"
+        )
+    kind: Any = load_own("task.name", name) if is_own(name) else load_ours(TASKS[name][data.kind])
     task: Task = kind(config, data, **config.task.options)
     return task

@@ -1,40 +1,139 @@
 """Classification: one class an image."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.train.tasks import DataFacts
+from phalanx.models.losses import CrossEntropy, Loss
+from phalanx.train.metrics import accuracy, calibration
+from phalanx.train.tasks import DataFacts, Rows
+from phalanx.train.tasks.auxiliary import HEADS, auxiliary_weight, heads
+from phalanx.train.tasks.criterion import criterion
+from phalanx.train.tasks.ensemble import MeanProbability
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# A confusion matrix of more classes than this (8 MB) is for nobody to read.
+_LARGEST_CONFUSION = 1000
+_LISTED = 5
 
 
 class Classification:
-    """Cross-entropy, with label smoothing if asked; top-1 and top-5 accuracy."""
+    """The configured loss; top-1 and top-5 accuracy, the mean accuracy of classes, calibration."""
 
     def __init__(self, config: RunConfig, data: DataFacts):
-        self._smoothing = config.loss.label_smoothing
-        self._top = min(5, config.model.num_classes or len(data.classes))
+        self._outputs = outputs(config, data)
+        self._top = min(5, self._outputs)
+        self._names = names(data.classes, self._outputs)
+        self._loss_name: str = config.loss.name
+        self._auxiliary = config.loss.auxiliary
+        self._loss = criterion(config.loss, data, self._outputs)
+
+    # -- training
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        return {"cross_entropy": float(len(batch["target"]))}
+        weight = float(self._loss.weight(batch["target"]))
+        # The heads a network has are known from its output alone; the weight of one that it lacks is never used.
+        return dict.fromkeys((self._loss_name, *(f"{self._loss_name}_{head}" for head in HEADS)), weight)
 
-    def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, float]]:
-        logits = model(batch["image"])  # [B, classes]
-        total = F.cross_entropy(logits, batch["target"], reduction="sum", label_smoothing=self._smoothing)
-        return {"cross_entropy": (total, float(len(logits)))}
+    def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Any]]:
+        target = batch["target"]
+        weight, found = self._loss.weight(target), dict[str, tuple[Tensor, Any]]()
+        for head, logits in heads(model(batch["image"])).items():  # [B, classes] each
+            total = self._loss.total(logits, target)
+            if head == "out":
+                found[self._loss_name] = (total, weight)
+            else:
+                found[f"{self._loss_name}_{head}"] = (total * auxiliary_weight(model, self._auxiliary), weight)
+        return found
 
-    def measure(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    # -- evaluation
+
+    def measure(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor | Rows]:
         logits, target = model(batch["image"]), batch["target"]  # [B, classes], [B]
-        hits = logits.topk(self._top, dim=1).indices == target.unsqueeze(1)  # [B, top]
-        return {
-            "samples": torch.tensor(float(len(target))),
-            "loss": F.cross_entropy(logits, target, reduction="sum"),
+        loss = without_smoothing(self._loss)
+        sums: dict[str, Tensor | Rows] = {"loss": loss.total(logits, target), "loss_weight": loss.weight(target)}
+        if target.is_floating_point():
+            target = target.argmax(dim=1)
+        counted = target >= 0
+        target = target.clamp(min=0)
+        best = logits.topk(self._top, dim=1).indices  # [B, top]
+        hits = (best == target.unsqueeze(1)) & counted.unsqueeze(1)
+        sums |= {
+            "samples": counted.sum(),
             "top1": hits[:, 0].sum(),
             "top5": hits.sum(),
+            "class_samples": accuracy.count_classes(target, counted, self._outputs),
+            "class_hits": accuracy.count_classes(target, hits[:, 0], self._outputs),
+        }
+        if self._outputs <= _LARGEST_CONFUSION:
+            sums["confusion"] = accuracy.confusion(target, best[:, 0], counted, self._outputs)
+        confidence = logits.softmax(dim=1).gather(1, best[:, :1]).squeeze(1)
+        return sums | calibration.count_bins(confidence, hits[:, 0], counted)
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        samples = max(sums["samples"], 1.0)
+        return {
+            "loss": sums["loss"] / sums["loss_weight"] if sums["loss_weight"] else 0.0,
+            "top1": sums["top1"] / samples,
+            "top5": sums["top5"] / samples,
+            "top1_mean_class": accuracy.mean_class_accuracy(sums["class_hits"], sums["class_samples"]),
+            "calibration_error": calibration.expected_error(sums["bin_samples"], sums["bin_hits"], sums["bin_confidence"]),
         }
 
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        return {name: sums[name] / sums["samples"] for name in ("loss", "top1", "top5")}
+    def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "per_class": accuracy.per_class(self._names, sums["class_hits"], sums["class_samples"]),
+            "reliability": calibration.reliability(sums["bin_samples"], sums["bin_hits"], sums["bin_confidence"]),
+        }
+        if "confusion" in sums:
+            found["confusion"] = sums["confusion"].tolist()
+        return found
+
+    def combine(self, models: Sequence[nn.Module]) -> nn.Module:
+        return MeanProbability(models, "softmax")
+
+    # -- prediction
+
+    def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        probabilities = model(batch["image"]).double().softmax(dim=1).cpu()
+        best = probabilities.topk(min(_LISTED, self._outputs), dim=1)
+        found = []
+        for values, classes in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            listed = [{"label": self._names[c], "class": c, "probability": p} for c, p in zip(classes, values, strict=True)]
+            found.append(listed[0] | {"top": listed})
+        return found
+
+    def draw(self, image: "Image", prediction: Mapping[str, Any]) -> "Image":
+        from phalanx.train.pictures.band import with_band
+
+        return with_band(image, [(entry["label"], entry["probability"]) for entry in prediction["top"][:3]])
+
+
+def outputs(config: RunConfig, data: DataFacts) -> int:
+    """Outputs of the network.
+
+    Raises:
+        UserError: where the data has more classes.
+    """
+    wanted = config.model.num_classes or len(data.classes)
+    if wanted < len(data.classes):
+        raise UserError(
+            f"model.num_classes={wanted}, but the data has {len(data.classes)} classes. Set at least so many, or remove it."
+        )
+    return wanted
+
+
+def names(classes: Sequence[str], count: int) -> list[str]:
+    """The names of all outputs; those beyond the data's classes go by their number."""
+    return [*classes, *(str(number) for number in range(len(classes), count))]
+
+
+def without_smoothing(loss: Loss) -> Loss:
+    """Label smoothing is for training: it would hide from a loss how good the network is."""
+    return replace(loss, label_smoothing=0.0) if isinstance(loss, CrossEntropy) else loss

@@ -1,0 +1,32 @@
+"""Errors of single samples: each names its file, what is wrong with it, and what to do. No torch here."""
+
+from phalanx.configs.errors import UserError
+
+
+class BadSample(UserError):
+    """A sample that cannot be used.
+
+    Attributes:
+        file: which.
+        problem: what is wrong, without the file's name.
+        remedy: what to change.
+        others: how many more are like it, in words, with `{count}` and `{total}`.
+    """
+
+    def __init__(self, message: str, file: str = "", problem: str = "", remedy: str = "", others: str = ""):
+        super().__init__(message)
+        self.file, self.problem, self.remedy, self.others = file, problem, remedy, others
+
+
+class Unreadable(BadSample):
+    """Its file is missing, or holds no whole image: what `data.on_error=skip` passes over."""
+
+
+def unreadable(
+    file: str, problem: str, remedy: str = "Replace it; data.on_error=skip passes over such files in training."
+) -> Unreadable:
+    return Unreadable(f"{file}: {problem}. {remedy}", file, problem, remedy, "{count} of {total} samples cannot be read")
+
+
+def bad(file: str, problem: str, remedy: str, others: str) -> BadSample:
+    return BadSample(f"{file}: {problem}. {remedy}", file, problem, remedy, others)

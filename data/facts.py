@@ -1,0 +1,77 @@
+"""What a dataset tells of itself, where it does: a user's own need not know of all that ours do."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from phalanx.data.dataset import Dataset, Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Of ImageNet's training images: what networks with pretrained weights are used to, and near to most photographs.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, for images of which nothing is known, pixels between 0 and 1."""
+    if channels == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (0.5,) * channels, (0.25,) * channels
+
+
+def kind(dataset: Dataset) -> Kind:
+    """What a sample holds."""
+    found: Kind = getattr(dataset, "kind", "classification")
+    return found
+
+
+def labels(dataset: Dataset) -> "Tensor | None":
+    """The class of each sample, int64 `[samples]`; None where a sample has not one class, or the dataset does not tell."""
+    found: Tensor | None = getattr(dataset, "labels", None)
+    return found
+
+
+def class_counts(dataset: Dataset) -> list[int] | None:
+    """Samples of each class; pixels for segmentation, which reads every mask; boxes for detection. None where not told."""
+    known = labels(dataset)
+    if known is not None:
+        return numpy.bincount(known.numpy(), minlength=len(dataset.classes)).tolist()
+    if hasattr(dataset, "class_counts"):
+        counts: list[int] = dataset.class_counts()
+        return counts
+    return None
+
+
+def path(dataset: Dataset, index: int) -> str:
+    """The file of a sample, or its number where the dataset has no files."""
+    if hasattr(dataset, "path"):
+        found: str = dataset.path(index)
+        return found
+    return f"sample {index}"
+
+
+class View:
+    """Another dataset, seen in another way: everything as there, but for what a subclass changes."""
+
+    def __init__(self, dataset: Dataset):
+        self.dataset = dataset
+        self.classes, self.channels = tuple(dataset.classes), dataset.channels
+        self.mean, self.std = tuple(dataset.mean), tuple(dataset.std)
+        self.kind = kind(dataset)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> "dict[str, Any]":
+        return self.dataset[index]
+
+    @property
+    def labels(self) -> "Tensor | None":
+        return labels(self.dataset)
+
+    def class_counts(self) -> list[int] | None:
+        return class_counts(self.dataset)
+
+    def path(self, index: int) -> str:
+        return path(self.dataset, index)

@@ -1,0 +1,32 @@
+"""The IDX format, in which MNIST and its relatives come: a magic number, the sides, the bytes."""
+
+import gzip
+import zlib
+from pathlib import Path
+
+import numpy
+from numpy.typing import NDArray
+
+from phalanx.configs.errors import UserError
+
+_UNSIGNED_BYTE = 8
+
+
+def read_idx(path: Path, dimensions: int) -> NDArray[numpy.uint8]:
+    """An IDX file of bytes, gzipped or not.
+
+    Raises:
+        UserError: naming the file that is missing or broken.
+    """
+    gzipped = path.with_name(path.name + ".gz")
+    if not path.is_file() and not gzipped.is_file():
+        raise UserError(f"{path}[.gz]: there is no such file. Set data.root to the folder that holds it.")
+    try:
+        raw = path.read_bytes() if path.is_file() else gzip.decompress(gzipped.read_bytes())
+        magic = numpy.frombuffer(raw, ">u1", count=4)
+        sides = numpy.frombuffer(raw, ">u4", count=dimensions, offset=4).tolist()
+        if tuple(magic) != (0, 0, _UNSIGNED_BYTE, dimensions):
+            raise ValueError
+        return numpy.frombuffer(raw, numpy.uint8, offset=4 + 4 * dimensions).reshape(sides)
+    except (OSError, EOFError, ValueError, zlib.error):
+        raise UserError(f"{path}[.gz]: this is no whole IDX file with {dimensions} dimensions. Fetch it again.") from None

@@ -1,0 +1,149 @@
+"""Image files with a mask each, the class of every pixel: what `masks`, `voc`, `cityscapes` and `ade20k` open."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phalanx.configs.data import DataConfig
+from phalanx.configs.errors import UserError
+from phalanx.data.bad_sample import bad
+from phalanx.data.labelled import ImageFiles
+from phalanx.data.names import Names
+
+_OUT_OF_RANGE = -1
+
+
+class Meaning:
+    """What the numbers in a mask mean.
+
+    Args:
+        classes: of each number, by number; what is not listed is out of range.
+        ignored: numbers that count for nothing.
+        others_are_ignored: whether numbers that are not listed count for nothing, too.
+        names: what gives the classes their names, for messages.
+        remedy: what to change where a number is out of range, with `{number}`.
+    """
+
+    def __init__(
+        self,
+        classes: dict[int, int],
+        ignored: tuple[int, ...],
+        ignore_index: int,
+        names: str,
+        remedy: str,
+        others_are_ignored: bool = False,
+    ):
+        table = numpy.full(1 << 16, ignore_index if others_are_ignored else _OUT_OF_RANGE, numpy.int64)
+        for number, index in classes.items():
+            table[number] = index
+        table[[number for number in ignored if number < len(table)]] = ignore_index
+        self.table, self.names, self.remedy = torch.from_numpy(table), names, remedy
+        self.fits_a_byte = int(table.max()) < 256
+
+
+class MaskedImages(ImageFiles):
+    """Image files, and a mask of each.
+
+    Args:
+        images, masks: names relative to the folder, pair by pair.
+
+    Raises:
+        UserError: where an image has no mask, or there is one class only.
+    """
+
+    kind = "segmentation"
+
+    def __init__(
+        self, config: DataConfig, folder: Path, images: Names, masks: Names, classes: tuple[str, ...], meaning: Meaning
+    ):
+        super().__init__(config, folder, images, classes)
+        if len(classes) == 1:
+            raise UserError(f"{folder}: there is only one class, {classes[0]}. Name the background too, in classes.txt.")
+        if config.ignore_index < len(classes):
+            name = classes[config.ignore_index]
+            raise UserError(
+                f"data.ignore_index={config.ignore_index} is the class {name}. Set a number above {len(classes) - 1}."
+            )
+        self._masks, self._meaning, self._ignore_index = masks, meaning, config.ignore_index
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, mask = self._image(index), self.mask(index)
+        if image.shape[1:] != mask.shape:
+            (height, width), (own_height, own_width) = image.shape[1:], mask.shape
+            raise bad(
+                self.mask_path(index),
+                f"the mask is {own_width} x {own_height} pixels, but the image {self.path(index)} is {width} x {height}",
+                "Make them the same size.",
+                "{count} of {total} masks have another size than their image",
+            )
+        return {"image": image, "mask": mask}
+
+    def mask_path(self, index: int) -> str:
+        """The file of a sample's mask."""
+        return str(self._folder / self._masks[index])
+
+    def files(self, index: int) -> tuple[str, ...]:
+        """The files of an image and of its mask."""
+        return self.path(index), self.mask_path(index)
+
+    def mask(self, index: int) -> Tensor:
+        """The class of each pixel, or `ignore_index`: uint8 `[H, W]`; int64 where a byte is too small for the classes.
+
+        Raises:
+            Unreadable: where the file holds no whole mask.
+            BadSample: where it has a number that is no class.
+        """
+        stored = self._reader.mask(self.mask_path(index))
+        classes = self._meaning.table[stored.long()]
+        if int(classes.min()) == _OUT_OF_RANGE:
+            number = int(stored[classes == _OUT_OF_RANGE].long().min())
+            raise bad(
+                self.mask_path(index),
+                f"class {number}, but {self._meaning.names}",
+                self._meaning.remedy.format(number=number),
+                "{count} of {total} masks have such pixels",
+            )
+        return classes.to(torch.uint8) if self._meaning.fits_a_byte else classes
+
+    def counts_of(self, index: int) -> NDArray[numpy.int64]:
+        """Pixels of each class in a sample, `[classes]`."""
+        mask = self.mask(index).flatten().numpy()
+        return numpy.bincount(mask[mask != self._ignore_index], minlength=len(self.classes))
+
+    def class_counts(self) -> list[int]:
+        """Pixels of each class, from every mask."""
+        total = numpy.zeros(len(self.classes), numpy.int64)
+        for index in range(len(self)):
+            total += self.counts_of(index)
+        return total.tolist()
+
+
+def plain_meaning(classes: tuple[str, ...], ignore_index: int) -> Meaning:
+    """Numbers are classes, named in `classes.txt`."""
+    return Meaning(
+        {number: number for number in range(len(classes))},
+        (ignore_index,),
+        ignore_index,
+        f"classes.txt names {len(classes)} (0 to {len(classes) - 1})",
+        "Set data.ignore_index={number}, or correct classes.txt.",
+    )
+
+
+def refuse_missing(pairs: list[tuple[Path, Path]]) -> None:
+    """Refuses pairs of image and mask of which one is not there.
+
+    Raises:
+        UserError: with their number, and the first.
+    """
+    missing = [(image, mask) for image, mask in pairs if not mask.is_file() or not image.is_file()]
+    if missing:
+        image, mask = missing[0]
+        there, gone = (image, mask) if not mask.is_file() else (mask, image)
+        raise UserError(
+            f"{gone}: there is no such file, but {there} needs it. {len(missing)} of {len(pairs)} pairs of image and mask "
+            "are not whole. Add the files, or remove what belongs to them."
+        )

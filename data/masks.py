@@ -1,0 +1,75 @@
+"""`masks`: images and masks of class indices, of the same name.
+
+`ROOT/images/SPLIT/*.jpg` and `ROOT/masks/SPLIT/*.png`, or a list `ROOT/SPLIT.csv` of lines `image,mask`; and
+`ROOT/classes.txt`, the names of the classes, a line each, from 0. Where the split is divided by `data.val_fraction` or
+`data.fold`, the folders `ROOT/images` and `ROOT/masks` may hold the files themselves.
+"""
+
+from pathlib import Path
+
+from phalanx.configs.data import DataConfig
+from phalanx.configs.errors import UserError
+from phalanx.data.class_names import read_class_names
+from phalanx.data.image_list import list_file, read_list
+from phalanx.data.images import is_image_name
+from phalanx.data.masked import MaskedImages, plain_meaning
+from phalanx.data.names import Names
+
+
+def open_split(config: DataConfig, split: str) -> MaskedImages:
+    """The pairs of a split: of a list in its order, else sorted by name.
+
+    Raises:
+        UserError: where a file or folder is missing.
+    """
+    root = Path(config.root or "")
+    classes = read_class_names(root)
+    if classes is None:
+        raise UserError(f"{root / 'classes.txt'}: there is no such file. Write the names of the classes, a line each, from 0.")
+    if list_file(config, split).is_file():
+        images, masks = _listed(list_file(config, split))
+    else:
+        images, masks = _paired(config, root, split)
+    return MaskedImages(config, root, images, masks, classes, plain_meaning(classes, config.ignore_index))
+
+
+def _listed(path: Path) -> tuple[Names, Names]:
+    lines = read_list(path)
+    return lines.names, Names.of(lines.words[number] for number in lines.numbers.tolist())
+
+
+def _paired(config: DataConfig, root: Path, split: str) -> tuple[Names, Names]:
+    images, masks = (_by_stem(_folder(config, root / what, split)) for what in ("images", "masks"))
+    if not images:
+        raise UserError(f"{root / 'images' / split}: there are no images in it. Add some, or name another split.")
+    alone = sorted(set(images) ^ set(masks))
+    if alone:
+        has, lacks = ("image", "mask") if alone[0] in images else ("mask", "image")
+        file = images.get(alone[0]) or masks[alone[0]]
+        raise UserError(
+            f"{file}: this {has} has no {lacks} of the same name. {len(alone)} files are alone like it. "
+            "Add what is missing, or remove them."
+        )
+    stems = sorted(images)
+    return tuple(Names.of(str(found[stem].relative_to(root)) for stem in stems) for found in (images, masks))  # type: ignore[return-value]
+
+
+def _folder(config: DataConfig, folder: Path, split: str) -> Path:
+    if (folder / split).is_dir():
+        return folder / split
+    if folder.is_dir() and (config.val_fraction is not None or config.fold is not None):
+        return folder
+    raise UserError(f"{folder / split}: there is no such folder. Set data.train_split and data.val_split to those in {folder}.")
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """The images of a folder and of those in it, by their names without the suffix."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if not is_image_name(path.name):
+            continue
+        stem = str(path.relative_to(folder).with_suffix(""))
+        if stem in found:
+            raise UserError(f"{path}: {found[stem].name} has the same name but for the suffix. Remove one of them.")
+        found[stem] = path
+    return found

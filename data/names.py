@@ -1,0 +1,39 @@
+"""Many strings in a few arrays, for lists of millions of files. No torch here."""
+
+import os
+from collections.abc import Iterable
+
+import numpy
+from numpy.typing import NDArray
+
+
+class Names:
+    """A sequence of file names.
+
+    Python counts references inside each object, so a forked loader process that only reads a list of strings writes into
+    its memory, and ends with a copy of it. These arrays it shares for good.
+
+    Args:
+        content: uint8, which holds all of them.
+        starts, ends: int64 `[names]`, where each lies in it.
+    """
+
+    def __init__(self, content: NDArray[numpy.uint8], starts: NDArray[numpy.int64], ends: NDArray[numpy.int64]):
+        self._content, self._starts, self._ends = content, starts, ends
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Names":
+        """From strings."""
+        encoded = [os.fsencode(name) for name in names]
+        ends = numpy.cumsum(numpy.array([0, *map(len, encoded)], numpy.int64))
+        return cls(numpy.frombuffer(b"".join(encoded), numpy.uint8), ends[:-1], ends[1:])
+
+    def after(self, count: int) -> "Names":
+        """All but the first so many."""
+        return Names(self._content, self._starts[count:], self._ends[count:])
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self._content[self._starts[index] : self._ends[index]].tobytes())

@@ -1,0 +1,62 @@
+"""How a micro-batch travels from a loader process: few files, few copies.
+
+A tensor travels as an open file, about a millisecond each. So small tensors are sent by value, and a list of tensors as one.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_BY_VALUE_BYTES = 64 << 10
+
+
+class Packed(NamedTuple):
+    """One tensor, or a list of them, as bytes one after another.
+
+    Attributes:
+        content: the bytes, in shared memory or by value.
+        dtypes, shapes: of each tensor.
+        is_list: whether it was a list.
+    """
+
+    content: "Tensor | NDArray[Any]"
+    dtypes: tuple[torch.dtype, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    is_list: bool
+
+
+def pack(value: Any) -> Any:
+    """A small tensor or a list of tensors, packed; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value if value.nbytes > _BY_VALUE_BYTES else _packed([value], is_list=False)
+    if isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
+        return _packed(value, is_list=True)
+    return value
+
+
+def _packed(tensors: Sequence[Tensor], is_list: bool) -> Packed:
+    flat = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+    content = flat[0] if len(flat) == 1 else torch.cat(flat)
+    sent = content.numpy() if content.nbytes <= _BY_VALUE_BYTES else content
+    return Packed(sent, tuple(t.dtype for t in tensors), tuple(tuple(t.shape) for t in tensors), is_list)
+
+
+def unpack(value: Any) -> Any:
+    """What `pack` was given."""
+    if not isinstance(value, Packed):
+        return value
+    content = value.content if isinstance(value.content, Tensor) else torch.from_numpy(value.content)
+    tensors, start = [], 0
+    for dtype, shape in zip(value.dtypes, value.shapes, strict=True):
+        length = dtype.itemsize * torch.Size(shape).numel()
+        part = content[start : start + length]
+        if not length:
+            part = torch.empty(0, dtype=torch.uint8)  # what came from numpy has no strides then
+        elif start % dtype.itemsize:
+            part = part.clone()  # a view as another type begins at a multiple of its size
+        tensors.append(part.view(dtype).reshape(shape))
+        start += length
+    return tensors if value.is_list else tensors[0]

@@ -1,0 +1,43 @@
+"""`voc`: semantic segmentation of PASCAL VOC 2012, 20 classes and the background; borders count for nothing.
+
+Everingham, Van Gool, Williams, Winn and Zisserman, The PASCAL Visual Object Classes (VOC) Challenge, IJCV 2010.
+`ROOT` is `VOC2012`, or a folder above it: `JPEGImages/`, `SegmentationClass/`, `ImageSets/Segmentation/SPLIT.txt`.
+"""
+
+from pathlib import Path
+
+from phalanx.configs.data import DataConfig
+from phalanx.configs.errors import UserError
+from phalanx.data.masked import MaskedImages, Meaning, refuse_missing
+from phalanx.data.names import Names
+
+CLASSES = (
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+_BORDER = 255
+_INSIDE = ("VOC2012", "VOCdevkit/VOC2012")
+
+
+def open_split(config: DataConfig, split: str) -> MaskedImages:
+    """The images that a list of the split names, in its order.
+
+    Raises:
+        UserError: where a file is missing.
+    """
+    root = Path(config.root or "")
+    root = next((root / inside for inside in _INSIDE if (root / inside).is_dir()), root)
+    listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if not listed.is_file():
+        raise UserError(f"{listed}: there is no such file. Set data.root to the folder VOC2012, and the split to a list in it.")
+    stems = listed.read_text().split()
+    pairs = [(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png") for stem in stems]
+    refuse_missing([(root / image, root / mask) for image, mask in pairs])
+    meaning = Meaning(
+        {number: number for number in range(len(CLASSES))},
+        (_BORDER, config.ignore_index),
+        config.ignore_index,
+        f"VOC has {len(CLASSES)} (0 to {len(CLASSES) - 1}, and {_BORDER} for borders)",
+        "Fetch the file again, or use data.name=masks for classes of your own.",
+    )
+    return MaskedImages(config, root, Names.of(i for i, _ in pairs), Names.of(m for _, m in pairs), CLASSES, meaning)

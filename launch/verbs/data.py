@@ -1,0 +1,44 @@
+"""phalanx data CONFIG.yaml [MORE.yaml ...] [key=value ...] [--split train|val] [--count N] [-o sheet.png] [--json]"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from phalanx.configs.errors import ExitCode, UserError
+from phalanx.launch.arguments import Parser, add_config, positive, recipe
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="phalanx data", description="What the network sees: a contact sheet, and how many of each class.")
+    add_config(parser)
+    parser.add_argument("--split", choices=("train", "val"), default="train", help="default: train, augmented")
+    parser.add_argument("--count", type=positive, default=32, metavar="N", help="samples on the sheet (default: 32)")
+    parser.add_argument("-o", "--output", default="sheet.png", metavar="FILE.png", help="the sheet (default: sheet.png)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    given = parser.parse_intermixed_args(arguments)
+    config, output = recipe(given.config), Path(given.output)
+    _check(output)
+    from phalanx.data.dataset import open_split
+    from phalanx.data.overview import overview
+    from phalanx.models import registry
+
+    dataset = open_split(config.data, given.split, config.seed)
+    try:
+        statistics = registry.statistics(config.model.name, config.model.weights, dataset.channels)
+    except (registry.BadOption, registry.UnknownModel) as error:
+        raise UserError(str(error)) from None
+    found = overview(config, dataset, given.split, given.count, statistics)
+    found.picture.save(output)
+    if given.json:
+        print(json.dumps(found.to_json() | {"sheet": str(output)}))
+    else:
+        print("\n".join([*found.lines(), "", str(output)]))
+    return ExitCode.DONE
+
+
+def _check(output: Path) -> None:
+    """Whether a picture can be written there, before the work."""
+    if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise UserError(f"-o {output}: a picture is a .png, .jpg or .webp. Name one, such as sheet.png.")
+    if not output.parent.is_dir():
+        raise UserError(f"-o {output}: there is no folder {output.parent}. Make it, or name another.")

@@ -1,0 +1,127 @@
+"""phalanx models [NAME] [--kind K] [--json]"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from phalanx.configs.errors import ExitCode, UserError
+from phalanx.launch.arguments import Parser
+from phalanx.models import registry
+from phalanx.models.entry import Entry
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="phalanx models", description="The networks that model.name can name; of one, all that is known.")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="a network")
+    parser.add_argument("--kind", metavar="KIND", help=f"networks of one kind: {', '.join(_kinds())}")
+    parser.add_argument("--json", action="store_true", help="print JSON: a list of objects")
+    given = parser.parse_args(arguments)
+    if given.name is not None:
+        facts = _one(given.name)
+        print(json.dumps([facts], indent=1) if given.json else "\n".join(_details(facts)))
+        return ExitCode.DONE
+    if given.kind not in (None, *_kinds()):
+        raise UserError(f"--kind {given.kind}: there is no such kind of network. There are: {', '.join(_kinds())}.")
+    found = {name: registry.MODELS[name] for name in registry.names(given.kind)}
+    if given.json:
+        print(json.dumps([_facts(name, entry) for name, entry in found.items()], indent=1))
+    else:
+        print("\n".join(_table(found)))
+    return ExitCode.DONE
+
+
+def _kinds() -> list[str]:
+    return list(dict.fromkeys(entry.kind for entry in registry.MODELS.values()))
+
+
+def _facts(name: str, entry: Entry) -> dict[str, Any]:
+    """What the table says; nothing is imported."""
+    return {
+        "name": name,
+        "kind": entry.kind,
+        "params": entry.params,
+        "params_training": entry.params_training or entry.params,
+        "source": entry.source,
+        "score": entry.score,
+        "score_of": f"top-1 accuracy on ImageNet-1K in per cent, {entry.weights[0]}",
+        "weights": list(entry.weights),
+        "options": [f"model.{key}" for key in entry.takes],
+        "channels": list(entry.channels),
+        "strides": list(entry.strides),
+        "smallest_image": entry.smallest,
+        "patch": entry.patch,
+    }
+
+
+def _one(name: str) -> dict[str, Any]:
+    """What the table says of a network, and what building it tells, without memory."""
+    try:
+        registry.check(name)
+        import torch
+
+        with torch.device("meta"):
+            network = registry.build(name)
+    except registry.UnknownModel as error:
+        raise UserError(str(error)) from None
+    built = {"blocks": list(network.block_names)}  # type: ignore[arg-type]
+    if name in registry.MODELS:
+        return _facts(name, registry.MODELS[name]) | built
+    params = sum(parameter.numel() for parameter in network.parameters())
+    return {"name": name, "kind": "backbone", "params": params, "source": "timm", "weights": ["timm"]} | built
+
+
+def _table(found: Mapping[str, Entry]) -> list[str]:
+    rows = [("name", "kind", "parameters", "top-1 %", "source")]
+    rows += [(name, e.kind, f"{e.params:,}", f"{e.score:.2f}", e.source) for name, e in found.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = []
+    for name, kind, params, score, source in rows:
+        numbers = f"{params:>{widths[2]}}  {score:>{widths[3]}}"
+        lines.append(f"{name:{widths[0]}}  {kind:{widths[1]}}  {numbers}  {source}")
+    return [
+        *lines,
+        "",
+        "parameters: for 1000 classes. top-1: of torchvision's default weights on ImageNet-1K, as torchvision documents it.",
+        "timm/NAME is any network of timm, where that is installed. `phalanx models NAME` says more of one.",
+    ]
+
+
+def _details(facts: Mapping[str, Any]) -> list[str]:
+    lines = {
+        "name": facts["name"],
+        "kind": facts["kind"],
+        "parameters": _parameters(facts),
+        "source": facts["source"],
+        "top-1": f"{facts['score']:.2f} % on ImageNet-1K, with {facts['weights'][0]}" if "score" in facts else "",
+        "model.weights": ", ".join(_weights(facts["weights"])),
+        "options": ", ".join(facts.get("options", [])),
+        "features": _maps(facts),
+        "blocks": _blocks(facts["blocks"]),
+        "images": _images(facts),
+    }
+    return [f"{key:14} {value}" for key, value in lines.items() if value]
+
+
+def _parameters(facts: Mapping[str, Any]) -> str:
+    auxiliary = facts.get("params_training", facts["params"]) - facts["params"]
+    return f"{facts['params']:,}" + (f", and {auxiliary:,} in auxiliary heads while training" if auxiliary else "")
+
+
+def _weights(versions: Sequence[str]) -> list[str]:
+    return list(versions) if versions == ["timm"] else ["torchvision", *(f"torchvision/{version}" for version in versions)]
+
+
+def _maps(facts: Mapping[str, Any]) -> str:
+    pairs = zip(facts.get("channels", []), facts.get("strides", []), strict=True)
+    return ", ".join(f"{channels} channels at stride {stride}" for channels, stride in pairs)
+
+
+def _blocks(names: Sequence[str]) -> str:
+    return f"{len(names)}, from {names[0]} to {names[-1]}, which FSDP2 gathers one at a time" if names else ""
+
+
+def _images(facts: Mapping[str, Any]) -> str:
+    if "smallest_image" not in facts:
+        return ""
+    smallest, patch = facts["smallest_image"], facts["patch"]
+    return f"of {smallest} x {smallest} pixels or more" + (f", sides in multiples of {patch}" if patch > 1 else "")

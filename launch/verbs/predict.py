@@ -1,0 +1,49 @@
+"""phalanx predict RUN IMAGE|FOLDER|PATTERN ... -o DIR [--step N | --best] [--json]"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from phalanx.configs.errors import ExitCode, UserError
+from phalanx.dist.checkpoint import choose
+from phalanx.launch.arguments import Parser, add_which
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = Parser(prog="phalanx predict", description="What a run's network sees in images: JSON, and pictures.")
+    parser.add_argument("run", metavar="RUN", help="the run directory")
+    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, patterns such as 'photos/*.jpg'")
+    parser.add_argument("-o", "--output", metavar="DIR", help="folder for predictions.json and the pictures")
+    add_which(parser)
+    parser.add_argument("--json", action="store_true", help="print predictions.json too")
+    given = parser.parse_intermixed_args(arguments)
+    if given.output is None:
+        raise UserError("predict needs -o DIR, the folder for predictions.json and the pictures.")
+    run = choose.run_at(given.run)
+    if given.best:
+        chosen = choose.best(run)
+    elif given.step is not None:
+        chosen = choose.of_step(run, given.step)
+    else:
+        chosen = choose.newest(run)
+    for step, problem in chosen.passed_over:
+        print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
+
+    from phalanx.train.predict import predict
+
+    results = predict(run.read_config(), chosen.path, given.images, Path(given.output), _tell)
+    if given.json:
+        print(json.dumps(results))
+    broken = [result for result in results if "error" in result]
+    for result in broken:
+        print(f"phalanx: {result['file']}: {result['error']}", file=sys.stderr)
+    done = f"{len(results) - len(broken)} of {len(results)} images predicted; results are in {given.output}"
+    print(f"phalanx: {done}" if given.json else done, file=sys.stderr if given.json else sys.stdout)
+    return ExitCode.BAD_INPUT if broken else ExitCode.DONE
+
+
+def _tell(count: int, total: int) -> None:
+    """How far it is, on a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{count} of {total} images" if count < total else "\r\033[K", end="", file=sys.stderr, flush=True)

@@ -1,0 +1,62 @@
+"""A folder a class."""
+
+from pathlib import Path
+
+import pytest
+
+from phalanx.configs.errors import UserError
+from phalanx.data import facts
+from phalanx.data.dataset import open_split
+from phalanx.data.images import read_image
+from tests.data.pictures import config, image_folder, picture, save
+
+
+def test_classes_are_the_sorted_folders_and_images_come_class_after_class(tmp_path: Path) -> None:
+    image_folder(tmp_path, (12, 3), "train")
+    image_folder(tmp_path, (2, 1), "val")
+    save(picture(5, 30, 40), tmp_path / "train/class-1/deeper/a.JPG")
+    (tmp_path / "train/class-1/notes.txt").write_text("no image")
+    training, validation = (open_split(config("image_folder", tmp_path), split) for split in ("train", "val"))
+    assert training.classes == validation.classes == ("class-0", "class-1")
+    assert (len(training), len(validation)) == (16, 3)
+    names = [str(Path(facts.path(training, i)).relative_to(tmp_path / "train/class-0")) for i in range(12)]
+    assert names == sorted(f"{i}.png" for i in range(12))
+    sample = training[15]
+    assert sample["target"] == 1 and sample["image"].shape == (3, 40, 30)
+    assert facts.class_counts(training) == [12, 4] and facts.labels(validation).tolist() == [0, 0, 1]
+    assert (training.mean, training.std) == (facts.IMAGENET_MEAN, facts.IMAGENET_STD)
+    assert (training[3]["image"] == read_image(facts.path(training, 3), "rgb")).all()
+
+
+def test_the_mode_decides_the_channels(tmp_path: Path) -> None:
+    image_folder(tmp_path)
+    image_folder(tmp_path, split="val")
+    for mode, channels in (("grey", 1), ("rgba", 4)):
+        dataset = open_split(config("image_folder", tmp_path, mode=mode), "train")
+        assert dataset.channels == len(dataset.mean) == len(dataset.std) == len(dataset[0]["image"]) == channels
+
+
+def test_without_splits_a_share_is_held_out(tmp_path: Path) -> None:
+    image_folder(tmp_path, (8, 4), split=None)
+    training, validation = (open_split(config("image_folder", tmp_path, val_fraction=0.25), s, 3) for s in ("train", "val"))
+    assert facts.class_counts(training) == [6, 3] and facts.class_counts(validation) == [2, 1]
+    with pytest.raises(UserError, match=r"train: there is no such folder.*data\.val_fraction to hold out a share"):
+        open_split(config("image_folder", tmp_path), "train")
+
+
+def test_folders_that_cannot_be_are_told(tmp_path: Path) -> None:
+    image_folder(tmp_path)
+    with pytest.raises(UserError, match=r"val: there is no such folder\. Set data\.val_split"):
+        open_split(config("image_folder", tmp_path), "val")
+    image_folder(tmp_path, (1, 1, 1), "val")
+    with pytest.raises(UserError, match=r"train/class-2: there is no such folder, but .*/val has it"):
+        open_split(config("image_folder", tmp_path), "val")
+    (tmp_path / "train/class-2").mkdir()
+    with pytest.raises(UserError, match=r"train/class-2: this class has no images"):
+        open_split(config("image_folder", tmp_path), "train")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: there are no folders in it"):
+        open_split(config("image_folder", tmp_path, train_split="empty"), "train")
+    image_folder(tmp_path / "alone", (3,))
+    with pytest.raises(UserError, match=r"all images are of one class, class-0"):
+        open_split(config("image_folder", tmp_path / "alone"), "train")

@@ -1,0 +1,217 @@
+"""What is done to a sample, and that it is the same wherever and whenever it is done."""
+
+from typing import Any
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.load import load
+from phalanx.data.dataset import open_split
+from phalanx.data.fit import placement
+from phalanx.data.loader import EvaluationLoader, Samples
+from phalanx.data.pipeline import pipeline
+from phalanx.dist.sampler import Draw, Share
+from tests.data.examples import Noise, assert_same, loader, recipe, steps
+from tests.running import DIGITS
+
+CASES = {
+    "nothing": ("classification", []),
+    "shift": ("classification", ["data.augment.shift=5"]),
+    "flip": ("classification", ["data.augment.flip=0.5"]),
+    "vertical flip": ("classification", ["data.augment.vertical_flip=0.5"]),
+    "random resized crop": ("classification", ["data.augment.area=[0.1,1.0]"]),
+    "scale": ("classification", ["data.augment.scale=[0.5,2.0]"]),
+    "brightness": ("classification", ["data.augment.brightness=0.4"]),
+    "contrast": ("classification", ["data.augment.contrast=0.4"]),
+    "saturation": ("classification", ["data.augment.saturation=0.4"]),
+    "hue": ("classification", ["data.augment.hue=0.2"]),
+    "randaugment": ("classification", ["data.augment.randaugment=2"]),
+    "erasing": ("classification", ["data.augment.erasing=0.5"]),
+    "mixup": ("classification", ["data.augment.mixup=0.2"]),
+    "cutmix": ("classification", ["data.augment.cutmix=1.0"]),
+    "mixup and cutmix": ("classification", ["data.augment.mixup=0.2", "data.augment.cutmix=1.0"]),
+    "masks": ("segmentation", ["data.augment.scale=[0.5,2.0]", "data.augment.flip=0.5", "data.augment.hue=0.2"]),
+    "boxes": ("detection", ["data.augment.area=[0.3,1.0]", "data.augment.vertical_flip=0.5", "data.augment.shift=4"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores, say
+@pytest.mark.parametrize("case", CASES)
+def test_an_augmentation_is_the_same_for_any_workers_and_ranks_and_after_a_resume(case: str) -> None:
+    kind, overrides = CASES[case]
+    config, dataset = recipe(*overrides), Noise(kind)
+    alone = steps([loader(config, dataset)], 0, 4)  # an epoch of 21 samples ends within
+    for world, workers in ((1, 3), (2, 1), (4, 0)):
+        assert_same(steps([loader(config, dataset, rank, world, workers) for rank in range(world)], 0, 4), alone)
+    assert_same(steps([loader(config, dataset)], 2, 4), alone[2:])
+    device = torch.device("cpu")
+    assert_same(steps([loader(config, dataset, workers=1, device=device)], 0, 4), alone)
+    assert_same([loader(config, dataset).examples(3, Share(v, v + 1, 4))[0] for v in range(4)], alone[3])
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name != "nothing"])
+def test_an_augmentation_changes_something_and_differs_between_epochs(case: str) -> None:
+    kind, overrides = CASES[case]
+    dataset, plain, config = Noise(kind), recipe(), recipe(*overrides)
+    (first, *_), (before, *_) = steps([loader(config, dataset)], 0, 6), steps([loader(plain, dataset)], 0, 6)
+    assert any(not torch.equal(a["image"], b["image"]) for a, b in zip(first, before, strict=True))
+    if "mix" in case:
+        return
+    samples = Samples(dataset, pipeline(config.data, dataset, "train"), config.seed)
+    images = [samples[Draw(epoch, 7)]["image"] for epoch in range(12)]
+    assert len({image.numpy().tobytes() for image in images}) > 1
+
+
+def test_images_of_full_size_are_the_same_in_a_loader_process_and_in_a_training_process_of_two_threads() -> None:
+    class Large(Noise):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            image = torch.rand(3, 301, 403, generator=torch.Generator().manual_seed(index))
+            return {"image": image, "target": index % 3}
+
+    jitter = [f"data.augment.{name}=0.4" for name in ("brightness", "contrast", "saturation", "hue", "mixup")]
+    config, dataset = recipe("data.image_size=224", "data.augment.area=[0.2,1.0]", *jitter), Large()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        here = steps([loader(config, dataset, workers=0)], 0, 1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert_same(steps([loader(config, dataset, workers=1)], 0, 1), here)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_the_digits_are_transformed_as_ever(split: Any) -> None:
+    config = load([DIGITS], ["data.augment.flip=0.5"])
+    dataset = open_split(config.data, split)
+    steps = [v2.Resize([32, 32], antialias=True)]
+    steps += [v2.RandomCrop(32, padding=3), v2.RandomHorizontalFlip(0.5)] if split == "train" else []
+    former = v2.Compose([*steps, v2.Normalize([0.305], [0.376])])
+    transform = pipeline(config.data, dataset, split)
+    for i in range(20):
+        torch.manual_seed(i)
+        expected = former(dataset[i]["image"])
+        torch.manual_seed(i)
+        assert torch.equal(transform(dataset[i])["image"], expected)
+
+
+def test_validation_draws_no_random_number() -> None:
+    config = recipe("data.augment.flip=0.5", "data.augment.mixup=0.5")
+    before = torch.random.get_rng_state()
+    pipeline(config.data, Noise(), "val")(Noise()[0])
+    pipeline(recipe().data, Noise(), "train")(Noise()[0])
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_evaluation_fits_as_torchvision_s_presets_do() -> None:
+    config = recipe("data.image_size=224", "data.fit=crop")
+    preset = v2.Compose([v2.Resize(256), v2.CenterCrop(224), v2.ToDtype(torch.float32, scale=True)])
+    for height, width in ((375, 500), (500, 333), (256, 256), (90, 701)):
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8)
+        shown = pipeline(config.data, Noise(), "val")
+        assert torch.allclose(shown.pixels(shown({"image": image})["image"]), preset(image), atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 31), (31, 20), (7, 400), (1, 1), (16, 24)])
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_every_image_fits(fit: str, height: int, width: int) -> None:
+    config = recipe(f"data.fit={fit}")
+    image = torch.randint(256, (3, height, width), dtype=torch.uint8)
+    assert pipeline(config.data, Noise(), "val")({"image": image})["image"].shape == (3, 16, 24)
+    top, left, placed_height, placed_width = placement(config.data, (height, width))
+    if fit == "pad":
+        assert top >= 0 and left >= 0 and top + placed_height <= 16 and left + placed_width <= 24
+        assert placed_height == 16 or placed_width == 24
+    else:
+        assert top <= 0 and left <= 0 and top + placed_height >= 16 and left + placed_width >= 24
+
+
+def test_what_is_padded_has_the_mean_colour_and_counts_for_nothing() -> None:
+    config = recipe("data.augment.scale=[0.5,0.5]", "data.ignore_index=254")
+    sample = {"image": torch.full((3, 32, 48), 255, dtype=torch.uint8), "mask": torch.ones(32, 48, dtype=torch.uint8)}
+    seen = pipeline(config.data, Noise("segmentation"), "train")(sample)
+    outside = seen["mask"] == 254
+    assert outside.sum() == 16 * 24 - 8 * 12 and (seen["mask"][~outside] == 1).all()
+    assert seen["image"][:, outside].abs().max() < 0.02 and seen["image"][:, ~outside].min() > 1
+
+
+def test_masks_and_boxes_stay_on_what_they_mark() -> None:
+    overrides = ["data.augment.area=[0.2,1.0]", "data.augment.flip=0.5", "data.augment.vertical_flip=0.5"]
+    config = recipe("data.image_size=64", *overrides, "data.augment.shift=6")
+    image = torch.zeros(3, 80, 100, dtype=torch.uint8)
+    image[:, 30:60, 20:50] = 255
+    marked = image[0] == 255
+    masks = torch.stack([marked, torch.zeros_like(marked)])
+    boxes = torch.tensor([[20.0, 30, 50, 60], [0, 0, 0.5, 80]])
+    sample = {"image": image, "boxes": boxes, "labels": torch.tensor([2, 1]), "masks": masks, "mask": marked.long()}
+    transform = pipeline(config.data, Noise("detection"), "train")
+    shown = 0
+    for seed in range(40):
+        torch.manual_seed(seed)
+        seen = transform(sample)
+        bright = transform.pixels(seen["image"])[0] > 0.5
+        agreeing = (bright == (seen["mask"] == 1)).float().mean()
+        assert agreeing > 0.97, seed
+        assert len(seen["boxes"]) == len(seen["labels"]) == len(seen["masks"])
+        for box, label, mask in zip(seen["boxes"], seen["labels"], seen["masks"], strict=True):
+            if label != 2:
+                continue
+            shown += 1
+            assert torch.equal(mask, seen["mask"] == 1)
+            rows, columns = mask.nonzero(as_tuple=True)
+            around = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+            assert (around - box).abs().max() <= 1, seed
+    assert shown > 20
+
+
+def test_while_validating_masks_and_boxes_keep_their_size() -> None:
+    config = recipe()
+    for kind, names in (("segmentation", ["mask"]), ("detection", ["boxes", "labels", "masks"])):
+        dataset = Noise(kind)
+        samples = Samples(dataset, pipeline(config.data, dataset, "val"), config.seed)
+        for _, batch in EvaluationLoader(samples, len(dataset), 4, 0, 1, workers=1):
+            assert batch["image"].shape[1:] == (3, 16, 24) and batch["size"].shape == (len(batch["id"]), 2)
+            for place, number in enumerate(batch["id"].tolist()):
+                assert batch["size"][place].tolist() == list(dataset[number]["image"].shape[1:])
+                for name in names:
+                    assert isinstance(batch[name], list)
+                    assert torch.equal(batch[name][place], dataset[number][name].to(batch[name][place].dtype))
+
+
+def test_sixteen_bits_keep_their_depth() -> None:
+    image = torch.arange(16 * 24, dtype=torch.int32).mul(150).reshape(1, 16, 24).to(torch.uint16)
+    shown = pipeline(recipe("data.augment.flip=1").data, Noise(channels=1), "train")
+    seen = shown.pixels(shown({"image": image})["image"])
+    assert torch.allclose(seen.flip(-1) * 65535, image.float(), atol=0.1)
+
+
+def test_statistics_come_from_the_recipe_else_the_weights_else_the_dataset() -> None:
+    weights = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    given = recipe("data.mean=[0.7,0.8,0.9]", "data.std=[1,1,1]")
+    assert pipeline(recipe().data, Noise(), "val").mean == Noise.mean
+    assert pipeline(recipe().data, Noise(), "val", weights).std == weights[1]
+    assert pipeline(given.data, Noise(), "val", weights).mean == (0.7, 0.8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "channels", "override", "named"),
+    [
+        ("segmentation", 3, "data.augment.randaugment=2", "data.augment.randaugment is for classification"),
+        ("detection", 3, "data.augment.erasing=0.1", "data.augment.erasing is for classification"),
+        ("segmentation", 3, "data.fit=crop", "data.fit=crop would cut off"),
+        ("segmentation", 3, "data.augment.cutmix=1", "data.augment.cutmix mixes classes"),
+        ("classification", 2, "data.augment.hue=0.1", "of 1 or 3 channels, and these have 2"),
+        ("classification", 1, "data.mean=[0.1,0.2,0.3]", "3 numbers .* have 1 channels"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(kind: str, channels: int, override: str, named: str) -> None:
+    more = ["data.std=[1,1,1]"] if "mean" in override else []
+    with pytest.raises(UserError, match=named):
+        loader(recipe(override, *more), Noise(kind, channels))
+
+
+def test_mixing_needs_two_samples() -> None:
+    with pytest.raises(UserError, match="mixes samples of a micro-batch"):
+        loader(recipe("data.augment.mixup=1", "train.micro_batch=1"), Noise())

@@ -1,0 +1,55 @@
+"""The data is checked before the first step, by all ranks together; what training passed over is counted."""
+
+from phalanx.configs.schema import RunConfig
+from phalanx.data import facts
+from phalanx.data.check import as_json, check_part, judge, merged
+from phalanx.data.dataset import Dataset, Split
+from phalanx.data.skipping import Skipping
+from phalanx.dist import heartbeat
+from phalanx.dist.collectives import gather_json, together
+from phalanx.dist.process_group import World
+
+_NAMED = 10  # files that an event names
+
+
+def check_data(config: RunConfig, training: Dataset, validation: Dataset, world: World, goes_on: bool) -> list[str]:
+    """Checks both splits as `data.check` says; quickly where a run goes on, whose data has been checked.
+
+    All ranks call together.
+
+    Returns:
+        What is wrong with samples that training passes over.
+
+    Raises:
+        UserError: on every rank, where a sample cannot be used.
+    """
+    settings = config.data.model_copy(update={"check": "quick"}) if goes_on else config.data
+    splits: tuple[tuple[Split, Dataset], ...] = (("train", training), ("val", validation))
+    rank, ranks = world.ranks.rank, world.ranks.world
+    said: list[str] = []
+    for split, dataset in splits:
+        progress = f"phalanx: {split}" if world.ranks.is_main else None
+
+        def found(dataset: Dataset = dataset, progress: str | None = progress) -> list[dict[str, object]]:
+            return as_json(check_part(dataset, settings, rank, ranks, lambda: heartbeat.beat("build"), progress))
+
+        problems = merged(gather_json(world, together(world, found)))
+        said += judge(problems, dataset, settings, split)
+    return said
+
+
+class PassedOver:
+    """The samples of the training split that could not be read, over all ranks."""
+
+    def __init__(self, training: Dataset, world: World):
+        self._training, self._world, self._known = training, world, 0
+
+    def news(self) -> dict[str, object] | None:
+        """How many there are by now, and the first of their files; None where none has come. All ranks call together."""
+        if not isinstance(self._training, Skipping):
+            return None
+        met = sorted({number for numbers in gather_json(self._world, self._training.met()) for number in numbers})
+        if len(met) == self._known:
+            return None
+        self._known = len(met)
+        return {"count": len(met), "files": [facts.path(self._training, number) for number in met[:_NAMED]]}

@@ -1,0 +1,114 @@
+"""Evaluating a run, or several together, from their checkpoints; on any number of ranks."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from phalanx.configs.errors import ExitCode, UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.dist.checkpoint import directory
+from phalanx.dist.checkpoint.manifest import scalars_to_json
+from phalanx.dist.collectives import together
+from phalanx.dist.environment import Ranks
+from phalanx.dist.files import write_json
+from phalanx.dist.process_group import leave
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.train import restore
+from phalanx.train.build import assemble, facts, gather
+from phalanx.train.evaluate import measure
+from phalanx.train.start import join_ranks
+from phalanx.train.tasks import Combines, Details
+from phalanx.train.trained import another
+
+FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be evaluated.
+
+    Attributes:
+        step: of the checkpoint; None for the newest, or the best.
+        best: whether the best by `checkpoint.best` is.
+        also: runs and checkpoints to be asked together with it.
+    """
+
+    step: int | None = None
+    best: bool = False
+    also: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        checkpoints: that were asked, the run's own first.
+        details: what is too long for a log: a row a class, a confusion matrix.
+    """
+
+    step: int
+    split: str
+    checkpoints: list[str]
+    metrics: dict[str, float]
+    details: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        facts = {"step": self.step, "split": self.split, "checkpoints": self.checkpoints}
+        found: dict[str, Any] = scalars_to_json(facts | self.metrics | self.details)
+        return found
+
+
+def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable[[Evaluation, str | None], None]) -> ExitCode:
+    """Evaluates a checkpoint of a run on the validation split, and writes `evaluation.json`.
+
+    Args:
+        report: called on rank 0 with what came out, and with why it could not be written, if so.
+
+    Raises:
+        UserError: where there is no such checkpoint, or networks cannot be asked together.
+    """
+    world, _ = join_ranks(config, ranks)
+    run = RunDirectory.of(config)
+    ingredients = together(world, lambda: gather(config, goes_on=True))
+    parts = assemble(config, ingredients, world)
+    stored = restore.chosen(run, parts.engine, config, asked.step, asked.best)
+    parts.engine.make_room(stored)
+    restore.fill(run, parts.engine, stored)
+    checkpoints = [directory.step_directory(run.checkpoints, stored.step)]
+    combined: Callable[[nn.Module], nn.Module] | None = None
+    task = parts.task
+    if asked.also:
+        if not isinstance(task, Combines):
+            raise UserError(
+                f"task.name={config.task.name} cannot ask several networks together. Leave out --also.", shared=True
+            )
+        known = facts(ingredients.training, config)
+        found = together(world, lambda: [another(text, config, known, world.device) for text in asked.also])
+        checkpoints += [path for path, _ in found]
+        combined = _together_with(task, [network for _, network in found])
+    sums = measure(parts.engine, task, parts.evaluation, combined)
+    if ranks.is_main:
+        details = task.details(sums) if isinstance(task, Details) else {}
+        split = "val" if config.data.fold or config.data.val_fraction else config.data.val_split
+        evaluation = Evaluation(stored.step, split, [str(path) for path in checkpoints], task.metrics(sums), details)
+        report(evaluation, _write(run.path / FILE, evaluation))
+    leave()
+    return ExitCode.DONE
+
+
+def _together_with(task: Combines, others: Sequence[nn.Module]) -> Callable[[nn.Module], nn.Module]:
+    return lambda own: task.combine([own, *others]).eval()
+
+
+def _write(path: Path, evaluation: Evaluation) -> str | None:
+    """Writes the file, whole or not at all; returns why it could not."""
+    try:
+        write_json(path, evaluation.to_json() | {"time": time.time()})
+    except OSError as error:
+        return f"{path} cannot be written: {error.strerror}"
+    return None

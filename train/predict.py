@@ -1,0 +1,198 @@
+"""Predicting images of the user's: JSON and pictures, by one process, from a checkpoint that any strategy wrote."""
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.data.bad_sample import Unreadable
+from phalanx.data.dataset import open_split
+from phalanx.data.images import is_image_name, read_image
+from phalanx.data.loader import collate
+from phalanx.data.modes import CHANNELS, Mode
+from phalanx.data.pipeline import Pipeline, pipeline
+from phalanx.dist.environment import Ranks
+from phalanx.dist.files import write_json
+from phalanx.dist.precision import weights_dtype
+from phalanx.dist.process_group import choose_device
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.threads import choose_threads
+from phalanx.train import build, tasks
+from phalanx.train.recorded import Recorded, recorded
+from phalanx.train.tasks import Predicts
+from phalanx.train.trained import trained
+
+FILE = "predictions.json"
+_MODES: dict[int, Mode] = {count: mode for mode, count in CHANNELS.items()}  # type: ignore[misc]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network, and all that stands between it and a file."""
+
+    task: Predicts
+    network: nn.Module
+    pipeline: Pipeline
+    mode: Mode
+    batch: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def prepared(self, path: Path, number: int) -> dict[str, Any]:
+        """An image as the network sees it, with a number as its `id`.
+
+        Raises:
+            Unreadable: where it cannot be read.
+        """
+        return self.pipeline({"image": read_image(str(path), self.mode), "id": number})
+
+    def ask(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the network says of prepared images."""
+        batch = collate(samples, self.pipeline.ragged)
+        batch["image"] = batch["image"].to(self.device, self.dtype)
+        with torch.inference_mode():
+            return self.task.predict(self.network, batch)
+
+
+def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
+    """The network of a run, from one of its checkpoints, with the pipeline of its validation.
+
+    Raises:
+        UserError: where the task of the run does not predict, or the network takes no images from files.
+    """
+    torch.set_num_threads(choose_threads(config.dist))
+    device = choose_device(config.dist, Ranks())
+    data = recorded(RunDirectory.of(config)) or _from_data(config)
+    facts = data.facts
+    task = tasks.build(config, facts)
+    if not isinstance(task, Predicts):
+        raise UserError(f"task.name={config.task.name} has no methods predict and draw. Give it both, to predict with it.")
+    if facts.channels not in _MODES:
+        raise UserError(f"the network takes images of {facts.channels} channels, and files have 1, 3 or 4. Predict in Python.")
+    network = trained(checkpoint, config, facts, device)
+    prepare = pipeline(config.data, data, "val", build.statistics(config, facts.channels))  # type: ignore[arg-type]
+    dtype = weights_dtype(config.dist.precision)
+    return Predictor(task, network, prepare, _MODES[facts.channels], config.train.micro_batch, device, dtype)
+
+
+def _from_data(config: RunConfig) -> Recorded:
+    training = open_split(config.data, "train", config.seed)
+    return Recorded(build.facts(training, config), tuple(training.mean), tuple(training.std))
+
+
+def find_images(given: Sequence[str]) -> list[tuple[Path, Path]]:
+    """The images that are meant, each with its place in the output: by its name, or its way from the folder that was given.
+
+    Args:
+        given: files, folders (with all that is in them), patterns such as `photos/*.jpg`.
+
+    Raises:
+        UserError: where one of them is not there, or has no images.
+    """
+    found: dict[Path, Path] = {}
+    for text in given:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if is_image_name(p.name) and p.is_file())
+            images = {image: image.relative_to(path) for image in inside}
+        elif path.exists():
+            images = {path: Path(path.name)}
+        else:
+            images = {Path(p): Path(Path(p).name) for p in sorted(glob.glob(text, recursive=True)) if os.path.isfile(p)}
+        if not images:
+            why = "no image lies in this folder" if path.is_dir() else "there is no such file, folder or match"
+            raise UserError(f"{text}: {why}. Give images, folders of images, or patterns such as 'photos/*.jpg'.")
+        found |= {image: place for image, place in images.items() if image not in found}
+    return list(zip(found, _apart(list(found.values())), strict=True))
+
+
+def _apart(places: Sequence[Path]) -> Iterator[Path]:
+    """Names of pictures, no two the same: `cat.jpg`, then `cat-2.jpg`."""
+    taken: set[Path] = set()
+    for place in places:
+        picture, number = place.with_suffix(".jpg"), 2
+        while picture in taken:
+            picture, number = place.with_name(f"{place.stem}-{number}.jpg"), number + 1
+        taken.add(picture)
+        yield picture
+
+
+def predict(
+    config: RunConfig, checkpoint: Path, given: Sequence[str], output: Path, told: Callable[[int, int], None]
+) -> list[dict[str, Any]]:
+    """Predicts images; writes `predictions.json` and a picture of each into a folder.
+
+    Args:
+        told: called with how many images are done, and how many there are.
+
+    Returns:
+        For each image, in order, `file`, `picture` and what the task predicts; or `file` and `error` where it cannot be read.
+
+    Raises:
+        UserError: where there are no images, or the folder cannot be written.
+    """
+    images = find_images(given)
+    _make(output)
+    asked, results = predictor(config, checkpoint), list[dict[str, Any]]()
+    for start in range(0, len(images), asked.batch):
+        told(start, len(images))
+        results += _batch(asked, images[start : start + asked.batch], output)
+    told(len(images), len(images))
+    try:
+        write_json(output / FILE, results)
+    except OSError as error:
+        raise _unwritable(output, error) from None
+    return results
+
+
+def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    readable: list[tuple[Path, Path, dict[str, Any]]] = []
+    for path, picture in images:
+        results.append({"file": str(path)})
+        try:
+            samples.append(asked.prepared(path, len(samples)))
+        except Unreadable as error:
+            results[-1]["error"] = error.problem
+            continue
+        readable.append((path, picture, results[-1]))
+    predictions = asked.ask(samples) if samples else []
+    for (path, picture, result), prediction in zip(readable, predictions, strict=True):
+        result |= {"picture": str(picture)} | prediction
+        drawn = asked.task.draw(_as_read(path), prediction)
+        try:
+            (output / picture).parent.mkdir(parents=True, exist_ok=True)
+            drawn.save(output / picture, quality=92)
+        except OSError as error:
+            raise _unwritable(output, error) from None
+    return results
+
+
+def _as_read(path: Path) -> Image.Image:
+    """The image in colour, 8 bits a channel, to be drawn on."""
+    pixels: Tensor = read_image(str(path), "rgb")
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels.float() / 257).round().to(torch.uint8)  # 65535 / 255
+    image: Image.Image = F.to_pil_image(pixels)
+    return image
+
+
+def _make(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(output, error) from None
+
+
+def _unwritable(output: Path, error: OSError) -> UserError:
+    return UserError(f"-o {output}: cannot be written: {error.strerror or error}. Choose another folder.")

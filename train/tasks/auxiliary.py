@@ -1,0 +1,39 @@
+"""Auxiliary heads: classifiers on earlier features that help deep networks learn, and are gone in evaluation.
+
+Szegedy et al., Going Deeper with Convolutions, CVPR 2015 (arXiv:1409.4842), section 5: their losses count 0.3.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+HEADS = ("aux1", "aux2")
+
+
+def heads(output: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
+    """The logits of a network by head, `out` first: of a tensor, or of a dictionary with `out`, `aux1`, ...
+
+    Raises:
+        ValueError: where a dictionary has other names.
+    """
+    if isinstance(output, Tensor):
+        return {"out": output}
+    unknown = set(output) - {"out", *HEADS}
+    if unknown or "out" not in output:
+        raise ValueError(f"the network returned {', '.join(output)}; heads are called out, {', '.join(HEADS)}")
+    return {"out": output["out"]} | {name: output[name] for name in HEADS if name in output}
+
+
+def auxiliary_weight(model: nn.Module, configured: float | None) -> float:
+    """What auxiliary losses count: as configured, else as the network says, under whatever wraps it.
+
+    Raises:
+        ValueError: where neither says.
+    """
+    if configured is not None:
+        return configured
+    for module in model.modules():
+        weight: Any = getattr(module, "auxiliary_weight", None)
+        if weight is not None:
+            return float(weight)
+    raise ValueError("the network has auxiliary heads, but no attribute auxiliary_weight; set loss.auxiliary")

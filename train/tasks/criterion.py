@@ -1,0 +1,86 @@
+"""From the section `loss` of a recipe to a loss of `models/losses.py`, with class weights from the data's frequencies."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import LossConfig
+from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Distance, Focal, Loss
+from phalanx.train.tasks import DataFacts
+
+SEVERAL_LABELS = ("bce", "focal", "mse", "l1")
+
+
+def criterion(config: LossConfig, data: DataFacts, outputs: int) -> Loss:
+    """The configured loss.
+
+    Args:
+        outputs: of the network; it may have more than the data has classes.
+
+    Raises:
+        UserError: where the loss does not go with the data, or weights are not one a class.
+    """
+    several = data.kind == "multilabel"
+    if several and config.name not in SEVERAL_LABELS:
+        raise UserError(
+            f"loss.name={config.name}: the images of this data have several labels, and {config.name} takes one. "
+            f"Set loss.name to one of {', '.join(SEVERAL_LABELS)}."
+        )
+    weights = _class_weights(config, data, outputs)
+    match config.name:
+        case "cross_entropy":
+            return CrossEntropy(weights, config.label_smoothing)
+        case "bce":
+            return BinaryCrossEntropy(outputs, weights, _pos_weight(config, data, outputs))
+        case "focal":
+            return Focal(outputs, config.focal_gamma, config.focal_alpha, weights)
+        case "mse" | "l1":
+            return Distance(outputs, 2 if config.name == "mse" else 1, "sigmoid" if several else "softmax", weights)
+
+
+def _class_weights(config: LossConfig, data: DataFacts, outputs: int) -> Tensor | None:
+    """Balanced: `samples / (classes * samples of the class)`, whose mean over the samples is 1; 0 for a class without any."""
+    if config.class_weights is None:
+        return None
+    if config.class_weights != "balanced":
+        return _numbers("loss.class_weights", config.class_weights, data, outputs)
+    counts = _counts("loss.class_weights", data)
+    there = [count for count in counts if count]
+    weights = [sum(there) / (len(there) * count) if count else 0.0 for count in counts]
+    return _padded(weights, outputs, 0.0)
+
+
+def _pos_weight(config: LossConfig, data: DataFacts, outputs: int) -> Tensor | None:
+    """Balanced: samples without the label over samples with it; 1 for a label that no sample has."""
+    if config.pos_weight is None:
+        return None
+    if config.pos_weight != "balanced":
+        return _numbers("loss.pos_weight", config.pos_weight, data, outputs)
+    counts = _counts("loss.pos_weight", data)
+    weights = [(data.samples - count) / count if count else 1.0 for count in counts]
+    return _padded(weights, outputs, 1.0)
+
+
+def _counts(key: str, data: DataFacts) -> Sequence[int]:
+    if data.class_counts is None:
+        raise UserError(
+            f"{key}=balanced: this data does not say how many samples each class has. Give its class a method class_counts, "
+            "or set a list of numbers, one a class."
+        )
+    return data.class_counts
+
+
+def _numbers(key: str, numbers: Sequence[float], data: DataFacts, outputs: int) -> Tensor:
+    if len(numbers) != outputs:
+        raise UserError(
+            f"{key} has {len(numbers)} numbers, but there are {outputs} classes. Give one for each, in this order: "
+            f"{', '.join(data.classes[:12])}{', ...' if len(data.classes) > 12 else ''}."
+        )
+    return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _padded(weights: Sequence[float], outputs: int, value: float) -> Tensor:
+    """With a weight for each output that no class of the data has."""
+    return torch.tensor([*weights, *[value] * (outputs - len(weights))], dtype=torch.float64)

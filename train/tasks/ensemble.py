@@ -1,0 +1,34 @@
+"""Several networks asked together: the mean of their probabilities."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class MeanProbability(nn.Module):
+    """Logits whose probabilities are the mean of those of several networks (a deep ensemble, arXiv:1612.01474).
+
+    The logits of a softmax are logarithms of the mean; those of sigmoids its log odds. Both come from logarithms of
+    probabilities, so that a network that is sure makes no infinity.
+
+    Args:
+        kind: what makes probabilities of logits.
+
+    Shape: what the networks take, to their [B, classes].
+    """
+
+    def __init__(self, models: Sequence[nn.Module], kind: Literal["softmax", "sigmoid"]):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self._kind = kind
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.stack([model(images) for model in self.models])  # [models, B, classes]
+        if self._kind == "softmax":
+            return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
+        # log(mean p) - log(mean (1 - p)): the number of networks cancels.
+        positive, negative = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
+        return positive.logsumexp(dim=0) - negative.logsumexp(dim=0)

@@ -1,7 +1,5 @@
 """From a configuration to its parts: data, task, model, engine. One visible order, nothing else."""
 
-import difflib
-import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from phalanx.dist.randomness import key, seed_everything
 from phalanx.dist.sampler import Stream
 from phalanx.models import pretrained, registry, weights
 from phalanx.train import optimizers, schedules, tasks
+from phalanx.train.patterns import meant
 from phalanx.train.tasks import DataFacts, Task
 
 
@@ -102,7 +101,7 @@ def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
     """Spreads them over the ranks. All ranks call together."""
     engine = Engine(
         made.model,
-        lambda parameters: optimizers.make(config.optim, parameters),
+        optimizers.maker(config.optim, made.model),
         schedules.learning_rate(config.optim, config.schedule, made.last_step),
         config,
         world,
@@ -129,11 +128,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """
     names = dict(model.named_parameters())
     for pattern in patterns:
-        meant = fnmatch.filter(names, pattern)
-        if not meant:
-            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.4) or [next(iter(names))]
-            raise UserError(f"model.freeze={pattern}: no parameter has such a name. There is, for example, {near[0]}.")
-        for name in meant:
+        for name in meant("model.freeze", pattern, names):
             names[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in names.values()):
         raise UserError(f"model.freeze={', '.join(patterns)}: this freezes every parameter. Leave some to be trained.")

@@ -20,8 +20,13 @@ def _polynomial(share: float, config: ScheduleConfig) -> float:
     return config.final + (1 - config.final) * (1 - share) ** config.power
 
 
-_CURVES = {"constant": _constant, "cosine": _cosine, "polynomial": _polynomial}
-DEPENDS_ON_LENGTH = {"cosine", "polynomial"}
+def _step(share: float, config: ScheduleConfig) -> float:
+    """Times gamma at each milestone that is reached."""
+    return config.gamma ** sum(share >= milestone for milestone in config.milestones)
+
+
+_CURVES = {"constant": _constant, "cosine": _cosine, "polynomial": _polynomial, "step": _step}
+DEPENDS_ON_LENGTH = {"cosine", "polynomial", "step"}
 
 
 def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) -> Callable[[int], float]:

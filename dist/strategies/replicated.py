@@ -49,7 +49,7 @@ class Replicated:
 
     def update(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_factor", 1.0)
         self.optimizer.step()
         self.discard()
 

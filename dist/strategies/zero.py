@@ -83,7 +83,7 @@ class Zero:
 
     def update(self, learning_rate: float) -> None:
         for group in self._base.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_factor", 1.0)
         self._engine.step()
         if not self._engine.was_step_applied():
             raise TrainingFailed(

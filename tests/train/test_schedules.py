@@ -22,3 +22,8 @@ def test_curves_go_from_the_peak_down(name: str, half: float) -> None:
 def test_the_last_share_is_what_was_asked_for() -> None:
     rate = learning_rate(OPTIM, ScheduleConfig(name="cosine", final=0.1), 50)
     assert rate(50) == pytest.approx(0.2) and rate(1000) == pytest.approx(0.2)
+
+
+def test_steps_multiply_by_gamma_at_shares_of_the_run_after_the_warm_up() -> None:
+    rate = learning_rate(OPTIM, ScheduleConfig(name="step", milestones=[0.5, 0.75], gamma=0.1, warmup_steps=10), 110)
+    assert [rate(step) for step in (10, 59, 60, 84, 85, 110)] == pytest.approx([2, 2, 0.2, 0.2, 0.02, 0.02])

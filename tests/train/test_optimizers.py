@@ -1,0 +1,111 @@
+"""Parameters in groups of their own weight decay and learning rate, the same under every strategy."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import OptimConfig
+from phalanx.dist.process_group import World
+from phalanx.train import optimizers
+from tests.rank_pool import Pool
+
+
+class Network(nn.Module):
+    """Every kind of parameter that the words name: of a convolution, of normalisations, of a linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LayerNorm(16))
+        self.head = nn.Linear(16, 2)
+        self.block_names = ("backbone",)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = self.head(self.backbone(image))
+        return scores
+
+
+def _groups(**keys: Any) -> dict[str, tuple[float, float]]:
+    """Weight decay and factor of the learning rate, by parameter."""
+    network = Network()
+    parameters = dict(network.named_parameters())
+    made = optimizers.maker(OptimConfig(lr=1.0, weight_decay=0.5, **keys), network)(parameters)
+    names = {parameter: name for name, parameter in parameters.items()}
+    return {names[p]: (g["weight_decay"], g["lr_factor"]) for g in made.param_groups for p in g["params"]}
+
+
+def test_all_parameters_are_alike_where_nothing_is_said() -> None:
+    assert set(_groups().values()) == {(0.5, 1.0)}
+
+
+def test_the_words_norm_and_bias_spare_those_parameters_the_decay() -> None:
+    norms = {"backbone.1.weight", "backbone.1.bias", "backbone.4.weight", "backbone.4.bias"}
+    spared = {name for name, (decay, _) in _groups(no_decay=["norm"]).items() if decay == 0}
+    assert spared == norms
+    spared = {name for name, (decay, _) in _groups(no_decay=["bias", "head.w*"]).items() if decay == 0}
+    assert spared == {"backbone.0.bias", "backbone.1.bias", "backbone.4.bias", "head.bias", "head.weight"}
+
+
+def test_the_last_pattern_that_fits_sets_the_factor() -> None:
+    factors = {name: factor for name, (_, factor) in _groups(lr_factors={"*": 2.0, "backbone.*": 0.1}).items()}
+    assert factors["head.weight"] == 2.0 and factors["backbone.0.weight"] == 0.1
+
+
+@pytest.mark.parametrize("keys", [{"no_decay": ["hed.*"]}, {"lr_factors": {"hed.*": 2.0}}])
+def test_a_pattern_that_names_nothing_is_refused_with_the_nearest(keys: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"hed\.\*: no parameter has such a name. There is, for example, head\.") as refused:
+        _groups(**keys)
+    assert str(refused.value).startswith(f"optim.{next(iter(keys))}=")
+
+
+def _trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
+    """The weights after three steps of the engine."""
+    from phalanx.configs.schema import RunConfig
+    from phalanx.dist.engine import Engine
+
+    config = RunConfig.model_validate(
+        {
+            "name": "groups",
+            "data": {"name": "digits"},
+            "model": {"name": "resnet18"},
+            "optim": {
+                "name": name,
+                "lr": 0.1,
+                "weight_decay": 0.1,
+                "no_decay": ["norm", "bias"],
+                "lr_factors": {"head.*": 0.1},
+            },
+            "train": {"global_batch": 4, "micro_batch": 2, "steps": 3},
+            "dist": {"strategy": strategy},
+        }
+    )
+    torch.manual_seed(0)
+    network = Network()
+    engine = Engine(network, optimizers.maker(config.optim, network), lambda step: 0.1 / (step + 1), config, world)
+    images = torch.randn(2, 2, 3, 4, 4)
+
+    def losses(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, float]]:
+        return {"sum": (model(batch["image"]).square().sum(), 2.0)}
+
+    mine = [{"image": images[number]} for number in range(engine.mine.first, engine.mine.last)]
+    engine.warm_up(losses, mine[: engine.warm_up_share.size])
+    for step in range(3):
+        for micro_batch in engine.micro_batches(step, mine, [{"sum": 2.0} for _ in mine]):
+            engine.backward(losses(engine.model, micro_batch))
+        engine.step()
+    engine.settle()
+    with engine.evaluation() as model:
+        return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_groups_train_alike_under_every_strategy(pool: Pool, name: str) -> None:
+    (single,) = pool.run(1, _trained, "single", name)
+    for strategy in ("ddp", "fsdp", "zero1", "zero2", "zero3"):
+        for found in pool.run(2, _trained, strategy, name):
+            for key, value in single.items():
+                torch.testing.assert_close(
+                    found[key], value, rtol=2e-5, atol=2e-6, msg=lambda m, k=key, s=strategy: f"{s} {k}: {m}"
+                )

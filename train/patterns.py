@@ -1,0 +1,22 @@
+"""Parameters meant by shell patterns of their names."""
+
+import difflib
+import fnmatch
+from collections.abc import Collection
+
+from phalanx.configs.errors import UserError
+
+
+def meant(key: str, pattern: str, names: Collection[str]) -> list[str]:
+    """The names that a pattern fits.
+
+    Args:
+        key: of the recipe, for the message.
+
+    Raises:
+        UserError: where it fits none, with the nearest.
+    """
+    if found := fnmatch.filter(names, pattern):
+        return found
+    near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.4) or [next(iter(names))]
+    raise UserError(f"{key}={pattern}: no parameter has such a name. There is, for example, {near[0]}.", shared=True)

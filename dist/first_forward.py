@@ -115,7 +115,10 @@ def watching(model: nn.Module, turn: Turn, joint: int) -> Iterator[Inspection]:
     """
     inspection = Inspection()
     hooks = []
-    whole = {"", *blocks(model)}  # a parameter may be used by a module that is not its owner
+    # A parameter may be used by a module that is not its owner; what FSDP2 gathers together, it gathers before that forward.
+    # Such modules are known by a method, for importing FSDP2 takes a second.
+    gathered = {name for name, module in model.named_modules() if hasattr(module, "set_requires_gradient_sync")}
+    whole = {"", *blocks(model), *gathered}
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda m, _, n=name: inspection.note(m, n, recurse=n in whole)))
         if isinstance(module, _BatchNorm):

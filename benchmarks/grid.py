@@ -1,0 +1,174 @@
+"""Every network under every way of sharing it: a grid.
+
+    python benchmarks/grid.py [--networks resnet18 vgg11 ...] [--output docs/grid.md] [--results FILE.jsonl]
+
+On two ranks, under DDP with synchronised BatchNorm, FSDP2 and ZeRO-2, in float32 and bf16, each network trains three steps of
+eight small images (`shapes`, made on the fly), saves, and goes on; both ranks must end with the same finite weights, and a run
+that reads the checkpoint must make the next step to the last bit. With DDP and `dist.reduce=exact` the weights after three
+steps must be the same bits on 1, 2 and 3 ranks. Prints JSON, a line a cell, and writes Markdown. It goes on where it was
+stopped: cells whose line is in the results file are not run again. Exit code 1 where a cell fails.
+"""
+
+import argparse
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+RECIPE = ROOT / "benchmarks/grid.yaml"
+WAYS = {
+    "DDP, SyncBN": ["dist.strategy=ddp", "dist.sync_bn=all"],
+    "FSDP2": ["dist.strategy=fsdp"],
+    "ZeRO-2": ["dist.strategy=zero2"],
+}
+PRECISIONS = ["fp32", "bf16"]
+EXACT = "exact"
+EXACT_RANKS = (1, 2, 3)
+# Pixels a side; 64 unless a network's own strides leave nothing of that.
+IMAGE_SIZES = {"inception_v3": 96}
+# 632 million parameters: 7.6 GB a rank with gradients and momentum, and the buffers of DDP, twice while a run is read again.
+TOO_LARGE = {"vit_h_14"}
+TIMM = ["timm/efficientnet_b0", "timm/mobilenetv3_small_100", "timm/regnety_004"]
+
+
+class Cell(NamedTuple):
+    """A network, how it is shared, and in which precision."""
+
+    network: str
+    way: str
+    precision: str
+
+
+def networks() -> list[str]:
+    """All backbones of the registry but those that are too large, and some of timm's where that is installed."""
+    from phalanx.models import registry
+
+    ours = [name for name in registry.names("backbone") if name not in TOO_LARGE]
+    return [*ours, *(TIMM if importlib.util.find_spec("timm") else [])]
+
+
+def cells(chosen: Sequence[str]) -> Iterator[Cell]:
+    for network in chosen:
+        for way in WAYS:
+            for precision in PRECISIONS:
+                yield Cell(network, way, precision)
+        yield Cell(network, EXACT, "fp32")
+
+
+def config(cell: Cell) -> Any:
+    """The run of a cell."""
+    from phalanx.configs.load import load
+
+    more = ["dist.strategy=ddp", "dist.reduce=exact"] if cell.way == EXACT else WAYS[cell.way]
+    size = f"data.image_size={IMAGE_SIZES.get(cell.network, 64)}"
+    return load([str(RECIPE)], [f"model.name={cell.network}", size, f"dist.precision={cell.precision}", *more])
+
+
+def measure(pool: Any, cell: Cell) -> dict[str, Any]:
+    """What holds of a cell: `agree`, `finite`, `resumed`; or, for exact sums, `same_bits`; `ok`: all of it; `seconds`."""
+    from benchmarks import grid_cases as ranks
+
+    begun = time.monotonic()
+    try:
+        if cell.way == EXACT:
+            reports = [pool.run(count, ranks.trained, config(cell)) for count in EXACT_RANKS]
+            flat = [report for world in reports for report in world]
+            found: dict[str, Any] = {
+                "same_bits": len({report["bits"] for report in flat}) == 1,
+                "finite": all(report["finite"] for report in flat),
+            }
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                each = pool.run(2, ranks.cell, config(cell), Path(folder))
+            found = {
+                "agree": len({r["unbroken"]["bits"] for r in each}) == 1,
+                "finite": all(r["unbroken"]["finite"] for r in each),
+                "resumed": all(r["resumed"] == r["unbroken"] for r in each),
+            }
+    except AssertionError as error:
+        return {
+            "ok": False,
+            "problem": str(error).strip().splitlines()[-1][-400:],
+            "seconds": round(time.monotonic() - begun, 1),
+        }
+    return found | {"ok": all(found.values()), "seconds": round(time.monotonic() - begun, 1)}
+
+
+def _run(results: Path, chosen: Sequence[str]) -> dict[Cell, dict[str, Any]]:
+    from benchmarks.results import Progress
+    from phalanx.dist.files import JsonLines, read_lines
+    from tests.rank_pool import Pool
+
+    found = {Cell(**line["cell"]): line["found"] for line in read_lines(results)}
+    todo = [cell for cell in cells(chosen) if cell not in found]
+    progress, file, pool = Progress(len(todo), "cells"), JsonLines(results), Pool(3, timeout_s=600)
+    try:
+        for number, cell in enumerate(todo, 1):
+            found[cell] = measure(pool, cell)
+            line = {"cell": cell._asdict(), "found": found[cell]}
+            file.append(line)
+            print(json.dumps(line), flush=True)
+            progress.tell(number)
+    finally:
+        pool.close()
+        file.close()
+    return found
+
+
+def _word(figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return "-"
+    if figures["ok"]:
+        return "yes"
+    if "problem" in figures:
+        return "**fails**"
+    return f"**not {', '.join(name for name, held in figures.items() if held is False and name != 'ok')}**"
+
+
+def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
+    """The page."""
+    from benchmarks.results import made_by
+
+    columns = [(way, precision) for way in WAYS for precision in PRECISIONS] + [(EXACT, "fp32")]
+    shown = [f"{way} {precision}" for way, precision in columns[:-1]] + ["exact on 1, 2, 3"]
+    rows = [
+        f"| {network} | {' | '.join(_word(found.get(Cell(network, *column))) for column in columns)} |"
+        for network in dict.fromkeys(cell.network for cell in found)
+    ]
+    held = sum(figures["ok"] for figures in found.values())
+    return [
+        "# The grid: every network under every way of sharing it",
+        "",
+        made_by("python benchmarks/grid.py", "torchvision", "deepspeed", "accelerate"),
+        "",
+        f"**{held} of {len(found)} cells hold.** On two ranks each network trains three steps of eight images of 64 x 64 "
+        "pixels (96 x 96 for Inception v3) and saves; `yes` says that both ranks have the same finite weights one step later, "
+        "and that a run which reads the checkpoint makes that step to the last bit. `exact` is DDP with `dist.reduce=exact`: "
+        "the same bits after three steps on 1, 2 and 3 ranks. Every cell by itself: `docs/grid.jsonl`.",
+        *([f"Not here, for their size: {', '.join(sorted(TOO_LARGE))}."] if TOO_LARGE else []),
+        "",
+        f"| network | {' | '.join(shown)} |",
+        f"| {' | '.join(['---'] * (len(shown) + 1))} |",
+        *rows,
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", help="default: every backbone there is")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/grid.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/grid.jsonl")
+    given = parser.parse_args()
+    found = _run(given.results, given.networks or networks())
+    given.output.write_text("\n".join(markdown(found)) + "\n")
+    return 0 if all(figures["ok"] for figures in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""What the ranks of `grid.py` do: train a network for three steps, save, go on; then read what was saved, and go on alike."""
+
+import gc
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import xxhash
+
+from phalanx.configs.schema import digest
+from phalanx.data.dataset import open_split
+from phalanx.data.loader import Loader, Samples
+from phalanx.data.pipeline import pipeline
+from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.engine import Engine
+from phalanx.dist.process_group import World
+from phalanx.dist.sampler import Stream
+from phalanx.train import build, optimizers, schedules
+from tests.dist.resuming import resume
+
+if TYPE_CHECKING:
+    from phalanx.configs.schema import RunConfig
+
+SAVED_AT, ENDS_AT = 3, 4
+
+
+class _Training:
+    """An engine, its task and its data, as a run has them."""
+
+    def __init__(self, world: World, config: "RunConfig"):
+        training = open_split(config.data, "train", config.seed)
+        facts = build.facts(training, config)
+        self.task = build.tasks.build(config, facts)
+        model = build.network(config, facts)
+        self.engine = Engine(
+            model,
+            optimizers.maker(config.optim, model),
+            schedules.learning_rate(config.optim, config.schedule, ENDS_AT),
+            config,
+            world,
+        )
+        stream = Stream(len(training), config.seed, config.train.global_batch, config.train.micro_batch)
+        samples = Samples(training, pipeline(config.data, training, "train"), config.seed)
+        self.loader = Loader(samples, stream, self.engine.mine, workers=0, pin=False)
+
+    def warm_up(self, step: int) -> None:
+        self.engine.warm_up(self.task.losses, self.loader.examples(step, self.engine.warm_up_share))
+
+    def train(self, steps: range) -> None:
+        for batch in self.loader.from_step(steps.start, steps.stop):
+            weights = [self.task.weights(micro_batch) for micro_batch in batch.micro_batches]
+            for micro_batch in self.engine.micro_batches(batch.step, batch.micro_batches, weights):
+                self.engine.backward(self.task.losses(self.engine.model, micro_batch))
+            self.engine.step()
+
+    def report(self) -> dict[str, Any]:
+        """The losses, and a sum over the bits of all weights and statistics, as evaluation uses them."""
+        figures = self.engine.settle()
+        losses = figures[-1].losses if figures else {}
+        with self.engine.evaluation() as model:
+            bits = _bits(model.state_dict().items())
+            finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
+        return {"losses": losses, "bits": bits, "finite": finite}
+
+
+def _bits(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    found = xxhash.xxh3_64()
+    for name, tensor in tensors:
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
+
+
+def cell(world: World, config: "RunConfig", folder: Path) -> dict[str, Any]:
+    """Trains, saves and goes on; then the same from what was saved.
+
+    Returns:
+        `saved`, `unbroken` and `resumed`: reports after the step that is saved, and after the last, without a break and with.
+    """
+    run = _Training(world, config)
+    run.warm_up(0)
+    run.train(range(SAVED_AT))
+    found = {"saved": run.report()}
+    progress = Progress(
+        SAVED_AT, SAVED_AT * config.train.global_batch, config.dist.strategy, digest(config), run.engine.scalars()
+    )
+    save(world, folder, run.engine.entries(), progress)
+    run.train(range(SAVED_AT, ENDS_AT))
+    found["unbroken"] = run.report()
+    del run
+    gc.collect()  # large networks: two of them would not fit
+    again = _Training(world, config)
+    stored = resume(world, again.engine, folder)
+    again.warm_up(stored.step)
+    again.train(range(stored.step, ENDS_AT))
+    found["resumed"] = again.report()
+    del again
+    gc.collect()
+    return found
+
+
+def trained(world: World, config: "RunConfig") -> dict[str, Any]:
+    """Trains without a break; the report after the last step."""
+    run = _Training(world, config)
+    run.warm_up(0)
+    run.train(range(SAVED_AT))
+    return run.report()

@@ -1,0 +1,34 @@
+"""The grid of `benchmarks/grid.py`, reduced: a network of each family, each way of sharing it and each precision somewhere."""
+
+import pytest
+
+from benchmarks.grid import EXACT, Cell, cells, markdown, measure
+from phalanx.models import registry
+from tests.rank_pool import Pool
+
+CELLS = [
+    Cell("resnet18", "DDP, SyncBN", "bf16"),
+    Cell("resnet18", EXACT, "fp32"),
+    Cell("googlenet", "ZeRO-2", "fp32"),
+    Cell("googlenet", EXACT, "fp32"),
+    Cell("swin_t", "FSDP2", "bf16"),
+    Cell("convnext_tiny", "FSDP2", "fp32"),
+    Cell("convnext_tiny", EXACT, "fp32"),
+    Cell("swin_v2_t", "ZeRO-2", "bf16"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("grid")
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_a_network_trains_agrees_and_resumes(pool: Pool, cell: Cell) -> None:
+    figures = measure(pool, cell)
+    assert figures["ok"], figures
+
+
+def test_the_page_tells_what_fails() -> None:
+    network = registry.names("backbone")[0]
+    found = {cell: {"ok": True, "seconds": 1.0} for cell in cells([network])}
+    found[Cell(network, EXACT, "fp32")] = {"ok": False, "same_bits": False, "finite": True, "seconds": 1.0}
+    page = "\n".join(markdown(found))
+    assert "**6 of 7 cells hold.**" in page and "**not same_bits**" in page

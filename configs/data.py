@@ -52,6 +52,9 @@ class AugmentConfig(Section):
     hue: float = experiment(0.0, "random shift of hue by up to this share of the circle", ge=0, le=0.5)
     randaugment: Whole = experiment(0, "RandAugment: operations an image (arXiv:1909.13719); for classification", ge=0)
     randaugment_magnitude: Whole = experiment(9, "RandAugment: their strength, of 0 to 30", ge=0, le=30)
+    trivialaugment: bool = experiment(
+        False, "TrivialAugment: one operation an image, of any strength (arXiv:2103.10158); for classification"
+    )
     erasing: float = experiment(0.0, "probability of random erasing (arXiv:1708.04896); for classification", ge=0, le=1)
     mixup: float = experiment(0.0, "MixUp: parameter of its beta distribution (arXiv:1710.09412); 0: off", ge=0)
     cutmix: float = experiment(0.0, "CutMix: parameter of its beta distribution (arXiv:1905.04899); 0: off", ge=0)

@@ -339,6 +339,8 @@ def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.fold", "data.fold and data.val_fraction are two ways to split. Remove one."
     if data.augment.area is not None and data.augment.scale is not None:
         yield "data.augment.scale", "data.augment.area and data.augment.scale are two ways to crop. Remove one."
+    if data.augment.randaugment and data.augment.trivialaugment:
+        yield "data.augment.trivialaugment", "RandAugment and TrivialAugment are two ways to choose operations. Remove one."
     if data.augment.area is not None and data.augment.area[1] > 1:
         yield "data.augment.area", f"data.augment.area={list(data.augment.area)} holds shares of the image: at most 1."
     if (data.mean is None) != (data.std is None):

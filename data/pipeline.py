@@ -54,17 +54,19 @@ def _check(config: DataConfig, kind: str, channels: int) -> None:
     """Whether the augmentations go with such labels and images."""
     augment = config.augment
     if kind in ("segmentation", "detection"):
-        for key in ("randaugment", "erasing"):
+        for key in ("randaugment", "trivialaugment", "erasing"):
             if getattr(augment, key):
-                raise UserError(f"data.augment.{key} is for classification: masks, boxes do not follow it. Set it to 0.", True)
+                raise UserError(
+                    f"data.augment.{key} is for classification: masks, boxes do not follow it. Switch it off.", True
+                )
         if config.fit == "crop":
             raise UserError("data.fit=crop would cut off what masks, boxes are about. Set data.fit=stretch or pad.", True)
     if channels not in (1, 3):
-        for key in ("contrast", "saturation", "hue", "randaugment"):
+        for key in ("contrast", "saturation", "hue", "randaugment", "trivialaugment"):
             if getattr(augment, key):
                 raise UserError(
                     f"data.augment.{key} is for images of 1 or 3 channels, and these have {channels}. "
-                    "Set it to 0, or data.mode=rgb.",
+                    "Switch it off, or set data.mode=rgb.",
                     shared=True,
                 )
 
@@ -188,6 +190,8 @@ def _colours(config: DataConfig, channels: int) -> list[v2.Transform]:
     steps: list[v2.Transform] = []
     if augment.randaugment:
         steps.append(v2.RandAugment(augment.randaugment, augment.randaugment_magnitude))
+    if augment.trivialaugment:
+        steps.append(v2.TrivialAugmentWide())
     saturation, hue = (augment.saturation, augment.hue) if channels == 3 else (0.0, 0.0)
     if augment.brightness or augment.contrast or saturation or hue:
         steps.append(v2.ColorJitter(augment.brightness, augment.contrast, saturation, hue))

@@ -28,6 +28,7 @@ CASES = {
     "saturation": ("classification", ["data.augment.saturation=0.4"]),
     "hue": ("classification", ["data.augment.hue=0.2"]),
     "randaugment": ("classification", ["data.augment.randaugment=2"]),
+    "trivialaugment": ("classification", ["data.augment.trivialaugment=true"]),
     "erasing": ("classification", ["data.augment.erasing=0.5"]),
     "mixup": ("classification", ["data.augment.mixup=0.2"]),
     "cutmix": ("classification", ["data.augment.cutmix=1.0"]),

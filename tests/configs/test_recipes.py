@@ -1,0 +1,31 @@
+"""The recipes that come with the project: each says what it did, and describes a network that can be built."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from phalanx.configs.load import load
+from phalanx.models import registry
+from tests.running import ROOT
+
+RECIPES = sorted((ROOT / "configs/recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_opens_with_its_command_and_what_came_of_it(recipe: Path) -> None:
+    opening = [line for line in recipe.read_text().splitlines() if line.startswith("#")]
+    commands = [line for line in opening if f"phalanx train {recipe.relative_to(ROOT)}" in line]
+    commands += [line for line in opening if f"phalanx submit {recipe.relative_to(ROOT)}" in line]
+    assert len(commands) == 1
+    assert any("Not run here." in line for line in opening) or any("CPU cores" in line and "torch" in line for line in opening)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_loads_and_its_network_can_be_built(recipe: Path) -> None:
+    config = load([str(recipe)], ["data.root=.", "name=recipe"])
+    with torch.device("meta"):
+        network = registry.build(
+            config.model.name, **registry.choices(config.model.model_dump(), config.data.image_size), num_classes=10
+        )
+    assert sum(parameter.numel() for parameter in network.parameters()) > 0

@@ -231,7 +231,8 @@ class Forge:
     def close(self) -> None:
         if self._server is not None:
             os.close(self._open)
-            self._server.wait(10)
+            self._server.terminate()  # where another process has the pipe open too
+            self._server.wait(30)
             shutil.rmtree(self._folder)
 
 

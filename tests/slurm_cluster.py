@@ -2,7 +2,9 @@
 
 import os
 import shlex
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +39,7 @@ def _output(command: Sequence[str], **variables: str) -> str:
 
 
 class VirtualCluster:
-    """A cluster that runs while the context lasts.
+    """A cluster that runs while the context lasts, in a folder with a short name: names of sockets have at most 107 letters.
 
     Args:
         accounting: whether a slurmdbd keeps accounts, so that sacct answers.
@@ -47,9 +49,10 @@ class VirtualCluster:
         conf: value of the environment variable SLURM_CONF, by which SLURM's commands, and what they start, find this cluster.
     """
 
-    def __init__(self, directory: Path, accounting: bool = False, hosts: bool = False):
-        self._directory, self._accounting, self._hosts = directory, accounting, hosts
-        self.conf = str(directory / "etc/slurm.conf")
+    def __init__(self, accounting: bool = False, hosts: bool = False):
+        self._directory = Path(tempfile.mkdtemp(prefix="phalanx-slurm-"))
+        self._accounting, self._hosts = accounting, hosts
+        self.conf = str(self._directory / "etc/slurm.conf")
 
     def __enter__(self) -> "VirtualCluster":
         try:
@@ -63,6 +66,8 @@ class VirtualCluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.stop()
+        if kind is None:  # else its logs are of use
+            shutil.rmtree(self._directory)
 
     def stop(self) -> None:
         """Ends its jobs and its daemons."""
@@ -100,9 +105,9 @@ def insist() -> None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
 
 
-def _shared(directory: Path, accounting: bool) -> Iterator[VirtualCluster]:
+def _shared(accounting: bool) -> Iterator[VirtualCluster]:
     insist()
-    with VirtualCluster(directory, accounting) as running:
+    with VirtualCluster(accounting) as running:
         yield running
         left = running.ask("squeue", "--noheader")
     assert not left, f"jobs left in the queue:\n{left}"
@@ -110,12 +115,12 @@ def _shared(directory: Path, accounting: bool) -> Iterator[VirtualCluster]:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster]:
+def cluster() -> Iterator[VirtualCluster]:
     """Two nodes with four CPUs and two GPUs each. A test that does it harm starts one of its own."""
-    yield from _shared(tmp_path_factory.mktemp("slurm"), accounting=False)
+    yield from _shared(accounting=False)
 
 
 @pytest.fixture(scope="session")
-def accounted_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VirtualCluster]:
+def accounted_cluster() -> Iterator[VirtualCluster]:
     """The same with a slurmdbd, so that sacct answers."""
-    yield from _shared(tmp_path_factory.mktemp("slurmdbd"), accounting=True)
+    yield from _shared(accounting=True)

@@ -99,6 +99,7 @@ class Run:
         )
 
     def _last_good(self) -> str:
+        self.let_saves_end()  # it is of a step that was finite
         if not self.saved:
             return "There is no checkpoint yet."
         return f"The last good checkpoint is {directory.step_directory(self.directory.checkpoints, self.saved)}."

@@ -48,7 +48,7 @@ check_arguments() {
   ((NODES > 0 && CPUS > 0)) || refuse "a cluster needs at least one node and one CPU"
   [[ ${BASE_PORT:-1024} =~ ^[1-9][0-9]{3,4}$ ]] || refuse "BASE_PORT='$BASE_PORT' is not a port number from 1024 on"
   # slurm.conf splits at these characters, and a socket's path has at most 107 bytes.
-  [[ ! $DIR =~ [][:space:],=#\"\[] && ${#DIR} -le 80 ]] || refuse "'$DIR' is longer than 80 characters or has odd ones in it"
+  [[ ! $DIR =~ [][:space:],=#\"\[] && ${#DIR} -le 70 ]] || refuse "'$DIR' is longer than 70 characters (a socket's name in it has at most 107) or has odd ones in it"
 }
 
 prepare_directory() {

@@ -2,6 +2,7 @@
 
 import random
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.running import (
     DIGITS,
     PHALANX,
+    Command,
     assert_bitwise,
     forked,
     lines,
@@ -27,16 +29,38 @@ RECIPE = [DIGITS, "train.global_batch=32", "train.micro_batch=4", "train.log_eve
 RECIPE += ["model.dropout=0.2", "data.augment.flip=0.5"]
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(tmp_path: Path, count: int) -> None:
+def _command(count: int, arguments: list[str], folder: Path) -> Command:
+    return start([*PHALANX, "train", *arguments, "--nproc", str(count)], folder)
+
+
+def _resumed_by_command(count: int, folder: Path) -> None:
+    phalanx("resume", "runs/killed", "--nproc", count, cwd=folder)
+
+
+def _forked(count: int, arguments: list[str], folder: Path) -> Command:
+    return forked(*arguments, count=count, cwd=folder)
+
+
+def _resumed_by_ranks(count: int, folder: Path) -> None:
+    ranks(count, "--resume", "runs/killed", cwd=folder)
+
+
+# The command with all that it starts; and four ranks as it makes them, without four times the seconds of its start.
+WAYS = {"command": (2, _command, _resumed_by_command), "ranks": (4, _forked, _resumed_by_ranks)}
+
+
+@pytest.mark.parametrize(("count", "started", "resumed"), WAYS.values(), ids=WAYS)
+def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(
+    tmp_path: Path, count: int, started: Callable[..., Command], resumed: Callable[..., None]
+) -> None:
     length = ["train.steps=10", "checkpoint.every_steps=3", "checkpoint.keep=10", "train.eval_every=4"]
     ranks(count, *RECIPE, *length, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     die_after = random.randint(4, 8)  # any step between the first checkpoint and the end
-    running = start([*PHALANX, "train", *RECIPE, *length, "name=killed", "--nproc", str(count)], tmp_path)
+    running = started(count, [*RECIPE, *length, "name=killed"], tmp_path)
     running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= die_after)
     running.kill_all()
-    phalanx("resume", "runs/killed", "--nproc", count, cwd=tmp_path)
+    resumed(count, tmp_path)
 
     assert_bitwise(killed, tmp_path / "runs/unbroken")
     resumes = [e for e in lines(killed / "events.jsonl") if e["event"] == "resume"]

@@ -15,8 +15,8 @@ def test_the_list_names_every_network_without_importing_torch() -> None:
     found = json.loads(run([sys.executable, "-c", program], ROOT).output)
     assert [one["name"] for one in found] == registry.names()
     for one in found:
-        assert one["kind"] == "backbone" and one["params"] == registry.MODELS[one["name"]].params
-        assert "arXiv:" in one["source"] and "torchvision" in one["source"]
+        assert one["kind"] == registry.MODELS[one["name"]].kind and one["params"] == registry.MODELS[one["name"]].params
+        assert "arXiv:" in one["source"] and one["source"].endswith(registry.MODELS[one["name"]].params_source)
 
 
 def test_the_table_is_aligned_and_has_thousands_separators(capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,6 +40,19 @@ def test_of_one_network_options_features_and_blocks_are_told(capsys: pytest.Capt
     assert main(["models", "vit_b_16", "--json"]) == 0
     (facts,) = json.loads(capsys.readouterr().out)
     assert (facts["name"], facts["params"], len(facts["blocks"])) == ("vit_b_16", 86_567_656, 12)
+
+
+def test_of_a_network_for_segmentation_its_own_options_and_its_backbone_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "deeplabv3_resnet50"]) == 0
+    shown = capsys.readouterr().out
+    for fact in ("42,004,074", "66.40, mIoU on COCO", "multi_grid=null", "model.backbone  resnet50", "from backbone.layer1.0"):
+        assert fact in shown
+    assert main(["models", "segnet"]) == 0
+    shown = capsys.readouterr().out
+    assert "vgg16_bn where it is not set; vgg11, vgg11_bn" in shown and "score " not in shown
+    assert main(["models", "--kind", "segmentation"]) == 0
+    (unet,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unet ")]
+    assert unet.split()[:4] == ["unet", "segmentation", "31,033,045", "-"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from phalanx.slurm import failures
 from tests.running import DIGITS, lines, phalanx
 from tests.slurm_cluster import VirtualCluster
 
-TIMEOUT_S = 150
+TIMEOUT_S = 200
 
 # Steps of milliseconds; BatchNorm, dropout and augmentation are there.
 RECIPE = [DIGITS, "model.stem=small", "data.image_size=8", "data.workers=0", "data.ledger=true", "data.augment.flip=0.5"]

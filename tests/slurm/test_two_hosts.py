@@ -29,7 +29,7 @@ REMEDY = "Exclude the node (slurm.exclude), or set dist.interface to another net
 def test_a_link_that_is_cut_in_mid_run_costs_a_requeue_and_nothing_else(tmp_path: Path) -> None:
     insist()
     length = ["train.steps=40", "checkpoint.every_steps=5"]
-    with VirtualCluster(tmp_path / "cluster", hosts=True) as cluster:
+    with VirtualCluster(hosts=True) as cluster:
         job = Job(cluster, tmp_path, "parted", *length, *WHERE, "slurm.tasks_per_node=1")
 
         def requeued() -> bool:
@@ -53,7 +53,7 @@ def test_a_link_that_is_cut_in_mid_run_costs_a_requeue_and_nothing_else(tmp_path
 def test_nodes_that_do_not_reach_each_other_are_named_within_a_minute(tmp_path: Path) -> None:
     """Where SLURM itself reaches them all: first node0's ranks do not reach node1, then node1 not even the store on node0."""
     insist()
-    with VirtualCluster(tmp_path / "cluster", hosts=True) as cluster:
+    with VirtualCluster(hosts=True) as cluster:
         cluster.link("wall", 0, 1)
         _apart(cluster, tmp_path, "one-way", 1, r"node0 \(rank 0\) cannot reach node1 \(rank 1\) at 10.77.0.11: timed out")
         cluster.link("wall", 1, 0)

@@ -3,10 +3,12 @@
     python benchmarks/grid.py [--networks resnet18 vgg11 ...] [--output docs/grid.md] [--results FILE.jsonl]
 
 On two ranks, under DDP with synchronised BatchNorm, FSDP2 and ZeRO-2, in float32 and bf16, each network trains three steps of
-eight small images (`shapes`, made on the fly), saves, and goes on; both ranks must end with the same finite weights, and a run
-that reads the checkpoint must make the next step to the last bit. With DDP and `dist.reduce=exact` the weights after three
-steps must be the same bits on 1, 2 and 3 ranks. Prints JSON, a line a cell, and writes Markdown. It goes on where it was
-stopped: cells whose line is in the results file are not run again. Exit code 1 where a cell fails.
+eight small images (`shapes`, made on the fly; with masks for segmentation), saves, and goes on; both ranks must end with the
+same finite weights, and a run that reads the checkpoint must make the next step to the last bit. With DDP and
+`dist.reduce=exact` the weights after three steps must be the same bits on 1, 2 and 3 ranks. Networks for segmentation must also
+agree in float64: two ranks of DDP with one process, every tensor within 1e-8 of its largest element. Prints JSON, a line a
+cell, and writes Markdown. It goes on where it was stopped: cells whose line is in the results file are not run again. Exit code
+1 where a cell fails.
 """
 
 import argparse
@@ -30,10 +32,15 @@ WAYS = {
 PRECISIONS = ["fp32", "bf16"]
 EXACT = "exact"
 EXACT_RANKS = (1, 2, 3)
+PARITY = "one process"
+AGREES = 1e-8
+SEGMENTATION = ["task.name=segmentation", "data.options.target=mask"]
 # Pixels a side; 64 unless a network's own strides leave nothing of that.
 IMAGE_SIZES = {"inception_v3": 96}
 # 632 million parameters: 7.6 GB a rank with gradients and momentum, and the buffers of DDP, twice while a run is read again.
 TOO_LARGE = {"vit_h_14"}
+# torchvision's names of what is here under another name already.
+SAME = {"fcn_resnet50", "deeplabv3_resnet50"}
 TIMM = ["timm/efficientnet_b0", "timm/mobilenetv3_small_100", "timm/regnety_004"]
 
 
@@ -46,10 +53,10 @@ class Cell(NamedTuple):
 
 
 def networks() -> list[str]:
-    """All backbones of the registry but those that are too large, and some of timm's where that is installed."""
+    """All of the registry but those that are too large, and some of timm's where that is installed."""
     from phalanx.models import registry
 
-    ours = [name for name in registry.names("backbone") if name not in TOO_LARGE]
+    ours = [name for name in registry.names() if name not in TOO_LARGE | SAME]
     return [*ours, *(TIMM if importlib.util.find_spec("timm") else [])]
 
 
@@ -59,19 +66,31 @@ def cells(chosen: Sequence[str]) -> Iterator[Cell]:
             for precision in PRECISIONS:
                 yield Cell(network, way, precision)
         yield Cell(network, EXACT, "fp32")
+        if _segments(network):
+            yield Cell(network, PARITY, "fp64")
+
+
+def _segments(network: str) -> bool:
+    from phalanx.models import registry
+
+    return registry.kind(network) == "segmentation"
 
 
 def config(cell: Cell) -> Any:
     """The run of a cell."""
     from phalanx.configs.load import load
 
-    more = ["dist.strategy=ddp", "dist.reduce=exact"] if cell.way == EXACT else WAYS[cell.way]
+    ways = WAYS | {EXACT: ["dist.strategy=ddp", "dist.reduce=exact"], PARITY: ["dist.strategy=ddp"]}
+    more = ways[cell.way] + (SEGMENTATION if _segments(cell.network) else [])
     size = f"data.image_size={IMAGE_SIZES.get(cell.network, 64)}"
     return load([str(RECIPE)], [f"model.name={cell.network}", size, f"dist.precision={cell.precision}", *more])
 
 
 def measure(pool: Any, cell: Cell) -> dict[str, Any]:
-    """What holds of a cell: `agree`, `finite`, `resumed`; or, for exact sums, `same_bits`; `ok`: all of it; `seconds`."""
+    """What holds of a cell: `agree`, `finite`, `resumed`; or, for exact sums, `same_bits`; `ok`: all of it; `seconds`.
+
+    In float64 also `difference`: the largest max|a - b| / max|b| of a tensor.
+    """
     from benchmarks import grid_cases as ranks
 
     begun = time.monotonic()
@@ -82,6 +101,18 @@ def measure(pool: Any, cell: Cell) -> dict[str, Any]:
             found: dict[str, Any] = {
                 "same_bits": len({report["bits"] for report in flat}) == 1,
                 "finite": all(report["finite"] for report in flat),
+            }
+        elif cell.way == PARITY:
+            with tempfile.TemporaryDirectory() as folder:
+                for count in (1, 2):
+                    pool.run(count, ranks.weights, config(cell), Path(folder, f"{count}.safetensors"))
+                difference = ranks.difference(Path(folder, "1.safetensors"), Path(folder, "2.safetensors"))
+            seconds = round(time.monotonic() - begun, 1)
+            return {
+                "same_weights": difference <= AGREES,
+                "difference": difference,
+                "ok": difference <= AGREES,
+                "seconds": seconds,
             }
         else:
             with tempfile.TemporaryDirectory() as folder:
@@ -135,12 +166,9 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
     """The page."""
     from benchmarks.results import made_by
 
-    columns = [(way, precision) for way in WAYS for precision in PRECISIONS] + [(EXACT, "fp32")]
-    shown = [f"{way} {precision}" for way, precision in columns[:-1]] + ["exact on 1, 2, 3"]
-    rows = [
-        f"| {network} | {' | '.join(_word(found.get(Cell(network, *column))) for column in columns)} |"
-        for network in dict.fromkeys(cell.network for cell in found)
-    ]
+    networks = dict.fromkeys(cell.network for cell in found)
+    masks = [network for network in networks if _segments(network)]
+    largest = max((figures.get("difference", 0.0) for figures in found.values()), default=0.0)
     held = sum(figures["ok"] for figures in found.values())
     return [
         "# The grid: every network under every way of sharing it",
@@ -153,15 +181,33 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
         "the same bits after three steps on 1, 2 and 3 ranks. Every cell by itself: `docs/grid.jsonl`.",
         *([f"Not here, for their size: {', '.join(sorted(TOO_LARGE))}."] if TOO_LARGE else []),
         "",
-        f"| network | {' | '.join(shown)} |",
-        f"| {' | '.join(['---'] * (len(shown) + 1))} |",
-        *rows,
+        *_table(found, [network for network in networks if network not in masks], []),
+        *(
+            [
+                "",
+                "Networks for segmentation, with masks. `one process`: in float64 two ranks of DDP end within 1e-8 of one "
+                f"process (the largest difference of a tensor, max |a - b| over max |b|, was {largest:.0e}).",
+                "",
+                *_table(found, masks, [(PARITY, "fp64")]),
+            ]
+            if masks
+            else []
+        ),
     ]
+
+
+def _table(found: Mapping[Cell, Mapping[str, Any]], networks: Sequence[str], further: Sequence[tuple[str, str]]) -> list[str]:
+    columns = [*((way, precision) for way in WAYS for precision in PRECISIONS), (EXACT, "fp32"), *further]
+    shown = ["exact on 1, 2, 3" if way == EXACT else f"{way} {precision}" for way, precision in columns]
+    rows = [
+        f"| {network} | {' | '.join(_word(found.get(Cell(network, *column))) for column in columns)} |" for network in networks
+    ]
+    return [f"| network | {' | '.join(shown)} |", f"| {' | '.join(['---'] * (len(shown) + 1))} |", *rows]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", help="default: every backbone there is")
+    parser.add_argument("--networks", nargs="+", help="default: every network there is")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/grid.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/grid.jsonl")
     given = parser.parse_args()

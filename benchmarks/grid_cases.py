@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
+from safetensors.torch import load_file, save_file
 
 from phalanx.configs.schema import digest
 from phalanx.data.dataset import open_split
@@ -106,3 +107,30 @@ def trained(world: World, config: "RunConfig") -> dict[str, Any]:
     run.warm_up(0)
     run.train(range(SAVED_AT))
     return run.report()
+
+
+def weights(world: World, config: "RunConfig", file: Path) -> None:
+    """Trains without a break, and writes weights and statistics, as evaluation uses them."""
+    run = _Training(world, config)
+    run.warm_up(0)
+    run.train(range(SAVED_AT))
+    with run.engine.evaluation() as model:
+        if world.ranks.is_main:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, file)
+    del run
+    gc.collect()
+
+
+def difference(one: Path, other: Path) -> float:
+    """The largest max|a - b| / max|b| over all tensors of two files.
+
+    Tensors below 1e-6 of the largest, such as a bias before BatchNorm, whose gradient is only rounding, are held against that.
+    """
+    ours, theirs = load_file(one), load_file(other)
+    assert ours.keys() == theirs.keys()
+    sizes = {name: float(tensor.double().abs().max()) for name, tensor in theirs.items()}
+    least = 1e-6 * max(sizes.values())
+    differences = [
+        float((ours[name].double() - tensor.double()).abs().max()) / max(sizes[name], least) for name, tensor in theirs.items()
+    ]
+    return max(differences)

@@ -163,7 +163,7 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
     problems = list(filling.problems)
     if sources.files and values.get("name") is None:
         values["name"] = re.sub(r"[^A-Za-z0-9._-]", "-", Path(sources.files[0]).stem)
-    for section in ("task", "data"):
+    for section in ("task", "data", "model"):
         if isinstance(values.get(section), dict) and isinstance(values[section].get("options"), dict):
             values[section] = {**values[section], "options": _core_schema(values[section]["options"])}
     try:

@@ -15,14 +15,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from phalanx.configs import evaluate
 from phalanx.configs.data import DataConfig
+from phalanx.configs.evaluate import EvaluateConfig
 from phalanx.configs.section import REQUIRED, RunName, Section, Tag, Whole, bookkeeping, experiment, hardware
 from phalanx.configs.slurm import SlurmConfig
 
 
 class TaskConfig(Section):
-    name: str = experiment("classification", "what is learnt: classification, or your own as ./file.py:Class")
+    name: str = experiment("classification", "what is learnt: classification, segmentation, or your own as ./file.py:Class")
     options: dict[str, Any] = experiment({}, "keyword arguments for a task of your own")
+
+
+def _number(value: Any) -> Any:
+    """Text as a number: YAML's scalars are text, which `Literal` does not turn into numbers."""
+    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+
+
+OutputStride = Annotated[Literal[8, 16, 32], BeforeValidator(_number)]
 
 
 class ModelConfig(Section):
@@ -34,7 +44,11 @@ class ModelConfig(Section):
     fresh: list[str] = experiment(
         [], "parameters that start fresh though model.weights has them, by patterns of their names, such as fc.*"
     )
-    backbone: str | None = experiment(None, "backbone of a network that takes one")
+    backbone: str | None = experiment(None, "backbone of a network that takes one; the network's own if not given")
+    backbone_weights: str | None = experiment(
+        None, "weights of a classification network that the backbone starts from: what model.weights takes"
+    )
+    options: dict[str, Any] = experiment({}, "options that only this network has, such as {multi_grid: [1, 2, 4]} of deeplabv3")
     num_classes: Whole | None = experiment(None, "outputs; the data's number of classes if not given", ge=1)
     in_channels: Whole | None = experiment(None, "channels of the image; the data's if not given", ge=1)
     stem: Literal["standard", "small"] = experiment(
@@ -44,7 +58,7 @@ class ModelConfig(Section):
     drop_path: float | None = experiment(
         None, "stochastic depth of the last block, rising from 0 (arXiv:1603.09382); the network's own if not given", ge=0, lt=1
     )
-    output_stride: Literal[8, 16, 32] | None = experiment(
+    output_stride: OutputStride | None = experiment(
         None, "stride of the deepest features, kept by dilation; the network's own if not given"
     )
     freeze: list[str] = experiment([], "parameters that are not trained, by patterns of their names, such as layer1.*")
@@ -64,11 +78,27 @@ def _class_weights(value: Any) -> Any:
 
 
 ClassWeights = Annotated[Literal["balanced"] | list[float], BeforeValidator(_class_weights)]
+Factor = Annotated[float, Field(gt=0)]
+PIXEL_LOSSES = ("cross_entropy", "bce", "focal", "dice")
+
+
+def _pixel_losses(value: dict[str, float]) -> dict[str, float]:
+    if unknown := set(value) - set(PIXEL_LOSSES):
+        raise ValueError(f"{', '.join(sorted(unknown))} is none of {', '.join(PIXEL_LOSSES)}, each with what it counts")
+    return value
+
+
+AddedLosses = Annotated[dict[str, Factor], AfterValidator(_pixel_losses)]
 
 
 class LossConfig(Section):
-    name: Literal["cross_entropy", "bce", "focal", "mse", "l1"] = experiment(
-        "cross_entropy", "the loss; bce and focal take several labels an image too; mse and l1 compare probabilities"
+    name: Literal["cross_entropy", "bce", "focal", "dice", "mse", "l1"] = experiment(
+        "cross_entropy",
+        "the loss; bce and focal take several labels an image too; mse and l1 compare probabilities (not of pixels); "
+        "dice is for segmentation",
+    )
+    add: AddedLosses = experiment(
+        {}, "segmentation: further losses that are added, and what each counts beside loss.name, such as {dice: 1.0}"
     )
     label_smoothing: float = experiment(0.0, "share of the target spread over all classes (arXiv:1512.00567)", ge=0, lt=1)
     class_weights: ClassWeights | None = experiment(
@@ -79,7 +109,24 @@ class LossConfig(Section):
     )
     focal_gamma: float = experiment(2.0, "focal: exponent that weakens easy samples (arXiv:1708.02002)", ge=0)
     focal_alpha: float | None = experiment(None, "focal: weight of positives, 1 - alpha of negatives", ge=0, le=1)
+    dice_per_class: bool = experiment(
+        True, "dice: the mean over the classes that an image has; false: of the second of two classes alone (arXiv:1606.04797)"
+    )
+    dice_smooth: float = experiment(1.0, "dice: what is added to numerator and denominator", ge=0)
+    ohem_threshold: float | None = experiment(
+        None,
+        "segmentation: cross_entropy counts only hard pixels, whose class has a probability below this, such as 0.7 "
+        "(arXiv:1604.03540); all if null",
+        gt=0,
+        le=1,
+    )
+    ohem_keep: float = experiment(0.1, "ohem_threshold: least share of an image's pixels that count, the hardest", ge=0, le=1)
     auxiliary: float | None = experiment(None, "weight of auxiliary heads' losses; the network's own if not given", ge=0)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All losses that are used."""
+        return (self.name, *self.add)
 
 
 def _rising(value: list[float]) -> list[float]:
@@ -88,7 +135,6 @@ def _rising(value: list[float]) -> list[float]:
     return value
 
 
-Factor = Annotated[float, Field(gt=0)]
 Milestones = Annotated[list[float], AfterValidator(_rising)]
 
 
@@ -238,6 +284,7 @@ class RunConfig(Section):
     optim: OptimConfig = Field(REQUIRED, description="how it is minimised")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="the learning rate over time")
     train: TrainConfig = Field(REQUIRED, description="batches and length")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how a network that segments is asked in evaluation")
     dist: DistConfig = Field(DistConfig(), description="ranks and precision")
     slurm: SlurmConfig = Field(SlurmConfig(), description="what `phalanx submit` asks SLURM for")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="what is kept, and when")
@@ -333,8 +380,8 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Those of the sections `data` and `loss`, and of what ends a run early."""
-    data, loss = config.data, config.loss
+    """Those of the section `data`, and of what follows it: losses, and what ends a run early."""
+    data = config.data
     if data.fold is not None and data.val_fraction is not None:
         yield "data.fold", "data.fold and data.val_fraction are two ways to split. Remove one."
     if data.augment.area is not None and data.augment.scale is not None:
@@ -347,14 +394,34 @@ def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.mean", "data.mean and data.std go together. Set both, or neither."
     if data.std is not None and not all(value > 0 for value in data.std):
         yield "data.std", f"data.std={data.std}: every number must be above zero."
-    if loss.pos_weight is not None and loss.name != "bce":
-        yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
-    if loss.focal_alpha is not None and loss.name != "focal":
-        yield "loss.focal_alpha", f"loss.focal_alpha is for loss.name=focal, not {loss.name}. Remove it, or set focal."
-    if loss.label_smoothing and loss.name != "cross_entropy":
-        yield "loss.label_smoothing", f"loss.label_smoothing is for cross_entropy, not {loss.name}. Set it to 0."
+    yield from _contradictions_of_loss(config)
+    yield from evaluate.contradictions(config.evaluate, config.task.name)
     if config.train.patience is not None and config.checkpoint.best is None:
         yield "train.patience", "train.patience needs the metric to watch. Set checkpoint.best, such as val/top1."
+
+
+def _contradictions_of_loss(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Those of the section `loss`, and of losses with tasks."""
+    loss, task = config.loss, config.task.name
+    if loss.pos_weight is not None and "bce" not in loss.names:
+        yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
+    if loss.focal_alpha is not None and "focal" not in loss.names:
+        yield "loss.focal_alpha", f"loss.focal_alpha is for loss.name=focal, not {loss.name}. Remove it, or set focal."
+    if loss.label_smoothing and "cross_entropy" not in loss.names:
+        yield "loss.label_smoothing", f"loss.label_smoothing is for cross_entropy, not {loss.name}. Set it to 0."
+    if loss.ohem_threshold is not None and "cross_entropy" not in loss.names:
+        yield "loss.ohem_threshold", f"loss.ohem_threshold is for cross_entropy, not {loss.name}. Remove it."
+    if loss.name in loss.add:
+        yield "loss.add", f"loss.add has {loss.name}, which is loss.name already, and counts 1. Remove it."
+    if task == "segmentation" and loss.name not in PIXEL_LOSSES:
+        yield "loss.name", f"loss.name={loss.name}: segmentation takes {', '.join(PIXEL_LOSSES)}. Set one of them."
+    if task != "classification":
+        return
+    if loss.name == "dice":
+        yield "loss.name", "loss.name=dice is of pixels, for task.name=segmentation. Set cross_entropy, bce, focal, mse or l1."
+    for key in ("add", "ohem_threshold"):
+        if value := getattr(loss, key):
+            yield f"loss.{key}", f"loss.{key}={value} is of pixels, for task.name=segmentation. Remove it."
 
 
 ZERO = ("zero1", "zero2", "zero3")

@@ -13,6 +13,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from phalanx.configs.data import DataConfig
+from phalanx.configs.evaluate import EvaluateConfig
 
 Size = tuple[int, int]
 
@@ -57,6 +58,20 @@ def placement(config: DataConfig, size: Sequence[int]) -> Placement:
     if config.fit == "crop":
         return Placement(-round(-top), -round(-left), whole_height, whole_width)
     return Placement(int(top), int(left), whole_height, whole_width)
+
+
+def evaluated_placement(config: DataConfig, evaluate: EvaluateConfig, size: Sequence[int]) -> Placement:
+    """As `placement`, where `evaluate.size` may ask for another size than training's, or for the image's own."""
+    if evaluate.size == "original":
+        return Placement(0, 0, *size)
+    return placement(evaluated(config, evaluate), size)
+
+
+def evaluated(config: DataConfig, evaluate: EvaluateConfig) -> DataConfig:
+    """The keys of `data` as evaluation has them: in another size, where `evaluate.size` gives one."""
+    if evaluate.size is None or evaluate.size == "original":
+        return config
+    return config.model_copy(update={"image_size": evaluate.size})
 
 
 def resize(value: Tensor, size: Sequence[int]) -> Tensor:

@@ -15,9 +15,10 @@ from torchvision.transforms.v2 import functional as F
 
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
+from phalanx.configs.evaluate import EvaluateConfig
 from phalanx.data import facts
 from phalanx.data.dataset import Dataset, Split
-from phalanx.data.fit import Fill, Fit, Placement, RandomArea, RandomScale, placement, seen_size
+from phalanx.data.fit import Fill, Fit, Placement, RandomArea, RandomScale, evaluated, evaluated_placement, seen_size
 
 Sample = dict[str, Any]
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -25,12 +26,19 @@ Statistics = tuple[Sequence[float], Sequence[float]]
 _PLACED = ("mask", "boxes", "masks")  # what lies on the image, and moves with it
 
 
-def pipeline(config: DataConfig, dataset: Dataset, split: Split, statistics: Statistics | None = None) -> "Pipeline":
+def pipeline(
+    config: DataConfig,
+    dataset: Dataset,
+    split: Split,
+    statistics: Statistics | None = None,
+    evaluate: EvaluateConfig | None = None,
+) -> "Pipeline":
     """What is done to each sample of a split.
 
     Args:
         statistics: mean and standard deviation of each channel that pretrained weights want, for pixels between 0 and 1;
             `data.mean` and `data.std` win over them, and they over the dataset's own.
+        evaluate: what else the network sees while validating.
 
     Raises:
         UserError: where an augmentation does not go with such images or labels.
@@ -47,7 +55,7 @@ def pipeline(config: DataConfig, dataset: Dataset, split: Split, statistics: Sta
                 f"{dataset.channels} channels. Set data.mean and data.std with one number a channel, or data.mode.",
                 shared=True,
             )
-    return Pipeline(config, mean, std, kind, split)
+    return Pipeline(config, mean, std, kind, split, evaluate or EvaluateConfig())
 
 
 def _check(config: DataConfig, kind: str, channels: int) -> None:
@@ -82,12 +90,24 @@ class Pipeline:
         ragged: entries whose size differs from sample to sample; a batch has a list of them.
     """
 
-    def __init__(self, config: DataConfig, mean: Sequence[float], std: Sequence[float], kind: str, split: Split):
+    def __init__(
+        self,
+        config: DataConfig,
+        mean: Sequence[float],
+        std: Sequence[float],
+        kind: str,
+        split: Split,
+        evaluate: EvaluateConfig,
+    ):
         self.mean, self.std = tuple(mean), tuple(std)
-        self.ragged = frozenset({"boxes", "labels", "masks"} | ({"mask"} if split == "val" else set()))
+        own_size = split == "val" and evaluate.size == "original"
+        ragged = {"boxes", "labels", "masks"} | ({"mask", "pixels"} if split == "val" else set())
+        self.ragged = frozenset(ragged | ({"image"} if own_size else set()))
         self._constants = {torch.device("cpu"): tuple(torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))}
         self._config, self._training, self._ignore_index = config, split == "train", config.ignore_index
-        self._geometry = _geometry(config, self.mean, kind, self._training)
+        self._evaluate, self._keeps_pixels = evaluate, split == "val" and evaluate.crf
+        seen = config if self._training else evaluated(config, evaluate)
+        self._geometry = [] if own_size else _geometry(seen, self.mean, kind, self._training)
         self._colours = _colours(config, len(self.mean)) if self._training else []
         self._last = [v2.RandomErasing(config.augment.erasing)] if self._training and config.augment.erasing else []
 
@@ -97,7 +117,8 @@ class Pipeline:
         Shape: `image` [C, H, W] of any size to [C, *image_size], float32 with about zero mean and unit variance. While training
         `mask` [H, W], `boxes` [n, 4] and `masks` [n, H, W] go along, boxes of less than a pixel are left out, and their
         `labels` [n] and masks with them. While validating they stay as they are, and `size` [2] is the image's own height and
-        width: `placement` tells where that lies. `mask` becomes int64; all else is passed on.
+        width: `placement` tells where that lies. `mask` becomes int64; all else is passed on. With `evaluate.size=original`
+        images stay in their own size while validating; with `evaluate.crf` they are there as `pixels` too, uint8 as stored.
         """
         image = sample["image"]
         if image.dtype != torch.uint8:
@@ -111,6 +132,8 @@ class Pipeline:
             moved = placed | {"image": _in_turn(self._geometry, image), "size": torch.tensor(image.shape[-2:])}
         if "mask" in moved:
             moved["mask"] = moved["mask"].long()
+        if self._keeps_pixels:
+            moved["pixels"] = image if image.dtype == torch.uint8 else image.mul(255).round().to(torch.uint8)
         image = self._normalised(_in_turn(self._colours, moved["image"]))
         return {**sample, **moved, "image": _in_turn(self._last, image)}
 
@@ -149,7 +172,7 @@ class Pipeline:
 
     def placement(self, size: Sequence[int]) -> Placement:
         """Where an image of some height and width lies in what the network sees while validating."""
-        return placement(self._config, size)
+        return evaluated_placement(self._config, self._evaluate, size)
 
     def _constants_on(self, device: torch.device) -> tuple[Tensor, ...]:
         if device not in self._constants:

@@ -1,6 +1,8 @@
 """What is known of a network without building it. No torch here."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -23,28 +25,63 @@ class Family:
 
 
 @dataclass(frozen=True)
+class OwnOption:
+    """An option that only one network has, a key of `model.options`.
+
+    Attributes:
+        kind: of its values; numbers are whole and positive.
+    """
+
+    kind: Literal["true or false", "a number", "a list of numbers"]
+    default: Any
+    meaning: str
+
+    def takes(self, value: Any) -> bool:
+        """Whether a value is of this kind; the default always is."""
+        if value == self.default and type(value) is type(self.default):
+            return True
+        if self.kind == "true or false":
+            return isinstance(value, bool)
+        numbers = value if self.kind == "a list of numbers" and isinstance(value, list) else [value]
+        is_list = isinstance(value, list) == (self.kind == "a list of numbers")
+        return is_list and bool(numbers) and all(type(number) is int and number > 0 for number in numbers)
+
+
+@dataclass(frozen=True)
 class Entry:
     """One network.
 
     Attributes:
         family: its paper's.
-        params: parameters for 1000 classes and 3 channels, as published with the weights.
-        score: top-1 accuracy on ImageNet-1K in per cent, of the first of `weights`, as torchvision documents it.
+        params: parameters for `classes` and 3 channels, as `params_source` has them.
+        score: what `score_of` says, in per cent, of the first of `weights`, as torchvision documents it.
         weights: versions of published weights, the default first.
         channels: of the maps of features.
         params_training: all parameters while training, where auxiliary heads add to `params`.
         patch: sides of images must be multiples of it.
-        kind: `backbone`.
+        kind: `backbone` or `segmentation`.
+        classes: outputs where nobody says how many.
+        params_source: who says how many parameters there are, `derived` where nobody does.
+        backbone: the one it has where nobody names another; None: none.
+        backbones: those that it takes; empty: all.
+        output_stride: of the backbone where nobody sets it; None: the backbone's own.
+        own: what `model.options` takes.
     """
 
     family: Family
     params: int
-    score: float
-    weights: tuple[str, ...]
-    channels: tuple[int, ...]
+    score: float | None = None
+    weights: tuple[str, ...] = ()
+    channels: tuple[int, ...] = ()
     params_training: int | None = None
     patch: int = 1
     kind: str = "backbone"
+    classes: int = 1000
+    params_source: str = "torchvision"
+    backbone: str | None = None
+    backbones: tuple[str, ...] = ()
+    output_stride: int | None = None
+    own: Mapping[str, OwnOption] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -64,4 +101,11 @@ class Entry:
 
     @property
     def source(self) -> str:
-        return f"{self.family.paper}; torchvision"
+        return f"{self.family.paper}; {self.params_source}"
+
+    @property
+    def score_of(self) -> str:
+        """What `score` is."""
+        if self.kind == "backbone":
+            return "top-1 accuracy on ImageNet-1K"
+        return "mIoU on COCO's images of VOC's classes"

@@ -1,11 +1,12 @@
-"""Losses of classification, each as a sum over a batch and the weight that the sum is to be divided by.
+"""Losses of samples, and of pixels, each as a sum over a batch and the weight that the sum is to be divided by.
 
 The two are kept apart because a global batch is larger than what a device sees: sums and weights of all its parts are added
 first, and divided once. Each loss divided by its weight is torch's own mean, but for focal, as said there.
 
 Targets are whole numbers `[B]`, the class of each sample, where a negative one counts for nothing; or floating point numbers
 `[B, classes]`: probabilities of the classes, as MixUp makes them, or several labels of 0 and 1, where a negative one is unknown
-and counts for nothing.
+and counts for nothing. All but `Distance` take pixels too, each a sample of its own: logits `[B, classes, H, W]`, targets
+`[B, H, W]` of whole numbers.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ _IGNORED = -100  # torch's own ignore_index
 
 
 class Loss(Protocol):
-    """A loss of logits `[B, classes]`."""
+    """A loss of logits `[B, classes]`, or `[B, classes, H, W]`."""
 
     def total(self, logits: Tensor, target: Tensor) -> Tensor:
         """The sum over the batch, 0-dimensional, in the format of the logits."""
@@ -50,7 +51,10 @@ class CrossEntropy:
         mixture = target.is_floating_point()
         target = target.to(logits.dtype) if mixture else target.long().masked_fill(target < 0, _IGNORED)
         weights = _like(self.class_weights, logits)
-        return F.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=self.label_smoothing)
+        if logits.dim() == 2:
+            return F.cross_entropy(logits, target, weights, reduction="sum", label_smoothing=self.label_smoothing)
+        # Of pixels a GPU adds up in any order, unless the sum is another operation.
+        return F.cross_entropy(logits, target, weights, reduction="none", label_smoothing=self.label_smoothing).sum()
 
     def weight(self, target: Tensor) -> Tensor:
         if self.class_weights is None:
@@ -80,9 +84,8 @@ class BinaryCrossEntropy:
     def total(self, logits: Tensor, target: Tensor) -> Tensor:
         labels, known = dense(target, self.classes, logits.dtype)
         weight = _weighted(known, self.class_weights)
-        return F.binary_cross_entropy_with_logits(
-            logits, labels, weight, pos_weight=_like(self.pos_weight, logits), reduction="sum"
-        )
+        positive = None if self.pos_weight is None else _of_classes(self.pos_weight, logits)
+        return F.binary_cross_entropy_with_logits(logits, labels, weight, pos_weight=positive, reduction="sum")
 
     def weight(self, target: Tensor) -> Tensor:
         return _entries(target, self.classes)
@@ -152,11 +155,13 @@ class Distance:
 
 
 def dense(target: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Targets as labels of every class, `[B, classes]`, and 1 where they are known, else 0, of a shape that broadcasts."""
+    """Targets as labels of every class, `[B, classes, ...]`, and 1 where they are known, else 0, of a shape that broadcasts."""
     if target.is_floating_point():
         return target.clamp(min=0).to(dtype), (target >= 0).to(dtype)
-    known = (target >= 0).unsqueeze(1)
-    return (F.one_hot(target.clamp(min=0).long(), classes) * known).to(dtype), known.to(dtype)
+    index, known = target.clamp(min=0).long().unsqueeze(1), (target >= 0).unsqueeze(1).to(dtype)
+    # Written at once in the format and the place of logits: of pixels these are the largest tensors of all.
+    labels = torch.zeros(len(target), classes, *target.shape[1:], dtype=dtype, device=target.device)
+    return labels.scatter_(1, index, 1.0).mul_(known), known
 
 
 def _entries(target: Tensor, classes: int) -> Tensor:
@@ -166,8 +171,13 @@ def _entries(target: Tensor, classes: int) -> Tensor:
 
 
 def _weighted(terms: Tensor, weights: Tensor | None) -> Tensor:
-    """Terms `[B, classes]`, each times the weight of its class."""
-    return terms if weights is None else terms * weights.to(terms.device, terms.dtype, non_blocking=True)
+    """Terms `[B, classes, ...]`, each times the weight of its class."""
+    return terms if weights is None else terms * _of_classes(weights, terms)
+
+
+def _of_classes(numbers: Tensor, terms: Tensor) -> Tensor:
+    """A number a class, in a shape that broadcasts to terms `[B, classes, ...]`."""
+    return numbers.to(terms.device, terms.dtype, non_blocking=True).reshape(-1, *[1] * (terms.dim() - 2))
 
 
 def _like(weights: Tensor | None, logits: Tensor) -> Tensor | None:

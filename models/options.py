@@ -1,8 +1,8 @@
 """What a network can be asked for, and the refusal of what it cannot give. No torch here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 
 class BadOption(ValueError):
@@ -21,6 +21,8 @@ class Options:
         dropout: before the last linear layers; None: the network's own.
         drop_path: rate of stochastic depth in the last block, rising from 0 in the first; None: the network's own.
         output_stride: of the deepest features, kept by dilation; None: the network's own.
+        backbone: of a network that takes one; None: the network's own.
+        options: the network's own options by name; what is left out stands at its default.
     """
 
     num_classes: int = 1000
@@ -30,16 +32,21 @@ class Options:
     dropout: float | None = None
     drop_path: float | None = None
     output_stride: int | None = None
+    backbone: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def asked(self) -> dict[str, object]:
         """What is not left to the network, of the options that not every network takes."""
-        optional = [field for field in fields(self) if field.name in OPTIONAL]
-        found = {field.name: getattr(self, field.name) for field in optional}
-        return {name: value for name, value in found.items() if value not in (None, "standard")}
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name in OPTIONAL}
+        return {name: value for name, value in found.items() if value not in (None, "standard", {})}
+
+    def own(self, name: str) -> Any:
+        """The value of an option that only this network has; the registry has checked it, or filled in its default."""
+        return self.options[name]
 
 
-OPTIONAL = ("stem", "dropout", "drop_path", "output_stride")
+OPTIONAL = ("stem", "dropout", "drop_path", "output_stride", "backbone", "options")
 
 
 def square(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:

@@ -3,12 +3,14 @@
 import difflib
 import importlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from phalanx.models import timm_networks
 from phalanx.models.backbones.table import BACKBONES
 from phalanx.models.entry import Entry
 from phalanx.models.options import OPTIONAL, BadOption, Options, square
+from phalanx.models.segmentation.table import SEGMENTATION
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,17 +21,19 @@ __all__ = [
     "MODELS",
     "BadOption",
     "UnknownModel",
+    "backbone_of",
     "build",
     "check",
     "check_weights",
     "choices",
     "features",
     "is_pretrained",
+    "kind",
     "names",
     "statistics",
 ]
 
-MODELS: dict[str, Entry] = {**BACKBONES}
+MODELS: dict[str, Entry] = {**BACKBONES, **SEGMENTATION}
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -45,9 +49,23 @@ class UnknownModel(ValueError):
     """There is no network of that name; the message lists the nearest."""
 
 
-def names(kind: str | None = None) -> list[str]:
-    """Names of all networks, or of those of a kind: `backbone`. timm's are not among them."""
-    return [name for name, entry in MODELS.items() if kind in (None, entry.kind)]
+def names(of: str | None = None) -> list[str]:
+    """Names of all networks, or of those of a kind: `backbone`, `segmentation`. timm's are not among them."""
+    return [name for name, entry in MODELS.items() if of in (None, entry.kind)]
+
+
+def kind(name: str) -> str:
+    """What a network is: `backbone`, which classifies images, or `segmentation`.
+
+    Args:
+        name: of a network that there is.
+    """
+    return "backbone" if timm_networks.is_one(name) else MODELS[name].kind
+
+
+def backbone_of(name: str, given: str | None) -> str | None:
+    """The name of a network's backbone: the given one, else the network's own; None where it has none."""
+    return given if given is not None or timm_networks.is_one(name) else MODELS[name].backbone
 
 
 def check(name: str, **options: Any) -> None:
@@ -68,20 +86,56 @@ def check(name: str, **options: Any) -> None:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`phalanx models` lists all."
         raise UnknownModel(f"there is no network {name!r}. {hint}")
-    _check_options(name, MODELS[name], _options(options))
+    entry, wanted = MODELS[name], _options(options)
+    _check_options(name, entry, wanted)
+    _check_own_options(name, entry, wanted)
+    backbone = _filled_in(entry, wanted).backbone
+    if backbone is not None:
+        _check_backbone(name, entry, backbone, wanted)
 
 
 def _options(given: dict[str, Any]) -> Options:
     return Options(**{**given, "image_size": square(given.get("image_size"))})
 
 
+def _filled_in(entry: Entry, options: Options) -> Options:
+    """With the network's own backbone, its stride where the backbone can have it, and all of its own options."""
+    backbone, stride = options.backbone or entry.backbone, options.output_stride
+    if stride is None and backbone in BACKBONES and "output_stride" in BACKBONES[backbone].takes:
+        stride = entry.output_stride
+    own = {key: option.default for key, option in entry.own.items()} | dict(options.options)
+    return replace(options, backbone=backbone, output_stride=stride, options=own)
+
+
+def _check_own_options(name: str, entry: Entry, options: Options) -> None:
+    for key, value in options.options.items():
+        if key not in entry.own:
+            raise BadOption(f"model.options.{key}: {name} has no such option; it takes {', '.join(entry.own)}. Remove it.")
+        if not entry.own[key].takes(value):
+            raise BadOption(f"model.options.{key}={value}: this is not {entry.own[key].kind}: {entry.own[key].meaning}.")
+
+
+def _check_backbone(name: str, entry: Entry, backbone: str, options: Options) -> None:
+    if entry.backbones and backbone not in entry.backbones:
+        raise BadOption(
+            f"model.backbone={backbone}: {name} has one of {', '.join(entry.backbones)}. Set one of them, or remove the key."
+        )
+    if not timm_networks.is_one(backbone) and backbone not in BACKBONES:
+        near = difflib.get_close_matches(backbone, BACKBONES, n=3, cutoff=0.4)
+        hint = f"Did you mean {' or '.join(near)}?" if near else "`phalanx models --kind backbone` lists all."
+        raise BadOption(f"model.backbone={backbone}: there is no backbone {backbone!r}. {hint}")
+    check(backbone, image_size=options.image_size, output_stride=options.output_stride)
+
+
 def _check_options(name: str, entry: Entry, options: Options) -> None:
     for key, value in options.asked.items():
+        if key == "backbone" and key not in entry.takes:
+            raise BadOption(f"model.backbone={value}: {name} takes no backbone. Remove the key.")
         if key not in entry.takes:
             takes = ", ".join(f"model.{each}" for each in OPTIONAL if each in entry.takes)
             raise BadOption(f"model.{key}={value}: {name} has no such option; it takes {takes}. Remove the key.")
-    own = entry.strides[-1] // (4 if options.stem == "small" else 1)
-    if options.output_stride is not None and options.output_stride > own:
+    own = entry.strides[-1] // (4 if options.stem == "small" else 1) if entry.strides else None
+    if options.output_stride is not None and own is not None and options.output_stride > own:
         raise BadOption(
             f"model.output_stride={options.output_stride}: {name} has a stride of {own} with this stem. Remove the key."
         )
@@ -111,15 +165,17 @@ def choices(model: Mapping[str, Any], image_size: int | Sequence[int]) -> dict[s
 
 
 def build(name: str, **options: Any) -> "nn.Module":
-    """A classification network with freshly initialised weights, drawn from torch's global generator.
+    """A network for classification or segmentation with freshly initialised weights, drawn from torch's global generator.
 
     It has the attribute `block_names`: the modules that FSDP2 gathers one at a time. One with auxiliary heads gives, while
     it trains, a dictionary of logits (`out`, `aux1`, ...), and has `auxiliary_weight`.
 
+    Shape: [B, in_channels, H, W] to [B, num_classes], for segmentation to [B, num_classes, H, W].
+
     Args:
         name: a key of `MODELS`, or `timm/NAME`.
-        options: `num_classes`, `in_channels`, `image_size`, `stem`, `dropout`, `drop_path`, `output_stride`, as
-            `phalanx.models.options.Options` has them.
+        options: `num_classes`, `in_channels`, `image_size`, `stem`, `dropout`, `drop_path`, `output_stride`, `backbone`,
+            `options`, as `phalanx.models.options.Options` has them.
 
     Raises:
         UnknownModel: with the nearest names.
@@ -128,7 +184,9 @@ def build(name: str, **options: Any) -> "nn.Module":
     check(name, **options)
     if timm_networks.is_one(name):
         return _of_timm(name, "build", _options(options))
-    network: nn.Module = importlib.import_module(MODELS[name].module).build(name, _options(options))
+    entry = MODELS[name]
+    wanted = _filled_in(entry, _options({"num_classes": entry.classes, **options}))
+    network: nn.Module = importlib.import_module(entry.module).build(name, wanted)
     return network
 
 
@@ -149,6 +207,8 @@ def features(name: str, **options: Any) -> "Pyramid":
     if timm_networks.is_one(name):
         return _of_timm(name, "features", _options(options))
     entry = MODELS[name]
+    if entry.kind != "backbone":
+        raise UnknownModel(f"{name} is no backbone. `phalanx models --kind backbone` lists those that there are.")
     pyramid: Pyramid = importlib.import_module(entry.module).pyramid(name, _options(options), entry.channels)
     return pyramid
 
@@ -184,6 +244,8 @@ def check_weights(name: str, weights: str) -> str:
             )
         return ""
     published, version = MODELS[name].weights, weights.partition("/")[2]
+    if not published:
+        raise BadOption(f"model.weights={weights}: torchvision publishes no weights of {name}. Remove the key, or name a file.")
     if not version:
         return published[0]
     if version not in published:

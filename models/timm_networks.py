@@ -61,8 +61,9 @@ def _create(name: str, options: Options, **more: Any) -> Any:
         near = difflib.get_close_matches(plain, timm.list_models(), n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(PREFIX + each for each in near)}?" if near else "timm.list_models() lists all."
         raise LookupError(f"timm has no network {plain!r}. {hint}")
-    if "stem" in options.asked:
-        raise BadOption(f"model.stem={options.stem}: {name} has no such option. Remove the key.")
+    for key, value in options.asked.items():
+        if key not in _NAMES:
+            raise BadOption(f"model.{key}={value}: {name} has no such option. Remove the key.")
     given = {_NAMES[key]: value for key, value in options.asked.items()}
     if _fixes_image_size(timm, plain) and options.image_size is not None:
         given["img_size"] = options.image_size

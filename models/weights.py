@@ -59,7 +59,9 @@ class Loaded:
         return ", ".join(parts)
 
 
-def load(model: nn.Module, path: Path, source: Source | None = None, fresh: Sequence[str] = ()) -> Loaded:
+def load(
+    model: nn.Module, path: Path, source: Source | None = None, fresh: Sequence[str] = (), unused: Sequence[str] = ()
+) -> Loaded:
     """Fills a model; beside it no more than one tensor is in memory at a time, where the format allows it.
 
     Args:
@@ -67,6 +69,7 @@ def load(model: nn.Module, path: Path, source: Source | None = None, fresh: Sequ
         path: what `open_source` takes.
         source: the opened weights, where another reader opened them.
         fresh: shell patterns of names of tensors that stay as they are; the file may lack them, or have them in another shape.
+        unused: patterns of names of tensors in the file that the model needs not.
 
     Raises:
         BadWeights: naming the file and the first tensor that does not fit; before anything is changed, but for content that
@@ -79,7 +82,8 @@ def load(model: nn.Module, path: Path, source: Source | None = None, fresh: Sequ
         if not opened.shapes:
             raise BadWeights(f"{path}: there is no tensor in it. Check model.weights.")
         names, prefix = without_prefixes(opened.shapes, own)
-        names = {name: given for name, given in under_new_names(names, own).items() if not _matches(name, fresh)}
+        passed_over = (*fresh, *unused)
+        names = {name: given for name, given in under_new_names(names, own).items() if not _matches(name, passed_over)}
         zeroed = [name for name in own if name not in names and name.rpartition(".")[2] == _COUNTER]
         _check_names(path, own, set(names), set(zeroed))
         shapes = {name: opened.shapes[given] for name, given in names.items()}

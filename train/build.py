@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -110,7 +111,8 @@ def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
     stream = Stream(count, config.seed, config.train.global_batch, config.train.micro_batch)
     wanted = statistics(config, made.training.channels)
     training = Samples(made.training, pipeline(config.data, made.training, "train", wanted), config.seed)
-    validation = Samples(made.validation, pipeline(config.data, made.validation, "val", wanted), config.seed)
+    seen = pipeline(config.data, made.validation, "val", wanted, config.evaluate)
+    validation = Samples(made.validation, seen, config.seed)
     device = world.device if config.data.transform_on == "device" else None
     pin, mixed = world.device.type == "cuda", mixing(config, made.training)
     loader = Loader(training, stream, engine.mine, workers, pin, mixed, device)
@@ -152,17 +154,31 @@ def network(config: RunConfig, facts: DataFacts) -> nn.Module:
 
 def statistics(config: RunConfig, channels: int) -> Statistics | None:
     """How published weights want images normalised, where the network starts from such."""
-    return registry.statistics(config.model.name, config.model.weights, channels)
+    model = config.model
+    backbone = registry.backbone_of(model.name, model.backbone)
+    if model.backbone_weights is not None and backbone is not None:
+        return registry.statistics(backbone, model.backbone_weights, channels)
+    return registry.statistics(model.name, model.weights, channels)
 
 
 def _start_from(config: ModelConfig, model: nn.Module) -> weights.Loaded | None:
-    """Fills the network from published weights, or a file or folder of somebody's, if any were given."""
-    if config.weights is None:
-        return None
+    """Fills the network, or its backbone, from published weights, or a file or folder of somebody's, if any were given."""
+    backbone = registry.backbone_of(config.name, config.backbone)
     try:
-        published = registry.is_pretrained(config.weights)
-        path = pretrained.file(config.name, config.weights) if published else Path(config.weights)
-        # A folder of torch.distributed.checkpoint is for dist/: models/ knows nothing of ranks.
-        return weights.load(model, path, foreign.open_folder(path) if foreign.is_one(path) else None, config.fresh)
+        if config.weights is not None:
+            return _load(model, config.name, config.weights, fresh=config.fresh)
+        if config.backbone_weights is not None and backbone is not None:
+            part: Any = model.get_submodule("backbone")
+            return _load(
+                part, backbone, config.backbone_weights, unused=[f"{name}.*" for name in getattr(part, "left_out", ())]
+            )
     except (weights.BadWeights, registry.BadOption) as error:
-        raise UserError(str(error)) from None
+        said = str(error)
+        raise UserError(said if config.weights else said.replace("model.weights", "model.backbone_weights")) from None
+    return None
+
+
+def _load(model: nn.Module, name: str, given: str, fresh: Sequence[str] = (), unused: Sequence[str] = ()) -> weights.Loaded:
+    path = pretrained.file(name, given) if registry.is_pretrained(given) else Path(given)
+    # A folder of torch.distributed.checkpoint is for dist/: models/ knows nothing of ranks.
+    return weights.load(model, path, foreign.open_folder(path) if foreign.is_one(path) else None, fresh, unused)

@@ -60,8 +60,44 @@ def check_model(config: RunConfig) -> None:
         raise UserError(
             f"model.fresh={', '.join(model.fresh)}: without model.weights every parameter starts fresh. Remove the key."
         )
-    if model.backbone is not None:
-        raise UserError(f"model.backbone={model.backbone}: {model.name} takes no backbone. Remove the key.")
+    _check_backbone_weights(config)
+    _check_kind(config)
+
+
+def _check_backbone_weights(config: RunConfig) -> None:
+    model, given = config.model, config.model.backbone_weights
+    if given is None:
+        return
+    backbone = registry.backbone_of(model.name, model.backbone)
+    if model.weights is not None:
+        raise UserError(f"model.backbone_weights={given}: model.weights={model.weights} fills the backbone too. Remove one.")
+    if backbone is None:
+        raise UserError(f"model.backbone_weights={given}: {model.name} has no backbone. Remove the key, or set model.weights.")
+    try:
+        if registry.is_pretrained(given):
+            registry.check_weights(backbone, given)
+    except registry.BadOption as error:
+        raise UserError(str(error).replace("model.weights", "model.backbone_weights")) from None
+
+
+# What the networks of a task are.
+_KINDS = {"classification": "backbone", "multilabel": "backbone", "segmentation": "segmentation"}
+
+
+def _check_kind(config: RunConfig) -> None:
+    """Whether a network gives what the task learns from: logits of the image, or of every pixel."""
+    name, task = config.model.name, config.task.name
+    kind = registry.kind(name)
+    if _KINDS.get(task, kind) == kind:
+        return
+    if task == "segmentation":
+        remedy = f"Set model.name=deeplabv3plus model.backbone={name}, or another of `phalanx models --kind segmentation`"
+    else:
+        remedy = "Set task.name=segmentation, or another network of `phalanx models --kind backbone`"
+    raise UserError(f"model.name={name}: this is a network for {_USES[kind]}, but task.name={task}. {remedy}.")
+
+
+_USES = {"backbone": "classification", "segmentation": "segmentation"}
 
 
 def check(config: RunConfig, world: int) -> None:

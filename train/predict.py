@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from phalanx.dist.run_directory import RunDirectory
 from phalanx.dist.threads import choose_threads
 from phalanx.train import build, tasks
 from phalanx.train.recorded import Recorded, recorded
-from phalanx.train.tasks import Predicts
+from phalanx.train.tasks import Predicts, Writes
 from phalanx.train.trained import trained
 
 FILE = "predictions.json"
@@ -53,14 +53,15 @@ class Predictor:
         Raises:
             Unreadable: where it cannot be read.
         """
-        return self.pipeline({"image": read_image(str(path), self.mode), "id": number})
+        image = read_image(str(path), self.mode)
+        return self.pipeline({"image": image, "size": torch.tensor(image.shape[-2:]), "id": number})
 
-    def ask(self, samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What the network says of prepared images."""
+    def ask(self, samples: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+        """What the network says of prepared images; maybe one after another, without gradients."""
         batch = collate(samples, self.pipeline.ragged)
-        batch["image"] = batch["image"].to(self.device, self.dtype)
-        with torch.inference_mode():
-            return self.task.predict(self.network, batch)
+        if isinstance(batch["image"], Tensor):  # images of several sizes the task moves, one at a time
+            batch["image"] = batch["image"].to(self.device, self.dtype)
+        return self.task.predict(self.network, batch)
 
 
 def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
@@ -79,7 +80,8 @@ def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
     if facts.channels not in _MODES:
         raise UserError(f"the network takes images of {facts.channels} channels, and files have 1, 3 or 4. Predict in Python.")
     network = trained(checkpoint, config, facts, device)
-    prepare = pipeline(config.data, data, "val", build.statistics(config, facts.channels))  # type: ignore[arg-type]
+    wanted = build.statistics(config, facts.channels)
+    prepare = pipeline(config.data, data, "val", wanted, config.evaluate)  # type: ignore[arg-type]
     dtype = weights_dtype(config.dist.precision)
     return Predictor(task, network, prepare, _MODES[facts.channels], config.train.micro_batch, device, dtype)
 
@@ -127,12 +129,18 @@ def _apart(places: Sequence[Path]) -> Iterator[Path]:
 
 
 def predict(
-    config: RunConfig, checkpoint: Path, given: Sequence[str], output: Path, told: Callable[[int, int], None]
+    config: RunConfig,
+    checkpoint: Path,
+    given: Sequence[str],
+    output: Path,
+    told: Callable[[int, int], None],
+    probabilities: bool = False,
 ) -> list[dict[str, Any]]:
-    """Predicts images; writes `predictions.json` and a picture of each into a folder.
+    """Predicts images; writes `predictions.json`, a picture of each, and what else the task writes into a folder.
 
     Args:
         told: called with how many images are done, and how many there are.
+        probabilities: whether those of every class of every pixel are to be written too.
 
     Returns:
         For each image, in order, `file`, `picture` and what the task predicts; or `file` and `error` where it cannot be read.
@@ -143,9 +151,12 @@ def predict(
     images = find_images(given)
     _make(output)
     asked, results = predictor(config, checkpoint), list[dict[str, Any]]()
+    if probabilities and not isinstance(asked.task, Writes):
+        raise UserError(f"--probabilities is of pixels; those of task.name={config.task.name} are in {FILE}. Leave it out.")
     for start in range(0, len(images), asked.batch):
         told(start, len(images))
-        results += _batch(asked, images[start : start + asked.batch], output)
+        with torch.inference_mode():
+            results += _batch(asked, images[start : start + asked.batch], output, probabilities)
     told(len(images), len(images))
     try:
         write_json(output / FILE, results)
@@ -154,7 +165,7 @@ def predict(
     return results
 
 
-def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path) -> list[dict[str, Any]]:
+def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path, probabilities: bool) -> list[dict[str, Any]]:
     results: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     readable: list[tuple[Path, Path, dict[str, Any]]] = []
@@ -168,13 +179,15 @@ def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path) 
         readable.append((path, picture, results[-1]))
     predictions = asked.ask(samples) if samples else []
     for (path, picture, result), prediction in zip(readable, predictions, strict=True):
-        result |= {"picture": str(picture)} | prediction
         drawn = asked.task.draw(_as_read(path), prediction)
         try:
             (output / picture).parent.mkdir(parents=True, exist_ok=True)
             drawn.save(output / picture, quality=92)
+            if isinstance(asked.task, Writes):
+                prediction = asked.task.write(prediction, output, picture.with_suffix(""), probabilities)
         except OSError as error:
             raise _unwritable(output, error) from None
+        result |= {"picture": str(picture)} | prediction
     return results
 
 

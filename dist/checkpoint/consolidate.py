@@ -27,7 +27,7 @@ _FIRST = (
 )
 _SHOWN_BY = {"num_classes": (_LAST, 0), "in_channels": (_FIRST, 1)}
 # Keys that say how a network starts and is trained, not what it is.
-_LEFT_OUT = {"weights", "fresh", "freeze"}
+_LEFT_OUT = {"weights", "backbone_weights", "fresh", "freeze"}
 
 
 def facts_file(output: Path) -> Path:

@@ -36,11 +36,12 @@ def refuse(run: RunDirectory, old: RunConfig, new: RunConfig) -> None:
         raise UserError(
             f"{run.path}: a fork cannot change {changed['optim.name']}, as the optimizer's state would not fit. {anew}"
         )
-    if "model.weights" in changed and new.model.weights is not None:
-        raise UserError(
-            f"{run.path}: model.weights={new.model.weights} would do nothing in a fork, whose weights are the checkpoint's. "
-            "Leave it out, or train with it under another name."
-        )
+    for key, given in (("model.weights", new.model.weights), ("model.backbone_weights", new.model.backbone_weights)):
+        if key in changed and given is not None:
+            raise UserError(
+                f"{run.path}: {key}={given} would do nothing in a fork, whose weights are the checkpoint's. "
+                "Leave it out, or train with it under another name."
+            )
 
 
 def refuse_taken(new: RunDirectory) -> None:

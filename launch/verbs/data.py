@@ -21,10 +21,11 @@ def main(arguments: Sequence[str]) -> int:
     from phalanx.data.dataset import open_split
     from phalanx.data.overview import overview
     from phalanx.models import registry
+    from phalanx.train import build
 
     dataset = open_split(config.data, given.split, config.seed)
     try:
-        statistics = registry.statistics(config.model.name, config.model.weights, dataset.channels)
+        statistics = build.statistics(config, dataset.channels)
     except (registry.BadOption, registry.UnknownModel) as error:
         raise UserError(str(error)) from None
     found = overview(config, dataset, given.split, given.count, statistics)

@@ -43,9 +43,13 @@ def _facts(name: str, entry: Entry) -> dict[str, Any]:
         "params_training": entry.params_training or entry.params,
         "source": entry.source,
         "score": entry.score,
-        "score_of": f"top-1 accuracy on ImageNet-1K in per cent, {entry.weights[0]}",
+        "score_of": f"{entry.score_of} in per cent, {entry.weights[0]}" if entry.weights else None,
         "weights": list(entry.weights),
         "options": [f"model.{key}" for key in entry.takes],
+        "own_options": {key: {"default": option.default, "meaning": option.meaning} for key, option in entry.own.items()},
+        "backbone": entry.backbone,
+        "backbones": list(entry.backbones),
+        "classes": entry.classes,
         "channels": list(entry.channels),
         "strides": list(entry.strides),
         "smallest_image": entry.smallest,
@@ -71,8 +75,8 @@ def _one(name: str) -> dict[str, Any]:
 
 
 def _table(found: Mapping[str, Entry]) -> list[str]:
-    rows = [("name", "kind", "parameters", "top-1 %", "source")]
-    rows += [(name, e.kind, f"{e.params:,}", f"{e.score:.2f}", e.source) for name, e in found.items()]
+    rows = [("name", "kind", "parameters", "score", "source")]
+    rows += [(name, e.kind, f"{e.params:,}", _number(e.score), e.source) for name, e in found.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = []
     for name, kind, params, score, source in rows:
@@ -81,9 +85,14 @@ def _table(found: Mapping[str, Entry]) -> list[str]:
     return [
         *lines,
         "",
-        "parameters: for 1000 classes. top-1: of torchvision's default weights on ImageNet-1K, as torchvision documents it.",
+        "parameters: for 1000 classes, of segmentation for 21. score: of torchvision's default weights, as it documents them,",
+        "in per cent: top-1 accuracy on ImageNet-1K; for segmentation mIoU on COCO's images of VOC's classes.",
         "timm/NAME is any network of timm, where that is installed. `phalanx models NAME` says more of one.",
     ]
+
+
+def _number(score: float | None) -> str:
+    return "-" if score is None else f"{score:.2f}"
 
 
 def _details(facts: Mapping[str, Any]) -> list[str]:
@@ -92,9 +101,11 @@ def _details(facts: Mapping[str, Any]) -> list[str]:
         "kind": facts["kind"],
         "parameters": _parameters(facts),
         "source": facts["source"],
-        "top-1": f"{facts['score']:.2f} % on ImageNet-1K, with {facts['weights'][0]}" if "score" in facts else "",
+        "score": f"{facts['score']:.2f}, {facts['score_of']}" if facts.get("score") is not None else "",
         "model.weights": ", ".join(_weights(facts["weights"])),
         "options": ", ".join(facts.get("options", [])),
+        "model.options": "; ".join(_own(facts.get("own_options", {}))),
+        "model.backbone": _backbones(facts),
         "features": _maps(facts),
         "blocks": _blocks(facts["blocks"]),
         "images": _images(facts),
@@ -107,7 +118,20 @@ def _parameters(facts: Mapping[str, Any]) -> str:
     return f"{facts['params']:,}" + (f", and {auxiliary:,} in auxiliary heads while training" if auxiliary else "")
 
 
+def _own(options: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(option['default'])}, {option['meaning']}" for key, option in options.items()]
+
+
+def _backbones(facts: Mapping[str, Any]) -> str:
+    if "model.backbone" not in facts.get("options", []):
+        return facts.get("backbone") or ""
+    own = facts["backbone"] or "none, which is the paper's network"
+    return f"{own} where it is not set; {', '.join(facts['backbones']) or 'any'}"
+
+
 def _weights(versions: Sequence[str]) -> list[str]:
+    if not versions:
+        return []
     return list(versions) if versions == ["timm"] else ["torchvision", *(f"torchvision/{version}" for version in versions)]
 
 

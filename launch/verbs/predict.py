@@ -1,4 +1,4 @@
-"""phalanx predict RUN IMAGE|FOLDER|PATTERN ... -o DIR [--step N | --best] [--json]"""
+"""phalanx predict RUN IMAGE|FOLDER|PATTERN ... -o DIR [evaluate.key=value ...] [--step N | --best] [--json]"""
 
 import json
 import sys
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phalanx.configs.errors import ExitCode, UserError
+from phalanx.configs.load import load
 from phalanx.dist.checkpoint import choose
 from phalanx.launch.arguments import Parser, add_which
 
@@ -13,9 +14,15 @@ from phalanx.launch.arguments import Parser, add_which
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="phalanx predict", description="What a run's network sees in images: JSON, and pictures.")
     parser.add_argument("run", metavar="RUN", help="the run directory")
-    parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, patterns such as 'photos/*.jpg'")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGES | evaluate.key=value",
+        help="files, folders, patterns such as 'photos/*.jpg'; and keys that say how the network is asked",
+    )
     parser.add_argument("-o", "--output", metavar="DIR", help="folder for predictions.json and the pictures")
     add_which(parser)
+    parser.add_argument("--probabilities", action="store_true", help="segmentation: write those of every class of every pixel")
     parser.add_argument("--json", action="store_true", help="print predictions.json too")
     given = parser.parse_intermixed_args(arguments)
     if given.output is None:
@@ -32,7 +39,14 @@ def main(arguments: Sequence[str]) -> int:
 
     from phalanx.train.predict import predict
 
-    results = predict(run.read_config(), chosen.path, given.images, Path(given.output), _tell)
+    keys = [word for word in given.images if word.startswith("evaluate.") and "=" in word]
+    images = [word for word in given.images if word not in keys]
+    if not images:
+        raise UserError("predict needs images: files, folders, or patterns such as 'photos/*.jpg'.")
+    config = run.read_config()
+    if keys:
+        config = load([], keys, base=config.model_dump(mode="json"))
+    results = predict(config, chosen.path, images, Path(given.output), _tell, given.probabilities)
     if given.json:
         print(json.dumps(results))
     broken = [result for result in results if "error" in result]

@@ -22,7 +22,10 @@ def dilate(modules: Iterable[nn.Module], before: int, after: int) -> None:
         if not isinstance(layer, nn.Conv2d):
             continue
         dilation = before if layer.stride != (1, 1) else after
-        layer.stride, layer.dilation = (1, 1), (dilation, dilation)
+        layer.stride = (1, 1)
+        if layer.kernel_size == (1, 1):
+            continue  # it has no neighbours; a dilation would only keep it from the faster kernels
+        layer.dilation = (dilation, dilation)
         layer.padding = tuple(dilation * (side // 2) for side in layer.kernel_size)
 
 

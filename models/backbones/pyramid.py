@@ -22,6 +22,8 @@ class Pyramid(nn.Module):
         channels: of each map.
         strides: pixels of the image to one of the map, along height and width.
         block_names: what FSDP2 gathers at a time.
+        left_out: names of the head's children.
+        input_weight: the name of the first convolution's weight, where the network says it.
 
     Shape: [B, in_channels, H, W] to a list of [B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])].
     """
@@ -38,6 +40,8 @@ class Pyramid(nn.Module):
         names: tuple[str, ...] = network.block_names  # type: ignore[assignment]
         self.block_names = tuple(name for name in names if name.partition(".")[0] not in head)
         self.channels, self.strides, self._maps = channels, strides, maps
+        self.left_out = tuple(head)
+        self.input_weight = getattr(network, "input_weight", None)
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return self._maps(self, image)

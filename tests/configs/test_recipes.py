@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.models import registry
+from phalanx.train.checks import check_model
 from tests.running import ROOT
 
 RECIPES = sorted((ROOT / "configs/recipes").glob("*.yaml"))
@@ -24,8 +26,20 @@ def test_a_recipe_opens_with_its_command_and_what_came_of_it(recipe: Path) -> No
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_loads_and_its_network_can_be_built(recipe: Path) -> None:
     config = load([str(recipe)], ["data.root=.", "name=recipe"])
+    check_model(config)
     with torch.device("meta"):
         network = registry.build(
             config.model.name, **registry.choices(config.model.model_dump(), config.data.image_size), num_classes=10
         )
     assert sum(parameter.numel() for parameter in network.parameters()) > 0
+
+
+def test_numbers_of_the_network_are_numbers_wherever_they_are_written(tmp_path: Path) -> None:
+    written = tmp_path / "more.yaml"
+    written.write_text("model: {output_stride: 16, options: {width: 8, batch_norm: true, rates: [6, 12]}}\n")
+    base = str(ROOT / "configs/recipes/shapes_unet.yaml")
+    for model in (load([base, str(written)]).model, load([base], ["model.output_stride=16", "model.options.width=8"]).model):
+        assert model.output_stride == 16 and model.options["width"] == 8 and model.options["batch_norm"] is True
+    assert load([base, str(written)]).model.options["rates"] == [6, 12]
+    with pytest.raises(UserError, match=r"model\.output_stride=12 is not allowed; wanted: one of 8, 16 or 32"):
+        load([base], ["model.output_stride=12"])

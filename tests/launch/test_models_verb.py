@@ -45,7 +45,7 @@ def test_of_one_network_options_features_and_blocks_are_told(capsys: pytest.Capt
 def test_of_a_network_for_segmentation_its_own_options_and_its_backbone_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "deeplabv3_resnet50"]) == 0
     shown = capsys.readouterr().out
-    for fact in ("42,004,074", "66.40, mIoU on COCO", "multi_grid=null", "model.backbone  resnet50", "from backbone.layer1.0"):
+    for fact in ("42,004,074", "66.40, mIoU on COCO", "multi_grid=null", "model.backbone resnet50", "from backbone.layer1.0"):
         assert fact in shown
     assert main(["models", "segnet"]) == 0
     shown = capsys.readouterr().out

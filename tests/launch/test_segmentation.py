@@ -15,11 +15,11 @@ from tests.running import DIGITS, lines, phalanx, ranks
 pytestmark = pytest.mark.xdist_group("segmentation")  # its tests share what is made once
 
 CLASSES = ("ground", "disc", "bar")
-KEYS = ["task.name=segmentation", "data.name=masks", "data.root=masks", "data.image_size=32", "data.fit=pad", "data.workers=0"]
-KEYS += ["data.augment.shift=0", "data.augment.flip=0.5", "data.augment.scale=[0.5, 2.0]", "model.name=unet"]
-KEYS += ["model.options={width: 8, batch_norm: true}", "optim.name=adamw", "optim.lr=0.01", "optim.weight_decay=0"]
-KEYS += ["loss.add={dice: 1.0}", "train.global_batch=8", "train.micro_batch=4", "train.steps=40", "train.eval_every=20"]
-RECIPE = [DIGITS, *KEYS, "checkpoint.every_steps=40", "checkpoint.best=val/miou", "schedule.warmup_steps=0"]
+DATA = ["task.name=segmentation", "data.name=masks", "data.root=masks", "data.image_size=32", "data.fit=pad", "data.workers=0"]
+DATA += ["data.augment.shift=0", "data.augment.flip=0.5", "data.augment.scale=[0.5, 2.0]"]
+LENGTH = ["train.global_batch=8", "train.micro_batch=4", "train.steps=40", "train.eval_every=20", "checkpoint.every_steps=40"]
+NETWORK = ["model.name=unet", "model.options={width: 8, batch_norm: true}", "optim.name=adamw", "optim.lr=0.01"]
+RECIPE = [DIGITS, *DATA, *LENGTH, *NETWORK, "loss.add={dice: 1.0}", "checkpoint.best=val/miou", "schedule.warmup_steps=0"]
 
 
 def write(root: Path, split: str, count: int) -> None:
@@ -61,16 +61,16 @@ def evaluated(folder: Path, *arguments: str) -> dict[str, Any]:
 
 def test_a_run_learns_and_its_evaluation_gives_what_was_logged(folder: Path) -> None:
     logged = [line for line in lines(folder / "runs/discs/metrics.jsonl") if "val/miou" in line]
-    assert [line["step"] for line in logged] == [20, 40] and logged[-1]["val/miou"] > 0.8
-    trained = [line for line in lines(folder / "runs/discs/metrics.jsonl") if "train/cross_entropy" in line]
-    assert trained and all(line["train/dice"] > 0 for line in trained)
+    assert [line["step"] for line in logged] == [20, 40] and logged[-1]["val/miou"] > 0.7
+    trained = [line for line in lines(folder / "runs/discs/metrics.jsonl") if "train/loss/cross_entropy" in line]
+    assert trained and all(line["train/loss/dice"] > 0 for line in trained)
     found = evaluated(folder)
     for name in ("loss", "miou", "pixel_accuracy", "dice", "boundary_f"):
         assert found[name] == pytest.approx(logged[-1][f"val/{name}"], rel=1e-5)
     assert [row["class"] for row in found["per_class"]] == list(CLASSES)
     assert found["miou"] == pytest.approx(sum(row["iou"] for row in found["per_class"]) / 3)
-    sizes = [Image.open(path).size for path in (folder / "masks/masks/val").iterdir()]
-    assert sum(map(sum, found["confusion"])) == sum(width * (height - 2) for width, height in sizes)
+    shapes = [numpy.asarray(Image.open(path)).shape for path in (folder / "masks/masks/val").iterdir()]
+    assert sum(map(sum, found["confusion"])) == sum((height - 2) * width for height, width in shapes)
 
 
 def test_an_evaluation_may_ask_in_other_ways_and_several_networks(folder: Path) -> None:
@@ -120,7 +120,8 @@ def changed(folder: Path, tmp_path: Path) -> Path:
 
 
 def refused(tmp_path: Path, *keys: str) -> str:
-    shown = phalanx("train", *RECIPE, "name=bad", "train.steps=1", *keys, cwd=tmp_path, expect=2)
+    network = [] if any(key.startswith("model.name") for key in keys) else NETWORK
+    shown = phalanx("train", DIGITS, *DATA, *LENGTH, *network, "name=bad", *keys, cwd=tmp_path, expect=2)
     assert "Traceback" not in shown.errors
     said = [line for line in shown.errors.splitlines() if line.startswith("phalanx: ")]
     assert len(said) == 1, shown.errors
@@ -157,11 +158,11 @@ def test_an_image_without_a_mask_is_named(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        (["model.name=fcn", "model.options={}", "model.backbone=vgg16", "model.output_stride=8"], "model.output_stride=8"),
-        (["model.name=resnet18", "model.options={}"], "model.name=resnet18"),
-        (["loss.name=mse", "loss.add={}"], "loss.name=mse: segmentation takes"),
-        (["task.name=classification", "loss.add={}", "model.name=resnet18", "model.options={}"], "Set task.name=segmentation"),
-        (["loss.name=bce", "loss.dice_per_class=false"], "loss.dice_per_class=false is for two classes"),
+        (["model.name=fcn", "model.backbone=swin_t", "model.output_stride=8"], "model.output_stride=8"),
+        (["model.name=resnet18"], "model.name=resnet18: this is a network for classification, but task.name=segmentation"),
+        (["loss.name=mse"], "loss.name=mse: segmentation takes"),
+        (["task.name=classification", "model.name=resnet18"], "Set task.name=segmentation"),
+        (["loss.name=bce", "loss.add={dice: 1}", "loss.dice_per_class=false"], "loss.dice_per_class=false is for two classes"),
     ],
 )
 def test_what_does_not_go_together_is_a_sentence(folder: Path, tmp_path: Path, keys: list[str], said: str) -> None:

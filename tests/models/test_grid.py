@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.grid import EXACT, Cell, cells, markdown, measure
+from benchmarks.grid import EXACT, PARITY, Cell, cells, markdown, measure
 from phalanx.models import registry
 from tests.rank_pool import Pool
 
@@ -15,6 +15,11 @@ CELLS = [
     Cell("convnext_tiny", "FSDP2", "fp32"),
     Cell("convnext_tiny", EXACT, "fp32"),
     Cell("swin_v2_t", "ZeRO-2", "bf16"),
+    Cell("deeplabv3plus", "FSDP2", "bf16"),
+    Cell("deeplabv3plus", EXACT, "fp32"),
+    Cell("pspnet", "DDP, SyncBN", "bf16"),
+    Cell("segnet", "ZeRO-2", "fp32"),
+    Cell("unet", PARITY, "fp64"),
 ]
 
 
@@ -30,5 +35,6 @@ def test_the_page_tells_what_fails() -> None:
     network = registry.names("backbone")[0]
     found = {cell: {"ok": True, "seconds": 1.0} for cell in cells([network])}
     found[Cell(network, EXACT, "fp32")] = {"ok": False, "same_bits": False, "finite": True, "seconds": 1.0}
+    found |= {cell: {"ok": True, "seconds": 1.0} for cell in cells(["unet"])}
     page = "\n".join(markdown(found))
-    assert "**6 of 7 cells hold.**" in page and "**not same_bits**" in page
+    assert "**14 of 15 cells hold.**" in page and "**not same_bits**" in page

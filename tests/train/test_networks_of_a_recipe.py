@@ -39,6 +39,24 @@ def test_published_weights_fill_a_network_of_other_channels_and_classes(
     assert build.statistics(config(), 1) is None
 
 
+def test_published_weights_fill_the_backbone_of_a_network_for_segmentation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub/checkpoints/resnet18-f37072fd.pth"
+    file.parent.mkdir(parents=True)
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state, file)
+    shapes = ["data.name=shapes", "data.options={target: mask, train: 8, val: 2}", "task.name=segmentation"]
+    given = config(*shapes, "model.name=deeplabv3plus", "model.backbone=resnet18", "model.backbone_weights=torchvision")
+    check_model(given)
+    made = build.gather(given)
+    found = made.model.state_dict()
+    assert all(torch.equal(found[f"backbone.{name}"], tensor) for name, tensor in state.items() if not name.startswith("fc."))
+    assert made.loaded is not None and made.loaded.tensors == len(state) - 2
+    assert build.statistics(given, 3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
 REFUSED = {
     "model.name=resnet51: there is no network 'resnet51'": ["model.name=resnet51"],
     "model.stem=small: vgg11 has no such option": ["model.name=vgg11", "model.stem=small"],
@@ -46,6 +64,21 @@ REFUSED = {
     "data.image_size=32: inception_v3 leaves nothing": ["model.name=inception_v3"],
     "torchvision has no such weights of resnet18": ["model.weights=torchvision/V9"],
     r"model.fresh=fc.\*: without model.weights": ["model.fresh=[fc.*]"],
+    "model.name=resnet18: this is a network for classification, but task.name=segmentation": ["task.name=segmentation"],
+    "model.name=unet: this is a network for segmentation, but task.name=classification": ["model.name=unet"],
+    "model.output_stride=8: swin_t has no such option": ["model.name=pspnet", "model.backbone=swin_t", "model.output_stride=8"],
+    "model.options.grid: deeplabv3 has no such option": ["model.name=deeplabv3", "model.options={grid: 1}"],
+    "torchvision publishes no weights of pspnet": ["model.name=pspnet", "model.weights=torchvision"],
+    "model.backbone_weights=torchvision: resnet18 has no backbone": ["model.backbone_weights=torchvision"],
+    "model.backbone_weights=torchvision/V9: torchvision has no such weights of resnet50": [
+        "model.name=pspnet",
+        "model.backbone_weights=torchvision/V9",
+    ],
+    "model.weights=w.pth fills the backbone too": [
+        "model.name=pspnet",
+        "model.backbone_weights=torchvision",
+        "model.weights=w.pth",
+    ],
 }
 
 

@@ -1,7 +1,7 @@
 """Tasks: from a batch to losses, from predictions to metrics. A user's own task is a class in a file, in the same protocol."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -11,6 +11,8 @@ from phalanx.configs.own_code import is_own, load_ours, load_own
 from phalanx.configs.schema import RunConfig
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
     from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ TASKS: dict[str, dict[str, str]] = {
         "classification": "phalanx.train.tasks.classification:Classification",
         "multilabel": "phalanx.train.tasks.several_labels:SeveralLabels",
     },
+    "segmentation": {"segmentation": "phalanx.train.tasks.segmentation:Segmentation"},
 }
 _KINDS = {
     "classification": "one class an image",
@@ -60,7 +63,8 @@ class Rows:
 class Task(Protocol):
     """What is learnt; its constructor takes `(config, data, **config.task.options)`.
 
-    A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` as the dataset gives it, `id` [B], `epoch` [B].
+    A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` or `mask` as `phalanx.data.pipeline` has them,
+    `id` [B], `epoch` [B]; or of lists of tensors, where sizes differ.
     A task may do more: see `Details`, `Combines` and `Predicts`.
     """
 
@@ -116,12 +120,35 @@ class Combines(Protocol):
 class Predicts(Protocol):
     """A task that can say what it sees in an image, and draw it."""
 
-    def predict(self, model: "nn.Module", batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What is seen in each image of a batch without targets, as JSON values."""
+    def predict(self, model: "nn.Module", batch: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
+        """What is seen in each image of a batch without targets, as JSON values; or more, for a task that `Writes`.
+
+        A batch has `size` [B, 2] too: height and width of the images themselves.
+        """
         ...
 
     def draw(self, image: "Image", prediction: Mapping[str, Any]) -> "Image":
         """A picture of a prediction on the image that it is of, as it was read from its file."""
+        ...
+
+
+@runtime_checkable
+class Writes(Protocol):
+    """A task whose predictions hold more than JSON does, such as the class of every pixel."""
+
+    def write(self, prediction: Mapping[str, Any], folder: "Path", place: "Path", probabilities: bool) -> dict[str, Any]:
+        """Writes what JSON does not hold into files below a folder.
+
+        Args:
+            place: of the image in the folder: its name, or its way from the folder that was given, without the suffix.
+            probabilities: whether those of every class were asked for.
+
+        Returns:
+            The prediction as JSON values, files by their place in the folder.
+
+        Raises:
+            OSError: where a file cannot be written.
+        """
         ...
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-HEADS = ("aux1", "aux2")
+HEADS = ("aux1", "aux2", "aux3")
 
 
 def heads(output: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import LossConfig
 from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Distance, Focal, Loss
+from phalanx.models.pixel_losses import Dice
 from phalanx.train.tasks import DataFacts
 
 SEVERAL_LABELS = ("bce", "focal", "mse", "l1")
@@ -36,6 +37,10 @@ def criterion(config: LossConfig, data: DataFacts, outputs: int) -> Loss:
             return BinaryCrossEntropy(outputs, weights, _pos_weight(config, data, outputs))
         case "focal":
             return Focal(outputs, config.focal_gamma, config.focal_alpha, weights)
+        case "dice":
+            if not config.dice_per_class and outputs != 2:
+                raise UserError(f"loss.dice_per_class=false is for two classes, and there are {outputs}. Set it to true.")
+            return Dice(outputs, "softmax", config.dice_per_class, config.dice_smooth)
         case "mse" | "l1":
             return Distance(outputs, 2 if config.name == "mse" else 1, "sigmoid" if several else "softmax", weights)
 
@@ -53,13 +58,14 @@ def _class_weights(config: LossConfig, data: DataFacts, outputs: int) -> Tensor 
 
 
 def _pos_weight(config: LossConfig, data: DataFacts, outputs: int) -> Tensor | None:
-    """Balanced: samples without the label over samples with it; 1 for a label that no sample has."""
+    """Balanced: samples (pixels) without the label over those with it; 1 for a label that none has."""
     if config.pos_weight is None:
         return None
     if config.pos_weight != "balanced":
         return _numbers("loss.pos_weight", config.pos_weight, data, outputs)
     counts = _counts("loss.pos_weight", data)
-    weights = [(data.samples - count) / count if count else 1.0 for count in counts]
+    total = data.samples if data.kind == "multilabel" else sum(counts)
+    weights = [(total - count) / count if count else 1.0 for count in counts]
     return _padded(weights, outputs, 1.0)
 
 

@@ -17,7 +17,7 @@ class MeanProbability(nn.Module):
     Args:
         kind: what makes probabilities of logits.
 
-    Shape: what the networks take, to their [B, classes].
+    Shape: what the networks take, to their [B, classes] or [B, classes, H, W].
     """
 
     def __init__(self, models: Sequence[nn.Module], kind: Literal["softmax", "sigmoid"]):
@@ -26,9 +26,9 @@ class MeanProbability(nn.Module):
         self._kind = kind
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = torch.stack([model(images) for model in self.models])  # [models, B, classes]
+        logits = torch.stack([model(images) for model in self.models])  # [models, B, classes, ...]
         if self._kind == "softmax":
-            return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
+            return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
         # log(mean p) - log(mean (1 - p)): the number of networks cancels.
         positive, negative = nn.functional.logsigmoid(logits), nn.functional.logsigmoid(-logits)
         return positive.logsumexp(dim=0) - negative.logsumexp(dim=0)

@@ -1,0 +1,339 @@
+"""Every network for segmentation on CamVid, from scratch, on two CPU ranks, in minutes; and what exactness costs.
+
+    python benchmarks/camvid.py --root FOLDER [--only LABEL ...] [--seconds 600] [--long 2400] [--work FOLDER]
+                                [--output docs/camvid.md] [--results docs/camvid.jsonl]
+
+FOLDER is in the layout of data.name=masks: images/ and masks/, each with train/ and val/, and classes.txt, whose last class may
+be void, which counts for nothing. Each run is a `phalanx train` of `configs/recipes/camvid_deeplabv3plus.yaml` with another
+network, on 2 ranks whose BatchNorm is synchronised. A short run first tells how many steps the time allows, so that the
+learning rate falls to zero in it. Besides: DeepLabv3+ without joint statistics, summed exactly and fast, and by a plain loop in
+one process (`camvid_by_hand.py`), in the same time each; and once in a longer time.
+
+Prints JSON, a line a run, and writes Markdown. It goes on where it was stopped: runs whose line is in the results file are not
+made again, and one that was cut short is resumed. Exit code 1 where a network has less than twice the mIoU of predicting the
+most frequent class everywhere.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+RECIPE = ROOT / "configs/recipes/camvid_deeplabv3plus.yaml"
+RANKS = 2
+VOID = "void"
+Found = Mapping[str, Any]
+
+BY_HAND = "by hand"
+EXACT, FAST, LONG = "exact", "fast", "longer"
+COMPARED = "deeplabv3plus"
+
+
+class Network(NamedTuple):
+    """A network of the registry in its smallest published variant or backbone, and the size of its images."""
+
+    name: str
+    size: str
+    more: Sequence[str]
+    label: str = ""
+
+
+class Case(NamedTuple):
+    """A run: its label, the overrides of the recipe, and how much time it has."""
+
+    label: str
+    more: Sequence[str]
+    seconds: float
+
+
+_HALF, _QUARTER = "[180, 240]", "[90, 120]"
+_RESNET = ["model.backbone=resnet18", "model.output_stride=16"]
+# VGG-16 has no BatchNorm, without which a network from scratch bears small steps only.
+_VGG = ["model.backbone=vgg16", "optim.lr=1e-4"]
+_WITH_BATCH_NORM = ["model.backbone=null", "model.options={batch_norm: true}"]
+NETWORKS = [
+    Network("deeplabv3plus", _HALF, _RESNET),
+    Network("deeplabv3", _HALF, _RESNET),
+    Network("deeplabv2", _HALF, _RESNET),
+    Network("deeplabv1", _QUARTER, _VGG),
+    Network("pspnet", _HALF, _RESNET),
+    Network("fcn", _HALF, _RESNET),
+    Network("fcn32s", _QUARTER, _VGG),
+    Network("fcn16s", _QUARTER, _VGG),
+    Network("fcn8s", _QUARTER, _VGG),
+    Network("segnet", _QUARTER, ["model.backbone=vgg16_bn"]),
+    Network("unet", _HALF, ["model.backbone=resnet18"], "unet on a backbone"),
+    Network("unet", _QUARTER, _WITH_BATCH_NORM),
+    Network("unetpp", _QUARTER, _WITH_BATCH_NORM),
+    Network("attention_unet", _QUARTER, ["model.backbone=null"]),
+]
+# Under torchvision's names, the networks `fcn` and `deeplabv3`.
+SAME = {"fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101"}
+
+
+def label(network: Network) -> str:
+    return network.label or network.name
+
+
+def cases(seconds: float, longer: float) -> list[Case]:
+    """Every run: the networks; DeepLabv3+ without joint statistics, by hand, and longer."""
+    found = [Case(label(n), _overrides(n), seconds) for n in NETWORKS]
+    compared = _overrides(next(n for n in NETWORKS if label(n) == COMPARED))
+    found += [
+        Case(f"{COMPARED}, {FAST}", [*compared, "dist.sync_bn=off", "dist.reduce=fast"], seconds),
+        Case(f"{COMPARED}, {EXACT}", [*compared, "dist.sync_bn=off", "dist.reduce=exact"], seconds),
+        Case(f"{COMPARED}, {BY_HAND}", compared, seconds),
+        Case(f"{COMPARED}, {LONG}", compared, longer),
+    ]
+    return found
+
+
+def _overrides(network: Network) -> list[str]:
+    return [f"model.name={network.name}", f"data.image_size={network.size}", *network.more]
+
+
+def prepare(root: Path, work: Path) -> Path:
+    """A folder with links to the images and masks, and with the names of the classes but for void."""
+    folder = work / "camvid"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("images", "masks"):
+        link = folder / name
+        if not link.is_symlink():
+            link.symlink_to((root / name).resolve(), target_is_directory=True)
+    names = (root / "classes.txt").read_text().split()
+    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names if name != VOID))
+    return folder
+
+
+def majority(folder: Path) -> tuple[str, float]:
+    """The most frequent class of the training images, and the mIoU of finding it everywhere in the others.
+
+    Its IoU is its share of the pixels; that of every other class that is there is zero.
+    """
+    from phalanx.configs.load import load
+    from phalanx.data.dataset import open_split
+
+    config = load([str(RECIPE)], [f"data.root={folder}"])
+    training, validation = (open_split(config.data, split, config.seed) for split in ("train", "val"))
+    frequent = max(enumerate(training.class_counts()), key=lambda pair: pair[1])[0]  # type: ignore[attr-defined]
+    counts = validation.class_counts()  # type: ignore[attr-defined]
+    return training.classes[frequent], counts[frequent] / sum(counts) / sum(count > 0 for count in counts)
+
+
+class Bench:
+    """Makes the runs in a folder."""
+
+    def __init__(self, folder: Path, work: Path):
+        self._folder, self._work = folder, work
+
+    def steps_for(self, case: Case, probe_steps: int = 12) -> int:
+        """How many steps fit into the time, from a short run: start, evaluation and saving take what they take there."""
+        name = f"{_file_name(case.label)}-probe"
+        run = self._work / name
+        shutil.rmtree(run, ignore_errors=True)
+        took, _ = self._train(case, name, probe_steps, ["train.log_every=1"])
+        # The first steps warm up; the last line waits for the evaluation.
+        times = [line["time"] for line in _lines(run / "metrics.jsonl")][2:-1]
+        a_step = statistics.median(after - before for before, after in itertools.pairwise(times))
+        besides = took - probe_steps * a_step
+        shutil.rmtree(run)
+        return max(1, int((case.seconds - besides) / a_step * _MARGIN))
+
+    def train(self, case: Case, steps: int) -> Found:
+        """The run, from its beginning or from where it was stopped: steps, seconds, mIoU, peak memory of a rank."""
+        run = self._work / _file_name(case.label)
+        before = _spent(run)
+        took, peak = self._train(case, run.name, steps, [f"checkpoint.every_steps={max(1, steps // 4)}", "checkpoint.keep=1"])
+        last = _lines(run / "metrics.jsonl")[-1]
+        assert last["step"] == steps, f"{run} has ended at step {last['step']}"
+        return {
+            "steps": steps,
+            "miou": last["val/miou"],
+            "seconds": round(before + took, 1),
+            "peak_mb": peak,
+            "resumed": before > 0,
+            "overrides": list(case.more),
+        }
+
+    def by_hand(self, case: Case) -> Found:
+        """The plain loop, in a process with as many threads as there are ranks."""
+        from phalanx.configs.load import load
+
+        config = load([str(RECIPE)], [*case.more, f"data.root={self._folder}", "name=by-hand"])
+        given, result = self._work / "by_hand.json", self._work / "by_hand_result.json"
+        given.write_text(json.dumps(config.model_dump(mode="json")))
+        command = [sys.executable, str(ROOT / "benchmarks/camvid_by_hand.py"), str(given), str(case.seconds), str(result)]
+        _, peak = _measured(command, OMP_NUM_THREADS=str(RANKS))
+        found: dict[str, Any] = json.loads(result.read_text())
+        return found | {"seconds": round(found["seconds"], 1), "peak_mb": peak, "resumed": False, "overrides": list(case.more)}
+
+    def _train(self, case: Case, name: str, steps: int, more: Sequence[str]) -> tuple[float, int]:
+        command = [sys.executable, "-m", "phalanx.launch.main", "train", str(RECIPE), str(ROOT / "configs/cluster/local.yaml")]
+        command += [*case.more, *more, f"data.root={self._folder}", f"name={name}", f"runs={self._work}"]
+        return _measured([*command, f"train.steps={steps}", "--nproc", str(RANKS)])
+
+
+_MARGIN = 0.97  # other work on the machine
+_LEFT_OUT = ("OMP_NUM_THREADS", "ACCELERATE_CONFIG_FILE")
+
+
+def _measured(command: Sequence[str], **environment: str) -> tuple[float, int]:
+    """Runs a command to its end; its seconds, and the peak memory in MB of the largest process that it started."""
+    kept = {key: value for key, value in os.environ.items() if key not in _LEFT_OUT}
+    begun = time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, env=kept | environment, stdout=sys.stderr)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
+    return time.monotonic() - begun, usage.ru_maxrss // 1024
+
+
+def _file_name(text: str) -> str:
+    return "-".join(text.replace(",", "").lower().split())
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    from phalanx.dist.files import read_lines
+
+    return list(read_lines(path)) if path.exists() else []
+
+
+def _spent(run: Path) -> float:
+    """Seconds that earlier attempts took, from the start to what they last logged before their end or the kill."""
+    total, begun, last = 0.0, None, 0.0
+    marks = [(e["time"], e["event"]) for e in _lines(run / "events.jsonl")]
+    marks += [(line["time"], "line") for line in _lines(run / "metrics.jsonl")]
+    for when, what in sorted(marks):
+        if what in ("start", "resume"):
+            total += last - begun if begun is not None else 0.0
+            begun = when
+        last = when
+    return total + (last - begun if begun is not None else 0.0)
+
+
+def _run(results: Path, bench: Bench, wanted: Sequence[Case]) -> dict[str, Found]:
+    from phalanx.dist.files import JsonLines
+
+    lines, file = _lines(results), JsonLines(results)
+    found = {line["case"]: line["found"] for line in lines if "found" in line}
+    planned = {line["case"]: line["steps"] for line in lines if "steps" in line}
+
+    def tell(line: dict[str, Any]) -> None:
+        file.append(line)
+        print(json.dumps(line), flush=True)
+
+    try:
+        for case in wanted:
+            if case.label in found:
+                continue
+            if case.label.endswith(BY_HAND):
+                found[case.label] = bench.by_hand(case)
+            else:
+                if case.label not in planned:
+                    planned[case.label] = bench.steps_for(case)
+                    tell({"case": case.label, "steps": planned[case.label]})
+                found[case.label] = bench.train(case, planned[case.label])
+            tell({"case": case.label, "found": found[case.label]})
+    finally:
+        file.close()
+    return found
+
+
+def _row(name: str, figures: Found, base: float) -> str:
+    size = next((each.partition("=")[2] for each in figures["overrides"] if each.startswith("data.image_size=")), "")
+    variant = ", ".join(each.removeprefix("model.") for each in figures["overrides"] if _tells(each))
+    columns = [name, variant or "-", size.strip("[]").replace(", ", " × "), figures["steps"], f"{figures['seconds']:.0f}"]
+    columns += [figures["peak_mb"], f"{figures['miou']:.3f}", f"{figures['miou'] / base:.1f}"]
+    return f"| {' | '.join(map(str, columns))} |"
+
+
+def _tells(override: str) -> bool:
+    """Whether it tells which variant of the network it is."""
+    key, _, value = override.partition("=")
+    return key.startswith("model.") and key != "model.name" and value != "null"
+
+
+_HEAD = [
+    "| run | variant | pixels | steps | seconds | peak MB a rank | mIoU | × majority |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- |",
+]
+
+
+def markdown(found: Mapping[str, Found], frequent: str, base: float) -> list[str]:
+    """The page."""
+    from benchmarks.results import made_by
+
+    networks = [name for name in found if "," not in name]
+    good = sum(found[name]["miou"] >= 2 * base for name in networks)
+    compared = {
+        f"{COMPARED}, {BY_HAND}": "plain loop, one process",
+        COMPARED: "2 ranks, SyncBN",
+        f"{COMPARED}, {FAST}": "2 ranks, `dist.reduce=fast`",
+        f"{COMPARED}, {EXACT}": "2 ranks, `dist.reduce=exact`",
+    }
+    page = [
+        "# CamVid: every network for segmentation, from scratch",
+        "",
+        made_by("python benchmarks/camvid.py --root FOLDER", "torchvision"),
+        "",
+        f"**{good} of {len(networks)} networks have at least twice the mIoU of the majority class**, {base:.3f}: `{frequent}`, "
+        "the most frequent class of the training images, everywhere. 120 images to train on, 40 to validate, 11 classes, void "
+        "counts for nothing; mIoU over the 11 classes at the masks' own size, 360 × 480. No pretrained weights. Each is a "
+        "`phalanx train` on 2 CPU ranks with synchronised BatchNorm, of as many steps as the time allows, by a short run "
+        "before. Seconds are those of the whole command: start, training, evaluation, saving. Memory is the largest process's.",
+        "",
+        *_HEAD,
+        *(_row(name, found[name], base) for name in networks),
+        "",
+        "## Exactness costs neither quality nor time",
+        "",
+        "The same network, data and optimizer in the same time. `exact` gives the same bits on any number of ranks; it goes "
+        "without joint statistics, so that BatchNorm sees a micro-batch of 4, with `fast` beside it too.",
+        "",
+        *_HEAD,
+        *(_row(text, found[name], base) for name, text in compared.items() if name in found),
+    ]
+    if (long := f"{COMPARED}, {LONG}") in found:
+        page += ["", "## More time", "", *_HEAD, _row(COMPARED, found[long], base)]
+    return page
+
+
+def _chosen(every: Sequence[Case], labels: Sequence[str] | None) -> Iterator[Case]:
+    for wanted in labels or []:
+        if wanted not in [case.label for case in every]:
+            raise SystemExit(f"--only {wanted!r}: there are {', '.join(repr(case.label) for case in every)}")
+    yield from (case for case in every if labels is None or case.label in labels)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="CamVid in the layout of data.name=masks")
+    parser.add_argument("--only", nargs="+", metavar="LABEL", help="some of the runs")
+    parser.add_argument("--seconds", type=float, default=600, help="time of a run")
+    parser.add_argument("--long", type=float, default=2400, help="time of the longer run")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/camvid", help="folder of the runs")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/camvid.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/camvid.jsonl")
+    given = parser.parse_args()
+    work = given.work.resolve()
+    folder = prepare(given.root, work)
+    frequent, base = majority(folder)
+    chosen = list(_chosen(cases(given.seconds, given.long), given.only))
+    found = _run(given.results, Bench(folder, work), chosen)
+    given.output.write_text("\n".join(markdown(found, frequent, base)) + "\n")
+    return 0 if all(figures["miou"] >= 2 * base for figures in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

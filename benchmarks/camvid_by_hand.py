@@ -1,0 +1,119 @@
+"""The yardstick of `camvid.py`: the same network and data in a plain loop, as a user writes it, in one process.
+
+    python benchmarks/camvid_by_hand.py CONFIG.json SECONDS RESULT.json
+
+The configuration is a run's, as Phalanx resolved it; network, sizes, batch, optimizer, schedule and augmentation are read from
+it, and built here with nothing but torch and torchvision. The schedule follows the clock. Writes steps, seconds and mIoU.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# As long as reading the weights of a run, evaluating it and writing its figures take.
+_EVALUATION_SHARE = 0.03
+
+
+class Pairs(Dataset[tuple[Tensor, Tensor]]):
+    """Images and masks of a split."""
+
+    def __init__(self, root: Path, split: str, transform: v2.Transform):
+        self._images = sorted((root / "images" / split).iterdir())
+        self._masks = sorted((root / "masks" / split).iterdir())
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = tv_tensors.Image(decode_image(str(self._images[index]), ImageReadMode.RGB))
+        mask = tv_tensors.Mask(decode_image(str(self._masks[index]), ImageReadMode.UNCHANGED)[0])
+        image, mask = self._transform(image, mask)
+        return image.as_subclass(Tensor), mask.as_subclass(Tensor).long()
+
+
+def _training(size: tuple[int, int], augment: dict[str, Any], ignored: int) -> v2.Transform:
+    """A random scale of the size, a random crop, flips, normalisation."""
+    fill = {tv_tensors.Mask: ignored, "others": [round(255 * level) for level in _MEAN]}
+    return v2.Compose(
+        [
+            v2.ScaleJitter(size, tuple(augment["scale"]), antialias=True),
+            v2.RandomCrop(size, pad_if_needed=True, fill=fill),
+            v2.RandomHorizontalFlip(augment["flip"]),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(_MEAN, _STD),
+        ]
+    )
+
+
+def _endless(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    while True:
+        yield from loader
+
+
+def train(config: dict[str, Any], root: Path, seconds: float) -> tuple[torch.nn.Module, int]:
+    """The network after so many seconds, and its number of steps."""
+    from phalanx.models import registry
+
+    torch.manual_seed(config["seed"])
+    data, optim, model_keys = config["data"], config["optim"], config["model"]
+    size, classes = tuple(data["image_size"]), len((root / "classes.txt").read_text().splitlines())
+    model = registry.build(model_keys["name"], num_classes=classes, **registry.choices(model_keys, size))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=optim["lr"], weight_decay=optim["weight_decay"])
+    pairs = Pairs(root, data["train_split"], _training(size, data["augment"], data["ignore_index"]))
+    loader = DataLoader(pairs, config["train"]["global_batch"], shuffle=True, drop_last=True, num_workers=1)
+    begun = time.monotonic()
+    for step, (image, mask) in enumerate(_endless(loader)):
+        share = (time.monotonic() - begun) / seconds
+        if share >= 1:
+            return model, step
+        for group in optimizer.param_groups:
+            group["lr"] = optim["lr"] * (1 - share) ** config["schedule"]["power"]
+        loss = F.cross_entropy(model(image), mask, ignore_index=data["ignore_index"])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 20 == 0:
+            print(f"{step} steps, {share:.0%} of the time, loss {loss.item():.3f}", flush=True)
+    raise AssertionError("an endless loader has ended")
+
+
+def mean_iou(model: torch.nn.Module, config: dict[str, Any], root: Path) -> float:
+    """Over the classes, at the masks' own size."""
+    size, classes = tuple(config["data"]["image_size"]), len((root / "classes.txt").read_text().splitlines())
+    normalise = v2.Compose([v2.Resize(size, antialias=True), v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)])
+    counts = torch.zeros(classes, classes, dtype=torch.int64)
+    model.eval()
+    with torch.inference_mode():
+        for image, mask in Pairs(root, config["data"]["val_split"], v2.Identity()):
+            logits = model(normalise(tv_tensors.Image(image)).as_subclass(Tensor).unsqueeze(0))
+            found = F.interpolate(logits, mask.shape, mode="bilinear").argmax(1)[0]
+            known = mask < classes
+            counts += torch.bincount(mask[known] * classes + found[known], minlength=classes**2).view(classes, classes)
+    hits = counts.diagonal()
+    return float((hits / (counts.sum(0) + counts.sum(1) - hits)).mean())
+
+
+def main() -> None:
+    config_file, seconds, result = sys.argv[1:]
+    begun, config = time.monotonic(), json.loads(Path(config_file).read_text())
+    root = Path(config["data"]["root"])
+    model, steps = train(config, root, float(seconds) * (1 - _EVALUATION_SHARE))
+    found = {"steps": steps, "miou": mean_iou(model, config, root), "seconds": time.monotonic() - begun}
+    Path(result).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""DeepLabv3+: Chen et al., Encoder-Decoder with Atrous Separable Convolution, ECCV 2018 (arXiv:1802.02611).
+
+On any backbone that has a map of stride 4. Not in the paper: after a depthwise convolution comes its 1x1 at once, without
+BatchNorm and ReLU between. The paper gives no number of parameters for ResNets; those of the table are derived.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.models.backbones.pyramid import Pyramid
+from phalanx.models.options import Options
+from phalanx.models.segmentation.aspp import CHANNELS, AtrousPyramid, rates_at
+from phalanx.models.segmentation.encoder import blocks_of, encoder, fine_map
+from phalanx.models.segmentation.layers import convolution
+from phalanx.models.segmentation.resizing import resize, size_of
+
+_FINE_CHANNELS = 48  # table 1
+
+
+class DeepLabV3Plus(nn.Module):
+    """Atrous pyramid on the deepest map; a decoder that adds the map of stride 4 (figure 2).
+
+    Args:
+        fine: the place of the map of stride 4.
+        separable: depthwise separable convolutions in pyramid and decoder.
+
+    Shape: [B, in_channels, H, W] to [B, num_classes, H, W].
+    """
+
+    def __init__(self, backbone: Pyramid, fine: int, num_classes: int, dropout: float, separable: bool):
+        super().__init__()
+        self.backbone, self._fine = backbone, fine
+        self.aspp = AtrousPyramid(backbone.channels[-1], rates_at(backbone.strides[-1]), dropout, separable)
+        self.reduce = convolution(backbone.channels[fine], _FINE_CHANNELS, kernel=1)
+        self.decoder = nn.Sequential(  # table 2: two of 3x3 with 256 channels are best
+            convolution(CHANNELS + _FINE_CHANNELS, CHANNELS, separable=separable),
+            convolution(CHANNELS, CHANNELS, separable=separable),
+        )
+        self.classifier = nn.Conv2d(CHANNELS, num_classes, 1)
+        self.block_names = (*blocks_of(backbone), "aspp", "decoder")
+
+    def forward(self, image: Tensor) -> Tensor:
+        maps = self.backbone(image)
+        fine = self.reduce(maps[self._fine])
+        x = torch.cat([resize(self.aspp(maps[-1]), size_of(fine)), fine], dim=1)
+        return resize(self.classifier(self.decoder(x)), size_of(image))
+
+
+def build(name: str, options: Options) -> DeepLabV3Plus:
+    """DeepLabv3+; `dropout` is after the atrous pyramid, 0.1 as in the paper's code where it is not given.
+
+    Shape: [B, in_channels, H, W] to [B, num_classes, H, W].
+    """
+    backbone = encoder(options)
+    dropout = 0.1 if options.dropout is None else options.dropout
+    return DeepLabV3Plus(backbone, fine_map(backbone, options), options.num_classes, dropout, options.own("separable"))

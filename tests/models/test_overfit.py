@@ -1,0 +1,28 @@
+"""`benchmarks/overfit.py`, reduced: one small network of each family learns eight images by heart."""
+
+from typing import Any
+
+import pytest
+
+from benchmarks.overfit import SHARE, markdown, overfit
+
+SMALL: dict[str, dict[str, Any]] = {
+    "fcn8s": {"backbone": "vgg11_bn"},
+    "segnet": {"backbone": "vgg11_bn"},
+    "unet": {"options": {"width": 16, "batch_norm": True}},
+    "pspnet": {"backbone": "resnet18"},
+    "deeplabv3plus": {"backbone": "resnet18"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_network_learns_eight_images_by_heart(name: str) -> None:
+    figures = overfit(name, **SMALL[name])
+    assert figures["ok"] and figures["last"] < SHARE * figures["first"], figures
+
+
+def test_the_page_tells_what_fails() -> None:
+    figures = {"first": 2.0, "last": 0.05, "steps": 9, "seconds": 1.0, "parameters": 10**6, "side": 64}
+    page = "\n".join(markdown({"unet": figures | {"ok": True}, "fcn8s": figures | {"ok": False, "last": 1.5}}))
+    assert "**1 of 2 networks do it**" in page and "| fcn8s | 1.0 M | 64 | 2.000 | 1.5000 | 9 | 1 | **no** |" in page

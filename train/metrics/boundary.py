@@ -1,0 +1,64 @@
+"""Boundary F-score: how well the outlines of classes are predicted, which the area hardly tells.
+
+Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013: of each class in an image, precision and
+recall of its boundary pixels, where a pixel counts as found if one of the other boundary is nearer than 0.75 % of the image's
+diagonal.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TOLERANCE = 0.0075  # of the diagonal
+_NOTHING = -1
+
+
+def boundary(mask: Tensor) -> Tensor:
+    """The pixels of each class that have a neighbour (above, below, left or right) of another class.
+
+    Args:
+        mask: whole numbers [H, W]; a negative pixel is of no class, and makes no boundary.
+
+    Shape: [H, W], the class of boundary pixels, -1 elsewhere.
+    """
+    padded = F.pad(mask, (1, 1, 1, 1), value=_NOTHING)
+    neighbours = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    differs = torch.zeros_like(mask, dtype=torch.bool)
+    for neighbour in neighbours:
+        differs |= (neighbour != mask) & (neighbour >= 0)
+    return torch.where(differs & (mask >= 0), mask, _NOTHING)
+
+
+def boundary_f(target: Tensor, predicted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The score of each class in one image, and whether it has one: where the target or the prediction has a boundary of it.
+
+    Args:
+        target: whole numbers [H, W]; negative pixels count for nothing.
+        predicted: likewise.
+
+    Shape: float64 [classes], between 0 and 1 (0 where there is none), and bool [classes].
+    """
+    truth, found = boundary(target), boundary(predicted.masked_fill(target < 0, _NOTHING))
+    tolerance = TOLERANCE * math.hypot(*target.shape)
+    precise, predictions = _matched(found, truth, tolerance, classes)
+    recalled, truths = _matched(truth, found, tolerance, classes)
+    # 2PR / (P + R), where P = precise / predictions and R = recalled / truths, without a division by zero.
+    above = 2 * precise.double() * recalled.double()
+    below = precise.double() * truths.double() + recalled.double() * predictions.double()
+    return torch.where(below > 0, above / below.clamp(min=1), 0.0), (predictions + truths) > 0
+
+
+def _matched(one: Tensor, other: Tensor, tolerance: float, classes: int) -> tuple[Tensor, Tensor]:
+    """Of each class: boundary pixels with one of the other boundary nearer than the tolerance, and boundary pixels in all."""
+    rows, columns = (one >= 0).nonzero(as_tuple=True)
+    own = one[rows, columns].long()  # [n]
+    reach = math.ceil(tolerance)
+    around = F.pad(other, (reach, reach, reach, reach), value=_NOTHING)
+    near = torch.zeros_like(own, dtype=torch.bool)
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            if math.hypot(down, right) < tolerance:
+                near |= around[rows + (reach + down), columns + (reach + right)] == own
+    return torch.bincount(own[near], minlength=classes), torch.bincount(own, minlength=classes)

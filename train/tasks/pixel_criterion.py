@@ -1,0 +1,73 @@
+"""The losses of segmentation: that of `loss.name` and those of `loss.add`, each of which counts what the recipe says."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from torch import Tensor
+
+from phalanx.configs.schema import LossConfig
+from phalanx.models.losses import CrossEntropy, Loss
+from phalanx.models.pixel_losses import Dice, hard_pixels
+from phalanx.train.tasks import DataFacts
+from phalanx.train.tasks.criterion import criterion
+
+Probabilities = Literal["softmax", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of the losses.
+
+    Attributes:
+        factor: what it counts.
+        threshold, keep: of `hard_pixels`; None where all pixels count.
+    """
+
+    name: str
+    loss: Loss
+    factor: float = 1.0
+    threshold: float | None = None
+    keep: float = 0.0
+
+    @property
+    def depends_on_predictions(self) -> bool:
+        """Whether what it is divided by is known only after the forward."""
+        return self.threshold is not None
+
+    def of(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Its sum, times its factor, and its weight."""
+        if self.threshold is not None:
+            target = hard_pixels(logits, target, self.threshold, self.keep)
+        return self.loss.total(logits, target) * self.factor, self.loss.weight(target)
+
+    def without_training(self) -> "Part":
+        """As evaluation uses it: of all pixels, and without label smoothing, which would hide how good the network is."""
+        loss = replace(self.loss, label_smoothing=0.0) if isinstance(self.loss, CrossEntropy) else self.loss
+        return replace(self, loss=loss, threshold=None)
+
+
+def pixel_criterion(config: LossConfig, data: DataFacts, outputs: int) -> tuple[Part, ...]:
+    """The configured losses, `loss.name` first.
+
+    Args:
+        outputs: of the network.
+
+    Raises:
+        UserError: where a loss does not go with the data.
+    """
+    return tuple(_parts(config, data, outputs))
+
+
+def _parts(config: LossConfig, data: DataFacts, outputs: int) -> Iterator[Part]:
+    for name, factor in {config.name: 1.0, **config.add}.items():
+        loss = criterion(config.model_copy(update={"name": name}), data, outputs)
+        if isinstance(loss, Dice):
+            loss = replace(loss, probabilities=probabilities(config))
+        threshold = config.ohem_threshold if name == "cross_entropy" else None
+        yield Part(name, loss, factor, threshold, config.ohem_keep)
+
+
+def probabilities(config: LossConfig) -> Probabilities:
+    """What makes probabilities of the network's outputs: as its first loss has it."""
+    return "sigmoid" if config.name in ("bce", "focal") else "softmax"

@@ -166,8 +166,9 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
     """The page."""
     from benchmarks.results import made_by
 
-    networks = dict.fromkeys(cell.network for cell in found)
-    masks = [network for network in networks if _segments(network)]
+    shown = dict.fromkeys(cell.network for cell in found)
+    masks = [network for network in shown if _segments(network)]
+    left = sum(cell not in found for cell in cells(networks()))
     largest = max((figures.get("difference", 0.0) for figures in found.values()), default=0.0)
     held = sum(figures["ok"] for figures in found.values())
     return [
@@ -180,8 +181,9 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
         "and that a run which reads the checkpoint makes that step to the last bit. `exact` is DDP with `dist.reduce=exact`: "
         "the same bits after three steps on 1, 2 and 3 ranks. Every cell by itself: `docs/grid.jsonl`.",
         *([f"Not here, for their size: {', '.join(sorted(TOO_LARGE))}."] if TOO_LARGE else []),
+        *([f"**{left} cells of other networks have not been run yet.**"] if left else []),
         "",
-        *_table(found, [network for network in networks if network not in masks], []),
+        *_table(found, [network for network in shown if network not in masks], []),
         *(
             [
                 "",

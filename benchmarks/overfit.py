@@ -32,8 +32,7 @@ IMAGES = 8
 MOST_STEPS = 1000
 SHARE = 0.05
 SIZES = {"fcn32s": 256, "fcn16s": 128}
-# Networks without BatchNorm learn at a lower rate.
-RATE, RATES = 1e-3, dict.fromkeys(("fcn32s", "fcn16s", "fcn8s", "deeplabv1", "unet", "unetpp"), 1e-4)
+RATE, RATE_WITHOUT_BATCH_NORM = 1e-3, 1e-4
 # torchvision's names of what is here under another name already.
 SAME = {"fcn_resnet50", "deeplabv3_resnet50"}
 
@@ -83,7 +82,8 @@ def overfit(name: str, seed: int = 0, **options: Any) -> dict[str, Any]:
     for layer in model.modules():
         if isinstance(layer, torch.nn.Dropout):  # those of auxiliary heads too
             layer.p = 0.0
-    optimizer = torch.optim.Adam(model.parameters(), RATES.get(name, RATE))
+    normalised = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+    optimizer = torch.optim.Adam(model.parameters(), RATE if normalised else RATE_WITHOUT_BATCH_NORM)
     begun, first, last, step = time.monotonic(), 0.0, 0.0, 0
     for step in range(1, MOST_STEPS + 1):
         output = model(images)

@@ -59,10 +59,11 @@ def pictures(side: int) -> "tuple[Tensor, Tensor, int]":
     return images, torch.stack([sample["mask"] for sample in samples]).long(), len(shapes.classes)
 
 
-def overfit(name: str, seed: int = 0, **options: Any) -> dict[str, Any]:
+def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, Any]:
     """Trains a network until it knows the images by heart.
 
     Args:
+        rate: learning rate; by whether the network has BatchNorm where it is not given.
         options: as `phalanx.models.registry.build` takes them.
 
     Returns:
@@ -75,7 +76,7 @@ def overfit(name: str, seed: int = 0, **options: Any) -> dict[str, Any]:
 
     side = SIZES.get(name, 64)
     images, masks, classes = pictures(side)
-    torch.manual_seed(seed)
+    torch.manual_seed(0)
     if "dropout" in registry.MODELS[name].takes:
         options["dropout"] = 0.0
     model = registry.build(name, num_classes=classes, **options)
@@ -83,7 +84,7 @@ def overfit(name: str, seed: int = 0, **options: Any) -> dict[str, Any]:
         if isinstance(layer, torch.nn.Dropout):  # those of auxiliary heads too
             layer.p = 0.0
     normalised = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
-    optimizer = torch.optim.Adam(model.parameters(), RATE if normalised else RATE_WITHOUT_BATCH_NORM)
+    optimizer = torch.optim.Adam(model.parameters(), rate or (RATE if normalised else RATE_WITHOUT_BATCH_NORM))
     begun, first, last, step = time.monotonic(), 0.0, 0.0, 0
     for step in range(1, MOST_STEPS + 1):
         output = model(images)

@@ -7,9 +7,9 @@ import pytest
 from benchmarks.overfit import SHARE, markdown, overfit
 
 SMALL: dict[str, dict[str, Any]] = {
-    "fcn8s": {"backbone": "vgg11_bn"},
-    "segnet": {"backbone": "vgg11_bn"},
-    "unet": {"options": {"width": 16, "batch_norm": True}},
+    "fcn8s": {"backbone": "vgg11_bn", "options": {"hidden": 256}},
+    "segnet": {"backbone": "vgg11_bn", "rate": 3e-3},
+    "unet": {"options": {"width": 16, "batch_norm": True}, "rate": 4e-3},
     "pspnet": {"backbone": "resnet18"},
     "deeplabv3plus": {"backbone": "resnet18"},
 }

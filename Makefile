@@ -1,8 +1,6 @@
-# What a newcomer needs: `make quickstart`, `make test`. PYTHON is the interpreter that makes the environment,
-# WORKERS how many processes share the tests.
+# What a newcomer needs: `make quickstart`, `make test`. PYTHON is the interpreter that makes the environment.
 
 PYTHON ?= python3
-WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -26,8 +24,8 @@ quickstart: $(INSTALLED)  ## train a ResNet-18 on handwritten digits with 2 proc
 	$(BIN)/phalanx evaluate runs/quickstart
 	@echo "results: runs/quickstart (metrics.jsonl, events.jsonl, checkpoints/)"
 
-test: $(INSTALLED)  ## the whole test suite, on real processes; WORKERS=2 share the tests
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+test: $(INSTALLED)  ## the whole test suite, on real processes
+	$(BIN)/python -m pytest
 
 lint: $(INSTALLED)  ## ruff, lint and format
 	$(BIN)/ruff check .

@@ -33,8 +33,6 @@ from phalanx.models import registry
 from tests.rank_pool import Pool
 from tests.running import DIGITS, PHALANX, clean_environment, phalanx, run, tensors
 
-pytestmark = pytest.mark.xdist_group("checkpoint_verbs")  # its tests share what is made once
-
 Command = Callable[..., tuple[int, str, str]]
 ROWS = torch.arange(12, dtype=torch.float32).reshape(4, 3) ** 1.5  # statistics of four micro-batches, three channels
 TOP1 = {1: 0.5, 2: 0.9, 3: 0.7}

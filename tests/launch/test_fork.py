@@ -24,8 +24,6 @@ from phalanx.launch.arguments import forked
 from phalanx.launch.verbs import resume
 from tests.running import DIGITS, ROOT, assert_bitwise, lines, phalanx, run, sample_ids
 
-pytestmark = pytest.mark.xdist_group("fork")  # its tests share what is made once
-
 SMALL = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "train.steps=4", "train.log_every=1", "data.workers=0"]
 SMALL += ["model.stem=small", "data.image_size=16", "data.ledger=true", "checkpoint.every_steps=2", "model.dropout=0.2"]
 

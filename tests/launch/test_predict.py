@@ -13,8 +13,6 @@ from phalanx.configs.load import load
 from phalanx.data.dataset import open_split
 from tests.running import DIGITS, Command, lines, phalanx, ranks
 
-pytestmark = pytest.mark.xdist_group("predict")  # its tests share what is made once
-
 RECIPE = [DIGITS, "train.global_batch=32", "train.micro_batch=16", "data.workers=0", "train.eval_every=2", "train.steps=4"]
 RECIPE += ["checkpoint.every_steps=2", "checkpoint.best=val/loss", "train.ema=0.5", "data.image_size=8"]
 

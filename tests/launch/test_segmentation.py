@@ -12,8 +12,6 @@ from PIL import Image
 from phalanx.data.drawing import colour
 from tests.running import DIGITS, lines, phalanx, ranks
 
-pytestmark = pytest.mark.xdist_group("segmentation")  # its tests share what is made once
-
 CLASSES = ("ground", "disc", "bar")
 DATA = ["task.name=segmentation", "data.name=masks", "data.root=masks", "data.image_size=32", "data.fit=pad", "data.workers=0"]
 DATA += ["data.augment.shift=0", "data.augment.flip=0.5", "data.augment.scale=[0.5, 2.0]"]

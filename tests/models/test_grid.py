@@ -24,7 +24,6 @@ CELLS = [
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("grid")
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
 def test_a_network_trains_agrees_and_resumes(pool: Pool, cell: Cell) -> None:
     figures = measure(pool, cell)

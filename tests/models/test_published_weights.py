@@ -12,8 +12,6 @@ from phalanx.models import fitting, pretrained, registry, weights
 from phalanx.models.options import BadOption
 from phalanx.models.weights import BadWeights
 
-pytestmark = pytest.mark.xdist_group("published_weights")  # its tests share what is made once
-
 RESNET18 = "resnet18-f37072fd.pth"
 
 

@@ -72,5 +72,5 @@ def _apart(cluster: VirtualCluster, folder: Path, name: str, ranks_per_node: int
     told = job.ask("logs")
     print(f"\n{name}: over {seconds:.0f} s after the ranks' start, told:\n{told}")
     assert re.match(rf"{sentence}\. {re.escape(REMEDY)}\n", told)
-    assert job.state == "FAILED" and seconds < 150  # 35 and 46 on a quiet machine
+    assert job.state == "FAILED" and seconds < 60  # what is promised; other work on the machine counts in
     assert re.match(f"{sentence}, and 0 requeues", job.events[-1]["reason"])

@@ -21,8 +21,7 @@ from phalanx.data.bad_sample import BadSample, Unreadable, unreadable
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.skipping import Skipping
 from phalanx.data.splits import Indices, Subset
-from phalanx.dist.processes import die_with_parent
-from phalanx.dist.stop import forget_in_child, held_back
+from phalanx.data.workers import in_processes, started
 
 _QUICK_FILES = 10_000
 _QUICK_SAMPLES = 16
@@ -154,17 +153,6 @@ class _Verdicts(torch.utils.data.Dataset[BadSample | None]):
     __call__ = __getitem__
 
 
-class _InWorker:
-    """Sets up a loader process: it dies with its rank, and leaves signals to it."""
-
-    def __init__(self, rank_process: int):
-        self._rank_process = rank_process
-
-    def __call__(self, worker: int) -> None:
-        forget_in_child()
-        die_with_parent(self._rank_process)
-
-
 def _every_sample(
     dataset: Dataset, numbers: Indices, workers: int, beat: Callable[[], None], progress: str | None
 ) -> Iterator[BadSample]:
@@ -172,15 +160,11 @@ def _every_sample(
     loader: DataLoader[Any] = DataLoader(
         _Verdicts(dataset),
         batch_sampler=batches,
-        num_workers=workers,
         collate_fn=list,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_InWorker(os.getpid()) if workers else None,
+        **in_processes(workers),
     )
-    with held_back():
-        verdicts = iter(loader)
     told, done = 0.0, 0
-    for some in verdicts:
+    for some in started(loader):
         beat()
         done += len(some)
         if progress is not None and sys.stderr.isatty() and (time.monotonic() - told > 0.5 or done == len(numbers)):

@@ -1,6 +1,5 @@
 """Brings each rank its micro-batches, the same samples and the same augmentation on any number of ranks and workers."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +13,9 @@ from phalanx.configs.errors import UserError
 from phalanx.data.dataset import Dataset
 from phalanx.data.mixing import Mixing
 from phalanx.data.packing import pack, unpack
-from phalanx.dist.processes import die_with_parent
+from phalanx.data.workers import in_processes, started
 from phalanx.dist.randomness import key, seed_loading, undisturbed
 from phalanx.dist.sampler import Draw, MicroBatches, Share, Stream
-from phalanx.dist.stop import forget_in_child, held_back
 
 MicroBatch = dict[str, Any]
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
@@ -201,17 +199,6 @@ class _EvaluationBatches:
         return self._last - self._first
 
 
-class _InWorker:
-    """Sets up a loader process: it dies with its rank, and leaves signals to it."""
-
-    def __init__(self, rank_process: int):
-        self._rank_process = rank_process
-
-    def __call__(self, worker: int) -> None:
-        forget_in_child()
-        die_with_parent(self._rank_process)
-
-
 def _as_made(batch: Any) -> Any:
     """For torch's loader, which would make tensors of what it gets."""
     return batch
@@ -223,16 +210,12 @@ def _fork_loader(maker: _Maker, batches: Any, workers: int, pin: bool, ahead: in
         maker,
         batch_size=None,
         sampler=batches,
-        num_workers=workers,
         collate_fn=_as_made,
         pin_memory=pin,
         prefetch_factor=max(2, -(-ahead // workers)) if workers else None,
-        multiprocessing_context="fork" if workers else None,
-        worker_init_fn=_InWorker(os.getpid()) if workers else None,
+        **in_processes(workers),
     )
-    with held_back():
-        batches_as_sent = iter(loader)
-    return map(maker.arrived, batches_as_sent)
+    return map(maker.arrived, started(loader))
 
 
 class Loader:

@@ -1,5 +1,8 @@
 """How micro-batches are put together and travel, and what is said of a sample that cannot be used."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from phalanx.data.loader import EvaluationLoader, Samples, collate
 from phalanx.data.packing import pack, unpack
 from phalanx.data.pipeline import pipeline
 from tests.data.examples import Noise, assert_same, loader, recipe, steps
-from tests.running import DIGITS, assert_bitwise, phalanx, ranks
+from tests.running import DIGITS, ROOT, assert_bitwise, phalanx, ranks
 
 TYPES = [torch.uint8, torch.uint16, torch.int64, torch.bool, torch.bfloat16, torch.float16, torch.float32, torch.float64]
 
@@ -66,6 +69,22 @@ def test_a_bug_in_a_loader_process_keeps_its_traceback() -> None:
 
     with pytest.raises(KeyError, match="in __getitem__"):
         steps([loader(recipe(), Buggy(), workers=1)], 0, 1)
+
+
+def test_an_error_that_is_kept_does_not_keep_the_process_from_ending(tmp_path: Path) -> None:
+    (tmp_path / "kept.py").write_text(
+        "from tests.data.examples import Noise, loader, recipe\n"
+        "class Buggy(Noise):\n"
+        "    def __getitem__(self, index):\n"
+        "        raise KeyError('no such thing')\n"
+        "batches = loader(recipe(), Buggy(), workers=2).from_step(0, 1)\n"
+        "try:\n"
+        "    next(batches)\n"
+        "except KeyError as error:\n"
+        "    kept = error\n"
+    )
+    told = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([sys.executable, tmp_path / "kept.py"], check=True, timeout=60, env=told)
 
 
 def test_random_numbers_of_the_dataset_s_own_are_the_same_wherever_the_transform_runs() -> None:

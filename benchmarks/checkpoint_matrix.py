@@ -10,7 +10,6 @@ it was stopped: pairs whose line is in the results file are not run again. Exit 
 
 import argparse
 import itertools
-import json
 import math
 import sys
 import tempfile
@@ -172,26 +171,16 @@ def _worst(differences: Mapping[str, Any]) -> float:
 
 
 def _run(results: Path, optimizers: Sequence[str]) -> dict[Pair, dict[str, Any]]:
-    from benchmarks.results import Progress
-    from phalanx.dist.files import JsonLines, read_lines
+    from benchmarks.results import measure_all
     from tests.rank_pool import Pool
 
-    found = {Pair(**line["pair"]): line["found"] for line in read_lines(results)}
-    todo = [pair for pair in pairs(optimizers) if pair not in found]
-    progress, file, pool = Progress(len(todo), "pairs"), JsonLines(results), Pool(4, timeout_s=120)
+    pool = Pool(4, timeout_s=120)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            matrix = Matrix(pool, Path(folder))
-            for number, pair in enumerate(todo, 1):
-                found[pair] = matrix.measure(pair)
-                line = {"pair": pair._asdict(), "found": found[pair]}
-                file.append(line)
-                print(json.dumps(line), flush=True)
-                progress.tell(number)
+            matrix, every = Matrix(pool, Path(folder)), list(pairs(optimizers))
+            return measure_all(results, every, matrix.measure, "pair", lambda pair: pair._asdict(), lambda told: Pair(**told))
     finally:
         pool.close()
-        file.close()
-    return found
 
 
 def _cell(group: Sequence[Mapping[str, Any]]) -> str:

@@ -13,7 +13,6 @@ cell, and writes Markdown. It goes on where it was stopped: cells whose line is 
 
 import argparse
 import importlib.util
-import json
 import sys
 import tempfile
 import time
@@ -132,24 +131,17 @@ def measure(pool: Any, cell: Cell) -> dict[str, Any]:
 
 
 def _run(results: Path, chosen: Sequence[str]) -> dict[Cell, dict[str, Any]]:
-    from benchmarks.results import Progress
-    from phalanx.dist.files import JsonLines, read_lines
+    from benchmarks.results import measure_all
     from tests.rank_pool import Pool
 
-    found = {Cell(**line["cell"]): line["found"] for line in read_lines(results)}
-    todo = [cell for cell in cells(chosen) if cell not in found]
-    progress, file, pool = Progress(len(todo), "cells"), JsonLines(results), Pool(3, timeout_s=600)
+    pool = Pool(3, timeout_s=600)
     try:
-        for number, cell in enumerate(todo, 1):
-            found[cell] = measure(pool, cell)
-            line = {"cell": cell._asdict(), "found": found[cell]}
-            file.append(line)
-            print(json.dumps(line), flush=True)
-            progress.tell(number)
+        every = list(cells(chosen))
+        return measure_all(
+            results, every, lambda cell: measure(pool, cell), "cell", lambda cell: cell._asdict(), lambda told: Cell(**told)
+        )
     finally:
         pool.close()
-        file.close()
-    return found
 
 
 def _word(figures: Mapping[str, Any] | None) -> str:

@@ -14,11 +14,10 @@ and 3 %. So FCN-32s sees images of 256 pixels, FCN-16s of 128, all others of 64.
 """
 
 import argparse
-import json
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,25 +110,6 @@ def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, A
     }
 
 
-def _run(results: Path, chosen: Sequence[str]) -> dict[str, dict[str, Any]]:
-    from benchmarks.results import Progress
-    from phalanx.dist.files import JsonLines, read_lines
-
-    found = {line["network"]: line["found"] for line in read_lines(results)}
-    todo = [name for name in chosen if name not in found]
-    progress, file = Progress(len(todo), "networks"), JsonLines(results)
-    try:
-        for number, name in enumerate(todo, 1):
-            found[name] = overfit(name)
-            line = {"network": name, "found": found[name]}
-            file.append(line)
-            print(json.dumps(line), flush=True)
-            progress.tell(number)
-    finally:
-        file.close()
-    return found
-
-
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The page."""
     from benchmarks.results import made_by
@@ -162,7 +142,9 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=ROOT / "docs/overfit.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/overfit.jsonl")
     given = parser.parse_args()
-    found = _run(given.results, given.networks or networks())
+    from benchmarks.results import measure_all
+
+    found = measure_all(given.results, given.networks or networks(), overfit, "network")
     given.output.write_text("\n".join(markdown(found)) + "\n")
     return 0 if all(figures["ok"] for figures in found.values()) else 1
 

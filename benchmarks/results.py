@@ -1,17 +1,21 @@
-"""What long measurements share: a line of progress, and a section of a page that says how it was made."""
+"""What long measurements share: going on where they were stopped, a line of progress, and words on how a page was made."""
 
 import datetime
+import json
 import os
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+from phalanx.dist.files import JsonLines, read_lines
 from phalanx.train.progress import duration
 
 ROOT = Path(__file__).resolve().parent.parent
+Cell = TypeVar("Cell")
 
 
 class Progress:
@@ -28,6 +32,39 @@ class Progress:
         left = duration((self._total - done) * seconds / max(done, 1))
         text = f"{done} of {self._total} {self._unit}  {done / seconds:.2f} a second  {left} left"
         print(f"\r\033[K{text}", end="\n" if done >= self._total else "", file=sys.stderr, flush=True)
+
+
+def measure_all(
+    results: Path,
+    every: Sequence[Cell],
+    measure: Callable[[Cell], dict[str, Any]],
+    unit: str,
+    to_line: Callable[[Cell], Any] = lambda cell: cell,
+    from_line: Callable[[Any], Cell] = lambda told: told,
+) -> dict[Cell, dict[str, Any]]:
+    """Measures every cell that has no line in a file of results yet, adds its line there, and prints it.
+
+    Args:
+        results: a JSON line `{UNIT: CELL, "found": FIGURES}` a cell.
+        unit: what a cell is called; the word for several has an `s`.
+        to_line, from_line: a cell as JSON, and back.
+
+    Returns:
+        The figures of all cells in the file, those of `every` and others.
+    """
+    found = {from_line(line[unit]): line["found"] for line in read_lines(results)}
+    todo = [cell for cell in every if cell not in found]
+    progress, file = Progress(len(todo), f"{unit}s"), JsonLines(results)
+    try:
+        for number, cell in enumerate(todo, 1):
+            found[cell] = measure(cell)
+            line = {unit: to_line(cell), "found": found[cell]}
+            file.append(line)
+            print(json.dumps(line), flush=True)
+            progress.tell(number)
+    finally:
+        file.close()
+    return found
 
 
 def made_by(command: str, *packages: str) -> str:

@@ -15,9 +15,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from phalanx.configs import evaluate
+from phalanx.configs import evaluate, loss, optim
 from phalanx.configs.data import DataConfig
 from phalanx.configs.evaluate import EvaluateConfig
+from phalanx.configs.loss import LossConfig
+from phalanx.configs.optim import OptimConfig, ScheduleConfig
 from phalanx.configs.section import REQUIRED, RunName, Section, Tag, Whole, bookkeeping, experiment, hardware
 from phalanx.configs.slurm import SlurmConfig
 
@@ -62,107 +64,6 @@ class ModelConfig(Section):
         None, "stride of the deepest features, kept by dilation; the network's own if not given"
     )
     freeze: list[str] = experiment([], "parameters that are not trained, by patterns of their names, such as layer1.*")
-
-
-def _class_weights(value: Any) -> Any:
-    """The word `balanced`, or numbers."""
-    if value == "balanced":
-        return value
-    try:
-        numbers = [float(number) for number in value] if isinstance(value, list | tuple) else []
-    except (TypeError, ValueError):
-        numbers = []
-    if not numbers or min(numbers) < 0 or max(numbers) == 0:
-        raise ValueError("balanced, or a list of numbers, one a class")
-    return numbers
-
-
-ClassWeights = Annotated[Literal["balanced"] | list[float], BeforeValidator(_class_weights)]
-Factor = Annotated[float, Field(gt=0)]
-PIXEL_LOSSES = ("cross_entropy", "bce", "focal", "dice")
-
-
-def _pixel_losses(value: dict[str, float]) -> dict[str, float]:
-    if unknown := set(value) - set(PIXEL_LOSSES):
-        raise ValueError(f"{', '.join(sorted(unknown))} is none of {', '.join(PIXEL_LOSSES)}, each with what it counts")
-    return value
-
-
-AddedLosses = Annotated[dict[str, Factor], AfterValidator(_pixel_losses)]
-
-
-class LossConfig(Section):
-    name: Literal["cross_entropy", "bce", "focal", "dice", "mse", "l1"] = experiment(
-        "cross_entropy",
-        "the loss; bce and focal take several labels an image too; mse and l1 compare probabilities (not of pixels); "
-        "dice is for segmentation",
-    )
-    add: AddedLosses = experiment(
-        {}, "segmentation: further losses that are added, and what each counts beside loss.name, such as {dice: 1.0}"
-    )
-    label_smoothing: float = experiment(0.0, "share of the target spread over all classes (arXiv:1512.00567)", ge=0, lt=1)
-    class_weights: ClassWeights | None = experiment(
-        None, "weight of each class: numbers in the order of the classes, or balanced: inversely to their frequency"
-    )
-    pos_weight: ClassWeights | None = experiment(
-        None, "bce: weight of positive labels of each class: numbers, or balanced: negatives over positives"
-    )
-    focal_gamma: float = experiment(2.0, "focal: exponent that weakens easy samples (arXiv:1708.02002)", ge=0)
-    focal_alpha: float | None = experiment(None, "focal: weight of positives, 1 - alpha of negatives", ge=0, le=1)
-    dice_per_class: bool = experiment(
-        True, "dice: the mean over the classes that an image has; false: of the second of two classes alone (arXiv:1606.04797)"
-    )
-    dice_smooth: float = experiment(1.0, "dice: what is added to numerator and denominator", ge=0)
-    ohem_threshold: float | None = experiment(
-        None,
-        "segmentation: cross_entropy counts only hard pixels, whose class has a probability below this, such as 0.7 "
-        "(arXiv:1604.03540); all if null",
-        gt=0,
-        le=1,
-    )
-    ohem_keep: float = experiment(0.1, "ohem_threshold: least share of an image's pixels that count, the hardest", ge=0, le=1)
-    auxiliary: float | None = experiment(None, "weight of auxiliary heads' losses; the network's own if not given", ge=0)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All losses that are used."""
-        return (self.name, *self.add)
-
-
-def _rising(value: list[float]) -> list[float]:
-    if value != sorted(set(value)) or not all(0 < share < 1 for share in value):
-        raise ValueError("rising numbers between 0 and 1, such as [0.33, 0.67]")
-    return value
-
-
-Milestones = Annotated[list[float], AfterValidator(_rising)]
-
-
-class OptimConfig(Section):
-    name: Literal["sgd", "adamw"] = experiment("sgd", "optimizer")
-    lr: float = experiment(REQUIRED, "learning rate at the schedule's peak", gt=0)
-    weight_decay: float = experiment(0.0, "weight decay (decoupled for adamw)", ge=0)
-    momentum: float = experiment(0.9, "momentum of sgd", ge=0, lt=1)
-    nesterov: bool = experiment(False, "Nesterov momentum for sgd")
-    betas: tuple[float, float] = experiment((0.9, 0.999), "decay of adamw's two moments")
-    eps: float = experiment(1e-8, "added to adamw's denominator", gt=0)
-    no_decay: list[str] = experiment(
-        [], "parameters without weight decay: patterns of their names, or the words norm (of normalisation layers) and bias"
-    )
-    lr_factors: dict[str, Factor] = experiment(
-        {}, "learning rate as a multiple of lr, by patterns of parameters' names, such as {backbone.*: 0.1}; the last that fits"
-    )
-
-
-class ScheduleConfig(Section):
-    name: Literal["constant", "cosine", "polynomial", "step"] = experiment("cosine", "learning rate after the warm-up")
-    warmup_steps: Whole = experiment(0, "steps of linear warm-up from lr / warmup_steps", ge=0)
-    power: float = experiment(0.9, "exponent of the polynomial schedule", gt=0)
-    milestones: Milestones = experiment(
-        [], "step: where the rate is multiplied by gamma, as shares of the run, such as [0.33, 0.67]"
-    )
-    gamma: float = experiment(0.1, "step: factor at each milestone", gt=0, lt=1)
-    final: float = experiment(0.0, "learning rate at the last step, as a share of lr", ge=0, le=1)
 
 
 class TrainConfig(Section):
@@ -373,10 +274,7 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "train.steps", "neither train.steps nor train.epochs is given. Set one of them."
     yield from _contradictions_of_ranks(config)
     yield from _contradictions_of_data(config)
-    if config.schedule.name == "step" and not config.schedule.milestones:
-        yield "schedule.milestones", "schedule.name=step needs schedule.milestones. Set them, such as [0.33, 0.67]."
-    if config.optim.nesterov and not config.optim.momentum:
-        yield "optim.nesterov", "Nesterov momentum needs optim.momentum above 0. Set one, or optim.nesterov=false."
+    yield from optim.contradictions(config.optim, config.schedule)
 
 
 def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -394,34 +292,10 @@ def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.mean", "data.mean and data.std go together. Set both, or neither."
     if data.std is not None and not all(value > 0 for value in data.std):
         yield "data.std", f"data.std={data.std}: every number must be above zero."
-    yield from _contradictions_of_loss(config)
+    yield from loss.contradictions(config.loss, config.task.name)
     yield from evaluate.contradictions(config.evaluate, config.task.name)
     if config.train.patience is not None and config.checkpoint.best is None:
         yield "train.patience", "train.patience needs the metric to watch. Set checkpoint.best, such as val/top1."
-
-
-def _contradictions_of_loss(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Those of the section `loss`, and of losses with tasks."""
-    loss, task = config.loss, config.task.name
-    if loss.pos_weight is not None and "bce" not in loss.names:
-        yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
-    if loss.focal_alpha is not None and "focal" not in loss.names:
-        yield "loss.focal_alpha", f"loss.focal_alpha is for loss.name=focal, not {loss.name}. Remove it, or set focal."
-    if loss.label_smoothing and "cross_entropy" not in loss.names:
-        yield "loss.label_smoothing", f"loss.label_smoothing is for cross_entropy, not {loss.name}. Set it to 0."
-    if loss.ohem_threshold is not None and "cross_entropy" not in loss.names:
-        yield "loss.ohem_threshold", f"loss.ohem_threshold is for cross_entropy, not {loss.name}. Remove it."
-    if loss.name in loss.add:
-        yield "loss.add", f"loss.add has {loss.name}, which is loss.name already, and counts 1. Remove it."
-    if task == "segmentation" and loss.name not in PIXEL_LOSSES:
-        yield "loss.name", f"loss.name={loss.name}: segmentation takes {', '.join(PIXEL_LOSSES)}. Set one of them."
-    if task != "classification":
-        return
-    if loss.name == "dice":
-        yield "loss.name", "loss.name=dice is of pixels, for task.name=segmentation. Set cross_entropy, bce, focal, mse or l1."
-    for key in ("add", "ohem_threshold"):
-        if value := getattr(loss, key):
-            yield f"loss.{key}", f"loss.{key}={value} is of pixels, for task.name=segmentation. Remove it."
 
 
 ZERO = ("zero1", "zero2", "zero3")

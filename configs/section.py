@@ -39,6 +39,7 @@ def _run_name(value: str) -> str:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
+Factor = Annotated[float, Field(gt=0)]
 RunName = Annotated[str, AfterValidator(_run_name)]
 REQUIRED = ...
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import nn
 
-from phalanx.configs.schema import OptimConfig
+from phalanx.configs.optim import OptimConfig
 from phalanx.train.patterns import meant
 
 _NORMS = (

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from phalanx.configs.schema import OptimConfig, ScheduleConfig
+from phalanx.configs.optim import OptimConfig, ScheduleConfig
 
 
 def _constant(share: float, config: ScheduleConfig) -> float:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.schema import OptimConfig
+from phalanx.configs.optim import OptimConfig
 from phalanx.dist.process_group import World
 from phalanx.train import optimizers
 from tests.rank_pool import Pool

@@ -2,7 +2,7 @@
 
 import pytest
 
-from phalanx.configs.schema import OptimConfig, ScheduleConfig
+from phalanx.configs.optim import OptimConfig, ScheduleConfig
 from phalanx.train.schedules import learning_rate
 
 OPTIM = OptimConfig(lr=2.0)

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 TIMEOUT_S = 60
-RENEW_AFTER = 150  # worlds: gloo and the stores leave threads behind, and a thousand of them slow everything down
+RENEW_AFTER = 50  # worlds: gloo and the stores leave threads behind, and a thousand of them slow everything down
 
 
 def _free_port() -> int:

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.rank_pool import Pool
-from tests.running import FORGE, SESSION
+from tests.running import FORGE, SESSION, answer
 from tests.slurm_cluster import accounted_cluster, cluster  # noqa: F401 (fixtures)
 
 # The settings of whoever runs the tests must not fill the recipes of the tests.
@@ -37,7 +37,17 @@ def nothing_left_running() -> Iterator[None]:
     deadline = time.monotonic() + 10
     while (left := _ours() - before) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not left, f"left running: {[psutil.Process(p).cmdline() for p in left if psutil.pid_exists(p)]}"
+    commands = [_killed(process) for process in left]  # they would take the cores from all tests that follow
+    assert not left, f"left running: {commands}"
+
+
+def _killed(number: int) -> list[str] | None:
+    """The command line of a process, which is no more."""
+    if (process := answer(lambda: psutil.Process(number))) is None:
+        return None
+    command = answer(process.cmdline)
+    answer(process.kill)
+    return command
 
 
 @pytest.fixture(scope="session")

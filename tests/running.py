@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
 import psutil
@@ -37,6 +37,21 @@ def clean_environment(**more: str) -> dict[str, str]:
 
 FORGE = Forge(clean_environment)
 
+Answer = TypeVar("Answer")
+
+
+def answer(question: Callable[[], Answer]) -> Answer | None:
+    """What a process says of itself; None where it has ended meanwhile, even if nobody has taken notice of that yet."""
+    try:
+        return question()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def alive(processes: Iterable[psutil.Process]) -> set[psutil.Process]:
+    """Those that have not ended."""
+    return {process for process in processes if answer(process.status) not in (None, psutil.STATUS_ZOMBIE)}
+
 
 @dataclass
 class Command:
@@ -55,15 +70,12 @@ class Command:
                 self._family |= {parent, *parent.children(recursive=True)}
             except psutil.NoSuchProcess:
                 continue
-        return {p for p in self._family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE}
+        return alive(process for process in self._family if process.is_running())
 
     def kill_all(self) -> None:
         """kill -9, every process of it."""
         for process in self.family():
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+            answer(process.kill)
         self.wait()
 
     def wait(self, timeout: float = TIMEOUT_S) -> int:

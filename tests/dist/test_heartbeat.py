@@ -10,7 +10,7 @@ import pytest
 
 from phalanx.dist.hang import Heard, Sign, judge
 from phalanx.dist.heartbeat import Stage, beat
-from tests.running import DIGITS, PHALANX, forked, lines, ranks, start
+from tests.running import DIGITS, PHALANX, answer, forked, lines, ranks, start
 
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
 RECIPE += ["model.stem=small", "data.image_size=16", "dist.device=cpu"]
@@ -98,7 +98,7 @@ def test_a_rank_that_does_not_answer_is_named_and_killed(folder: Path) -> None:
     running = start([*PHALANX, "train", *RECIPE, *options, "--nproc", "2"], folder)
     run_directory = folder / "runs/stopped"
     running.until(lambda: len(lines(run_directory / "ledger/rank-1.jsonl")) >= 2)
-    (stopped,) = [p for p in running.family() if p.environ().get("RANK") == "0" and p.ppid() != 1 and _is_rank(p)]
+    (stopped,) = [p for p in running.family() if _rank(p) == "0" and answer(p.ppid) != 1 and _is_rank(p)]
     stopped.send_signal(signal.SIGSTOP)
     begun = time.monotonic()
     assert running.wait() == 75, running.errors
@@ -109,10 +109,14 @@ def test_a_rank_that_does_not_answer_is_named_and_killed(folder: Path) -> None:
     assert event["ranks"] == [0] and event["silent"] == [0]
 
 
+def _rank(process: psutil.Process) -> str | None:
+    return (answer(process.environ) or {}).get("RANK")
+
+
 def _is_rank(process: psutil.Process) -> bool:
     """Its loader processes have the same environment and command line."""
-    parent = process.parent()
-    return parent is not None and parent.environ().get("RANK") is None
+    parent = answer(process.parent)
+    return parent is not None and _rank(parent) is None
 
 
 def test_slow_steps_a_pause_of_all_and_a_long_evaluation_are_no_hang(folder: Path) -> None:

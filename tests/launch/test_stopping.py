@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.running import DIGITS, PHALANX, Command, forked, lines, phalanx, ranks, sample_ids, start, tensors
+from tests.running import DIGITS, PHALANX, Command, alive, answer, forked, lines, phalanx, ranks, sample_ids, start, tensors
 
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
 LONG = [*RECIPE, "train.steps=100000", "name=long"]
@@ -43,14 +43,15 @@ def _training(run_directory: Path) -> bool:
 
 def _module(process: psutil.Process) -> str | None:
     """The module that a process of Python runs."""
-    words = process.cmdline()
+    words = answer(process.cmdline) or []
     return words[words.index("-m") + 1] if "-m" in words else None
 
 
 def _ranks(running: Command) -> list[psutil.Process]:
     """The ranks; their loader processes have the same command line."""
     there = [p for p in running.family() if _module(p) == "phalanx.launch.train"]
-    return [p for p in there if p.ppid() not in {other.pid for other in there}]
+    numbers = {p.pid for p in there}
+    return [p for p in there if answer(p.ppid) not in numbers]
 
 
 def _assert_stopped_at_one_step(run_directory: Path) -> None:
@@ -140,10 +141,10 @@ def test_ranks_end_when_what_started_them_is_killed(tmp_path: Path, who: str) ->
     running = start([*PHALANX, "train", *LONG, "--nproc", "2"], tmp_path)
     running.until(lambda: _training(tmp_path / "runs/long"))
     family = running.family()
-    victim = running.process.pid if who == "command" else next(p.pid for p in family if "phalanx.launch.agent" in p.cmdline())
+    victim = running.process.pid if who == "command" else next(p.pid for p in family if _module(p) == "phalanx.launch.agent")
     psutil.Process(victim).kill()
-    _, alive = psutil.wait_procs(family, timeout=15)
-    assert not [p for p in alive if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    _, left = psutil.wait_procs(family, timeout=15)
+    assert not alive(left)
     running.wait()
 
 

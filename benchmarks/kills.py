@@ -153,6 +153,9 @@ def main() -> int:
 
     put_section(given.output, TITLE, markdown(lines))
     found = summary(lines)
+    for line in lines:
+        if not line.get("kill", line.get("end"))["ok"]:
+            print(json.dumps(line), file=sys.stderr)
     print(json.dumps(found))
     return 0 if found["ok"] == found["kills"] and found["runs_equal_to_the_unbroken"] == found["runs"] else 1
 

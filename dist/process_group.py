@@ -31,12 +31,14 @@ class World:
         device: where this rank computes.
         accelerator: Accelerate's, for the wrapping of the model.
         control: a gloo group on CPU for the small messages besides the gradients; None for a world of one.
+        timeout: after which a collective that does not end is an error.
     """
 
     ranks: Ranks
     device: torch.device
     accelerator: "Accelerator"
     control: "torch.distributed.ProcessGroup | None"
+    timeout: timedelta
 
 
 def choose_device(config: "DistConfig", ranks: Ranks) -> torch.device:
@@ -83,7 +85,19 @@ def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) 
             f"{ranks.world} ranks were started, but torch sees {seen} and Accelerate {accelerator.num_processes}. "
             "Start with `phalanx train --nproc N`, or unset ACCELERATE_* variables."
         )
-    return World(ranks, device, accelerator, control)
+    return World(ranks, device, accelerator, control, timedelta(seconds=config.timeout_s))
+
+
+def patient_control(world: World, timeout: timedelta) -> "torch.distributed.ProcessGroup | None":
+    """Another group such as `world.control`, whose ranks wait for each other so long. All ranks call together.
+
+    It is made within the world's timeout: a rank that has died by then can close no connection, and all would wait for it.
+    """
+    if world.control is None:
+        return None
+    group = cast(torch.distributed.ProcessGroup, torch.distributed.new_group(backend="gloo", timeout=world.timeout))
+    group._get_backend(torch.device("cpu"))._set_default_timeout(timeout)
+    return group
 
 
 def _meet(ranks: Ranks, device: torch.device, run_directory: Path, config: "DistConfig") -> "torch.distributed.ProcessGroup":

@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-import torch.distributed
-
 from phalanx.dist.checkpoint import plan, retention
 from phalanx.dist.checkpoint.entries import Entry
 from phalanx.dist.checkpoint.retention import Retention
 from phalanx.dist.checkpoint.save import Progress, SaveFailed, write
 from phalanx.dist.checkpoint.staging import Staging
-from phalanx.dist.process_group import World
+from phalanx.dist.process_group import World, patient_control
 
 # A disk that is slow on one rank must not look like a rank that hangs; one that died closes its connections.
 _TIMEOUT_S = 3600.0
@@ -47,12 +45,7 @@ class Saver:
 
     def __init__(self, world: World, checkpoints: Path, policy: Retention, asynchronous: bool):
         # A group of its own: messages of training and of saving must not meet.
-        group: torch.distributed.ProcessGroup | None = None
-        if world.ranks.world > 1:
-            made = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=_TIMEOUT_S))
-            assert isinstance(made, torch.distributed.ProcessGroup)
-            group = made
-        self._world = replace(world, control=group)
+        self._world = replace(world, control=patient_control(world, timedelta(seconds=_TIMEOUT_S)))
         self._checkpoints, self._policy, self._asynchronous = checkpoints, policy, asynchronous
         self._staging = Staging()
         self._thread: threading.Thread | None = None

@@ -2,8 +2,11 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from phalanx.dist.checkpoint.restore import newest, restore
 from phalanx.dist.checkpoint.retention import Retention, is_better, superseded
 from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.checkpoint.saver import Saver
-from phalanx.dist.process_group import World
+from phalanx.dist.process_group import World, patient_control
 from tests.rank_pool import Pool
 
 MEGABYTE = 1 << 18  # float32 elements
@@ -239,3 +242,23 @@ def refused(world: World, folder: Path) -> str:
     (save,) = saves.wait()
     assert save.path is None
     return save.problem or ""
+
+
+# -- waiting for the other ranks
+
+
+def waits_for_a_slow_rank_but_not_for_a_dead_one(world: World) -> None:
+    hurried = replace(world, timeout=timedelta(seconds=2))
+    group = patient_control(hurried, timedelta(seconds=60))
+    if world.ranks.rank == 1:
+        time.sleep(3)
+    torch.distributed.barrier(group=group)
+    if world.ranks.rank == 0:
+        begun = time.monotonic()
+        with pytest.raises(torch.distributed.DistStoreError, match="timeout"):
+            patient_control(hurried, timedelta(seconds=60))  # rank 1 never comes
+        assert time.monotonic() - begun < 20
+
+
+def test_ranks_that_save_wait_for_a_slow_disk_but_not_for_a_rank_that_died_before(pool: Pool) -> None:
+    pool.run(2, waits_for_a_slow_rank_but_not_for_a_dead_one)

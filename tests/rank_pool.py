@@ -1,4 +1,7 @@
-"""A pool of real processes that become the ranks of one world after another: imports are paid once a session."""
+"""A pool of real processes that become the ranks of one world after another: imports are paid once a session.
+
+They are forked from a process that has paid for them and has one thread, so that new ones are there at once.
+"""
 
 import faulthandler
 import multiprocessing
@@ -9,11 +12,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
+from tests.forking import ONE_THREAD
+
 TIMEOUT_S = 60
-RENEW_AFTER = 50  # worlds: gloo and the stores leave threads behind, and a thousand of them slow everything down
+RENEW_AFTER = 20  # worlds: gloo and the stores leave threads behind, and a thousand of them slow everything down
 
 
 def _free_port() -> int:
@@ -88,7 +94,14 @@ class Pool:
         self._ranks = self._start()
 
     def _start(self) -> list[tuple[Any, Connection]]:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["tests.preloaded"])
+        own = os.environ.copy()
+        os.environ |= ONE_THREAD
+        forkserver.ensure_running()
+        for name in ONE_THREAD:
+            del os.environ[name]
+        os.environ |= own
         ranks = []
         for _ in range(self._size):
             ours, theirs = context.Pipe()

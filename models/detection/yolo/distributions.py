@@ -1,0 +1,76 @@
+"""YOLOv8: no anchors and no word for the object; each side of a box is the mean of a distribution.
+
+It has no paper of its authors: Terven et al., A Comprehensive Review of YOLO, arXiv:2304.00501, section 12. Assignment: Feng et
+al., arXiv:2108.07755; distributions: Li et al., arXiv:2006.04388; CIoU: Zheng et al., arXiv:1911.08287.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from phalanx.models.detection.yolo.boxes import complete_iou, places
+from phalanx.models.detection.yolo.detector import Losses, Objects, Yolo
+from phalanx.models.detection.yolo.heads import BINS, DistributionHead
+from phalanx.models.detection.yolo.task_aligned import aligned
+
+STRIDES = (8, 16, 32)
+_BOXES, _CLASSES, _DISTANCES = 7.5, 0.5, 1.5  # factors of the losses
+_LAST = BINS - 1 - 0.01  # the largest distance that lies between two bins, in strides
+
+
+class YoloV8(Yolo):
+    """YOLOv8."""
+
+    def __init__(self, body: nn.Module, head: DistributionHead, classes: int):
+        super().__init__(body, head, classes)
+        self.head: DistributionHead = head
+
+    def _flat(self, said: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Of all cells logits of distances [B, cells, 4, BINS] and classes, boxes [B, cells, 4], their centres and strides."""
+        centres, strides = places([each.shape[1:3] for each in said], STRIDES, said[0])
+        flat = torch.cat([each.flatten(1, 2) for each in said], dim=1)
+        bins = flat[..., : 4 * BINS].unflatten(-1, (4, BINS))
+        distances = bins.softmax(dim=-1) @ self.head.projection.to(bins.dtype) * strides[:, None]
+        boxes = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], dim=-1)
+        return bins, flat[..., 4 * BINS :], boxes, centres, strides
+
+    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> Losses:
+        bins, logits, boxes, centres, strides = self._flat(said)
+        of_boxes = of_distances = (bins.sum() + logits.sum()) * 0.0
+        wanted, total = torch.zeros_like(logits), logits.new_zeros(())
+        split = zip(there.boxes.split(there.counts), there.labels.split(there.counts), strict=True)
+        for image, (truth, labels) in enumerate(split):
+            if not len(truth):
+                continue
+            cells, numbers, scores = aligned(centres, boxes[image].detach(), logits[image].detach().sigmoid(), truth, labels)
+            wanted[image, cells, labels[numbers]] = scores
+            total = total + scores.sum()
+            own = truth[numbers]
+            of_boxes = of_boxes + ((1 - complete_iou(boxes[image, cells], own)) * scores).sum()
+            sides = torch.cat([centres[cells] - own[:, :2], own[:, 2:] - centres[cells]], dim=1) / strides[cells, None]
+            of_distances = of_distances + (_distribution_loss(bins[image, cells], sides).mean(dim=1) * scores).sum()
+        of_classes = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        # Where nothing is sure yet, the places where no object is are learnt all the same.
+        weight = total.clamp(min=1.0)
+        return {
+            "boxes": (of_boxes * _BOXES, weight),
+            "classes": (of_classes * _CLASSES, weight),
+            "distances": (of_distances * _DISTANCES, weight),
+        }
+
+    def _decoded(self, said: list[Tensor]) -> tuple[Tensor, Tensor]:
+        _, logits, boxes, _, _ = self._flat(said)
+        return boxes, logits.sigmoid()
+
+
+def _distribution_loss(bins: Tensor, distances: Tensor) -> Tensor:
+    """Distribution focal loss: the cross-entropy to the two bins next to a distance (arXiv:2006.04388, equation 6).
+
+    Shape: logits [k, 4, BINS] and distances in strides [k, 4] to [k, 4].
+    """
+    wanted = distances.clamp(0, _LAST)
+    below = wanted.floor()
+    share = wanted - below
+    logarithms = bins.log_softmax(dim=-1)
+    left, right = (logarithms.gather(-1, (below.long() + more).unsqueeze(-1)).squeeze(-1) for more in (0, 1))
+    return -(left * (1 - share) + right * share)

@@ -30,11 +30,13 @@ class OwnOption:
 
     Attributes:
         kind: of its values; numbers are whole and positive.
+        words: those that there are.
     """
 
-    kind: Literal["true or false", "a number", "a list of numbers"]
+    kind: Literal["true or false", "a number", "a list of numbers", "a word"]
     default: Any
     meaning: str
+    words: tuple[str, ...] = ()
 
     def takes(self, value: Any) -> bool:
         """Whether a value is of this kind; the default always is."""
@@ -42,6 +44,8 @@ class OwnOption:
             return True
         if self.kind == "true or false":
             return isinstance(value, bool)
+        if self.kind == "a word":
+            return value in self.words
         numbers = value if self.kind == "a list of numbers" and isinstance(value, list) else [value]
         is_list = isinstance(value, list) == (self.kind == "a list of numbers")
         return is_list and bool(numbers) and all(type(number) is int and number > 0 for number in numbers)
@@ -59,13 +63,16 @@ class Entry:
         channels: of the maps of features.
         params_training: all parameters while training, where auxiliary heads add to `params`.
         patch: sides of images must be multiples of it.
-        kind: `backbone` or `segmentation`.
+        kind: `backbone`, `segmentation` or `detection`.
         classes: outputs where nobody says how many.
         params_source: who says how many parameters there are, `derived` where nobody does.
         backbone: the one it has where nobody names another; None: none.
         backbones: those that it takes; empty: all.
         output_stride: of the backbone where nobody sets it; None: the backbone's own.
         own: what `model.options` takes.
+        background: whether `classes` counts what is no object, as the first.
+        masks: whether it tells the mask of each object (detection).
+        frozen_eps: by version of published weights, what frozen BatchNorm added to variances when they were trained.
     """
 
     family: Family
@@ -82,6 +89,9 @@ class Entry:
     backbones: tuple[str, ...] = ()
     output_stride: int | None = None
     own: Mapping[str, OwnOption] = field(default_factory=dict)
+    background: bool = False
+    masks: bool = False
+    frozen_eps: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -108,4 +118,6 @@ class Entry:
         """What `score` is."""
         if self.kind == "backbone":
             return "top-1 accuracy on ImageNet-1K"
+        if self.kind == "detection":
+            return "box AP on COCO val2017"
         return "mIoU on COCO's images of VOC's classes"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from phalanx.models import timm_networks
 from phalanx.models.backbones.table import BACKBONES
+from phalanx.models.detection.table import DETECTION
 from phalanx.models.entry import Entry
 from phalanx.models.options import OPTIONAL, BadOption, Options, square
 from phalanx.models.segmentation.table import SEGMENTATION
@@ -27,13 +28,16 @@ __all__ = [
     "check_weights",
     "choices",
     "features",
+    "frozen_eps",
+    "has_background",
+    "has_masks",
     "is_pretrained",
     "kind",
     "names",
     "statistics",
 ]
 
-MODELS: dict[str, Entry] = {**BACKBONES, **SEGMENTATION}
+MODELS: dict[str, Entry] = {**BACKBONES, **SEGMENTATION, **DETECTION}
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -50,17 +54,38 @@ class UnknownModel(ValueError):
 
 
 def names(of: str | None = None) -> list[str]:
-    """Names of all networks, or of those of a kind: `backbone`, `segmentation`. timm's are not among them."""
+    """Names of all networks, or of those of a kind: `backbone`, `segmentation`, `detection`. timm's are not among them."""
     return [name for name, entry in MODELS.items() if of in (None, entry.kind)]
 
 
 def kind(name: str) -> str:
-    """What a network is: `backbone`, which classifies images, or `segmentation`.
+    """What a network is: `backbone`, which classifies images, `segmentation` or `detection`.
 
     Args:
         name: of a network that there is.
     """
     return "backbone" if timm_networks.is_one(name) else MODELS[name].kind
+
+
+def has_background(name: str) -> bool:
+    """Whether a network's `num_classes` counts what is no object, as torchvision's detectors do."""
+    return name in MODELS and MODELS[name].background
+
+
+def has_masks(name: str) -> bool:
+    """Whether a network for detection tells the mask of each object."""
+    return name in MODELS and MODELS[name].masks
+
+
+def frozen_eps(name: str, weights: str | None) -> float | None:
+    """What frozen BatchNorm adds to variances where a network starts from published weights; None: what it always does.
+
+    Raises:
+        BadOption: where there are no such weights.
+    """
+    if weights is None or not is_pretrained(weights) or name not in MODELS:
+        return None
+    return MODELS[name].frozen_eps.get(check_weights(name, weights))
 
 
 def backbone_of(name: str, given: str | None) -> str | None:
@@ -165,12 +190,13 @@ def choices(model: Mapping[str, Any], image_size: int | Sequence[int]) -> dict[s
 
 
 def build(name: str, **options: Any) -> "nn.Module":
-    """A network for classification or segmentation with freshly initialised weights, drawn from torch's global generator.
+    """A network with freshly initialised weights, drawn from torch's global generator.
 
     It has the attribute `block_names`: the modules that FSDP2 gathers one at a time. One with auxiliary heads gives, while
     it trains, a dictionary of logits (`out`, `aux1`, ...), and has `auxiliary_weight`.
 
-    Shape: [B, in_channels, H, W] to [B, num_classes], for segmentation to [B, num_classes, H, W].
+    Shape: [B, in_channels, H, W] to [B, num_classes], for segmentation to [B, num_classes, H, W]; for detection see
+        `phalanx.models.detection.rcnn.RegionNetwork`.
 
     Args:
         name: a key of `MODELS`, or `timm/NAME`.

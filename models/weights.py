@@ -84,6 +84,8 @@ def load(
         names, prefix = without_prefixes(opened.shapes, own)
         passed_over = (*fresh, *unused)
         names = {name: given for name, given in under_new_names(names, own).items() if not _matches(name, passed_over)}
+        # A model with frozen BatchNorm counts nothing.
+        names = {name: given for name, given in names.items() if name in own or name.rpartition(".")[2] != _COUNTER}
         zeroed = [name for name in own if name not in names and name.rpartition(".")[2] == _COUNTER]
         _check_names(path, own, set(names), set(zeroed))
         shapes = {name: opened.shapes[given] for name, given in names.items()}

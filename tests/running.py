@@ -23,6 +23,7 @@ from tests.forking import Forge, Forked
 ROOT = Path(__file__).resolve().parent.parent
 DIGITS = str(ROOT / "configs/recipes/digits_resnet18.yaml")
 PHALANX = [sys.executable, "-m", "phalanx.launch.main"]
+FEW_EVALUATED = "data.val_fraction=0.03"  # of the digits, where a test does not look at what they say
 TIMEOUT_S = 250  # two workers share the cores
 SESSION = "PHALANX_TEST_SESSION"  # marks every process that descends from a command of this session
 _NUMPY = {"F64": numpy.float64, "F32": numpy.float32, "I64": numpy.int64}

@@ -21,6 +21,7 @@ from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything
 from phalanx.dist.sampler import Stream
 from phalanx.models import pretrained, registry, weights
+from phalanx.models.detection import frozen
 from phalanx.train import optimizers, schedules, tasks
 from phalanx.train.patterns import meant
 from phalanx.train.tasks import DataFacts, Task
@@ -139,15 +140,19 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 def network(config: RunConfig, facts: DataFacts) -> nn.Module:
     """The network, its weights drawn from the seed alone."""
     seed_everything(key(config.seed, "initialisation"))
+    name, classes = config.model.name, len(facts.classes)
     try:
         model = registry.build(
-            config.model.name,
-            num_classes=config.model.num_classes or len(facts.classes),
+            name,
+            num_classes=config.model.num_classes or (classes + 1 if registry.has_background(name) else classes),
             in_channels=config.model.in_channels or facts.channels,
             **registry.choices(config.model.model_dump(), config.data.image_size),
         )
+        eps = registry.frozen_eps(name, config.model.weights)
     except (registry.UnknownModel, registry.BadOption) as error:
         raise UserError(str(error)) from None
+    if eps is not None:
+        frozen.set_eps(model, eps)
     freeze(model, config.model.freeze)
     return model
 
@@ -168,7 +173,7 @@ def _start_from(config: ModelConfig, model: nn.Module) -> weights.Loaded | None:
         if config.weights is not None:
             return _load(model, config.name, config.weights, fresh=config.fresh)
         if config.backbone_weights is not None and backbone is not None:
-            part: Any = model.get_submodule("backbone")
+            part: Any = model.get_submodule(getattr(model, "backbone_name", "backbone"))
             return _load(
                 part, backbone, config.backbone_weights, unused=[f"{name}.*" for name in getattr(part, "left_out", ())]
             )

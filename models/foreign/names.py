@@ -1,7 +1,7 @@
 """Names of tensors in somebody's file and in our model: the prefixes that wrappers add."""
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 # Of DistributedDataParallel, torch.compile, and of modules that hold the network as `model`.
 PREFIXES = ("module.", "_orig_mod.", "model.")
@@ -26,8 +26,15 @@ def without_prefixes(names: Iterable[str], own: Iterable[str]) -> tuple[dict[str
     return found, taken
 
 
-# torchvision's Vision Transformers were published when their MLPs had other names.
-_OLD_MLP = re.compile(r"\.mlp\.linear_([12])\.")
+# torchvision's networks that were published when their layers had other names: the MLPs of its Vision Transformers, and the
+# convolutions of its detectors, which had no normalisation after them.
+_OLD: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"\.mlp\.linear_([12])\."), lambda found: f".mlp.{3 * (int(found[1]) - 1)}."),
+    (re.compile(r"\.(inner_blocks|layer_blocks)\.(\d+)\.(?=weight|bias)"), lambda found: f".{found[1]}.{found[2]}.0."),
+    (re.compile(r"\.head\.conv\.(?=weight|bias)"), lambda found: ".head.conv.0.0."),
+    (re.compile(r"\.mask_fcn(\d)\."), lambda found: f".{int(found[1]) - 1}.0."),
+    (re.compile(r"_head\.conv\.([0246])\.(?=weight|bias)"), lambda found: f"_head.conv.{int(found[1]) // 2}.0."),
+)
 
 
 def under_new_names(names: Mapping[str, str], own: Container[str]) -> dict[str, str]:
@@ -36,5 +43,13 @@ def under_new_names(names: Mapping[str, str], own: Container[str]) -> dict[str, 
     Args:
         own: the model's names; one that it has is left alone.
     """
-    renamed = {name: _OLD_MLP.sub(lambda found: f".mlp.{3 * (int(found[1]) - 1)}.", name) for name in names}
-    return {renamed[name] if name not in own and renamed[name] in own else name: given for name, given in names.items()}
+    return {name if name in own else _new_name(name, own): given for name, given in names.items()}
+
+
+def _new_name(name: str, own: Container[str]) -> str:
+    """The name that a layer has now; the same where it has had none that the model has."""
+    for pattern, renamed in _OLD:
+        now = pattern.sub(renamed, name)
+        if now in own:
+            return now
+    return name

@@ -10,10 +10,10 @@ import pytest
 
 from phalanx.dist.hang import Heard, Sign, judge
 from phalanx.dist.heartbeat import Stage, beat
-from tests.running import DIGITS, PHALANX, answer, forked, lines, ranks, start
+from tests.running import DIGITS, FEW_EVALUATED, PHALANX, answer, forked, lines, ranks, start
 
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
-RECIPE += ["model.stem=small", "data.image_size=16", "dist.device=cpu"]
+RECIPE += ["model.stem=small", "data.image_size=16", "dist.device=cpu", FEW_EVALUATED]
 
 # The first time that rank 1, or a rank that is alone, comes to its third step, it sleeps for ever.
 OWN_TASK = """

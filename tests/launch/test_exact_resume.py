@@ -11,6 +11,7 @@ import pytest
 
 from tests.running import (
     DIGITS,
+    FEW_EVALUATED,
     PHALANX,
     Command,
     assert_bitwise,
@@ -78,7 +79,7 @@ def _without_time(line: dict[str, float]) -> dict[str, float]:
 
 def test_a_run_stopped_on_4_ranks_goes_on_on_1_2_and_3(tmp_path: Path) -> None:
     # Rounding grows fast where BatchNorm sees few values: here each of its statistics is over at least 16.
-    wide = ["model.stem=small", "data.image_size=16", "train.global_batch=16"]
+    wide = ["model.stem=small", "data.image_size=16", "train.global_batch=16", FEW_EVALUATED]
     recipe = [*RECIPE, *wide, "dist.precision=fp64", "train.steps=5", "checkpoint.every_steps=100", "checkpoint.keep=10"]
     ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     ranks(4, *recipe, "name=stopped", "--stop-at", 2, cwd=tmp_path, expect=75)
@@ -111,6 +112,7 @@ def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path
 # Small, as three launches come together; a group of joint statistics spans two ranks.
 SMALL = [DIGITS, "train.global_batch=24", "train.micro_batch=4", "train.log_every=1", "data.ledger=true", "data.workers=1"]
 SMALL += ["model.stem=small", "data.image_size=16", "data.augment.flip=0.5", "train.clip_norm=1.0", "optim.name=adamw"]
+SMALL += [FEW_EVALUATED]
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "zero2"])

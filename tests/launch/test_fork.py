@@ -22,10 +22,11 @@ from phalanx.dist.checkpoint.fork import fork
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.launch.arguments import forked
 from phalanx.launch.verbs import resume
-from tests.running import DIGITS, ROOT, assert_bitwise, lines, phalanx, run, sample_ids
+from tests.running import DIGITS, FEW_EVALUATED, ROOT, assert_bitwise, lines, phalanx, run, sample_ids
 
 SMALL = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "train.steps=4", "train.log_every=1", "data.workers=0"]
 SMALL += ["model.stem=small", "data.image_size=16", "data.ledger=true", "checkpoint.every_steps=2", "model.dropout=0.2"]
+SMALL += [FEW_EVALUATED]
 
 
 @pytest.fixture(scope="module")

@@ -123,11 +123,13 @@ class Pool:
         try:
             return self._run(world, function, *arguments)
         except (EOFError, OSError):
-            ended = [rank for rank, (process, _) in enumerate(self._ranks) if process.exitcode is not None]
+            self._ranks[0][0].join(1)  # how one ended is known a little later than that it did
+            ended = {rank: process.exitcode for rank, (process, _) in enumerate(self._ranks) if process.exitcode is not None}
             for process, _ in self._ranks:
                 process.kill()
             self._ranks = self._start()
-            raise AssertionError(f"rank {', '.join(map(str, ended))} ended in {function.__name__}") from None
+            told = ", ".join(f"rank {rank} with {code}" for rank, code in ended.items())
+            raise AssertionError(f"ended in {function.__name__}: {told or 'a rank'}") from None
 
     def _run(self, world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         port = _free_port()

@@ -64,10 +64,10 @@ class DataConfig(Section):
     name: str = experiment(
         REQUIRED,
         "the dataset: digits, fashion_mnist, mnist, cifar10, cifar100, image_folder, list, masks, voc, cityscapes, ade20k, "
-        "shapes, or your own as ./file.py:Class",
+        "coco, yolo, shapes, or your own as ./file.py:Class",
     )
     root: str | None = hardware(None, "folder that holds the dataset's files, where it needs any")
-    options: dict[str, Any] = experiment({}, "keyword arguments for a dataset of your own, or for shapes")
+    options: dict[str, Any] = experiment({}, "keyword arguments for a dataset of your own, or for shapes, coco, voc")
     train_split: str = experiment("train", "the split to train on: a folder's or a file's name, for list a CSV file")
     val_split: str = experiment("val", "the split to validate on")
     val_fraction: float | None = experiment(

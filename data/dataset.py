@@ -27,10 +27,13 @@ DATASETS = {
     "voc": "phalanx.data.voc:open_split",
     "cityscapes": "phalanx.data.cityscapes:open_split",
     "ade20k": "phalanx.data.ade20k:open_split",
+    "coco": "phalanx.data.coco:open_split",
+    "yolo": "phalanx.data.yolo:open_split",
     "shapes": "phalanx.data.shapes:Shapes",
 }
 _WITHOUT_FILES = {"digits", "shapes"}
-_READ_IN_ANY_MODE = {"image_folder", "list", "masks", "voc", "cityscapes", "ade20k"}
+_READ_IN_ANY_MODE = {"image_folder", "list", "masks", "voc", "cityscapes", "ade20k", "coco", "yolo"}
+_WITH_OPTIONS = {"shapes", "coco", "voc"}
 
 
 class Dataset(Protocol):
@@ -46,6 +49,7 @@ class Dataset(Protocol):
         labels: int64 `[samples]`, the class of each sample (classification).
         class_counts(): samples a class (multilabel), pixels (segmentation) or boxes (detection).
         path(i): the file of a sample, for messages.
+        notes: sentences about what was left out of it.
     """
 
     classes: tuple[str, ...]
@@ -61,7 +65,8 @@ class Dataset(Protocol):
         - `target`: the class; or float32 `[classes]` of 0 and 1, several labels;
         - `mask`: uint8 or int64 `[H, W]`, the class of each pixel, or `data.ignore_index`;
         - `boxes`: float32 `[n, 4]`, left, top, right, bottom in pixels, with `labels`, int64 `[n]`, and maybe `masks`,
-          bool `[n, H, W]`.
+          bool `[n, H, W]`; `crowd`, bool `[n]`, of those that are not learnt and excuse detections; `area`, float32 `[n]`, as
+          it was annotated.
         """
         ...
 
@@ -78,8 +83,9 @@ def check(config: DataConfig) -> None:
         near = difflib.get_close_matches(config.name, DATASETS, n=1, cutoff=0.4)
         hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(DATASETS)}; your own is ./file.py:Class."
         raise UserError(f"data.name={config.name}: there is no such dataset. {hint}")
-    elif config.options and config.name != "shapes":
-        raise UserError(f"data.options are for shapes and for a dataset of your own; {config.name} takes none. Remove them.")
+    elif config.options and config.name not in _WITH_OPTIONS:
+        takes = ", ".join(sorted(_WITH_OPTIONS))
+        raise UserError(f"data.options are for {takes} and for a dataset of your own; {config.name} takes none. Remove them.")
     if config.root is None:
         if not is_own(config.name) and config.name not in _WITHOUT_FILES:
             raise UserError(f"data.name={config.name} reads files, but data.root is not set. Set data.root=FOLDER.")

@@ -10,6 +10,7 @@ from PIL.ImageFont import FreeTypeFont
 from torch import Tensor
 
 Colour = tuple[int, int, int]
+_Corners = tuple[int, int, int, int]  # left, top, right, bottom
 
 # Okabe and Ito, Color Universal Design, 2008: told apart by colour-blind eyes too; grey first, as class 0 is often background.
 _FIRST = (
@@ -26,6 +27,7 @@ _GOLDEN_ANGLE = 0.381966
 _IGNORED: Colour = (20, 20, 20)
 _OPACITY = 0.5
 _MASK_OPACITY = 0.65
+_NAME_SIZE, _NAME_HEIGHT, _NAME_MARGIN = 12, 15, 3  # of a box, in pixels
 ELLIPSIS = "…"
 
 
@@ -106,23 +108,44 @@ def with_instances(image: Image.Image, masks: Tensor, labels: Sequence[int]) -> 
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Sequence[int], names: Sequence[str]) -> None:
-    """Boxes (left, top, right, bottom in the image's pixels) with a name each, in place.
+    """Boxes (left, top, right, bottom in the image's pixels) with a name each, in place; the first over those that follow.
 
-    Class n has the colour n + 1: there is no background among boxes, for which the grey is.
+    Class n has the colour n + 1: there is no background among boxes, for which the grey is. A name that has no room beside
+    those before it is left out.
     """
-    draw, face = ImageDraw.Draw(image), font(12)
-    height = 15
-    rounded = [[round(side) for side in box] for box in boxes]
-    for (left, top, right, bottom), label in zip(rounded, labels, strict=True):
+    draw, face = ImageDraw.Draw(image), font(_NAME_SIZE)
+    rounded = [(round(left), round(top), round(right), round(bottom)) for left, top, right, bottom in boxes]
+    for (left, top, right, bottom), label in reversed(list(zip(rounded, labels, strict=True))):
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour(label + 1), width=2)
-    for (left, top, _, _), label, name in zip(rounded, labels, names, strict=True):
-        fill = colour(label + 1)
-        text = shortened(name, face, image.width - 6)
-        width = text_width(text, face) + 6
-        x = min(max(0, left), max(0, image.width - width))
-        y = top - height if top >= height else max(0, min(top, image.height - height))
-        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=fill)
-        draw.text((x + 3, y + height // 2), text, fill=on(fill), font=face, anchor="lm")
+    taken: list[_Corners] = []
+    for box, label, name in zip(rounded, labels, names, strict=True):
+        text = shortened(name, face, image.width - 2 * _NAME_MARGIN)
+        place = _room(box, (text_width(text, face) + 2 * _NAME_MARGIN, _NAME_HEIGHT), image.size, taken)
+        if place is None:
+            continue
+        taken.append(place)
+        left, top, right, bottom = place
+        draw.rectangle((left, top, right - 1, bottom - 1), fill=colour(label + 1))
+        draw.text((left + _NAME_MARGIN, top + _NAME_HEIGHT // 2), text, fill=on(colour(label + 1)), font=face, anchor="lm")
+
+
+def _room(box: _Corners, size: tuple[int, int], image: tuple[int, int], taken: Sequence[_Corners]) -> _Corners | None:
+    """Where a name of a size, width and height, has room at a box: above it, in its corners, below it; None if nowhere."""
+    width, height = size
+    left, top, right, bottom = box
+    places = [(left, top - height), (left, top), (left, bottom), (right - width, top - height), (left, bottom - height)]
+    for x, y in places:
+        x = min(max(0, x), max(0, image[0] - width))
+        if y < 0 or y + height > image[1]:
+            continue
+        place = (x, y, x + width, y + height)
+        if not any(_overlap(place, other) for other in taken):
+            return place
+    return None
+
+
+def _overlap(one: _Corners, other: _Corners) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def on(ground: Colour) -> Colour:

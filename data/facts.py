@@ -43,6 +43,12 @@ def class_counts(dataset: Dataset) -> list[int] | None:
     return None
 
 
+def notes(dataset: Dataset) -> tuple[str, ...]:
+    """Sentences about what was left out of the dataset."""
+    found: tuple[str, ...] = getattr(dataset, "notes", ())
+    return found
+
+
 def path(dataset: Dataset, index: int) -> str:
     """The file of a sample, or its number where the dataset has no files."""
     if hasattr(dataset, "path"):
@@ -69,6 +75,10 @@ class View:
     @property
     def labels(self) -> "Tensor | None":
         return labels(self.dataset)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return notes(self.dataset)
 
     def class_counts(self) -> list[int] | None:
         return class_counts(self.dataset)

@@ -24,6 +24,8 @@ Sample = dict[str, Any]
 Statistics = tuple[Sequence[float], Sequence[float]]
 
 _PLACED = ("mask", "boxes", "masks")  # what lies on the image, and moves with it
+_OF_OBJECTS = ("boxes", "labels", "masks")
+_OF_EVALUATION = ("crowd", "area")  # of each object: what only evaluation asks for
 
 
 def pipeline(
@@ -101,7 +103,7 @@ class Pipeline:
     ):
         self.mean, self.std = tuple(mean), tuple(std)
         own_size = split == "val" and evaluate.size == "original"
-        ragged = {"boxes", "labels", "masks"} | ({"mask", "pixels"} if split == "val" else set())
+        ragged = {*_OF_OBJECTS, *_OF_EVALUATION} | ({"mask", "pixels"} if split == "val" else set())
         self.ragged = frozenset(ragged | ({"image"} if own_size else set()))
         self._constants = {torch.device("cpu"): tuple(torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))}
         self._config, self._training, self._ignore_index = config, split == "train", config.ignore_index
@@ -115,11 +117,13 @@ class Pipeline:
         """What a dataset gave, as the network sees it.
 
         Shape: `image` [C, H, W] of any size to [C, *image_size], float32 with about zero mean and unit variance. While training
-        `mask` [H, W], `boxes` [n, 4] and `masks` [n, H, W] go along, boxes of less than a pixel are left out, and their
-        `labels` [n] and masks with them. While validating they stay as they are, and `size` [2] is the image's own height and
-        width: `placement` tells where that lies. `mask` becomes int64; all else is passed on. With `evaluate.size=original`
-        images stay in their own size while validating; with `evaluate.crf` they are there as `pixels` too, uint8 as stored.
+        `mask` [H, W], `boxes` [n, 4] and `masks` [n, H, W] go along; boxes of less than a pixel and those of `crowd` are left
+        out, and their `labels` [n] and masks with them. While validating they stay as they are, and `size` [2] is the image's
+        own height and width: `placement` tells where that lies. `mask` becomes int64; all else is passed on. With
+        `evaluate.size=original` images stay in their own size while validating; with `evaluate.crf` they are there as `pixels`
+        too, uint8 as stored.
         """
+        sample = _learnt(sample) if self._training else sample
         image = sample["image"]
         if image.dtype != torch.uint8:
             image = image.float() / 65535 if image.dtype == torch.uint16 else image.float()
@@ -178,6 +182,15 @@ class Pipeline:
         if device not in self._constants:
             self._constants[device] = tuple(value.to(device) for value in self._constants[torch.device("cpu")])
         return self._constants[device]
+
+
+def _learnt(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sample without the objects that are not learnt, and without what is only for evaluation."""
+    if "crowd" not in sample:
+        return {name: value for name, value in sample.items() if name not in _OF_EVALUATION}
+    kept = ~sample["crowd"]
+    objects = {name: sample[name][kept] for name in _OF_OBJECTS if name in sample}
+    return {name: value for name, value in sample.items() if name not in _OF_EVALUATION} | objects
 
 
 def _in_turn(steps: Sequence[Any], value: Any) -> Any:

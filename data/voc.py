@@ -1,13 +1,17 @@
-"""`voc`: semantic segmentation of PASCAL VOC 2012, 20 classes and the background; borders count for nothing.
+"""`voc`: PASCAL VOC 2012, or what is laid out as it is.
 
 Everingham, Van Gool, Williams, Winn and Zisserman, The PASCAL Visual Object Classes (VOC) Challenge, IJCV 2010.
-`ROOT` is `VOC2012`, or a folder above it: `JPEGImages/`, `SegmentationClass/`, `ImageSets/Segmentation/SPLIT.txt`.
+`ROOT` is `VOC2012`, or a folder above it. Masks, 20 classes and the background, borders count for nothing: `JPEGImages/`,
+`SegmentationClass/`, `ImageSets/Segmentation/SPLIT.txt`. Boxes: `phalanx.data.voc_boxes`. Which of them: `data.options.target`,
+`mask` or `boxes`; if it is not set, masks where there is a list of the split for them.
 """
 
 from pathlib import Path
 
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
+from phalanx.data import voc_boxes
+from phalanx.data.detected import DetectedImages
 from phalanx.data.masked import MaskedImages, Meaning, refuse_missing
 from phalanx.data.names import Names
 
@@ -19,15 +23,18 @@ _BORDER = 255
 _INSIDE = ("VOC2012", "VOCdevkit/VOC2012")
 
 
-def open_split(config: DataConfig, split: str) -> MaskedImages:
+def open_split(config: DataConfig, split: str) -> MaskedImages | DetectedImages:
     """The images that a list of the split names, in its order.
 
     Raises:
-        UserError: where a file is missing.
+        UserError: where a file is missing, or an object cannot be used.
     """
     root = Path(config.root or "")
     root = next((root / inside for inside in _INSIDE if (root / inside).is_dir()), root)
     listed = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+    target = _target(config)
+    if target == "boxes" or (target is None and not listed.is_file() and voc_boxes.lists(root, split).is_file()):
+        return voc_boxes.open_boxes(config, root, split)
     if not listed.is_file():
         raise UserError(f"{listed}: there is no such file. Set data.root to the folder VOC2012, and the split to a list in it.")
     stems = listed.read_text().split()
@@ -41,3 +48,13 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
         "Fetch the file again, or use data.name=masks for classes of your own.",
     )
     return MaskedImages(config, root, Names.of(i for i, _ in pairs), Names.of(m for _, m in pairs), CLASSES, meaning)
+
+
+def _target(config: DataConfig) -> str | None:
+    for name, value in config.options.items():
+        if name != "target":
+            raise UserError(f"data.options.{name}: voc takes target. Remove it.")
+        if value not in ("mask", "boxes"):
+            raise UserError(f"data.options.target={value}: voc has mask and boxes. Set one of them.")
+    target: str | None = config.options.get("target")
+    return target

@@ -35,6 +35,7 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
 
         problems = merged(gather_json(world, together(world, found)))
         said += judge(problems, dataset, settings, split)
+        said += [] if goes_on else facts.notes(dataset)
     return said
 
 

@@ -1,0 +1,105 @@
+"""Image files with boxes, and maybe masks, of the objects in them: what `coco`, `voc` and `yolo` open."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phalanx.configs.data import DataConfig
+from phalanx.configs.errors import UserError
+from phalanx.data.bad_sample import bad
+from phalanx.data.labelled import ImageFiles
+from phalanx.data.names import Names
+from phalanx.data.objects import Objects
+
+
+class DetectedImages(ImageFiles):
+    """Image files, and the objects in each.
+
+    Args:
+        names: of the images, relative to the folder.
+        sizes: int32 [images, 2], height and width as the annotations have them, 0 where they do not tell.
+        notes: sentences about objects that were left out.
+
+    Attributes:
+        has_masks: whether samples have `masks`.
+    """
+
+    kind = "detection"
+
+    def __init__(
+        self,
+        config: DataConfig,
+        folder: Path,
+        names: Names,
+        classes: tuple[str, ...],
+        objects: Objects,
+        sizes: NDArray[numpy.int32] | None = None,
+        notes: tuple[str, ...] = (),
+    ):
+        super().__init__(config, folder, names, classes)
+        if not classes:
+            raise UserError(f"{folder}: there are no classes. Write their names into classes.txt, a line each.")
+        self._objects, self._sizes = objects, sizes
+        self.has_masks = objects.outlines is not None
+        self.notes = notes
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self._image(index)
+        height, width = image.shape[1:]
+        self._check_size(index, height, width)
+        own, objects = self._own(index), self._objects
+        boxes = torch.from_numpy(objects.boxes[own].copy())
+        limits = torch.tensor([width, height] * 2, dtype=torch.float32)
+        boxes = boxes * limits if objects.relative else boxes
+        sample = {
+            "image": image,
+            "boxes": torch.minimum(boxes.clamp(min=0), limits),
+            "labels": torch.from_numpy(objects.labels[own].astype(numpy.int64)),
+            "crowd": torch.from_numpy(objects.crowd[own].copy()),
+        }
+        if objects.areas is not None:
+            sample["area"] = torch.from_numpy(objects.areas[own].copy())
+        if objects.outlines is not None:
+            sample["masks"] = self._masks(own, height, width)
+        return sample
+
+    def _own(self, index: int) -> slice:
+        return slice(int(self._objects.ends[index]), int(self._objects.ends[index + 1]))
+
+    def _masks(self, own: slice, height: int, width: int) -> Tensor:
+        """Bool [n, H, W]."""
+        from phalanx.data.coco_masks import mask
+
+        assert self._objects.outlines is not None
+        masks = numpy.zeros((own.stop - own.start, height, width), bool)
+        for place, number in enumerate(range(own.start, own.stop)):
+            masks[place] = mask(self._objects.outlines[number], height, width)
+        return torch.from_numpy(masks)
+
+    def _check_size(self, index: int, height: int, width: int) -> None:
+        if self._sizes is None:
+            return
+        told_height, told_width = self._sizes[index].tolist()
+        if (told_height, told_width) not in ((height, width), (0, 0)):
+            raise bad(
+                self.path(index),
+                f"the image is {width} x {height} pixels, but its annotations are for {told_width} x {told_height}",
+                "Correct one of them.",
+                "{count} of {total} images have another size than their annotations say",
+            )
+
+    def counts_of(self, index: int) -> NDArray[numpy.int64]:
+        """Boxes of each class in a sample, `[classes]`; those that are not learnt are not counted."""
+        return self._counts(self._own(index))
+
+    def class_counts(self) -> list[int]:
+        """Boxes of each class."""
+        return self._counts(slice(None)).tolist()
+
+    def _counts(self, some: slice) -> NDArray[numpy.int64]:
+        learnt = self._objects.labels[some][~self._objects.crowd[some]]
+        return numpy.bincount(learnt, minlength=len(self.classes))

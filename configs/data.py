@@ -58,6 +58,12 @@ class AugmentConfig(Section):
     erasing: float = experiment(0.0, "probability of random erasing (arXiv:1708.04896); for classification", ge=0, le=1)
     mixup: float = experiment(0.0, "MixUp: parameter of its beta distribution (arXiv:1710.09412); 0: off", ge=0)
     cutmix: float = experiment(0.0, "CutMix: parameter of its beta distribution (arXiv:1905.04899); 0: off", ge=0)
+    copy_paste: float = experiment(
+        0.0, "copy-paste: probability that a sample gets objects of another (arXiv:2012.07177); for detection", ge=0, le=1
+    )
+    sizes: Annotated[list[Whole], Field(min_length=1)] | None = experiment(
+        None, "multi-scale: short sides to choose from at every step, as [320, 352, 384] (arXiv:1612.08242); for detection"
+    )
 
 
 class DataConfig(Section):
@@ -83,9 +89,10 @@ class DataConfig(Section):
         "auto", "channels of the image: as the dataset has them (files: rgb), or converted"
     )
     image_size: ImageSize = experiment(32, "what the network sees, in pixels: the side of a square, or [height, width]")
-    fit: Literal["stretch", "crop", "pad"] = experiment(
+    fit: Literal["stretch", "crop", "pad", "short_side"] = experiment(
         "stretch",
-        "how an image of another aspect becomes image_size: stretched; its middle, of the share crop_share; or whole, padded",
+        "how an image of another aspect becomes image_size: stretched; its middle, of the share crop_share; whole, padded; or, "
+        "for detection, in its own aspect: image_size is [short side, longest side]",
     )
     crop_share: float = experiment(0.875, "fit=crop: side of the middle that is kept, as a share of the short side", gt=0, le=1)
     mean: list[float] | None = experiment(

@@ -49,6 +49,7 @@ class Dataset(Protocol):
         labels: int64 `[samples]`, the class of each sample (classification).
         class_counts(): samples a class (multilabel), pixels (segmentation) or boxes (detection).
         path(i): the file of a sample, for messages.
+        has_masks: whether samples have `masks` (detection).
         notes: sentences about what was left out of it.
     """
 

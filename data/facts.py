@@ -26,6 +26,12 @@ def kind(dataset: Dataset) -> Kind:
     return found
 
 
+def has_masks(dataset: Dataset) -> bool:
+    """Whether each object of a sample has a mask."""
+    found: bool = getattr(dataset, "has_masks", False)
+    return found
+
+
 def labels(dataset: Dataset) -> "Tensor | None":
     """The class of each sample, int64 `[samples]`; None where a sample has not one class, or the dataset does not tell."""
     found: Tensor | None = getattr(dataset, "labels", None)
@@ -65,6 +71,7 @@ class View:
         self.classes, self.channels = tuple(dataset.classes), dataset.channels
         self.mean, self.std = tuple(dataset.mean), tuple(dataset.std)
         self.kind = kind(dataset)
+        self.has_masks = has_masks(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)

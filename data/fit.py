@@ -41,6 +41,9 @@ def whole_size(config: DataConfig, size: Sequence[int]) -> Size:
     (height, width), (old_height, old_width) = seen_size(config), size
     if config.fit == "stretch":
         return height, width
+    if config.fit == "short_side":
+        factor = min(min(height, width) / min(old_height, old_width), max(height, width) / max(old_height, old_width))
+        return max(1, round(old_height * factor)), max(1, round(old_width * factor))
     if config.fit == "pad":
         factor = min(height / old_height, width / old_width)
         return max(1, round(old_height * factor)), max(1, round(old_width * factor))
@@ -54,6 +57,8 @@ def whole_size(config: DataConfig, size: Sequence[int]) -> Size:
 def placement(config: DataConfig, size: Sequence[int]) -> Placement:
     """Where an image of some height and width lies in what the network sees while validating: to bring predictions back."""
     (height, width), (whole_height, whole_width) = seen_size(config), whole_size(config, size)
+    if config.fit == "short_side":
+        return Placement(0, 0, whole_height, whole_width)
     top, left = (height - whole_height) / 2, (width - whole_width) / 2
     if config.fit == "crop":
         return Placement(-round(-top), -round(-left), whole_height, whole_width)
@@ -105,7 +110,7 @@ class Fill:
 
 
 class Fit(v2.Transform):
-    """`data.fit`: the image stretched, its middle, or the whole of it on a ground of the mean colour."""
+    """`data.fit`: the image stretched, its middle, the whole of it on a ground of the mean colour, or in its own aspect."""
 
     def __init__(self, config: DataConfig, fill: Fill):
         super().__init__()
@@ -113,7 +118,7 @@ class Fit(v2.Transform):
 
     def forward(self, *inputs: Any) -> Any:
         (image, *_) = inputs[0].values() if isinstance(inputs[0], dict) else inputs
-        fits = self._config.fit != "crop" and tuple(image.shape[-2:]) == self._seen
+        fits = self._config.fit in ("stretch", "pad") and tuple(image.shape[-2:]) == self._seen
         return inputs[0] if fits else super().forward(*inputs)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -123,7 +128,7 @@ class Fit(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         top, left, height, width = params["placement"]
         resized = resize(inpt, (height, width))
-        if self._config.fit == "stretch":
+        if self._config.fit in ("stretch", "short_side"):
             return resized
         seen_height, seen_width = self._seen
         if self._config.fit == "crop":

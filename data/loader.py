@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from phalanx.configs.errors import UserError
 from phalanx.data.dataset import Dataset
-from phalanx.data.mixing import Mixing
 from phalanx.data.packing import pack, unpack
 from phalanx.data.workers import in_processes, started
 from phalanx.dist.randomness import key, seed_loading, undisturbed
@@ -19,6 +18,8 @@ from phalanx.dist.sampler import Draw, MicroBatches, Share, Stream
 
 MicroBatch = dict[str, Any]
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
+# From the number of steps finished before, and a micro-batch of that step: see `phalanx.data.batchwise`.
+Batchwise = Callable[[int, MicroBatch], MicroBatch]
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,8 @@ class _Asked(NamedTuple):
 class _Maker(torch.utils.data.Dataset[Any]):
     """Makes micro-batches: all of it in a loader process; or loading there, and the transform on the rank's device."""
 
-    def __init__(self, samples: Samples, mixing: Mixing | None, device: torch.device | None):
-        self._samples, self._mixing, self._device = samples, mixing, device
+    def __init__(self, samples: Samples, batchwise: Batchwise | None, device: torch.device | None):
+        self._samples, self._batchwise, self._device = samples, batchwise, device
 
     def __getitem__(self, asked: _Asked) -> Any:
         """In a loader process: what `arrived` takes. Bad input travels as a value: torch would wrap it into a traceback."""
@@ -132,7 +133,7 @@ class _Maker(torch.utils.data.Dataset[Any]):
 
     def _together(self, step: int, samples: list[dict[str, Any]]) -> MicroBatch:
         batch = collate(samples, self._samples.ragged)
-        return batch if self._mixing is None else self._mixing(step, batch)
+        return batch if self._batchwise is None else self._batchwise(step, batch)
 
 
 def _names(samples: list[dict[str, Any]]) -> list[str]:
@@ -222,7 +223,7 @@ class Loader:
     """The training stream of one rank.
 
     Args:
-        mixing: of each micro-batch, if any.
+        batchwise: what is done to each micro-batch, if anything.
         device: where samples are transformed; in the loader processes if None.
     """
 
@@ -233,10 +234,10 @@ class Loader:
         mine: Share,
         workers: int,
         pin: bool,
-        mixing: Mixing | None = None,
+        batchwise: Batchwise | None = None,
         device: torch.device | None = None,
     ):
-        self._maker = _Maker(samples, mixing, device)
+        self._maker = _Maker(samples, batchwise, device)
         self._stream, self._mine, self._workers, self._pin = stream, mine, workers, pin
 
     def from_step(self, step: int, last_step: int) -> Iterator[Batch]:

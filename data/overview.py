@@ -10,10 +10,10 @@ from PIL.Image import Image
 
 from phalanx.configs.schema import RunConfig
 from phalanx.data import facts
+from phalanx.data.batchwise import batchwise
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.fit import seen_size
 from phalanx.data.loader import EvaluationLoader, Loader, Samples, loading
-from phalanx.data.mixing import mixing
 from phalanx.data.pipeline import Pipeline, Statistics, pipeline
 from phalanx.data.sheet import sheet, tiles
 from phalanx.dist.sampler import Draw, Share, Stream
@@ -169,7 +169,7 @@ def _picture(config: RunConfig, samples: Samples, seen: Pipeline, split: Split, 
     if split == "train":
         stream = Stream(len(dataset), config.seed, config.train.global_batch, size)
         loader = Loader(
-            samples, stream, Share(0, config.micro_batches, config.micro_batches), 0, False, mixing(config, dataset)
+            samples, stream, Share(0, config.micro_batches, config.micro_batches), 0, False, batchwise(config, dataset)
         )
         for batch in loader.from_step(0, -(-count // config.train.global_batch)):
             batches += batch.micro_batches

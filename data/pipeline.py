@@ -71,6 +71,8 @@ def _check(config: DataConfig, kind: str, channels: int) -> None:
                 )
         if config.fit == "crop":
             raise UserError("data.fit=crop would cut off what masks, boxes are about. Set data.fit=stretch or pad.", True)
+    if config.fit == "short_side":
+        _check_short_side(config, kind)
     if channels not in (1, 3):
         for key in ("contrast", "saturation", "hue", "randaugment", "trivialaugment"):
             if getattr(augment, key):
@@ -79,6 +81,18 @@ def _check(config: DataConfig, kind: str, channels: int) -> None:
                     "Switch it off, or set data.mode=rgb.",
                     shared=True,
                 )
+
+
+def _check_short_side(config: DataConfig, kind: str) -> None:
+    if kind != "detection":
+        raise UserError(
+            f"data.fit=short_side gives images of several sizes, which {kind} does not take. Set data.fit=pad.", True
+        )
+    for key in ("area", "scale", "shift"):
+        if getattr(config.augment, key):
+            raise UserError(
+                f"data.augment.{key} cuts images to one size, which data.fit=short_side has not. Switch one off.", True
+            )
 
 
 class Pipeline:
@@ -104,7 +118,8 @@ class Pipeline:
         self.mean, self.std = tuple(mean), tuple(std)
         own_size = split == "val" and evaluate.size == "original"
         ragged = {*_OF_OBJECTS, *_OF_EVALUATION} | ({"mask", "pixels"} if split == "val" else set())
-        self.ragged = frozenset(ragged | ({"image"} if own_size else set()))
+        own_aspect = config.fit == "short_side"
+        self.ragged = frozenset(ragged | ({"image"} if own_size or own_aspect else set()))
         self._constants = {torch.device("cpu"): tuple(torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))}
         self._config, self._training, self._ignore_index = config, split == "train", config.ignore_index
         self._evaluate, self._keeps_pixels = evaluate, split == "val" and evaluate.crf

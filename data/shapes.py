@@ -80,6 +80,7 @@ class Shapes:
         self._seed, self._split = int(options["seed"]), split
         self._target: Literal["class", "mask", "boxes"] = options["target"]
         self.kind = _KINDS[self._target]
+        self.has_masks = self._target == "boxes"
         self.classes = ("background", *SHAPES) if self._target == "mask" else SHAPES
         rows, columns = numpy.mgrid[0 : self._side, 0 : self._side].astype(numpy.float32) + numpy.float32(0.5)
         self._rows, self._columns = rows, columns

@@ -13,7 +13,7 @@ from phalanx.configs.schema import ModelConfig, RunConfig
 from phalanx.data import facts as data_facts
 from phalanx.data.dataset import Dataset, open_split
 from phalanx.data.loader import EvaluationLoader, Loader, Samples
-from phalanx.data.mixing import mixing
+from phalanx.data.batchwise import batchwise
 from phalanx.data.pipeline import Statistics, pipeline
 from phalanx.dist.checkpoint import foreign
 from phalanx.dist.engine import Engine
@@ -115,8 +115,8 @@ def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
     seen = pipeline(config.data, made.validation, "val", wanted, config.evaluate)
     validation = Samples(made.validation, seen, config.seed)
     device = world.device if config.data.transform_on == "device" else None
-    pin, mixed = world.device.type == "cuda", mixing(config, made.training)
-    loader = Loader(training, stream, engine.mine, workers, pin, mixed, device)
+    pin, changed = world.device.type == "cuda", batchwise(config, made.training)
+    loader = Loader(training, stream, engine.mine, workers, pin, changed, device)
     evaluation = EvaluationLoader(
         validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers, device
     )

@@ -7,8 +7,8 @@ import torch
 
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
+from phalanx.data.batchwise import batchwise
 from phalanx.data.loader import Loader, Samples
-from phalanx.data.mixing import mixing
 from phalanx.data.pipeline import pipeline
 from phalanx.dist.sampler import Stream, share
 from tests.running import DIGITS
@@ -22,9 +22,10 @@ class Noise:
     classes = ("sky", "road", "tree")
     mean, std = (0.5, 0.4, 0.3), (0.25, 0.26, 0.27)
 
-    def __init__(self, kind: str = "classification", channels: int = 3, samples: int = 21):
+    def __init__(self, kind: str = "classification", channels: int = 3, samples: int = 21, with_masks: bool = True):
         self.kind, self.channels, self._samples = kind, channels, samples
         self.mean, self.std = Noise.mean[:channels], Noise.std[:channels]
+        self.has_masks = with_masks
 
     def __len__(self) -> int:
         return self._samples
@@ -42,7 +43,9 @@ class Noise:
             masks = torch.zeros(count, height, width, dtype=torch.bool)
             for mask, (left, top, right, bottom) in zip(masks, boxes.round().int().tolist(), strict=True):
                 mask[top:bottom, left:right] = True
-            return {"image": image, "boxes": boxes, "labels": torch.arange(count), "masks": masks}
+            return {"image": image, "boxes": boxes, "labels": torch.arange(count)} | (
+                {"masks": masks} if self.has_masks else {}
+            )
         return {"image": image, "target": index % 3}
 
 
@@ -59,7 +62,7 @@ def loader(
     samples = Samples(dataset, pipeline(config.data, dataset, "train"), config.seed)
     stream = Stream(len(dataset), config.seed, GLOBAL_BATCH, MICRO_BATCH)
     mine = share(config.micro_batches, rank, world)
-    return Loader(samples, stream, mine, workers, False, mixing(config, dataset), device)
+    return Loader(samples, stream, mine, workers, False, batchwise(config, dataset), device)
 
 
 def steps(loaders: Sequence[Loader], first: int, last: int) -> list[list[dict[str, Any]]]:

@@ -35,7 +35,11 @@ CASES = {
     "mixup and cutmix": ("classification", ["data.augment.mixup=0.2", "data.augment.cutmix=1.0"]),
     "masks": ("segmentation", ["data.augment.scale=[0.5,2.0]", "data.augment.flip=0.5", "data.augment.hue=0.2"]),
     "boxes": ("detection", ["data.augment.area=[0.3,1.0]", "data.augment.vertical_flip=0.5", "data.augment.shift=4"]),
+    "copy-paste": ("detection", ["data.augment.copy_paste=0.7"]),
+    "multi-scale": ("detection", ["data.augment.sizes=[8,24,40]"]),
+    "short side": ("detection", ["data.fit=short_side", "data.augment.flip=0.5", "data.augment.sizes=[12,20]"]),
 }
+OF_BATCHES = ("mixup", "cutmix", "mixup and cutmix", "copy-paste", "multi-scale")  # a sample alone is as it was
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores, say
@@ -57,8 +61,9 @@ def test_an_augmentation_changes_something_and_differs_between_epochs(case: str)
     kind, overrides = CASES[case]
     dataset, plain, config = Noise(kind), recipe(), recipe(*overrides)
     (first, *_), (before, *_) = steps([loader(config, dataset)], 0, 6), steps([loader(plain, dataset)], 0, 6)
-    assert any(not torch.equal(a["image"], b["image"]) for a, b in zip(first, before, strict=True))
-    if "mix" in case:
+    pairs = [pair for a, b in zip(first, before, strict=True) for pair in zip(a["image"], b["image"], strict=True)]
+    assert any(not torch.equal(image, plain) for image, plain in pairs)
+    if case in OF_BATCHES:
         return
     samples = Samples(dataset, pipeline(config.data, dataset, "train"), config.seed)
     images = [samples[Draw(epoch, 7)]["image"] for epoch in range(12)]
@@ -203,6 +208,9 @@ def test_statistics_come_from_the_recipe_else_the_weights_else_the_dataset() -> 
         ("detection", 3, "data.augment.erasing=0.1", "data.augment.erasing is for classification"),
         ("segmentation", 3, "data.fit=crop", "data.fit=crop would cut off"),
         ("segmentation", 3, "data.augment.cutmix=1", "data.augment.cutmix mixes classes"),
+        ("segmentation", 3, "data.fit=short_side", "images of several sizes, which segmentation does not take"),
+        ("detection", 3, "data.augment.copy_paste=0.5", "cuts objects out by their masks, which this data does not have"),
+        ("segmentation", 3, "data.augment.sizes=[16]", "data.augment.sizes is for detection"),
         ("classification", 2, "data.augment.hue=0.1", "of 1 or 3 channels, and these have 2"),
         ("classification", 1, "data.mean=[0.1,0.2,0.3]", "3 numbers .* have 1 channels"),
     ],
@@ -210,7 +218,7 @@ def test_statistics_come_from_the_recipe_else_the_weights_else_the_dataset() -> 
 def test_what_does_not_go_together_is_refused(kind: str, channels: int, override: str, named: str) -> None:
     more = ["data.std=[1,1,1]"] if "mean" in override else []
     with pytest.raises(UserError, match=named):
-        loader(recipe(override, *more), Noise(kind, channels))
+        loader(recipe(override, *more), Noise(kind, channels, with_masks=False))
 
 
 def test_mixing_needs_two_samples() -> None:

@@ -61,6 +61,12 @@ class AugmentConfig(Section):
     copy_paste: float = experiment(
         0.0, "copy-paste: probability that a sample gets objects of another (arXiv:2012.07177); for detection", ge=0, le=1
     )
+    mosaic: float = experiment(
+        0.0, "mosaic: probability that a sample becomes one of four (arXiv:2004.10934); for detection", ge=0, le=1
+    )
+    mosaic_scale: Range = experiment((0.5, 1.5), "mosaic: factors to choose from; at 1 an image fits the whole")
+    mosaic_mixup: float = experiment(0.0, "mosaic: probability that it is blended with another", ge=0, le=1)
+    mosaic_epochs: Whole | None = experiment(None, "mosaic: only in the first so many epochs", ge=0)
     sizes: Annotated[list[Whole], Field(min_length=1)] | None = experiment(
         None, "multi-scale: short sides to choose from at every step, as [320, 352, 384] (arXiv:1612.08242); for detection"
     )

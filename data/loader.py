@@ -42,6 +42,14 @@ class Batch:
         """The sample ids of this rank's part, in order."""
         return [i for micro_batch in self.micro_batches for i in micro_batch["id"].tolist()]
 
+    @property
+    def others(self) -> list[list[int]] | None:
+        """The ids of the other samples that are in each of them, as mosaics have; None where there are none."""
+        if "others" not in self.micro_batches[0]:
+            return None
+        rows = [row for micro_batch in self.micro_batches for row in micro_batch["others"].tolist()]
+        return [[number for number in row if number >= 0] for row in rows]
+
 
 class Samples:
     """A dataset by draws: each sample is loaded and transformed with random numbers of its own (seed, epoch, id).
@@ -49,10 +57,11 @@ class Samples:
     Args:
         transform: of a sample, drawing from torch's global generator; its attribute `ragged`, if it has one, names the entries
             that differ in size from sample to sample.
+        load: gives the sample of a draw where that is not just the dataset's, see `phalanx.data.mosaic`.
     """
 
-    def __init__(self, dataset: Dataset, transform: Transform, seed: int):
-        self.dataset, self.transform, self.seed = dataset, transform, seed
+    def __init__(self, dataset: Dataset, transform: Transform, seed: int, load: Callable[[Draw], dict[str, Any]] | None = None):
+        self.dataset, self.transform, self.seed, self._load = dataset, transform, seed, load
         self.ragged: frozenset[str] = getattr(transform, "ragged", frozenset())
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
@@ -62,7 +71,8 @@ class Samples:
     def stored(self, draw: Draw) -> dict[str, Any]:
         """A sample as the dataset gives it, with `id` and `epoch`."""
         seed_loading(key(self.seed, "load", draw.epoch, draw.sample))
-        return {**self.dataset[draw.sample], "id": draw.sample, "epoch": draw.epoch}
+        loaded = self.dataset[draw.sample] if self._load is None else self._load(draw)
+        return {**loaded, "id": draw.sample, "epoch": draw.epoch}
 
     def transformed(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A stored sample as the network sees it. Seeded anew, as another process may have loaded it."""

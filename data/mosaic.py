@@ -4,6 +4,7 @@ YOLOv5 and its followers make a canvas of twice the size, scale and move it at r
 shear, which they leave off, that is the same as to scale the images and to paste them around a random point at once.
 """
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,14 +12,88 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from phalanx.data.fit import Fill, resize
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.data import facts
+from phalanx.data.dataset import Dataset
+from phalanx.data.fit import Fill, resize, seen_size
+from phalanx.data.pipeline import Pipeline, learnt
+from phalanx.dist.randomness import key, seed_loading
+from phalanx.dist.sampler import Draw
 
 PARTS = 4
+OTHERS = "others"  # entry of a sample: int64 [7], ids of the other samples that are in it, -1 for none
+_MOST_OTHERS = 2 * PARTS - 1
+_BLEND = 32.0  # both parameters of the beta distribution of a blend's shares: nearly halves
 _CENTRE = (0.25, 0.75)  # where the point may lie, as shares of height and width
 _VISIBLE = 0.1  # a box that keeps less of its area is left out
 _SMALLEST = 2.0  # a box with a shorter side, in pixels, too
 
 Sample = dict[str, Any]
+
+
+def mosaics(config: RunConfig, dataset: Dataset, seen: Pipeline) -> "Mosaics | None":
+    """How a recipe wants samples to be loaded for training; None: as they are.
+
+    Raises:
+        UserError: where mosaics do not go with the data, or with another augmentation.
+    """
+    augment = config.data.augment
+    if not augment.mosaic:
+        return None
+    if facts.kind(dataset) != "detection":
+        problem = f"data.augment.mosaic is for detection, and this data is for {facts.kind(dataset)}"
+        raise UserError(f"{problem}. Set it to 0.", shared=True)
+    if config.data.fit == "short_side":
+        raise UserError("data.augment.mosaic makes images of one size. Set data.fit=pad, or mosaic=0.", shared=True)
+    for name in ("area", "scale", "shift"):
+        if getattr(augment, name):
+            problem = f"data.augment.{name} and mosaic both move the image; mosaic_scale is how a mosaic is scaled"
+            raise UserError(f"{problem}. Remove data.augment.{name}.", shared=True)
+    return Mosaics(config, dataset, Fill(seen.mean, config.data.ignore_index))
+
+
+class Mosaics:
+    """Loads samples for training: some as mosaics, and some of these blended with another mosaic (arXiv:1710.09412).
+
+    Which samples are taken, and where they are put, is a function of (seed, epoch, sample id). Each has an entry `others`.
+    """
+
+    def __init__(self, config: RunConfig, dataset: Dataset, fill: Fill):
+        self._dataset, self._seed, self._augment = dataset, config.seed, config.data.augment
+        self._size, self._fill = seen_size(config.data), fill
+
+    def __call__(self, draw: Draw) -> Sample:
+        draws = random.Random(key(self._seed, "mosaic", draw.epoch, draw.sample))
+        ended = self._augment.mosaic_epochs is not None and draw.epoch >= self._augment.mosaic_epochs
+        others: list[int] = []
+        if ended or draws.random() >= self._augment.mosaic:
+            made = dict(self._loaded(draw.epoch, draw.sample))
+        else:
+            others = [draws.randrange(len(self._dataset)) for _ in range(PARTS - 1)]
+            made = self._composed(draw, [draw.sample, *others], "first")
+            if draws.random() < self._augment.mosaic_mixup:
+                more = [draws.randrange(len(self._dataset)) for _ in range(PARTS)]
+                others += more
+                made = _blended(made, self._composed(draw, more, "second"), draws.betavariate(_BLEND, _BLEND))
+        return made | {OTHERS: torch.tensor(others + [-1] * (_MOST_OTHERS - len(others)))}
+
+    def _loaded(self, epoch: int, sample: int) -> Mapping[str, Any]:
+        seed_loading(key(self._seed, "load", epoch, sample))
+        return learnt(self._dataset[sample])
+
+    def _composed(self, draw: Draw, samples: Sequence[int], which: str) -> Sample:
+        parts = [self._loaded(draw.epoch, sample) for sample in samples]
+        torch.default_generator.manual_seed(key(self._seed, "mosaic", which, draw.epoch, draw.sample))
+        return mosaic(parts, self._size, self._augment.mosaic_scale, self._fill)
+
+
+def _blended(one: Sample, other: Sample, share: float) -> Sample:
+    """Two pictures as one, with the objects of both."""
+    image = one["image"].float() * share + other["image"].float() * (1 - share)
+    whole = not one["image"].is_floating_point()
+    joined = {name: torch.cat([one[name], other[name]]) for name in one if name != "image"}
+    return joined | {"image": image.round().to(one["image"].dtype) if whole else image}
 
 
 def mosaic(parts: Sequence[Mapping[str, Any]], size: tuple[int, int], scale: tuple[float, float], fill: Fill) -> Sample:

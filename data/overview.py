@@ -14,6 +14,7 @@ from phalanx.data.batchwise import batchwise
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.fit import seen_size
 from phalanx.data.loader import EvaluationLoader, Loader, Samples, loading
+from phalanx.data.mosaic import mosaics
 from phalanx.data.pipeline import Pipeline, Statistics, pipeline
 from phalanx.data.sheet import sheet, tiles
 from phalanx.dist.sampler import Draw, Share, Stream
@@ -118,7 +119,7 @@ def overview(config: RunConfig, dataset: Dataset, split: Split, count: int, stat
         UserError: where a sample cannot be read, or the augmentation does not go with the data.
     """
     seen = pipeline(config.data, dataset, split, statistics)
-    samples = Samples(dataset, seen, config.seed)
+    samples = Samples(dataset, seen, config.seed, mosaics(config, dataset, seen) if split == "train" else None)
     sizes, load_ms, transform_ms = _timed(samples, len(dataset))
     kind, counts = facts.kind(dataset), facts.class_counts(dataset)
     return Overview(

@@ -138,7 +138,7 @@ class Pipeline:
         `evaluate.size=original` images stay in their own size while validating; with `evaluate.crf` they are there as `pixels`
         too, uint8 as stored.
         """
-        sample = _learnt(sample) if self._training else sample
+        sample = learnt(sample) if self._training else sample
         image = sample["image"]
         if image.dtype != torch.uint8:
             image = image.float() / 65535 if image.dtype == torch.uint16 else image.float()
@@ -199,7 +199,7 @@ class Pipeline:
         return self._constants[device]
 
 
-def _learnt(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+def learnt(sample: Mapping[str, Any]) -> Mapping[str, Any]:
     """A sample without the objects that are not learnt, and without what is only for evaluation."""
     if "crowd" not in sample:
         return {name: value for name, value in sample.items() if name not in _OF_EVALUATION}

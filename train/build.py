@@ -11,9 +11,10 @@ from torch import nn
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import ModelConfig, RunConfig
 from phalanx.data import facts as data_facts
+from phalanx.data.batchwise import batchwise
 from phalanx.data.dataset import Dataset, open_split
 from phalanx.data.loader import EvaluationLoader, Loader, Samples
-from phalanx.data.batchwise import batchwise
+from phalanx.data.mosaic import mosaics
 from phalanx.data.pipeline import Statistics, pipeline
 from phalanx.dist.checkpoint import foreign
 from phalanx.dist.engine import Engine
@@ -111,7 +112,8 @@ def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
     count, workers = len(made.training), config.data.workers
     stream = Stream(count, config.seed, config.train.global_batch, config.train.micro_batch)
     wanted = statistics(config, made.training.channels)
-    training = Samples(made.training, pipeline(config.data, made.training, "train", wanted), config.seed)
+    augmented = pipeline(config.data, made.training, "train", wanted)
+    training = Samples(made.training, augmented, config.seed, mosaics(config, made.training, augmented))
     seen = pipeline(config.data, made.validation, "val", wanted, config.evaluate)
     validation = Samples(made.validation, seen, config.seed)
     device = world.device if config.data.transform_on == "device" else None

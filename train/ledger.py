@@ -10,7 +10,8 @@ from phalanx.dist.files import JsonLines, cut_back
 class Ledger:
     """`ledger/rank-N.jsonl`: `{"step", "epoch", "ids"}` a step; nothing if it is not asked for.
 
-    `step` is the number of the step, from 1; `epoch` that of this rank's first sample in it, from 0.
+    `step` is the number of the step, from 1; `epoch` that of this rank's first sample in it, from 0. Mosaics have `others` too:
+    of each id, those of the samples that are in it besides.
     """
 
     def __init__(self, folder: Path, ranks: Ranks, wanted: bool):
@@ -19,7 +20,9 @@ class Ledger:
     def write(self, step: int, batch: Batch) -> None:
         if self._lines is not None:
             epoch = int(batch.micro_batches[0]["epoch"][0])
-            self._lines.append({"step": step, "epoch": epoch, "ids": batch.ids})
+            others = batch.others
+            more = {} if others is None else {"others": others}
+            self._lines.append({"step": step, "epoch": epoch, "ids": batch.ids} | more)
 
     def sync(self) -> None:
         if self._lines is not None:

@@ -9,6 +9,7 @@ from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.data.batchwise import batchwise
 from phalanx.data.loader import Loader, Samples
+from phalanx.data.mosaic import mosaics
 from phalanx.data.pipeline import pipeline
 from phalanx.dist.sampler import Stream, share
 from tests.running import DIGITS
@@ -59,7 +60,8 @@ def loader(
     config: RunConfig, dataset: Any, rank: int = 0, world: int = 1, workers: int = 0, device: torch.device | None = None
 ) -> Loader:
     """The training stream of a rank."""
-    samples = Samples(dataset, pipeline(config.data, dataset, "train"), config.seed)
+    seen = pipeline(config.data, dataset, "train")
+    samples = Samples(dataset, seen, config.seed, mosaics(config, dataset, seen))
     stream = Stream(len(dataset), config.seed, GLOBAL_BATCH, MICRO_BATCH)
     mine = share(config.micro_batches, rank, world)
     return Loader(samples, stream, mine, workers, False, batchwise(config, dataset), device)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from phalanx.data.fit import Fill
 from phalanx.data.mosaic import mosaic
+from tests.data.examples import Noise, loader, recipe
 
 SIZE = (48, 64)
 FILL = Fill((0.5, 0.25, 0.75), 255)
@@ -68,3 +69,18 @@ def test_images_without_boxes_have_their_place_too() -> None:
     empty = {"image": PARTS[0]["image"], "boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     made = mosaic([empty] * 4, SIZE, (1.0, 1.0), FILL)
     assert made["boxes"].shape == (0, 4) and made["labels"].shape == (0,) and "masks" not in made
+
+
+def test_the_ledger_s_line_tells_which_samples_are_in_a_mosaic_and_they_end_with_their_epochs() -> None:
+    config = recipe("data.augment.mosaic=0.8", "data.augment.mosaic_mixup=0.5", "data.augment.mosaic_epochs=1")
+    dataset = Noise("detection")
+    lengths = set()
+    for batch in loader(config, dataset).from_step(0, 4):
+        assert batch.others is not None and len(batch.others) == len(batch.ids) == 16
+        epochs = [epoch for micro_batch in batch.micro_batches for epoch in micro_batch["epoch"].tolist()]
+        for epoch, others in zip(epochs, batch.others, strict=True):
+            assert len(others) in ((0, 3, 7) if epoch == 0 else (0,)) and all(0 <= number < 21 for number in others)
+            lengths.add(len(others))
+    assert lengths == {0, 3, 7}
+    (plain,) = loader(recipe(), dataset).from_step(0, 1)
+    assert plain.others is None

@@ -11,6 +11,7 @@ from phalanx.configs.load import load
 from phalanx.data.dataset import open_split
 from phalanx.data.fit import placement
 from phalanx.data.loader import EvaluationLoader, Samples
+from phalanx.data.mosaic import mosaics
 from phalanx.data.pipeline import pipeline
 from phalanx.dist.sampler import Draw, Share
 from tests.data.examples import Noise, assert_same, loader, recipe, steps
@@ -37,6 +38,7 @@ CASES = {
     "boxes": ("detection", ["data.augment.area=[0.3,1.0]", "data.augment.vertical_flip=0.5", "data.augment.shift=4"]),
     "copy-paste": ("detection", ["data.augment.copy_paste=0.7"]),
     "multi-scale": ("detection", ["data.augment.sizes=[8,24,40]"]),
+    "mosaic": ("detection", ["data.augment.mosaic=0.7", "data.augment.mosaic_mixup=0.5", "data.augment.flip=0.5"]),
     "short side": ("detection", ["data.fit=short_side", "data.augment.flip=0.5", "data.augment.sizes=[12,20]"]),
 }
 OF_BATCHES = ("mixup", "cutmix", "mixup and cutmix", "copy-paste", "multi-scale")  # a sample alone is as it was
@@ -65,7 +67,8 @@ def test_an_augmentation_changes_something_and_differs_between_epochs(case: str)
     assert any(not torch.equal(image, plain) for image, plain in pairs)
     if case in OF_BATCHES:
         return
-    samples = Samples(dataset, pipeline(config.data, dataset, "train"), config.seed)
+    seen = pipeline(config.data, dataset, "train")
+    samples = Samples(dataset, seen, config.seed, mosaics(config, dataset, seen))
     images = [samples[Draw(epoch, 7)]["image"] for epoch in range(12)]
     assert len({image.numpy().tobytes() for image in images}) > 1
 
@@ -210,6 +213,7 @@ def test_statistics_come_from_the_recipe_else_the_weights_else_the_dataset() -> 
         ("segmentation", 3, "data.augment.cutmix=1", "data.augment.cutmix mixes classes"),
         ("segmentation", 3, "data.fit=short_side", "images of several sizes, which segmentation does not take"),
         ("detection", 3, "data.augment.copy_paste=0.5", "cuts objects out by their masks, which this data does not have"),
+        ("segmentation", 3, "data.augment.mosaic=1", "data.augment.mosaic is for detection"),
         ("segmentation", 3, "data.augment.sizes=[16]", "data.augment.sizes is for detection"),
         ("classification", 2, "data.augment.hue=0.1", "of 1 or 3 channels, and these have 2"),
         ("classification", 1, "data.mean=[0.1,0.2,0.3]", "3 numbers .* have 1 channels"),

@@ -10,7 +10,8 @@ import xxhash
 from safetensors.torch import load_file, save_file
 
 from phalanx.configs.schema import digest
-from phalanx.data.dataset import open_split
+from phalanx.data.dataset import Dataset, open_split
+from phalanx.data.facts import View
 from phalanx.data.loader import Loader, Samples
 from phalanx.data.pipeline import pipeline
 from phalanx.dist.checkpoint.save import Progress, save
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
 
 SAVED_AT, ENDS_AT = 3, 4
+
+
+class SomeEmpty(View):
+    """Objects, but none in the first image of the first step, nor in any of the second half of the second step."""
+
+    def __init__(self, dataset: Dataset, stream: Stream):
+        super().__init__(dataset)
+        batch = stream.global_batch
+        draws = stream.draws(0, 1) + stream.draws(batch + batch // 2, 2 * batch)
+        self._empty = {draw.sample for draw in draws}
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.dataset[index]
+        if index not in self._empty:
+            return sample
+        return {name: value if name == "image" else value[:0] for name, value in sample.items()}
 
 
 class _Training:
@@ -42,6 +59,8 @@ class _Training:
             world,
         )
         stream = Stream(len(training), config.seed, config.train.global_batch, config.train.micro_batch)
+        if facts.kind == "detection":
+            training = SomeEmpty(training, stream)
         samples = Samples(training, pipeline(config.data, training, "train"), config.seed)
         self.loader = Loader(samples, stream, self.engine.mine, workers=0, pin=False)
 

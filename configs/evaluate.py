@@ -1,4 +1,4 @@
-"""The keys of `evaluate`: how a network that segments is asked while it is evaluated, and when it predicts."""
+"""The keys of `evaluate`: how a network that segments or detects is asked while it is evaluated, and when it predicts."""
 
 import re
 from collections.abc import Iterator
@@ -27,6 +27,10 @@ def _scales(value: list[float]) -> list[float]:
     return value
 
 
+_DETECT = ("detection", "instance")
+_TASKS = ("classification", "multilabel", "segmentation", *_DETECT)
+_OF_DETECTION = {"score", "nms_iou", "detections", "shown", "voc_ap"}
+
 SeenSize = Annotated[Literal["original"] | int | tuple[int, int], BeforeValidator(_seen)]
 Scales = Annotated[list[float], AfterValidator(_scales)]
 
@@ -49,6 +53,13 @@ class EvaluateConfig(Section):
     crf_appearance_colour: float = bookkeeping(5.0, "crf: its standard deviation in levels of 0 to 255", gt=0)
     crf_smoothness: float = bookkeeping(3.0, "crf: weight of the kernel of position alone", ge=0)
     crf_smoothness_pixels: float = bookkeeping(3.0, "crf: its standard deviation in pixels", gt=0)
+    score: float = bookkeeping(0.05, "detection: least score of a detection", ge=0, le=1)
+    nms_iou: float = bookkeeping(
+        0.5, "detection: of two of a class whose boxes overlap by more, the better one stays", ge=0, le=1
+    )
+    detections: Whole = bookkeeping(100, "detection: most of an image", ge=1)
+    shown: float = bookkeeping(0.5, "detection: least score to be drawn, and to count in the confusion matrix", ge=0, le=1)
+    voc_ap: bool = bookkeeping(False, "detection: PASCAL VOC's average precision too, by every point and by 11 points")
 
     @property
     def views(self) -> list[tuple[float, bool]]:
@@ -69,17 +80,24 @@ class EvaluateConfig(Section):
         return max(1, height * 2 // 3), max(1, width * 2 // 3)
 
 
+def _tasks_of(key: str) -> tuple[str, ...]:
+    """The names of the tasks that a key is for."""
+    if key == "size":
+        return "segmentation", *_DETECT
+    return _DETECT if key in _OF_DETECTION else ("segmentation",)
+
+
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
 def contradictions(config: EvaluateConfig, task: str) -> Iterator[tuple[str, str]]:
     """Pairs of key and sentence for values that do not go together."""
-    if task == "classification":
-        for key, field in EvaluateConfig.model_fields.items():
-            if getattr(config, key) != field.default:
-                yield f"evaluate.{key}", f"evaluate.{key} is for task.name=segmentation, not classification. Remove it."
-                return
+    for key, field in EvaluateConfig.model_fields.items():
+        meant = _tasks_of(key)
+        if task in _TASKS and task not in meant and getattr(config, key) != field.default:
+            yield f"evaluate.{key}", f"evaluate.{key} is for task.name={' or '.join(meant)}, not {task}. Remove it."
+            return
     if config.stride is None:
         return
     if config.window_sides is None or config.stride_sides is None:

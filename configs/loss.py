@@ -74,6 +74,11 @@ class LossConfig(Section):
 
 def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
     """Pairs of key and sentence for values that are each allowed but do not go together, or not with the task."""
+    if task in ("detection", "instance"):
+        for key, field in LossConfig.model_fields.items():
+            if getattr(loss, key) != field.default:
+                yield f"loss.{key}", f"loss.{key} is not for task.name={task}: a detector has losses of its own. Remove it."
+        return
     if loss.pos_weight is not None and "bce" not in loss.names:
         yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
     if loss.focal_alpha is not None and "focal" not in loss.names:

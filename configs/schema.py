@@ -25,7 +25,10 @@ from phalanx.configs.slurm import SlurmConfig
 
 
 class TaskConfig(Section):
-    name: str = experiment("classification", "what is learnt: classification, segmentation, or your own as ./file.py:Class")
+    name: str = experiment(
+        "classification",
+        "what is learnt: classification, segmentation, detection, instance (boxes and masks), or your own as ./file.py:Class",
+    )
     options: dict[str, Any] = experiment({}, "keyword arguments for a task of your own")
 
 
@@ -185,7 +188,9 @@ class RunConfig(Section):
     optim: OptimConfig = Field(REQUIRED, description="how it is minimised")
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="the learning rate over time")
     train: TrainConfig = Field(REQUIRED, description="batches and length")
-    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="how a network that segments is asked in evaluation")
+    evaluate: EvaluateConfig = Field(
+        EvaluateConfig(), description="how a network that segments or detects is asked in evaluation"
+    )
     dist: DistConfig = Field(DistConfig(), description="ranks and precision")
     slurm: SlurmConfig = Field(SlurmConfig(), description="what `phalanx submit` asks SLURM for")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="what is kept, and when")

@@ -66,7 +66,7 @@ class Dataset(Protocol):
         - `target`: the class; or float32 `[classes]` of 0 and 1, several labels;
         - `mask`: uint8 or int64 `[H, W]`, the class of each pixel, or `data.ignore_index`;
         - `boxes`: float32 `[n, 4]`, left, top, right, bottom in pixels, with `labels`, int64 `[n]`, and maybe `masks`,
-          bool `[n, H, W]`; `crowd`, bool `[n]`, of those that are not learnt and excuse detections; `area`, float32 `[n]`, as
+          bool `[n, H, W]`; `crowd`, bool `[n]`, of those that are not learnt and excuse detections; `area`, float64 `[n]`, as
           it was annotated.
         """
         ...

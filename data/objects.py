@@ -21,7 +21,7 @@ class Objects:
         boxes: float32 [objects, 4]: left, top, right, bottom, in pixels, or where `relative`, in shares of the image's sides.
         labels: int32 [objects].
         crowd: bool [objects]: many objects in one box, or one that is hard to see; never learnt.
-        areas: float32 [objects], in pixels; none where they are not told.
+        areas: float64 [objects], in pixels; none where they are not told.
         ends: int64 [images + 1]: image `i` has the objects from `ends[i]` to `ends[i + 1]`.
         outlines: of each object, the JSON of COCO's `segmentation`; none where there are no masks.
     """
@@ -29,7 +29,7 @@ class Objects:
     boxes: NDArray[numpy.float32]
     labels: NDArray[numpy.int32]
     crowd: NDArray[numpy.bool_]
-    areas: NDArray[numpy.float32] | None
+    areas: NDArray[numpy.float64] | None
     ends: NDArray[numpy.int64]
     relative: bool = False
     outlines: Names | None = None
@@ -74,7 +74,7 @@ class Found:
             numpy.array(self.boxes, numpy.float32).reshape(-1, 4)[order],
             numpy.array(self.labels, numpy.int32)[order],
             numpy.array(self.crowd, bool)[order],
-            numpy.array(self.areas, numpy.float32)[order] if self.areas else None,
+            numpy.array(self.areas, numpy.float64)[order] if self.areas else None,
             ends,
             relative,
             Names.of(self.outlines[place] for place in order.tolist()) if self.outlines else None,

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from phalanx.models import timm_networks
 from phalanx.models.backbones.table import BACKBONES
 from phalanx.models.detection.table import DETECTION
+from phalanx.models.detection.yolo.table import YOLO
 from phalanx.models.entry import Entry
 from phalanx.models.options import OPTIONAL, BadOption, Options, square
 from phalanx.models.segmentation.table import SEGMENTATION
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from phalanx.models.backbones.pyramid import Pyramid
 
@@ -28,16 +29,18 @@ __all__ = [
     "check_weights",
     "choices",
     "features",
+    "freezes",
     "frozen_eps",
     "has_background",
     "has_masks",
     "is_pretrained",
     "kind",
+    "known_weights",
     "names",
     "statistics",
 ]
 
-MODELS: dict[str, Entry] = {**BACKBONES, **SEGMENTATION, **DETECTION}
+MODELS: dict[str, Entry] = {**BACKBONES, **SEGMENTATION, **DETECTION, **YOLO}
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -75,6 +78,23 @@ def has_background(name: str) -> bool:
 def has_masks(name: str) -> bool:
     """Whether a network for detection tells the mask of each object."""
     return name in MODELS and MODELS[name].masks
+
+
+def freezes(name: str, options: Mapping[str, Any]) -> bool:
+    """Whether a network's backbone has frozen BatchNorm, by its own options or by default."""
+    own = MODELS[name].own if name in MODELS else {}
+    return "norm" in own and options.get("norm", own["norm"].default) == "frozen"
+
+
+def known_weights(name: str, targets: "Sequence[Mapping[str, Any]]", images: "Tensor | Sequence[Tensor]") -> dict[str, float]:
+    """What the losses of a network for detection will be divided by, as far as that does not depend on what it predicts.
+
+    Args:
+        targets: of each image `boxes` and `labels`, on the CPU.
+        images: [B, C, H, W], or B of [C, h, w], of which only the sizes count.
+    """
+    found: dict[str, float] = importlib.import_module(MODELS[name].module).known_weights(name, targets, images)
+    return found
 
 
 def frozen_eps(name: str, weights: str | None) -> float | None:

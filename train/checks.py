@@ -61,6 +61,7 @@ def check_model(config: RunConfig) -> None:
             f"model.fresh={', '.join(model.fresh)}: without model.weights every parameter starts fresh. Remove the key."
         )
     _check_backbone_weights(config)
+    _check_frozen(config)
     _check_kind(config)
 
 
@@ -80,24 +81,56 @@ def _check_backbone_weights(config: RunConfig) -> None:
         raise UserError(str(error).replace("model.weights", "model.backbone_weights")) from None
 
 
+def _check_frozen(config: RunConfig) -> None:
+    """Whether constants are anybody's: fresh BatchNorm that is frozen does nothing at all."""
+    model = config.model
+    if not registry.freezes(model.name, model.options) or model.weights is not None or model.backbone_weights is not None:
+        return
+    raise UserError(
+        f"model.name={model.name}: the BatchNorm of its backbone is frozen, but without weights there is nothing to keep. "
+        "Set model.backbone_weights=torchvision, or model.options.norm=batch."
+    )
+
+
 # What the networks of a task are.
-_KINDS = {"classification": "backbone", "multilabel": "backbone", "segmentation": "segmentation"}
+_KINDS = {
+    "classification": "backbone",
+    "multilabel": "backbone",
+    "segmentation": "segmentation",
+    "detection": "detection",
+    "instance": "detection",
+}
+_USES = {"backbone": "classification", "segmentation": "segmentation", "detection": "detection"}
+_EXAMPLES = {"segmentation": "deeplabv3plus", "detection": "faster_rcnn", "instance": "mask_rcnn"}
 
 
 def _check_kind(config: RunConfig) -> None:
-    """Whether a network gives what the task learns from: logits of the image, or of every pixel."""
+    """Whether a network gives what the task learns from: logits of the image, or of every pixel, or objects."""
     name, task = config.model.name, config.task.name
     kind = registry.kind(name)
-    if _KINDS.get(task, kind) == kind:
+    wanted = _KINDS.get(task, kind)
+    if wanted == kind:
+        _check_masks(name, task)
         return
-    if task == "segmentation":
-        remedy = f"Set model.name=deeplabv3plus model.backbone={name}, or another of `phalanx models --kind segmentation`"
+    if wanted == "backbone":
+        fitting = [task for task, of in _KINDS.items() if of == kind]
+        remedy = f"Set task.name={' or '.join(fitting)}, or another network of `phalanx models --kind backbone`"
+    elif kind == "backbone":
+        example = f"model.name={_EXAMPLES[task]} model.backbone={name}"
+        remedy = f"Set {example}, or another of `phalanx models --kind {wanted}`"
     else:
-        remedy = "Set task.name=segmentation, or another network of `phalanx models --kind backbone`"
+        remedy = f"Set model.name={_EXAMPLES[task]}, or another of `phalanx models --kind {wanted}`"
     raise UserError(f"model.name={name}: this is a network for {_USES[kind]}, but task.name={task}. {remedy}.")
 
 
-_USES = {"backbone": "classification", "segmentation": "segmentation"}
+def _check_masks(name: str, task: str) -> None:
+    """Whether a detector tells masks where they are learnt, and none where they are not."""
+    if task == "instance" and not registry.has_masks(name):
+        raise UserError(f"model.name={name}: this network tells no masks, but task.name=instance. Set model.name=mask_rcnn.")
+    if task == "detection" and registry.has_masks(name):
+        raise UserError(
+            f"model.name={name}: task.name=detection has no masks to learn. Set task.name=instance, or model.name=faster_rcnn."
+        )
 
 
 def check(config: RunConfig, world: int) -> None:

@@ -1,11 +1,12 @@
 """Evaluating a run, or several together, from their checkpoints; on any number of ranks."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
 from torch import nn
 
 from phalanx.configs.errors import ExitCode, UserError
@@ -21,7 +22,7 @@ from phalanx.train import restore
 from phalanx.train.build import assemble, facts, gather
 from phalanx.train.evaluate import measure
 from phalanx.train.start import join_ranks
-from phalanx.train.tasks import Combines, Details
+from phalanx.train.tasks import Combines, Details, Illustrates
 from phalanx.train.trained import another
 
 FILE = "evaluation.json"
@@ -64,7 +65,7 @@ class Evaluation:
 
 
 def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable[[Evaluation, str | None], None]) -> ExitCode:
-    """Evaluates a checkpoint of a run on the validation split, and writes `evaluation.json`.
+    """Evaluates a checkpoint of a run on the validation split; writes `evaluation.json`, and pictures of a task that draws.
 
     Args:
         report: called on rank 0 with what came out, and with why it could not be written, if so.
@@ -96,7 +97,10 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
         details = task.details(sums) if isinstance(task, Details) else {}
         split = "val" if config.data.fold or config.data.val_fraction else config.data.val_split
         evaluation = Evaluation(stored.step, split, [str(path) for path in checkpoints], task.metrics(sums), details)
-        report(evaluation, _write(run.path / FILE, evaluation))
+        problem = _write(run.path / FILE, evaluation)
+        if isinstance(task, Illustrates):
+            problem = problem or _draw(run.path / "pictures", task.pictures(sums))
+        report(evaluation, problem)
     leave()
     return ExitCode.DONE
 
@@ -111,4 +115,15 @@ def _write(path: Path, evaluation: Evaluation) -> str | None:
         write_json(path, evaluation.to_json() | {"time": time.time()})
     except OSError as error:
         return f"{path} cannot be written: {error.strerror}"
+    return None
+
+
+def _draw(folder: Path, pictures: Mapping[str, Image]) -> str | None:
+    """Writes pictures by their names; returns why it could not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            picture.save(folder / f"{name}.png")
+    except OSError as error:
+        return f"{folder} cannot be written: {error.strerror or error}"
     return None

@@ -11,9 +11,7 @@ def together(images: Tensor | Sequence[Tensor], multiple: int) -> Tensor:
 
     Shape: [B, C, H, W], or B of [C, h, w], normalised, to [B, C, H', W'].
     """
-    height = max(image.shape[-2] for image in images)
-    width = max(image.shape[-1] for image in images)
-    height, width = height + -height % multiple, width + -width % multiple
+    height, width = padded_size(images, multiple)
     if isinstance(images, Tensor):
         below, right = height - images.shape[-2], width - images.shape[-1]
         return F.pad(images, (0, right, 0, below)) if below or right else images
@@ -21,3 +19,10 @@ def together(images: Tensor | Sequence[Tensor], multiple: int) -> Tensor:
     for place, image in zip(batch, images, strict=True):
         place[:, : image.shape[-2], : image.shape[-1]] = image
     return batch
+
+
+def padded_size(images: Tensor | Sequence[Tensor], multiple: int) -> tuple[int, int]:
+    """Height and width that `together` gives them."""
+    height = max(image.shape[-2] for image in images)
+    width = max(image.shape[-1] for image in images)
+    return height + -height % multiple, width + -width % multiple

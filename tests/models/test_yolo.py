@@ -11,7 +11,7 @@ from torch import Tensor
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.yolo import boxes as on_boxes
 from phalanx.models.detection.yolo.anchors import known_weights
-from phalanx.models.detection.yolo.build import build
+from phalanx.models.detection.yolo.build import network as build
 from phalanx.models.detection.yolo.detector import Yolo
 from phalanx.models.detection.yolo.distributions import _distribution_loss
 from phalanx.models.detection.yolo.layers import PyramidPooling

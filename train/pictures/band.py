@@ -62,6 +62,11 @@ def viewable(image: Image.Image) -> Image.Image:
     return wide
 
 
+def drawn_size(image: Image.Image, shown: Image.Image) -> tuple[int, int]:
+    """Width and height of an image within what `viewable` shows of it, which may have margins at the sides."""
+    return max(1, min(shown.width, round(image.width * shown.height / image.height))), shown.height
+
+
 def _cut(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
     """As much of the text as there is room for."""
     if draw.textlength(text, font) <= room:

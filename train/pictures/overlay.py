@@ -1,13 +1,14 @@
 """A mask over its image, outlined, with a legend below of the classes that are in it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
 from phalanx.data.drawing import colour, font, shortened, text_width
-from phalanx.train.pictures.band import viewable
+from phalanx.train.pictures.band import drawn_size, viewable
 
 _MARGIN, _GAP, _SWATCH, _ROW, _TEXT_SIZE = 12, 20, 14, 24, 15
 _BACKGROUND, _TEXT, _QUIET = (24, 26, 31), (240, 240, 240), (158, 164, 175)
@@ -24,7 +25,7 @@ def with_overlay(image: Image.Image, mask: NDArray[numpy.integer], legend: Seque
         legend: number, name and share of the pixels, of each class in the mask.
     """
     shown = viewable(image)
-    small = Image.fromarray(mask.astype(numpy.int32)).resize(_drawn_size(image, shown), Image.Resampling.NEAREST)
+    small = Image.fromarray(mask.astype(numpy.int32)).resize(drawn_size(image, shown), Image.Resampling.NEAREST)
     classes = numpy.asarray(small)
     left = (shown.width - classes.shape[1]) // 2
     picture = shown.crop((left, 0, left + classes.shape[1], shown.height))
@@ -44,22 +45,17 @@ def with_overlay(image: Image.Image, mask: NDArray[numpy.integer], legend: Seque
     return canvas
 
 
-def _drawn_size(image: Image.Image, shown: Image.Image) -> tuple[int, int]:
-    """Width and height of the image within what is shown of it, which may have margins at the sides."""
-    return max(1, min(shown.width, round(image.width * shown.height / image.height))), shown.height
-
-
 def _blended(image: Image.Image, classes: NDArray[numpy.int32]) -> Image.Image:
     """The image with the classes' colours over it."""
     numbers, places = numpy.unique(classes, return_inverse=True)
     colours = numpy.array([colour(int(number)) for number in numbers], numpy.float32)
     over = colours[places.reshape(classes.shape)]  # [H, W, 3]
-    opacity = numpy.where(_outlines(classes), _OUTLINE, _OPACITY).astype(numpy.float32)[..., None]
+    opacity = numpy.where(outlines(classes), _OUTLINE, _OPACITY).astype(numpy.float32)[..., None]
     pixels = numpy.asarray(ImageEnhance.Color(image).enhance(_SATURATION), numpy.float32)
     return Image.fromarray((pixels * (1 - opacity) + over * opacity).round().astype(numpy.uint8))
 
 
-def _outlines(classes: NDArray[numpy.int32]) -> NDArray[numpy.bool_]:
+def outlines(classes: NDArray[Any]) -> NDArray[numpy.bool_]:
     """Pixels with a neighbour, above, below, left or right, of another class."""
     found = numpy.zeros(classes.shape, bool)
     down, right = classes[1:] != classes[:-1], classes[:, 1:] != classes[:, :-1]

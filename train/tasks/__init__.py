@@ -23,6 +23,8 @@ TASKS: dict[str, dict[str, str]] = {
         "multilabel": "phalanx.train.tasks.several_labels:SeveralLabels",
     },
     "segmentation": {"segmentation": "phalanx.train.tasks.segmentation:Segmentation"},
+    "detection": {"detection": "phalanx.train.tasks.detection:Detection"},
+    "instance": {"detection": "phalanx.train.tasks.detection:Instances"},
 }
 _KINDS = {
     "classification": "one class an image",
@@ -65,7 +67,7 @@ class Task(Protocol):
 
     A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` or `mask` as `phalanx.data.pipeline` has them,
     `id` [B], `epoch` [B]; or of lists of tensors, where sizes differ.
-    A task may do more: see `Details`, `Combines` and `Predicts`.
+    A task may do more: see `Details`, `Illustrates`, `Combines` and `Predicts`.
     """
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
@@ -104,6 +106,15 @@ class Details(Protocol):
 
     def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """JSON values from what `metrics` gets too: a confusion matrix, a row a class. For `phalanx evaluate`."""
+        ...
+
+
+@runtime_checkable
+class Illustrates(Protocol):
+    """A task that draws what it has measured."""
+
+    def pictures(self, sums: Mapping[str, Any]) -> "dict[str, Image]":
+        """Pictures by name, from what `metrics` gets too. For `phalanx evaluate`."""
         ...
 
 

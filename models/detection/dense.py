@@ -1,0 +1,134 @@
+"""RetinaNet and FCOS, which tell of every place of every map at once what is there, as torchvision has them.
+
+Lin et al., Focal Loss for Dense Object Detection, ICCV 2017 (arXiv:1708.02002); Tian et al., FCOS, ICCV 2019
+(arXiv:1904.01355). Names of parameters, initialisation, losses and detections are torchvision's, so its weights fit. For 91
+classes, the background among them, as torchvision counts: RetinaNet R50 34,014,999 parameters, FCOS R50 32,269,600.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.models import detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from phalanx.models.detection.batching import together
+from phalanx.models.detection.feature_pyramid import CHANNELS, FeaturePyramid, anchor_sizes, feature_pyramid
+from phalanx.models.detection.inference import Inference
+from phalanx.models.detection.targets import on_device
+from phalanx.models.detection.wide import wide
+from phalanx.models.options import Options
+
+MULTIPLE = 32  # sides of a batch are multiples of it
+_STRIDES, _LEVELS = (8, 16, 32), 5
+_RATIOS = (0.5, 1.0, 2.0)  # height to width of anchors
+_SCALES = (1, 2 ** (1 / 3), 2 ** (2 / 3))  # of the anchors of a place
+Said = dict[str, Tensor]
+
+
+class _Dense:
+    """What both have in common: images in, losses or detections out, as `phalanx.models.detection.rcnn` has them.
+
+    torchvision has an output for the background too, which nothing is ever learnt as.
+    """
+
+    backbone_name = "backbone.body"
+
+    def _prepare(self: Any, backbone: FeaturePyramid) -> None:
+        own = (f"backbone.{name}" for name in backbone.block_names)
+        self.block_names = (*own, "head.classification_head", "head.regression_head")
+
+    def forward(
+        self: Any,
+        images: Tensor | Sequence[Tensor],
+        targets: Sequence[Mapping[str, Any]] | None = None,
+        inference: Inference | None = None,
+    ) -> Any:
+        batch = together(images, MULTIPLE)
+        listed = ImageList(batch, [(image.shape[-2], image.shape[-1]) for image in images])
+        maps = list(self.backbone(batch).values())
+        said = {name: wide(value) for name, value in self.head(maps).items()}  # [B, places, ...] each
+        like = wide(batch[:0])
+        anchors = self.anchor_generator(listed, [like.new_empty(each.shape[-2:]) for each in maps])
+        per_place = self.anchor_generator.num_anchors_per_location()[0]
+        counts = [each.shape[-2] * each.shape[-1] * per_place for each in maps]
+        if targets is not None:
+            own = [target | {"labels": target["labels"] + 1} for target in on_device(targets, batch)]
+            return self._losses(own, said, anchors, counts)
+        return self._detections(said, anchors, counts, listed.image_sizes, inference or Inference())
+
+    def _detections(
+        self: Any, said: Said, anchors: Sequence[Tensor], counts: Sequence[int], sizes: Sequence[Any], wanted: Inference
+    ) -> list[dict[str, Tensor]]:
+        self.score_thresh, self.nms_thresh, self.detections_per_img = wanted.score, wanted.nms_iou, wanted.detections
+        of_maps = {name: list(value.split(counts, dim=1)) for name, value in said.items()}
+        of_maps["cls_logits"] = [_without_background(each) for each in of_maps["cls_logits"]]
+        found = self.postprocess_detections(of_maps, [list(each.split(counts)) for each in anchors], sizes)
+        return [one | {"labels": one["labels"] - 1} for one in found]
+
+
+def _without_background(logits: Tensor) -> Tensor:
+    """With a probability of zero for the first class. Shape: [B, places, classes]."""
+    return torch.cat([torch.full_like(logits[..., :1], -torch.inf), logits[..., 1:]], dim=-1)
+
+
+class RetinaNet(_Dense, detection.RetinaNet):
+    """The losses `classes` and `boxes`: of each image divided by its anchors of objects, and then added; weight: images."""
+
+    def __init__(self, backbone: FeaturePyramid, classes: int, anchors: AnchorGenerator):
+        super().__init__(backbone, classes, anchor_generator=anchors)
+        self._prepare(backbone)
+
+    def _losses(
+        self, targets: Sequence[Mapping[str, Any]], said: Said, anchors: Sequence[Tensor], counts: Sequence[int]
+    ) -> dict[str, tuple[Tensor, Any]]:
+        means, images = self.compute_loss(targets, said, anchors), float(len(targets))
+        return {"classes": (means["classification"] * images, images), "boxes": (means["bbox_regression"] * images, images)}
+
+
+class _FcosHead(FCOSHead):
+    """Tells sums, and the places of objects that they are to be divided by."""
+
+    def compute_loss(
+        self, targets: Any, head_outputs: Said, anchors: Sequence[Tensor], matched_idxs: Sequence[Tensor]
+    ) -> dict[str, tuple[Tensor, Any]]:
+        means = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
+        places = max(1, sum(int((matched >= 0).sum()) for matched in matched_idxs))
+        return {name: (mean * places, places) for name, mean in means.items()}
+
+
+class Fcos(_Dense, detection.FCOS):
+    """The losses `classes`, `boxes` and `centreness`; weight: places of objects in this batch."""
+
+    def __init__(self, backbone: FeaturePyramid, classes: int):
+        super().__init__(backbone, classes, head=_FcosHead(CHANNELS, 1, classes))
+        self._prepare(backbone)
+
+    def _losses(
+        self, targets: Sequence[Mapping[str, Any]], said: Said, anchors: Sequence[Tensor], counts: Sequence[int]
+    ) -> dict[str, tuple[Tensor, Any]]:
+        found: dict[str, tuple[Tensor, Any]] = self.compute_loss(targets, said, anchors, counts)
+        names = {"classification": "classes", "bbox_regression": "boxes", "bbox_ctrness": "centreness"}
+        return {names[name]: pair for name, pair in found.items()}
+
+
+def known_weights(name: str, targets: Sequence[Mapping[str, Any]], images: Tensor | Sequence[Tensor]) -> dict[str, float]:
+    """What the losses are divided by, as far as the batch tells it: RetinaNet's by the number of images."""
+    return dict.fromkeys(("classes", "boxes"), float(len(targets))) if name.startswith("retinanet") else {}
+
+
+def build(name: str, options: Options) -> RetinaNet | Fcos:
+    """RetinaNet or FCOS; `num_classes` counts the background. `norm`, `anchors` as for Faster R-CNN, each in three sizes.
+
+    Raises:
+        BadOption: for what the backbone does not take or have, or another number of anchors.
+    """
+    backbone = feature_pyramid(options, _STRIDES, LastLevelP6P7(CHANNELS, CHANNELS))
+    if name.startswith("fcos"):
+        return Fcos(backbone, options.num_classes)
+    sizes = tuple(tuple(int(side * scale) for scale in _SCALES) for side in anchor_sizes(options, _LEVELS))
+    return RetinaNet(backbone, options.num_classes, AnchorGenerator(sizes, (_RATIOS,) * _LEVELS))

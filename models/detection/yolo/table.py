@@ -1,0 +1,48 @@
+"""The YOLO networks. No torch here."""
+
+from phalanx.models.detection.yolo.scaling import SCALES
+from phalanx.models.entry import Entry, Family, OwnOption
+
+_BUILD = "phalanx.models.detection.yolo.build"
+_REVIEW = "Terven et al., 2023, arXiv:2304.00501"
+_V3 = Family(_BUILD, "Redmon and Farhadi, 2018, arXiv:1804.02767", ("options",), (), smallest=32)
+_V5 = Family(_BUILD, f"no paper; {_REVIEW}, section 9", (), (), smallest=32)
+_X = Family(_BUILD, "Ge et al., 2021, arXiv:2107.08430", (), (), smallest=32)
+_V8 = Family(_BUILD, f"no paper; {_REVIEW}, section 12", (), (), smallest=32)
+_PAPER, _AUTHORS = "the paper's code", "as their authors publish them"
+_CHANNELS = OwnOption("a number", 32, "channels of the first convolution; all others are in proportion")
+
+# Of 80 classes.
+_PARAMS = {
+    "yolov5n": 1_872_157,
+    "yolov5s": 7_235_389,
+    "yolov5m": 21_190_557,
+    "yolov5l": 46_563_709,
+    "yolov5x": 86_749_405,
+    "yolox_tiny": 5_055_855,
+    "yolox_s": 8_968_255,
+    "yolox_m": 25_326_495,
+    "yolox_l": 54_208_895,
+    "yolox_x": 99_071_455,
+    "yolov8n": 3_157_200,
+    "yolov8s": 11_166_560,
+    "yolov8m": 25_902_640,
+    "yolov8l": 43_691_520,
+    "yolov8x": 68_229_648,
+}
+
+
+def _entry(family: Family, params: int, source: str, own: dict[str, OwnOption] | None = None) -> Entry:
+    return Entry(family, params, kind="detection", classes=80, params_source=source, own=own or {})
+
+
+def _of(name: str) -> Entry:
+    if name.startswith("yolox"):
+        return _entry(_X, _PARAMS[name], _PAPER)
+    return _entry(_V5 if name.startswith("yolov5") else _V8, _PARAMS[name], _AUTHORS)
+
+
+YOLO: dict[str, Entry] = {
+    "yolov3": _entry(_V3, 61_949_149, _PAPER, {"channels": _CHANNELS}),
+    **{name: _of(name) for name in SCALES},
+}

@@ -1,0 +1,82 @@
+"""Detection by its commands: the same bits on any number of ranks and through a kill, evaluation, predictions."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.running import DIGITS, assert_bitwise, forked, lines, phalanx, ranks
+
+DATA = ["data.name=shapes", "data.options={target: boxes, size: 64, train: 40, val: 4}"]
+COMMON = [DIGITS, *DATA, "data.augment.shift=0", "data.augment.flip=0.5", "data.ledger=true"]
+COMMON += ["optim.name=adamw", "optim.lr=1e-3", "train.log_every=1", "checkpoint.every_steps=2", "data.workers=1"]
+MOSAIC = [
+    "data.image_size=64",
+    "data.augment.sizes=[64,96]",
+    "data.augment.mosaic=0.7",
+    "data.augment.mosaic_mixup=0.5",
+    "dist.reduce=exact",
+]
+YOLO = [*COMMON, *MOSAIC, "task.name=detection", "model.name=yolov8n", "train.global_batch=12", "train.micro_batch=4"]
+MASKS = [*COMMON, "task.name=instance", "model.name=mask_rcnn", "model.backbone=resnet18", "data.augment.copy_paste=0.5"]
+# Few pixels, and so few proposals.
+MASKS += [
+    "data.image_size=32",
+    "data.augment.sizes=[32,48]",
+    "model.options.anchors=[8,16,32,64,128]",
+    "train.global_batch=4",
+    "train.micro_batch=2",
+    "dist.reduce=exact",
+]
+
+
+def _taken(run_directory: Path) -> list[list[object]]:
+    """Of each step the samples, and those that are in their mosaics besides, in the order of the ranks."""
+    steps: dict[int, list[object]] = {}
+    for path in sorted((run_directory / "ledger").iterdir()):
+        for line in lines(path):
+            steps.setdefault(line["step"], []).extend(zip(line["ids"], map(tuple, line["others"]), strict=True))
+    return [steps[step] for step in sorted(steps)]
+
+
+@pytest.mark.slow
+def test_mosaics_are_the_same_on_any_number_of_ranks_and_through_a_kill(tmp_path: Path) -> None:
+    length = ["train.steps=5"]
+    for count in (1, 3):
+        ranks(count, *YOLO, *length, f"name=on-{count}", cwd=tmp_path)
+    one, three, killed = (tmp_path / f"runs/{name}" for name in ("on-1", "on-3", "killed"))
+    assert_bitwise(one, three)
+    assert _taken(one) == _taken(three) and any(others for step in _taken(one) for _, others in step)  # type: ignore[misc]
+    running = forked(*YOLO, *length, "name=killed", count=2, cwd=tmp_path)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3)
+    running.kill_all()
+    ranks(2, "--resume", killed, cwd=tmp_path)
+    assert_bitwise(killed, one)
+    assert _taken(killed) == _taken(one)
+
+
+@pytest.mark.slow
+def test_a_mask_r_cnn_is_killed_goes_on_and_is_evaluated_and_predicts(tmp_path: Path) -> None:
+    length = ["train.steps=4"]
+    ranks(1, *MASKS, *length, "name=unbroken", cwd=tmp_path)
+    killed = tmp_path / "runs/killed"
+    running = forked(*MASKS, *length, "name=killed", count=2, cwd=tmp_path)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3)
+    running.kill_all()
+    ranks(2, "--resume", killed, cwd=tmp_path)
+    assert_bitwise(killed, tmp_path / "runs/unbroken")
+
+    logged = lines(killed / "metrics.jsonl")[-1]
+    found = json.loads(phalanx("evaluate", killed, "--json", cwd=tmp_path).output)
+    for name in ("ap", "ap50", "mask_ap", "mask_ap50", "ar100"):
+        assert found[name] == logged[f"val/{name}"]
+    Image.new("RGB", (80, 60), (90, 120, 60)).save(tmp_path / "photo.png")
+    phalanx("predict", killed, "photo.png", "-o", "seen", "evaluate.score=0", "evaluate.detections=5", cwd=tmp_path)
+    (told,) = json.loads((tmp_path / "seen/predictions.json").read_text())
+    assert told["file"] == "photo.png" and len(told["objects"]) <= 5
+    for seen in told["objects"]:
+        left, top, right, bottom = seen["box"]
+        assert 0 <= left < right <= 80 and 0 <= top < bottom <= 60 and 0 <= seen["score"] <= 1
+    with Image.open(tmp_path / "seen" / told["picture"]) as picture:
+        assert picture.width >= 80

@@ -1,0 +1,193 @@
+"""Detection: the box and the class of each object in an image; and instance segmentation: its mask too."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.data.fit import evaluated_placement
+from phalanx.dist.randomness import key
+from phalanx.models import registry
+from phalanx.models.detection.inference import Inference
+from phalanx.models.detection.paste import paste
+from phalanx.train.metrics import coco_ap, voc_ap
+from phalanx.train.metrics.coco_results import run_lengths
+from phalanx.train.metrics.detection_confusion import confusion
+from phalanx.train.tasks import DataFacts, Rows
+from phalanx.train.tasks.classification import names
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LEARNT = ("boxes", "labels")  # of each image
+_TRUE = (*_LEARNT, "crowd", "area", "masks")
+_PREFIX: dict[coco_ap.Kind, str] = {"boxes": "", "masks": "mask_"}
+
+
+class Detection:
+    """The network's own losses; COCO's figures of boxes, and PASCAL VOC's where they are asked for.
+
+    A batch has, of each image, `boxes` [n, 4] and `labels` [n]; while validating in pixels of the image itself, whose `size` is
+    there too, and maybe `crowd` and `area`, as `phalanx.train.metrics.coco_ap` has them.
+    """
+
+    kinds: tuple[coco_ap.Kind, ...] = ("boxes",)
+
+    def __init__(self, config: RunConfig, data: DataFacts):
+        self._seed, self._data, self._evaluate = config.seed, config.data, config.evaluate
+        self._network = config.model.name
+        self._names = names(data.classes, _classes(config, data))
+        asked = config.evaluate
+        self._wanted = Inference(asked.score, asked.nms_iou, asked.detections)
+
+    # -- training
+
+    def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        return registry.known_weights(self._network, self._of_each(batch, _LEARNT), batch["image"])
+
+    def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Any]]:
+        found: dict[str, tuple[Tensor, Any]] = model(_images(model, batch), self._targets(batch))
+        return found
+
+    def _targets(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What there is to learn of each image, and the seed of what is random in that, from the sample and its epoch."""
+        draws = zip(batch["epoch"].tolist(), batch["id"].tolist(), strict=True)
+        seeds = [key(self._seed, "sampling", epoch, number) for epoch, number in draws]
+        return [one | {"seed": seed} for one, seed in zip(self._of_each(batch, self._learnt()), seeds, strict=True)]
+
+    def _learnt(self) -> tuple[str, ...]:
+        return _LEARNT
+
+    def _of_each(self, batch: Mapping[str, Any], entries: Sequence[str]) -> list[dict[str, Any]]:
+        """The entries of a batch, image by image, as far as they are there."""
+        columns = [entry for entry in entries if entry in batch]
+        rows = zip(*(batch[column] for column in columns), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    # -- evaluation
+
+    def measure(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor | Rows]:
+        numbers, truth = batch["id"].tolist(), self._of_each(batch, _TRUE)
+        rows: dict[str, list[Tensor]] = {f"{part}_{kind}": [] for kind in self.kinds for part in ("found", "true")}
+        count, table = len(self._names), torch.zeros(len(self._names) + 1, len(self._names) + 1, dtype=torch.int64)
+        for prediction, own, number in zip(self._detected(model, batch), truth, numbers, strict=True):
+            for kind in self.kinds:
+                rows[f"found_{kind}"].append(coco_ap.matched(prediction, own, number, kind))
+                rows[f"true_{kind}"].append(coco_ap.truths(own))
+            table += confusion(prediction, own, count, self._evaluate.shown)
+        return {"confusion": table} | {name: Rows(torch.cat(values)) for name, values in rows.items()}
+
+    def _detected(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
+        """What is seen in each image, best first, on the CPU: `boxes` in pixels of the image itself, `scores`, `labels`."""
+        found = model(_images(model, batch), inference=self._wanted)
+        for one, size in zip(found, batch["size"].tolist(), strict=True):
+            yield self._brought_back(one, (size[0], size[1]))
+
+    def _brought_back(self, found: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Detections from where the network sees them to where they are in the image; those outside of it are left out."""
+        top, left, height, width = evaluated_placement(self._data, self._evaluate, size)
+        seen = found["boxes"].double()
+        factors = seen.new_tensor([size[1] / width, size[0] / height] * 2)
+        whole = (seen - seen.new_tensor([left, top] * 2)) * factors
+        boxes = torch.minimum(whole.clamp(min=0), whole.new_tensor([size[1], size[0]] * 2))
+        there = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+        own = {"boxes": boxes[there], "scores": found["scores"][there], "labels": found["labels"][there]}
+        if "masks" in self.kinds:
+            own["masks"] = paste(found["masks"][there], whole[there], size)
+        return {name: value.cpu() for name, value in own.items()}
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        count, found = len(self._names), dict[str, float]()
+        for kind in self.kinds:
+            found |= coco_ap.summary(sums[f"found_{kind}"], sums[f"true_{kind}"], count, _PREFIX[kind])
+        if self._evaluate.voc_ap:
+            found |= voc_ap.summary(sums["found_boxes"], sums["true_boxes"], count)
+        return found
+
+    def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        tables = [
+            coco_ap.per_class(sums[f"found_{kind}"], sums[f"true_{kind}"], self._names, _PREFIX[kind]) for kind in self.kinds
+        ]
+        return {
+            "per_class": [{name: value for row in rows for name, value in row.items()} for rows in zip(*tables, strict=True)],
+            "confusion": sums["confusion"].tolist(),
+        }
+
+    def pictures(self, sums: Mapping[str, Any]) -> "dict[str, Image]":
+        from phalanx.train.pictures.detected import pictures
+
+        rows = {kind: (sums[f"found_{kind}"], sums[f"true_{kind}"]) for kind in self.kinds}
+        return pictures(rows, sums["confusion"], self._names)
+
+    # -- prediction
+
+    def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Of one image after another `objects`, best first: `label`, `class`, `score`, and `box`: left, top, right, bottom."""
+        for found in self._detected(model, batch):
+            yield {"objects": self._objects(found)} | {name: found[name] for name in ("masks",) if name in found}
+
+    def _objects(self, found: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+        rows = zip(found["labels"].tolist(), found["scores"].tolist(), found["boxes"].tolist(), strict=True)
+        return [{"label": self._names[label], "class": label, "score": score, "box": box} for label, score, box in rows]
+
+    def draw(self, image: "Image", prediction: Mapping[str, Any]) -> "Image":
+        from phalanx.train.pictures.detections import with_detections
+
+        shown = [one for one in prediction["objects"] if one["score"] >= self._evaluate.shown]
+        boxes, labels, scores = ([one[entry] for one in shown] for entry in ("box", "class", "score"))
+        masks = prediction["masks"][: len(shown)] if "masks" in prediction else None
+        return with_detections(image, boxes, labels, scores, self._names, masks)
+
+
+class Instances(Detection):
+    """The same with a mask of each object: a batch has `masks` bool [n, H, W] of each image, and metrics are of masks too."""
+
+    kinds = ("boxes", "masks")
+
+    def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Any]]:
+        if "masks" not in batch:
+            raise UserError(
+                f"task.name=instance learns masks, but the objects of data.name={self._data.name} have none. "
+                "Set task.name=detection, or another data.name."
+            )
+        return super().losses(model, batch)
+
+    def _learnt(self) -> tuple[str, ...]:
+        return *_LEARNT, "masks"
+
+    def write(self, prediction: Mapping[str, Any], folder: Path, place: Path, probabilities: bool) -> dict[str, Any]:
+        """Masks become the `segmentation` of each object, in COCO's run lengths."""
+        if probabilities:
+            raise UserError("--probabilities is for task.name=segmentation; an object has its score. Leave it out.")
+        pairs = zip(prediction["objects"], run_lengths(prediction["masks"]), strict=True)
+        return {"objects": [one | {"segmentation": lengths} for one, lengths in pairs]}
+
+
+def _images(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | list[Tensor]:
+    """The images of a batch where the network computes; those of several sizes were left on the CPU."""
+    images: Tensor | Sequence[Tensor] = batch["image"]
+    if isinstance(images, Tensor):
+        return images
+    like = next(model.parameters())
+    return [image.to(like.device, like.dtype) for image in images]
+
+
+def _classes(config: RunConfig, data: DataFacts) -> int:
+    """Classes of objects that the network tells apart.
+
+    Raises:
+        UserError: where the data has more.
+    """
+    background = 1 if registry.has_background(config.model.name) else 0
+    needed = len(data.classes) + background
+    given = needed if config.model.num_classes is None else config.model.num_classes
+    if given < needed:
+        also = " and there is the background" if background else ""
+        raise UserError(
+            f"model.num_classes={given}, but the data has {len(data.classes)} classes{also}. Set at least {needed}."
+        )
+    return given - background

@@ -143,7 +143,7 @@ def _run(results: Path, chosen: Sequence[str]) -> dict[Cell, dict[str, Any]]:
     from benchmarks.results import measure_all
     from tests.rank_pool import Pool
 
-    pool = Pool(3, timeout_s=600)
+    pool = Pool(3, timeout_s=600, renew_after=1)  # what a large network leaves behind is missed by the next
     try:
         every = list(cells(chosen))
         return measure_all(

@@ -87,10 +87,14 @@ def _forget_meshes() -> None:
 
 
 class Pool:
-    """`pool.run(world, function, *arguments)` calls `function(world, *arguments)` on so many ranks."""
+    """`pool.run(world, function, *arguments)` calls `function(world, *arguments)` on so many ranks.
 
-    def __init__(self, size: int, timeout_s: float = TIMEOUT_S):
-        self._size, self._timeout_s, self._worlds = size, timeout_s, 0
+    Args:
+        renew_after: worlds after which the processes are new ones.
+    """
+
+    def __init__(self, size: int, timeout_s: float = TIMEOUT_S, renew_after: int = RENEW_AFTER):
+        self._size, self._timeout_s, self._renew_after, self._worlds = size, timeout_s, renew_after, 0
         self._ranks = self._start()
 
     def _start(self) -> list[tuple[Any, Connection]]:
@@ -117,7 +121,7 @@ class Pool:
             AssertionError: with the traceback of the first rank that failed, or where one hangs.
         """
         self._worlds += 1
-        if self._worlds % RENEW_AFTER == 0:
+        if self._worlds > 1 and self._worlds % self._renew_after == 0:
             self.close()
             self._ranks = self._start()
         try:

@@ -20,7 +20,7 @@ MOSAIC = [
 ]
 YOLO = [*COMMON, *MOSAIC, "task.name=detection", "model.name=yolov8n", "train.global_batch=12", "train.micro_batch=4"]
 MASKS = [*COMMON, "task.name=instance", "model.name=mask_rcnn", "model.backbone=resnet18", "data.augment.copy_paste=0.5"]
-# Few pixels, and so few proposals.
+# Few pixels and samples: small layers, but for the box head, whose size is the paper's.
 MASKS += [
     "data.image_size=32",
     "data.augment.sizes=[32,48]",

@@ -37,9 +37,8 @@ PARITY = "one process"
 AGREES = {"segmentation": 1e-8, "detection": 1e-6, "instance": 1e-6}
 # What a network learns besides the class of the image.
 TARGETS = {"segmentation": "mask", "detection": "boxes", "instance": "boxes"}
-# Of detectors that torchvision has: half as many regions to look at, and anchors of the objects' sizes.
-FEWER_REGIONS = "data.image_size=[32,64]"
-ANCHORS = "model.options.anchors=[8,16,32,64,128]"
+# Of detectors: anchors of the objects' sizes, and few proposals, each of which costs as much as a small image.
+OPTIONS = {"anchors": [8, 16, 32, 64, 128], "samples": 32}
 # Pixels a side; 64 unless a network's own strides leave nothing of that.
 IMAGE_SIZES = {"inception_v3": 96}
 # 632 million parameters: 7.6 GB a rank with gradients and momentum, and the buffers of DDP, twice while a run is read again.
@@ -93,8 +92,8 @@ def config(cell: Cell) -> Any:
     ways = WAYS | {EXACT: ["dist.strategy=ddp", "dist.reduce=exact"], PARITY: ["dist.strategy=ddp"]}
     task, size = _task(cell.network), f"data.image_size={IMAGE_SIZES.get(cell.network, 64)}"
     more = [f"task.name={task}", f"data.options.target={TARGETS[task]}"] if task in TARGETS else []
-    more += [FEWER_REGIONS] if registry.has_background(cell.network) else []
-    more += [ANCHORS] if cell.network in registry.MODELS and "anchors" in registry.MODELS[cell.network].own else []
+    own = registry.MODELS[cell.network].own if cell.network in registry.MODELS else {}
+    more += [f"model.options.{key}={value}" for key, value in OPTIONS.items() if key in own]
     more += ["model.backbone=resnet18"] if cell.network in SMALL_BACKBONE else []
     return load([str(RECIPE)], [f"model.name={cell.network}", size, f"dist.precision={cell.precision}", *ways[cell.way], *more])
 
@@ -205,8 +204,8 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
             [
                 "",
                 "Networks for detection, with boxes, and masks where they tell any. An image of the first step has no objects, "
-                "and in the second no image of the last rank has any. torchvision's see images of 32 x 64 pixels, "
-                f"{', '.join(sorted(SMALL_BACKBONE))} by a ResNet-18. `one process`: within 1e-6; the largest difference was "
+                "and in the second no image of the last rank has any. Those that look at proposals learn 32 an image. "
+                f"{', '.join(sorted(SMALL_BACKBONE))} on a ResNet-18. `one process`: within 1e-6; at most it was "
                 f"{largest(objects):.0e}.",
                 "",
                 *_table(found, objects, [(PARITY, "fp64")]),

@@ -88,7 +88,15 @@ class DataConfig(Section):
     fold: Fold | None = experiment(None, "cross-validation: which of how many parts to validate on, as 2/5")
     stratify: bool = experiment(True, "val_fraction and fold: keep the share of every class in each part")
     sampling: Literal["natural", "class_balanced"] = experiment(
-        "natural", "class_balanced: an epoch repeats samples of rarer classes until every class has as many"
+        "natural",
+        "class_balanced: an epoch repeats samples of rarer classes until every class has as many; for detection, images with "
+        "objects of rare classes, by their repeat factors (arXiv:1908.03195)",
+    )
+    repeat_threshold: float = experiment(
+        0.001, "class_balanced, detection: share of the images below which a class is rare", gt=0, le=1
+    )
+    aspect_groups: bool = experiment(
+        False, "fit=short_side: micro-batches of images that are all wide or all high, so that less is padded"
     )
     ignore_index: Whole = experiment(255, "class index of pixels that count for nothing", ge=0)
     mode: Literal["auto", "grey", "rgb", "rgba"] = experiment(

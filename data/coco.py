@@ -6,6 +6,7 @@ split, below `data.root`: `annotations/instances_SPLIT.json` and images in `SPLI
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
     images = {image["id"]: image for image in content["images"]}
     if len(images) < len(content["images"]):
         _refuse_twice(path, "image", [image["id"] for image in content["images"]])
-    numbers = {number: place for place, number in enumerate(sorted(images))}
+    in_order = [images[number] for number in sorted(images, key=_numbers_first)]
+    numbers = {image["id"]: place for place, image in enumerate(in_order)}
     categories = sorted(content["categories"], key=lambda category: category["id"])
     labels = {category["id"]: label for label, category in enumerate(categories)}
     if len(labels) < len(categories):
         _refuse_twice(path, "category", [category["id"] for category in categories])
-    faults, found, with_masks = Faults(config.on_error == "skip"), Found(), bool(config.options.get("masks", False))
+    with_masks = bool(config.options.get("masks", False))
+    faults, found = Faults(config.on_error == "skip"), Found(areas=[], outlines=[] if with_masks else None)
     if len({annotation["id"] for annotation in content["annotations"]}) < len(content["annotations"]):
         _refuse_twice(path, "annotation", [annotation["id"] for annotation in content["annotations"]])
     for annotation in content["annotations"]:
@@ -62,21 +65,18 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
         if (fault := fault_of(box, image["width"], image["height"])) is not None:
             faults.add(f"{where} of {image['file_name']}", *fault, "Correct it")
             continue
-        outline = None
-        if with_masks:
-            outline = annotation.get("segmentation")
-            if wrong := coco_masks.fault_of(outline, image["height"], image["width"]):
-                faults.add(f"{where} of {image['file_name']}", wrong, "have masks that cannot be used", "Correct it")
-                continue
+        outline = annotation.get("segmentation") if with_masks else None
+        if with_masks and (wrong := coco_masks.fault_of(outline, image["height"], image["width"])):
+            faults.add(f"{where} of {image['file_name']}", wrong, "have masks that cannot be used", "Correct it")
+            continue
         found.add(
             numbers[annotation["image_id"]],
             box,
             labels[annotation["category_id"]],
             bool(annotation.get("iscrowd", 0)),
-            float(annotation.get("area", width * height)),
-            json.dumps(outline) if with_masks else None,
+            annotation.get("area", math.nan),
+            json.dumps(outline),
         )
-    in_order = [images[number] for number in sorted(images)]
     return DetectedImages(
         config,
         folder,
@@ -86,6 +86,11 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
         numpy.array([(image["height"], image["width"]) for image in in_order], numpy.int32).reshape(-1, 2),
         faults.notes(len(content["annotations"])),
     )
+
+
+def _numbers_first(number: int | str) -> tuple[bool, int | str]:
+    """To sort ids by, which may be numbers and texts in one file."""
+    return isinstance(number, str), number
 
 
 def _check_options(config: DataConfig) -> None:
@@ -157,6 +162,8 @@ def _problem(row: Any, kinds: Mapping[str, Any]) -> str | None:
         if not isinstance(row[name], kind):
             return f"has a {name!r} that cannot be: {row[name]!r}"
     box = row.get("bbox", [0, 0, 0, 0])
+    if "bbox" in kinds and not isinstance(row.get("area", 0), _NUMBER):
+        return f"has an 'area' that is no number: {row['area']!r}"
     if "bbox" in kinds and (len(box) != 4 or not all(isinstance(value, _NUMBER) for value in box)):
         return f"has a 'bbox' that is not four numbers: {box!r}"
     return None

@@ -71,7 +71,7 @@ def fault_of(told: Any, height: int, width: int) -> str | None:
             if len(polygon) < 6:
                 return f"a polygon of {len(polygon) // 2} points"
         return None
-    if not isinstance(told, dict) or "counts" not in told or list(told.get("size", [])) != [height, width]:
+    if not isinstance(told, dict) or "counts" not in told or told.get("size") != [height, width]:
         return f"its segmentation is neither polygons nor run lengths of {height} x {width} pixels"
     counts = told["counts"]
     runs = _runs(counts.encode()) if isinstance(counts, str) else counts

@@ -40,7 +40,7 @@ class CopyPaste:
             if chosen and taken.any():
                 others = {name: batch[name][place - 1][taken] for name in own}
                 over = others["masks"].any(dim=0)
-                image[place] = torch.where(over, batch["image"][place - 1], image[place])
+                image[place] = torch.where(over.to(image.device), batch["image"][place - 1], image[place])
                 own = _covered(own, over)
                 own = {name: torch.cat([own[name], others[name]]) for name in own}
             for name, value in own.items():

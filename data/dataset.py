@@ -48,6 +48,8 @@ class Dataset(Protocol):
         kind: what a sample holds, "classification" where there is none.
         labels: int64 `[samples]`, the class of each sample (classification).
         class_counts(): samples a class (multilabel), pixels (segmentation) or boxes (detection).
+        counts_of(i): of one sample, int64 `[classes]` (segmentation, detection).
+        sizes: int32 `[samples, 2]`, height and width of each image, where they are known without reading it (detection).
         path(i): the file of a sample, for messages.
         has_masks: whether samples have `masks` (detection).
         notes: sentences about what was left out of it.
@@ -122,7 +124,7 @@ def open_split(config: DataConfig, split: Split, seed: int = 0) -> Dataset:
     if divided:
         dataset = splits.part(dataset, config, split, seed)
     if split == "train" and config.sampling == "class_balanced":
-        dataset = splits.balanced(dataset, seed)
+        dataset = splits.evened(dataset, config, seed)
     if split == "train" and config.on_error == "skip":
         dataset = Skipping(dataset)
     return dataset

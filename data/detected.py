@@ -1,5 +1,6 @@
 """Image files with boxes, and maybe masks, of the objects in them: what `coco`, `voc` and `yolo` open."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +62,16 @@ class DetectedImages(ImageFiles):
             "labels": torch.from_numpy(objects.labels[own].astype(numpy.int64)),
             "crowd": torch.from_numpy(objects.crowd[own].copy()),
         }
-        if objects.areas is not None:
-            sample["area"] = torch.from_numpy(objects.areas[own].copy())
         if objects.outlines is not None:
             sample["masks"] = self._masks(own, height, width)
+        if objects.areas is not None:
+            sample["area"] = _areas(torch.from_numpy(objects.areas[own]), sample)
         return sample
+
+    @property
+    def sizes(self) -> NDArray[numpy.int32] | None:
+        """Height and width of each image as the annotations have them, `[samples, 2]`; None where some do not tell."""
+        return None if self._sizes is None or not self._sizes.all() else self._sizes
 
     def _own(self, index: int) -> slice:
         return slice(int(self._objects.ends[index]), int(self._objects.ends[index + 1]))
@@ -103,3 +109,10 @@ class DetectedImages(ImageFiles):
     def _counts(self, some: slice) -> NDArray[numpy.int64]:
         learnt = self._objects.labels[some][~self._objects.crowd[some]]
         return numpy.bincount(learnt, minlength=len(self.classes))
+
+
+def _areas(told: Tensor, sample: Mapping[str, Any]) -> Tensor:
+    """Areas of objects as they were annotated; of the mask, or else the box, where one was not."""
+    sides = sample["boxes"][:, 2:] - sample["boxes"][:, :2]
+    own = sample["masks"].flatten(1).sum(dim=1) if "masks" in sample else sides.prod(dim=1)
+    return torch.where(told.isnan(), own.double(), told)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy
+from numpy.typing import NDArray
 
 from phalanx.data.dataset import Dataset, Kind
 
@@ -49,6 +50,20 @@ def class_counts(dataset: Dataset) -> list[int] | None:
     return None
 
 
+def counts_of(dataset: Dataset, index: int) -> NDArray[numpy.int64] | None:
+    """Pixels or boxes of each class in a sample, `[classes]`; None where the dataset does not tell."""
+    if not hasattr(dataset, "counts_of"):
+        return None
+    found: NDArray[numpy.int64] | None = dataset.counts_of(index)
+    return found
+
+
+def sizes(dataset: Dataset) -> NDArray[numpy.int32] | None:
+    """Height and width of each image as it is stored, `[samples, 2]`; None where that is not told without reading it."""
+    found: NDArray[numpy.int32] | None = getattr(dataset, "sizes", None)
+    return found
+
+
 def notes(dataset: Dataset) -> tuple[str, ...]:
     """Sentences about what was left out of the dataset."""
     found: tuple[str, ...] = getattr(dataset, "notes", ())
@@ -84,11 +99,18 @@ class View:
         return labels(self.dataset)
 
     @property
+    def sizes(self) -> NDArray[numpy.int32] | None:
+        return sizes(self.dataset)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         return notes(self.dataset)
 
     def class_counts(self) -> list[int] | None:
         return class_counts(self.dataset)
+
+    def counts_of(self, index: int) -> NDArray[numpy.int64] | None:
+        return counts_of(self.dataset, index)
 
     def path(self, index: int) -> str:
         return path(self.dataset, index)

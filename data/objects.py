@@ -21,7 +21,7 @@ class Objects:
         boxes: float32 [objects, 4]: left, top, right, bottom, in pixels, or where `relative`, in shares of the image's sides.
         labels: int32 [objects].
         crowd: bool [objects]: many objects in one box, or one that is hard to see; never learnt.
-        areas: float64 [objects], in pixels; none where they are not told.
+        areas: float64 [objects], in pixels, NaN where one is not told; none where no file would tell them.
         ends: int64 [images + 1]: image `i` has the objects from `ends[i]` to `ends[i + 1]`.
         outlines: of each object, the JSON of COCO's `segmentation`; none where there are no masks.
     """
@@ -37,13 +37,13 @@ class Objects:
 
 @dataclass
 class Found:
-    """Objects as they are read, one after another."""
+    """Objects as they are read, one after another; areas and outlines where there is a list for them."""
 
+    areas: list[float] | None = None
+    outlines: list[str] | None = None
     boxes: list[tuple[float, float, float, float]] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     crowd: list[bool] = field(default_factory=list)
-    areas: list[float] = field(default_factory=list)
-    outlines: list[str] = field(default_factory=list)
     images: list[int] = field(default_factory=list)
 
     def add(
@@ -52,16 +52,16 @@ class Found:
         box: tuple[float, float, float, float],
         label: int,
         crowd: bool = False,
-        area: float | None = None,
-        outline: str | None = None,
+        area: float = math.nan,
+        outline: str = "",
     ) -> None:
         self.images.append(image)
         self.boxes.append(box)
         self.labels.append(label)
         self.crowd.append(crowd)
-        if area is not None:
+        if self.areas is not None:
             self.areas.append(area)
-        if outline is not None:
+        if self.outlines is not None:
             self.outlines.append(outline)
 
     def arrays(self, images: int, relative: bool = False) -> Objects:
@@ -74,10 +74,10 @@ class Found:
             numpy.array(self.boxes, numpy.float32).reshape(-1, 4)[order],
             numpy.array(self.labels, numpy.int32)[order],
             numpy.array(self.crowd, bool)[order],
-            numpy.array(self.areas, numpy.float64)[order] if self.areas else None,
+            None if self.areas is None else numpy.array(self.areas, numpy.float64)[order],
             ends,
             relative,
-            Names.of(self.outlines[place] for place in order.tolist()) if self.outlines else None,
+            None if self.outlines is None else Names.of(self.outlines[place] for place in order.tolist()),
         )
 
 
@@ -138,6 +138,7 @@ def fault_of(box: Sequence[float], width: float, height: float) -> tuple[str, st
     if right == left or bottom == top:
         return f"{shown} has no area", "have boxes without area"
     beyond = _BEYOND if max(width, height) > 1 else _BEYOND / 100
-    if left < -beyond or top < -beyond or right > width + beyond or bottom > height + beyond:
+    inside = left < width and top < height and right > 0 and bottom > 0
+    if not inside or left < -beyond or top < -beyond or right > width + beyond or bottom > height + beyond:
         return f"{shown} reaches out of the image, which is {width:g} x {height:g}", "reach out of their images"
     return None

@@ -9,7 +9,7 @@ import torch
 from PIL.Image import Image
 
 from phalanx.configs.schema import RunConfig
-from phalanx.data import facts
+from phalanx.data import facts, order
 from phalanx.data.batchwise import batchwise
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.fit import seen_size
@@ -17,7 +17,7 @@ from phalanx.data.loader import EvaluationLoader, Loader, Samples, loading
 from phalanx.data.mosaic import mosaics
 from phalanx.data.pipeline import Pipeline, Statistics, pipeline
 from phalanx.data.sheet import sheet, tiles
-from phalanx.dist.sampler import Draw, Share, Stream
+from phalanx.dist.sampler import Draw, Share
 
 _COUNTED = {"classification": "images", "multilabel": "images", "segmentation": "pixels", "detection": "boxes"}
 _BAR, _LISTED = 40, 50
@@ -168,10 +168,8 @@ def _picture(config: RunConfig, samples: Samples, seen: Pipeline, split: Split, 
     size = config.train.micro_batch
     batches: list[dict[str, Any]] = []
     if split == "train":
-        stream = Stream(len(dataset), config.seed, config.train.global_batch, size)
-        loader = Loader(
-            samples, stream, Share(0, config.micro_batches, config.micro_batches), 0, False, batchwise(config, dataset)
-        )
+        whole = Share(0, config.micro_batches, config.micro_batches)
+        loader = Loader(samples, order.stream(config, dataset), whole, 0, False, batchwise(config, dataset))
         for batch in loader.from_step(0, -(-count // config.train.global_batch)):
             batches += batch.micro_batches
     else:
@@ -192,4 +190,6 @@ def augmentation(config: RunConfig) -> str:
 
 
 def _value(value: Any) -> str:
-    return " to ".join(f"{part:g}" for part in value) if isinstance(value, list | tuple) else f"{value:g}"
+    if isinstance(value, list | tuple):  # of a choice, or of a range
+        return (" or " if isinstance(value, list) else " to ").join(f"{part:g}" for part in value)
+    return f"{value:g}"

@@ -40,16 +40,25 @@ class Subset(facts.View):
         known = facts.labels(self.dataset)
         return None if known is None else known[torch.from_numpy(self.indices)]
 
+    @property
+    def sizes(self) -> NDArray[numpy.int32] | None:
+        known = facts.sizes(self.dataset)
+        return None if known is None else known[self.indices]
+
     def class_counts(self) -> list[int] | None:
         known = self.labels
         if known is not None:
             return numpy.bincount(known.numpy(), minlength=len(self.classes)).tolist()
-        if not hasattr(self.dataset, "counts_of"):
-            return None
         total = numpy.zeros(len(self.classes), numpy.int64)
-        for index in self.indices.tolist():
-            total += self.dataset.counts_of(index)
+        for index in range(len(self)):
+            own = self.counts_of(index)
+            if own is None:
+                return None
+            total += own
         return total.tolist()
+
+    def counts_of(self, index: int) -> Indices | None:
+        return facts.counts_of(self.dataset, int(self.indices[index]))
 
     def path(self, index: int) -> str:
         return facts.path(self.dataset, int(self.indices[index]))
@@ -102,6 +111,17 @@ def _held_out(dealt: Indices, config: DataConfig) -> NDArray[numpy.bool_]:
     return held_out
 
 
+def evened(dataset: Dataset, config: DataConfig, seed: int) -> Subset:
+    """`data.sampling=class_balanced`: rarer classes repeated; of detection, images with objects of rare classes.
+
+    Raises:
+        UserError: where the dataset does not tell its samples' classes.
+    """
+    if facts.kind(dataset) == "detection" and facts.counts_of(dataset, 0) is not None:  # all or none
+        return with_rare_objects_repeated(dataset, config.repeat_threshold, seed)
+    return balanced(dataset, seed)
+
+
 def balanced(dataset: Dataset, seed: int) -> Subset:
     """Every sample at least once, and those of rarer classes again until each class has as many as the largest.
 
@@ -114,8 +134,8 @@ def balanced(dataset: Dataset, seed: int) -> Subset:
     known = facts.labels(dataset)
     if known is None:
         raise UserError(
-            "data.sampling=class_balanced needs one class a sample: a dataset with the attribute `labels`. "
-            "Set data.sampling=natural."
+            "data.sampling=class_balanced needs one class a sample: a dataset with the attribute `labels`; or, for detection, "
+            "one with the method `counts_of`. Set data.sampling=natural."
         )
     counts = numpy.bincount(known.numpy())
     largest = int(counts.max())
@@ -127,3 +147,26 @@ def balanced(dataset: Dataset, seed: int) -> Subset:
         repeated.append(numpy.tile(own, math.ceil(largest / count))[:largest] if count else own)
         start += count
     return Subset(dataset, numpy.concatenate(repeated))
+
+
+def with_rare_objects_repeated(dataset: Dataset, threshold: float, seed: int) -> Subset:
+    """Every image at least once, and those with objects of rare classes again.
+
+    Repeat factors: Gupta, Dollar and Girshick, LVIS, arXiv:1908.03195v2, appendix B. A class that is in a share f of all images
+    has the factor max(1, sqrt(threshold / f)), and an image the largest of its classes'. There it comes in each epoch a random
+    number of times, whose mean is the factor; here the same images come again in all epochs, each as often as its factor says,
+    rounded down or up, and all together as often as the sum of the factors says.
+    """
+    there = [numpy.flatnonzero(_counts_of(dataset, index)) for index in range(len(dataset))]
+    share = numpy.bincount(numpy.concatenate(there), minlength=len(dataset.classes)) / len(dataset)
+    factors = numpy.sqrt(threshold / numpy.where(share > 0, share, 1.0))
+    own = numpy.array([factors[classes].max(initial=1.0) for classes in there])
+    order = _shuffled(len(dataset), seed)
+    reached = numpy.floor(numpy.cumsum(own[order]) + 0.5).astype(numpy.int64)
+    return Subset(dataset, numpy.repeat(order, numpy.diff(reached, prepend=0)))
+
+
+def _counts_of(dataset: Dataset, index: int) -> Indices:
+    counts = facts.counts_of(dataset, index)
+    assert counts is not None
+    return counts

@@ -7,7 +7,7 @@ Position `p` of the endless stream is place `p mod N` in the permutation of epoc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
@@ -97,10 +97,13 @@ class Stream:
             epoch, place = divmod(start, self.samples)
             count = min(stop - start, self.samples - place)
             places = numpy.arange(place, place + count, dtype=numpy.uint64)
-            ids = permute(places, self.samples, key(self.seed, "order", epoch))
-            result += [Draw(epoch, i) for i in ids.tolist()]
+            result += [Draw(epoch, i) for i in self.order(epoch, places).tolist()]
             start += count
         return result
+
+    def order(self, epoch: int, places: NDArray[numpy.uint64]) -> NDArray[Any]:
+        """The samples at some places of an epoch. Shape: [n] to [n]."""
+        return permute(places, self.samples, key(self.seed, "order", epoch))
 
     def micro_batches(self, step: int, first: int, last: int) -> list[list[Draw]]:
         """The samples of the micro-batches `first` to `last` (exclusive) of the step that follows `step` finished ones."""

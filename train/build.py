@@ -11,6 +11,7 @@ from torch import nn
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import ModelConfig, RunConfig
 from phalanx.data import facts as data_facts
+from phalanx.data import order
 from phalanx.data.batchwise import batchwise
 from phalanx.data.dataset import Dataset, open_split
 from phalanx.data.loader import EvaluationLoader, Loader, Samples
@@ -109,8 +110,7 @@ def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
         config,
         world,
     )
-    count, workers = len(made.training), config.data.workers
-    stream = Stream(count, config.seed, config.train.global_batch, config.train.micro_batch)
+    workers, stream = config.data.workers, order.stream(config, made.training)
     wanted = statistics(config, made.training.channels)
     augmented = pipeline(config.data, made.training, "train", wanted)
     training = Samples(made.training, augmented, config.seed, mosaics(config, made.training, augmented))

@@ -85,9 +85,9 @@ def _table(found: Mapping[str, Entry]) -> list[str]:
     return [
         *lines,
         "",
-        "parameters: for 1000 classes, of segmentation for 21, of detection for COCO's: 80, or torchvision's 91 of them. score: of",
-        "torchvision's default weights, as it documents them, in per cent: top-1 accuracy on ImageNet-1K; for segmentation mIoU",
-        "on COCO's images of VOC's classes; for detection box AP on COCO val2017.",
+        "parameters: for 1000 classes, of segmentation for 21, of detection for COCO's 80, or 91 as torchvision counts them.",
+        "score: of torchvision's default weights, as it documents them, in per cent: top-1 accuracy on ImageNet-1K; for",
+        "segmentation mIoU on COCO's images of VOC's classes; for detection box AP on COCO val2017.",
         "timm/NAME is any network of timm, where that is installed. `phalanx models NAME` says more of one.",
     ]
 

@@ -85,7 +85,8 @@ def build(name: str, options: Options) -> RegionNetwork:
     """Faster or Mask R-CNN; `num_classes` counts the background. What its own options mean:
 
     - `norm`: `frozen` makes constants of the backbone's BatchNorm, `batch` trains it;
-    - `anchors`: their sides in pixels, of each map one.
+    - `anchors`: their sides in pixels, of each map one;
+    - `samples`: proposals of an image that are learnt.
 
     Raises:
         BadOption: for what the backbone does not take or have, or another number of anchors.
@@ -104,4 +105,5 @@ def build(name: str, options: Options) -> RegionNetwork:
     if masks:
         mask_head = MaskRCNNHeads(CHANNELS, _LAYERS, 1, norm_layer=norm)
         mask_parts = (mask_head, MaskRCNNPredictor(_LAYERS[-1], _LAYERS[-1], options.num_classes))
-    return RegionNetwork(backbone, rpn, RegionHeads(_STRIDES, box_head, box_predictor, mask_parts))
+    heads = RegionHeads(_STRIDES, options.own("samples"), box_head, box_predictor, mask_parts)
+    return RegionNetwork(backbone, rpn, heads)

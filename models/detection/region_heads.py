@@ -23,7 +23,7 @@ from phalanx.models.detection.proposals import BETA
 from phalanx.models.detection.sampling import sampled
 from phalanx.models.detection.wide import wide
 
-_SAMPLES, _POSITIVES = 512, 0.25  # proposals of an image that are learnt; largest share of those of an object
+_POSITIVES = 0.25  # largest share of the proposals that are learnt that is of an object
 Size = tuple[int, int]
 
 
@@ -49,12 +49,14 @@ class RegionHeads(RoIHeads):
 
     Args:
         strides: of the maps that proposals are looked at on.
+        samples: proposals of an image that are learnt.
         masks: head and predictor of masks, if there are any.
     """
 
     def __init__(
         self,
         strides: Sequence[int],
+        samples: int,
         box_head: nn.Module,
         box_predictor: nn.Module,
         masks: tuple[nn.Module, nn.Module] | None = None,
@@ -62,9 +64,10 @@ class RegionHeads(RoIHeads):
         said = Inference()
         super().__init__(
             *(_pool(strides, 7), box_head, box_predictor),
-            *(0.5, 0.5, _SAMPLES, _POSITIVES, None),
+            *(0.5, 0.5, samples, _POSITIVES, None),
             *(said.score, said.nms_iou, said.detections),
         )
+        self._samples = samples
         if masks is not None:
             self.mask_roi_pool = _pool(strides, 14)
             self.mask_head, self.mask_predictor = masks
@@ -100,7 +103,7 @@ class RegionHeads(RoIHeads):
         truth, classes = target["boxes"], target["labels"] + 1
         candidates = torch.cat([proposals, truth])
         (objects,), (labels,) = self.assign_targets_to_proposals([candidates], [truth], [classes])
-        positive, negative = sampled(labels, _SAMPLES, _POSITIVES, generator)
+        positive, negative = sampled(labels, self._samples, _POSITIVES, generator)
         both = torch.cat([positive, negative])
         return _Sample(candidates[both], labels[both], objects[both], len(positive))
 

@@ -27,10 +27,12 @@ _ANCHORS = {
     )
 }
 
+_SAMPLES = {"samples": OwnOption("a number", 512, "proposals of an image that are learnt")}
+
 
 def _entry(module: str, paper: str, params: int, norm: str, **more: Any) -> Entry:
     """One on any backbone. Parameters are those for 91 classes, the background among them."""
-    own = {"norm": _norm(norm)} | ({} if paper == _FCOS else _ANCHORS)
+    own = {"norm": _norm(norm)} | ({} if paper == _FCOS else _ANCHORS) | (_SAMPLES if module == _RCNN else {})
     given: dict[str, Any] = {"params_source": "derived", "own": own} | more
     takes = ("options",) if "weights" in given else ("drop_path", "backbone", "options")
     family = Family(module, paper, takes, ())

@@ -7,11 +7,12 @@ import torch
 
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
+from phalanx.data import order
 from phalanx.data.batchwise import batchwise
 from phalanx.data.loader import Loader, Samples
 from phalanx.data.mosaic import mosaics
 from phalanx.data.pipeline import pipeline
-from phalanx.dist.sampler import Stream, share
+from phalanx.dist.sampler import share
 from tests.running import DIGITS
 
 GLOBAL_BATCH, MICRO_BATCH = 16, 4
@@ -62,9 +63,8 @@ def loader(
     """The training stream of a rank."""
     seen = pipeline(config.data, dataset, "train")
     samples = Samples(dataset, seen, config.seed, mosaics(config, dataset, seen))
-    stream = Stream(len(dataset), config.seed, GLOBAL_BATCH, MICRO_BATCH)
     mine = share(config.micro_batches, rank, world)
-    return Loader(samples, stream, mine, workers, False, batchwise(config, dataset), device)
+    return Loader(samples, order.stream(config, dataset), mine, workers, False, batchwise(config, dataset), device)
 
 
 def steps(loaders: Sequence[Loader], first: int, last: int) -> list[list[dict[str, Any]]]:

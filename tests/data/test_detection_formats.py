@@ -14,8 +14,10 @@ from PIL import Image
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.data import facts
+from phalanx.data.check import check_part, judge
 from phalanx.data.dataset import Dataset, open_split
 from phalanx.data.pipeline import pipeline
+from phalanx.data.skipping import Skipping
 
 SIZES = {1: (40, 30), 7: (24, 48), 9: (32, 32)}  # width and height, by image id
 COCO: dict[str, Any] = {
@@ -62,6 +64,31 @@ def test_coco_is_read_in_each_of_its_layouts(tmp_path: Path, layout: int) -> Non
     assert last["boxes"].shape == (0, 4) and last["labels"].shape == (0,) and last.keys() == first.keys()
     assert facts.class_counts(data) == [1, 1]  # the crowd is not learnt
     assert "masks" not in first
+
+
+def test_an_area_that_is_not_told_is_that_of_the_mask_or_else_of_the_box(tmp_path: Path) -> None:
+    content = copy.deepcopy(COCO)
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = OUTLINES[annotation["id"]]
+    content["annotations"][2].pop("area")  # six pixels in a box of 64
+    config = _coco(tmp_path, content)
+    assert open_split(config, "train")[1]["area"].tolist() == [150.5, 64.0]
+    with_masks = open_split(config.model_copy(update={"options": {"masks": True}}), "train")
+    assert with_masks[1]["area"].tolist() == [150.5, 6.0] and with_masks[2]["area"].shape == (0,)
+
+
+def test_a_split_without_any_object_has_masks_and_areas_all_the_same(tmp_path: Path) -> None:
+    config = _coco(tmp_path, COCO | {"annotations": []}).model_copy(update={"options": {"masks": True}})
+    data = open_split(config, "train")
+    assert facts.has_masks(data) and data[0]["masks"].shape == (0, 30, 40) and data[0]["area"].shape == (0,)
+
+
+def test_ids_of_images_may_be_numbers_and_texts(tmp_path: Path) -> None:
+    content = copy.deepcopy(COCO)
+    content["images"][0]["id"] = content["annotations"][1]["image_id"] = "one"
+    data = open_split(_coco(tmp_path, content), "train")
+    assert [Path(facts.path(data, i)).name for i in range(3)] == ["7.png", "9.png", "1.png"]
+    assert data[2]["boxes"].tolist() == [[0, 0, 40, 30]]
 
 
 def test_coco_is_found_by_explicit_paths(tmp_path: Path) -> None:
@@ -210,6 +237,7 @@ def _with_outline(outline: Any) -> Callable[[Path], DataConfig]:
 
 LEFT_OUT: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
     "outside": (_with_box([20, 4, 10, 20]), r"annotation 11 of 7\.png: the box 20, 4, 30, 24 .* reaches .* which is 24 x 48"),
+    "beside": (_with_box([24, 4, 1, 20]), r"annotation 11 of 7\.png: the box 24, 4, 25, 24 .* reaches .* which is 24 x 48"),
     "no area": (_with_box([2, 4, 0, 20]), r"annotation 11 of 7\.png: the box 2, 4, 2, 24 .* has no area"),
     "negative": (_with_box([2, 4, -3, 20]), r"annotation 11 of 7\.png: the box 2, 4, -1, 24 .* has a negative side"),
     "NaN": (_with_box([2, float("nan"), 3, 20]), r"annotation 11 of 7\.png: the box 2, nan, 5, nan .* that is none"),
@@ -223,6 +251,7 @@ LEFT_OUT: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
     ),
     "two points": (_with_outline([[2, 4, 12, 24]]), r"annotation 11 of 7\.png: a polygon of 2 points"),
     "runs": (_with_outline({"size": [48, 24], "counts": [3, 4]}), r"annotation 11 of 7\.png: its run lengths are not those"),
+    "size of runs": (_with_outline({"size": 24, "counts": [3, 4]}), r"annotation 11 of 7\.png: its segmentation is neither"),
     "VOC outside": (lambda root: _voc(root, **{"7": _object("dog", 3, 5, 40, 24)}), r"7\.xml: object 1: the box 2, 4, 40, 24"),
     "VOC no area": (lambda root: _voc(root, **{"7": _object("dog", 3, 5, 2, 24)}), r"7\.xml: object 1: the box .* has no area"),
     "YOLO class": (lambda root: _yolo(root, "2 0.5 0.5 0.1 0.1\n"), r"9\.txt: line 1: class 2, but there are 2, from 0"),
@@ -250,6 +279,10 @@ REFUSED: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
     "no categories": (_changed(lambda content: content.pop("categories")), r"not COCO's: it has no list 'categories'"),
     "no box": (_changed(lambda content: content["annotations"][0].pop("bbox")), r"entry 0 of 'annotations' has no 'bbox'"),
     "three numbers": (_with_box([1, 2, 3]), r"entry 0 of 'annotations' has a 'bbox' that is not four numbers: \[1, 2, 3\]"),
+    "area": (
+        _changed(lambda content: content["annotations"][0].update(area="large")),
+        r"entry 0 of 'annotations' has an 'area' that is no number: 'large'",
+    ),
     "image twice": (
         _changed(lambda content: content["images"].append(content["images"][0])),
         r"instances_train\.json: the image id 1 is there twice",
@@ -289,3 +322,26 @@ def test_an_image_of_another_size_than_its_annotations_say_is_named(tmp_path: Pa
     Image.new("RGB", (10, 10)).save(tmp_path / "train/9.png")
     with pytest.raises(UserError, match=r"9\.png: the image is 10 x 10 pixels, but its annotations are for 32 x 32"):
         data[2]
+
+
+@pytest.mark.parametrize(("made", "gone"), [(_coco, "train/9.png"), (_voc, "JPEGImages/9.png")], ids=["coco", "voc"])
+def test_an_image_that_is_listed_but_absent_is_named_or_passed_over_in_training(
+    tmp_path: Path, made: Callable[[Path], DataConfig], gone: str
+) -> None:
+    config = made(tmp_path)
+    (tmp_path / gone).unlink()
+    data = open_split(config, "train")
+    with pytest.raises(UserError, match=r"9\.\w+: there is no such file\. 1 of . samples cannot be read"):
+        judge(check_part(data, config, 0, 1, lambda: None), data, config, "train")
+    skipping = open_split(config.model_copy(update={"on_error": "skip"}), "train")
+    assert isinstance(skipping, Skipping)
+    assert torch.equal(skipping[len(data) - 1]["boxes"], data[0]["boxes"]) and skipping.met() == [len(data) - 1]
+
+
+def test_heights_and_widths_are_told_where_the_annotations_have_them(tmp_path: Path) -> None:
+    sizes = facts.sizes(open_split(_coco(tmp_path / "coco"), "train"))
+    assert sizes is not None and sizes.tolist() == [[30, 40], [48, 24], [32, 32]]
+    part = open_split(_voc(tmp_path / "voc").model_copy(update={"fold": "1/2"}), "train")
+    sizes = facts.sizes(part)
+    assert sizes is not None and sizes.tolist() == [list(part[0]["image"].shape[1:])]
+    assert facts.sizes(open_split(_yolo(tmp_path / "yolo"), "train")) is None

@@ -84,6 +84,7 @@ def test_the_sheet_of_training_shows_the_first_micro_batches_of_the_run() -> Non
     top = next(y for y in range(len(sheet) - height) if numpy.array_equal(sheet[y : y + height, 24 : 24 + width], expected))
     assert 60 < top < 120
     assert augmentation(config) == "mixup 0.5" and augmentation(recipe()) == "no augmentation"
+    assert augmentation(recipe("data.augment.sizes=[8,16]", "data.augment.scale=[0.5,2]")) == "scale 0.5 to 2, sizes 8 or 16"
 
 
 @pytest.mark.parametrize("kind", ["classification", "segmentation", "detection"])

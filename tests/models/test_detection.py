@@ -260,6 +260,12 @@ def test_what_an_image_adds_to_the_losses_does_not_depend_on_the_images_beside_i
     assert any(not torch.equal(again[name][0], total) for name, (total, _) in together.items())
 
 
+def test_as_many_proposals_are_learnt_as_the_recipe_says() -> None:
+    network = small("mask_rcnn", torch.float32, options={"samples": 24}).train()
+    losses = network(torch.stack(images((64, 64))).float(), [target((64, 64), 3)])
+    assert losses["classes"][1] == losses["boxes"][1] == 24 and 3 <= losses["masks"][1] <= 6
+
+
 def test_the_sample_is_a_function_of_its_seed_and_of_the_asked_size() -> None:
     labels = torch.cat([torch.ones(40), torch.zeros(200), torch.full((60,), -1.0)])
     draws = [sampled(labels, 64, 0.25, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
@@ -311,6 +317,20 @@ def test_boxes_stay_in_float32_under_bf16() -> None:
     losses = network.train()(image[None], [target((32, 640), 4)])
     assert {total.dtype for total, _ in losses.values()} == {torch.float32}
     reached(network, losses)
+
+
+@pytest.mark.parametrize("name", ["retinanet", "fcos"])
+def test_of_the_coarsest_maps_what_sees_nothing_learns_nothing_under_bf16(name: str) -> None:
+    """At 64 pixels the last but one is a single pixel, of which only the middle of a 3x3 kernel sees anything."""
+    network = small(name, torch.float32).train()
+    precision.apply(network, "bf16", torch.device("cpu"))
+    for seed in range(3):
+        network.zero_grad()
+        reached(network, network(torch.stack(images((64, 64))).float(), [target((64, 64), 2, seed)]))
+        gradient = network.backbone.fpn.extra_blocks.p7.weight.grad
+        assert gradient[:, :, 1, 1].abs().max() > 0
+        gradient[:, :, 1, 1] = 0
+        assert not gradient.any()
 
 
 # -- masks

@@ -333,7 +333,7 @@ def test_what_a_network_learns_it_finds(name: str) -> None:
         torch.stack([total / max(1.0, float(weight)) for total, weight in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     with torch.inference_mode():
-        found = network.eval()(images, inference=Inference(score=0.25))
+        found = network.eval()(images, inference=Inference(score=0.02))
     for one, target in zip(found, targets, strict=True):
         assert one["labels"][0] == 1
         assert on_boxes.iou(one["boxes"][:1], target["boxes"])[0] > 0.7

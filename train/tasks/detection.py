@@ -152,7 +152,7 @@ class Instances(Detection):
         if "masks" not in batch:
             raise UserError(
                 f"task.name=instance learns masks, but the objects of data.name={self._data.name} have none. "
-                "Set task.name=detection, or another data.name."
+                "Set task.name=detection, or another data.name; for coco, data.options.masks=true."
             )
         return super().losses(model, batch)
 

@@ -324,16 +324,13 @@ def test_what_a_network_learns_it_finds(name: str) -> None:
     images = torch.cat([image, image.flip(-1)])
     targets = [{"boxes": b, "labels": torch.tensor([1])} for b in (box, torch.tensor([[20.0, 20.0, 48.0, 52.0]]))]
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.3
     for _ in range(100):
         losses = network(images, targets)
         optimizer.zero_grad()
         torch.stack([total / max(1.0, float(weight)) for total, weight in losses.values()]).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    with torch.inference_mode():
-        found = network.eval()(images, inference=Inference(score=0.02))
+    with torch.inference_mode():  # two images are too few for running statistics to mean anything
+        found = network(images, inference=Inference(score=0.25))
     for one, target in zip(found, targets, strict=True):
         assert one["labels"][0] == 1
         assert on_boxes.iou(one["boxes"][:1], target["boxes"])[0] > 0.7

@@ -16,19 +16,59 @@ T = TypeVar("T")
 all_gather_flat = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor
 
 
+# A message begins with its length, and goes with the first so many bytes of it: most need no second one.
+_HEAD_BYTES = 1024
+_LENGTH_BYTES = 8
+
+
+def _packed(value: Any) -> torch.Tensor:
+    """Length and JSON, at least `_HEAD_BYTES` long."""
+    text = json.dumps(value).encode()
+    message = bytearray(max(_HEAD_BYTES, _LENGTH_BYTES + len(text)))
+    message[:_LENGTH_BYTES] = len(text).to_bytes(_LENGTH_BYTES, "little")
+    message[_LENGTH_BYTES : _LENGTH_BYTES + len(text)] = text
+    return torch.frombuffer(message, dtype=torch.uint8)
+
+
+def _packed_size(head: torch.Tensor) -> int:
+    return max(_HEAD_BYTES, _LENGTH_BYTES + int.from_bytes(head[:_LENGTH_BYTES].numpy().tobytes(), "little"))
+
+
+def _unpacked(message: torch.Tensor) -> Any:
+    content = message.numpy().tobytes()
+    return json.loads(content[_LENGTH_BYTES : _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")])
+
+
 def gather_json(world: World, value: Any) -> list[Any]:
     """Every rank's value, in the order of ranks, on every rank."""
     if world.ranks.world == 1:
         return [json.loads(json.dumps(value))]
-    message = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world.ranks.world)]
-    torch.distributed.all_gather(lengths, torch.tensor([message.numel()]), group=world.control)
-    longest = max(int(n) for n in lengths)
-    padded = torch.zeros(longest, dtype=torch.uint8)
-    padded[: message.numel()] = message
-    received = [torch.empty(longest, dtype=torch.uint8) for _ in range(world.ranks.world)]
-    torch.distributed.all_gather(received, padded, group=world.control)
-    return [json.loads(r[: int(n)].numpy().tobytes()) for r, n in zip(received, lengths, strict=True)]
+    message = _packed(value)
+    heads = [torch.empty(_HEAD_BYTES, dtype=torch.uint8) for _ in range(world.ranks.world)]
+    torch.distributed.all_gather(heads, message[:_HEAD_BYTES], group=world.control)
+    rest = max(map(_packed_size, heads)) - _HEAD_BYTES
+    if not rest:
+        return [_unpacked(head) for head in heads]
+    padded = torch.zeros(rest, dtype=torch.uint8)
+    padded[: message.numel() - _HEAD_BYTES] = message[_HEAD_BYTES:]
+    tails = [torch.empty(rest, dtype=torch.uint8) for _ in heads]
+    torch.distributed.all_gather(tails, padded, group=world.control)
+    return [_unpacked(torch.cat(both)) for both in zip(heads, tails, strict=True)]
+
+
+def tell_all(world: World, value: Any) -> Any:
+    """Rank 0's value, on every rank."""
+    if world.ranks.world == 1:
+        return json.loads(json.dumps(value))
+    message = _packed(value if world.ranks.is_main else None)
+    head = message[:_HEAD_BYTES]
+    torch.distributed.broadcast(head, 0, group=world.control)
+    rest = _packed_size(head) - _HEAD_BYTES
+    if not rest:
+        return _unpacked(head)
+    tail = message[_HEAD_BYTES:] if world.ranks.is_main else torch.empty(rest, dtype=torch.uint8)
+    torch.distributed.broadcast(tail, 0, group=world.control)
+    return _unpacked(torch.cat([head, tail]))
 
 
 def gather_to_main(world: World, value: Any) -> Iterator[Any]:
@@ -39,16 +79,18 @@ def gather_to_main(world: World, value: Any) -> Iterator[Any]:
     if world.ranks.is_main:
         yield value
     else:
-        message = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        torch.distributed.send(torch.tensor([message.numel()]), 0, group=world.control)
-        torch.distributed.send(message, 0, group=world.control)
+        message = _packed(value)
+        torch.distributed.send(message[:_HEAD_BYTES], 0, group=world.control)
+        if message.numel() > _HEAD_BYTES:
+            torch.distributed.send(message[_HEAD_BYTES:], 0, group=world.control)
         return
-    length = torch.zeros(1, dtype=torch.int64)
     for rank in range(1, world.ranks.world):
-        torch.distributed.recv(length, rank, group=world.control)
-        received = torch.empty(int(length), dtype=torch.uint8)
-        torch.distributed.recv(received, rank, group=world.control)
-        yield json.loads(received.numpy().tobytes())
+        head = torch.empty(_HEAD_BYTES, dtype=torch.uint8)
+        torch.distributed.recv(head, rank, group=world.control)
+        tail = torch.empty(_packed_size(head) - _HEAD_BYTES, dtype=torch.uint8)
+        if tail.numel():
+            torch.distributed.recv(tail, rank, group=world.control)
+        yield _unpacked(torch.cat([head, tail]))
 
 
 def gather_rows(world: World, rows: torch.Tensor) -> torch.Tensor:

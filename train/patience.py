@@ -11,7 +11,7 @@ from typing import Any
 
 from phalanx.configs.schema import CheckpointConfig, RunConfig
 from phalanx.dist.checkpoint import retention
-from phalanx.dist.collectives import gather_json
+from phalanx.dist.collectives import tell_all
 from phalanx.dist.files import read_lines
 from phalanx.dist.process_group import World
 from phalanx.dist.run_directory import RunDirectory
@@ -67,7 +67,7 @@ def best_so_far(world: World, run: RunDirectory, config: RunConfig, step: int) -
         # Those of checkpoints too: a fork has no log of what was before it.
         stored = retention.measured(run.checkpoints, config.checkpoint.best)
         rows = sorted((known, value) for known, value in (stored | values).items() if known <= step)
-    for known, value in gather_json(world, rows)[0]:
+    for known, value in tell_all(world, rows):
         best.add(known, value)
     return best
 

@@ -8,7 +8,7 @@ from phalanx.dist.checkpoint import choose, directory, manifest
 from phalanx.dist.checkpoint import restore as checkpoints
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.reader import threads
-from phalanx.dist.collectives import gather_json, main_does, together
+from phalanx.dist.collectives import main_does, tell_all, together
 from phalanx.dist.engine import Engine
 from phalanx.dist.run_directory import RunDirectory
 
@@ -52,7 +52,7 @@ def chosen(run: RunDirectory, engine: Engine, config: RunConfig, step: int | Non
         return str((choose.best(run) if best else choose.of_step(run, step or 0)).path)
 
     path = together(engine.world, choose_one)
-    return _of(Path(gather_json(engine.world, path)[0]), config)
+    return _of(Path(tell_all(engine.world, path)), config)
 
 
 def _of(path: Path, config: RunConfig) -> Manifest:

@@ -9,7 +9,7 @@ from phalanx.dist.checkpoint import retention
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.saver import Saver
-from phalanx.dist.collectives import barrier, gather_json, main_does, together
+from phalanx.dist.collectives import barrier, main_does, tell_all, together
 from phalanx.dist.environment import Ranks
 from phalanx.dist.process_group import World, join, leave
 from phalanx.dist.run_directory import RunDirectory
@@ -64,7 +64,7 @@ def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None
     directory = RunDirectory.of(config)
     heartbeat.beat("build")
     before = directory.read_config() if directory.exists() else None
-    goes_on = gather_json(world, bool(steps(directory.checkpoints)))[0]
+    goes_on = tell_all(world, bool(steps(directory.checkpoints)))
     made = together(world, lambda: gather(config, goes_on))
     doubts = check_data(config, made.training, made.validation, world, goes_on)
     parts = assemble(config, made, world)

@@ -10,7 +10,7 @@ from phalanx.dist.checkpoint import directory
 from phalanx.dist.checkpoint.entries import DTYPES, Entry, memory
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.reader import Readers, in_threads, problem, threads
-from phalanx.dist.collectives import gather_json
+from phalanx.dist.collectives import gather_json, tell_all
 from phalanx.dist.process_group import World
 
 
@@ -20,7 +20,7 @@ def newest(world: World, checkpoints: Path) -> tuple[Path | None, list[tuple[int
     The ranks share the reading of the checksums.
     """
     passed_over: list[tuple[int, str]] = []
-    candidates = gather_json(world, directory.steps(checkpoints))[0]
+    candidates = tell_all(world, directory.steps(checkpoints))
     for step in reversed(candidates):
         path = directory.step_directory(checkpoints, step)
         mine = problem(path, world.ranks.rank, world.ranks.world, threads(world.ranks.local_world))

@@ -16,7 +16,7 @@ from phalanx.dist.checkpoint.entries import Entry
 from phalanx.dist.checkpoint.gathering import gather_parts
 from phalanx.dist.checkpoint.layout import Range
 from phalanx.dist.checkpoint.manifest import Manifest, Run, StoredTensor
-from phalanx.dist.collectives import gather_json, gather_to_main
+from phalanx.dist.collectives import gather_to_main, tell_all
 from phalanx.dist.process_group import World
 
 
@@ -74,7 +74,7 @@ def write(
             aside = str(directory.prepare(checkpoints, progress.step))
         except (OSError, SaveFailed) as problem:
             error = _words(problem, checkpoints)
-    first = gather_json(world, {"aside": aside, "error": error})[0]
+    first = tell_all(world, {"aside": aside, "error": error})
     if first["error"]:
         raise SaveFailed(first["error"])
     folder = Path(first["aside"])
@@ -95,7 +95,7 @@ def write(
                 errors.append(_words(problem, folder))
         if errors:
             shutil.rmtree(folder, ignore_errors=True)  # gives the space back; what is left the next save removes
-    errors = gather_json(world, errors)[0]
+    errors = tell_all(world, errors)
     if errors:
         raise SaveFailed(errors[0])
     return directory.step_directory(checkpoints, progress.step)

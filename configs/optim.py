@@ -36,6 +36,12 @@ class OptimConfig(Section):
 class ScheduleConfig(Section):
     name: Literal["constant", "cosine", "polynomial", "step"] = experiment("cosine", "learning rate after the warm-up")
     warmup_steps: Whole = experiment(0, "steps of linear warm-up from lr / warmup_steps", ge=0)
+    warmup_momentum: float | None = experiment(
+        None, "momentum (adamw: the first beta) at the first step, rising to its own through the warm-up", ge=0, lt=1
+    )
+    warmup_bias_lr: float | None = experiment(
+        None, "learning rate of biases at the first step, which comes to that of all through the warm-up", ge=0
+    )
     power: float = experiment(0.9, "exponent of the polynomial schedule", gt=0)
     milestones: Milestones = experiment(
         [], "step: where the rate is multiplied by gamma, as shares of the run, such as [0.33, 0.67]"
@@ -48,5 +54,8 @@ def contradictions(optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[tup
     """Pairs of key and sentence for values that are each allowed but do not go together."""
     if schedule.name == "step" and not schedule.milestones:
         yield "schedule.milestones", "schedule.name=step needs schedule.milestones. Set them, such as [0.33, 0.67]."
+    for key in ("warmup_momentum", "warmup_bias_lr"):
+        if getattr(schedule, key) is not None and not schedule.warmup_steps:
+            yield f"schedule.{key}", f"schedule.{key} needs a warm-up. Set schedule.warmup_steps, or leave it away."
     if optim.nesterov and not optim.momentum:
         yield "optim.nesterov", "Nesterov momentum needs optim.momentum above 0. Set one, or optim.nesterov=false."

@@ -29,6 +29,7 @@ from phalanx.dist.partners import JointGroup, make_groups
 from phalanx.dist.prepare import prepare
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key, seed_everything, undisturbed
+from phalanx.dist.rates import Rates
 from phalanx.dist.reports import Figures, Reports, StepFigures
 from phalanx.dist.sampler import Share, share
 from phalanx.dist.schedule import Turn, joint_size, turns
@@ -46,7 +47,7 @@ class Engine:
     Args:
         model: a single-device model with initialised weights, on the CPU.
         make_optimizer: from the named parameters that are trained.
-        learning_rate: of an update, counted from 0.
+        learning_rate: of an update, counted from 0; or all that changes from update to update.
         config: the run's.
         world: the ranks, joined.
 
@@ -64,7 +65,7 @@ class Engine:
         self,
         model: nn.Module,
         make_optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
-        learning_rate: Callable[[int], float],
+        learning_rate: Callable[[int], float | Rates],
         config: "RunConfig",
         world: World,
     ):
@@ -187,7 +188,8 @@ class Engine:
         heartbeat.beat("update")
         agreed = self._receive()
         gradients = self._strategy.gradients()
-        rate, scale, overflowed = self._learning_rate(self._step - self.skipped), None, False
+        rates, scale, overflowed = self._learning_rate(self._step - self.skipped), None, False
+        rates = rates if isinstance(rates, Rates) else Rates(rates)
         if self._loss_scale is not None:
             scale, overflowed = self._loss_scale.value, self._loss_scale.unscale(gradients, self._strategy.sum_of_parts)
         norm = None
@@ -197,11 +199,11 @@ class Engine:
         else:
             if self.config.train.clip_norm is not None:
                 norm = self._clip(gradients, self.config.train.clip_norm)
-            self._strategy.update(rate)
+            self._strategy.update(rates)
             if self._average is not None:
                 self._average.update()
         weights = {name: agreed.weights.get(name, self._groups) for name in self._losses}
-        self._reports.finish(Figures(self._step, weights, rate, norm, scale, overflowed))
+        self._reports.finish(Figures(self._step, weights, rates.learning_rate, norm, scale, overflowed))
         if self._loss_scale is not None:
             self._adjust(self._loss_scale, overflowed)
         return self._reports.take_known()

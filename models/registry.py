@@ -86,14 +86,20 @@ def freezes(name: str, options: Mapping[str, Any]) -> bool:
     return "norm" in own and options.get("norm", own["norm"].default) == "frozen"
 
 
-def known_weights(name: str, targets: "Sequence[Mapping[str, Any]]", images: "Tensor | Sequence[Tensor]") -> dict[str, float]:
+def known_weights(
+    name: str,
+    targets: "Sequence[Mapping[str, Any]]",
+    images: "Tensor | Sequence[Tensor]",
+    own: Mapping[str, Any] | None = None,
+) -> dict[str, float]:
     """What the losses of a network for detection will be divided by, as far as that does not depend on what it predicts.
 
     Args:
         targets: of each image `boxes` and `labels`, on the CPU.
         images: [B, C, H, W], or B of [C, h, w], of which only the sizes count.
+        own: the network's own options, `model.options`.
     """
-    found: dict[str, float] = importlib.import_module(MODELS[name].module).known_weights(name, targets, images)
+    found: dict[str, float] = importlib.import_module(MODELS[name].module).known_weights(name, targets, images, own or {})
     return found
 
 

@@ -105,8 +105,8 @@ def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
     """Spreads them over the ranks. All ranks call together."""
     engine = Engine(
         made.model,
-        optimizers.maker(config.optim, made.model),
-        schedules.learning_rate(config.optim, config.schedule, made.last_step),
+        optimizers.maker(config.optim, made.model, config.schedule.warmup_bias_lr is not None),
+        schedules.rates(config.optim, config.schedule, made.last_step),
         config,
         world,
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 from phalanx.configs.optim import OptimConfig, ScheduleConfig
+from phalanx.dist.rates import Rates
 
 
 def _constant(share: float, config: ScheduleConfig) -> float:
@@ -40,3 +41,23 @@ def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) 
         return optim.lr * _CURVES[schedule.name](share, schedule)
 
     return rate
+
+
+def rates(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) -> Callable[[int], Rates]:
+    """All that changes from step to step: the learning rate and, while warming up, that of biases and the momentum.
+
+    As the YOLO networks are trained (Terven et al., arXiv:2304.00501): biases begin fast, momentum low.
+    """
+    rate = learning_rate(optim, schedule, last_step)
+    momentum = optim.momentum if optim.name == "sgd" else optim.betas[0]
+
+    def at(step: int) -> Rates:
+        share = min(1.0, step / max(1, schedule.warmup_steps))
+
+        def risen(first: float | None, last: float) -> float | None:
+            return None if first is None else first + (last - first) * share
+
+        of_biases = risen(schedule.warmup_bias_lr, optim.lr) if share < 1 else None
+        return Rates(rate(step), of_biases, risen(schedule.warmup_momentum, momentum))
+
+    return at

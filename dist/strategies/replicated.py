@@ -13,6 +13,7 @@ from phalanx.dist import optimizer_state
 from phalanx.dist.checkpoint.entries import Entry, entry
 from phalanx.dist.exact_reduce import ExactReduce
 from phalanx.dist.process_group import World
+from phalanx.dist.rates import Rates
 from phalanx.dist.sampler import Share
 
 if TYPE_CHECKING:
@@ -47,9 +48,8 @@ class Replicated:
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         return nn.utils.get_total_norm(gradients)
 
-    def update(self, learning_rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate * group.get("lr_factor", 1.0)
+    def update(self, rates: Rates) -> None:
+        rates.set(self.optimizer.param_groups)
         self.optimizer.step()
         self.discard()
 

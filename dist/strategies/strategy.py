@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from phalanx.dist.checkpoint.entries import Entry
+from phalanx.dist.rates import Rates
 
 if TYPE_CHECKING:
     from phalanx.dist.checkpoint.manifest import Manifest
@@ -51,7 +52,7 @@ class Strategy(Protocol):
         """The 2-norm of the whole gradient, from the parts held here, the same on all ranks."""
         ...
 
-    def update(self, learning_rate: float) -> None:
+    def update(self, rates: Rates) -> None:
         """The optimizer's step; gradients are gone afterwards."""
         ...
 

@@ -19,6 +19,7 @@ from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, whole
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.deepspeed_config import STAGES
 from phalanx.dist.process_group import World
+from phalanx.dist.rates import Rates
 from phalanx.dist.strategies.twin import filled, make_twin
 from phalanx.dist.strategies.zero_engine import start
 from phalanx.dist.strategies.zero_parts import Part, in_groups, in_shards
@@ -81,9 +82,8 @@ class Zero:
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         return self.sum_of_parts(nn.utils.get_total_norm(gradients).square()).sqrt()
 
-    def update(self, learning_rate: float) -> None:
-        for group in self._base.param_groups:
-            group["lr"] = learning_rate * group.get("lr_factor", 1.0)
+    def update(self, rates: Rates) -> None:
+        rates.set(self._base.param_groups)
         self._engine.step()
         if not self._engine.was_step_applied():
             raise TrainingFailed(

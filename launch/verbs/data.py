@@ -1,4 +1,6 @@
-"""phalanx data CONFIG.yaml [MORE.yaml ...] [key=value ...] [--split train|val] [--count N] [-o sheet.png] [--json]"""
+"""phalanx data CONFIG.yaml [MORE.yaml ...] [key=value ...] [--split train|val] [--count N] [-o sheet.png] [--anchors]
+[--json]
+"""
 
 import json
 from collections.abc import Sequence
@@ -14,26 +16,32 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--split", choices=("train", "val"), default="train", help="default: train, augmented")
     parser.add_argument("--count", type=positive, default=32, metavar="N", help="samples on the sheet (default: 32)")
     parser.add_argument("-o", "--output", default="sheet.png", metavar="FILE.png", help="the sheet (default: sheet.png)")
+    parser.add_argument("--anchors", action="store_true", help="fit YOLOv3's and v5's anchors to the boxes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_intermixed_args(arguments)
     config, output = recipe(given.config), Path(given.output)
     _check(output)
     from phalanx.data.dataset import open_split
+    from phalanx.data.fitted_anchors import fitted_anchors
     from phalanx.data.overview import overview
     from phalanx.models import registry
     from phalanx.train import build
 
+    if given.anchors and given.split != "train":
+        raise UserError("--anchors fits to what is trained on. Leave away --split val.")
     dataset = open_split(config.data, given.split, config.seed)
     try:
         statistics = build.statistics(config, dataset.channels)
     except (registry.BadOption, registry.UnknownModel) as error:
         raise UserError(str(error)) from None
     found = overview(config, dataset, given.split, given.count, statistics)
+    fitted = fitted_anchors(config, dataset, statistics) if given.anchors else None
     found.picture.save(output)
     if given.json:
-        print(json.dumps(found.to_json() | {"sheet": str(output)}))
+        anchors = {} if fitted is None else {"anchors": fitted.to_json()}
+        print(json.dumps(found.to_json() | anchors | {"sheet": str(output)}))
     else:
-        print("\n".join([*found.lines(), "", str(output)]))
+        print("\n".join([*found.lines(), *([] if fitted is None else ["", *fitted.lines()]), "", str(output)]))
     return ExitCode.DONE
 
 

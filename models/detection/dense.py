@@ -133,7 +133,9 @@ class Fcos(_Dense, detection.FCOS):
         return {names[name]: pair for name, pair in found.items()}
 
 
-def known_weights(name: str, targets: Sequence[Mapping[str, Any]], images: Tensor | Sequence[Tensor]) -> dict[str, float]:
+def known_weights(
+    name: str, targets: Sequence[Mapping[str, Any]], images: Tensor | Sequence[Tensor], own: Mapping[str, Any]
+) -> dict[str, float]:
     """What the losses are divided by, as far as the batch tells it: RetinaNet's by the number of images."""
     return dict.fromkeys(("classes", "boxes"), float(len(targets))) if name.startswith("retinanet") else {}
 

@@ -76,7 +76,9 @@ class RegionNetwork(nn.Module):
         return losses | self.roi_heads(features, proposals, sizes, targets, generators)
 
 
-def known_weights(name: str, targets: Sequence[Mapping[str, Any]], images: Tensor | Sequence[Tensor]) -> dict[str, float]:
+def known_weights(
+    name: str, targets: Sequence[Mapping[str, Any]], images: Tensor | Sequence[Tensor], own: Mapping[str, Any]
+) -> dict[str, float]:
     """Those of the proposals: so many anchors an image. All others are so many proposals, which are predictions."""
     return dict.fromkeys(("rpn_objectness", "rpn_boxes"), float(SAMPLES * len(targets)))
 

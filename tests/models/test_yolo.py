@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.yolo import boxes as on_boxes
-from phalanx.models.detection.yolo.anchors import known_weights
+from phalanx.models.detection.yolo.anchors import AnchorYolo, known_weights
 from phalanx.models.detection.yolo.build import network as build
 from phalanx.models.detection.yolo.detector import Yolo
 from phalanx.models.detection.yolo.distributions import _distribution_loss
@@ -18,6 +19,7 @@ from phalanx.models.detection.yolo.layers import PyramidPooling
 from phalanx.models.detection.yolo.shape_matching import ANCHORS, matched
 from phalanx.models.detection.yolo.sim_ota import assigned
 from phalanx.models.detection.yolo.task_aligned import aligned
+from phalanx.models.options import BadOption
 
 # Of 80 classes; v3, X: the papers' code, v5, v8: as their authors publish them.
 PUBLISHED = {
@@ -29,6 +31,7 @@ PUBLISHED = {
     "yolov8s": 11_166_560,
     "yolov8m": 25_902_640,
 }
+DEPTHWISE = "yolox_nano"
 SMALL = ["yolov3", "yolov5n", "yolox_tiny", "yolov8n"]
 
 
@@ -37,6 +40,13 @@ def test_a_yolo_has_its_published_size(name: str, count: int) -> None:
     with torch.device("meta"):
         network = build(name, 80)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
+
+
+def test_the_depthwise_yolox_has_the_paper_s_millions() -> None:
+    """0.91 million: Ge et al., arXiv:2107.08430, table 5."""
+    with torch.device("meta"):
+        network = build(DEPTHWISE, 80)
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 2) == 0.91
 
 
 def _built(name: str, classes: int = 3) -> Yolo:
@@ -241,7 +251,7 @@ def test_pools_of_five_one_after_another_see_nine_and_thirteen_pixels() -> None:
 # -- networks
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, DEPTHWISE])
 def test_losses_reach_every_parameter_with_objects_and_without(name: str) -> None:
     network = _built(name).train()
     torch.manual_seed(6)
@@ -265,6 +275,20 @@ def test_weights_are_known_from_the_targets_alone(name: str) -> None:
         targets = _targets(counts)
         losses = network(torch.randn(2, 3, 64, 96), targets)
         assert {key: float(weight) for key, (_, weight) in losses.items()} == known_weights(targets, (64, 96))
+
+
+def test_a_recipe_s_own_anchors_are_learnt_and_their_weights_known() -> None:
+    own = [4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28, 32, 32, 36, 36]
+    torch.manual_seed(0)
+    network = registry.build("yolov5n", num_classes=3, options={"anchors": own})
+    assert isinstance(network, AnchorYolo)
+    assert network.anchors[0][0] == (4, 4) and network.anchors[2] == ((28, 28), (32, 32), (36, 36))
+    targets, images = _targets([3, 2]), torch.rand(2, 3, 64, 64)
+    found = {key: float(weight) for key, (_, weight) in network.train()(images, targets).items()}
+    assert found == registry.known_weights("yolov5n", targets, images, {"anchors": own})
+    assert found != registry.known_weights("yolov5n", targets, images)
+    with pytest.raises(BadOption, match=r"model\.options\.anchors: 4 numbers, but nine anchors have 18"):
+        registry.build("yolov5n", num_classes=3, options={"anchors": own[:4]})
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -292,7 +316,7 @@ def _used(network: Yolo) -> Yolo:
     return network.eval()
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, DEPTHWISE])
 def test_fusing_changes_no_detection(name: str) -> None:
     network, side = _used(_built(name)), 64
     images = torch.randn(2, 3, side, side)

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.optim import OptimConfig
+from phalanx.configs.optim import OptimConfig, ScheduleConfig
 from phalanx.dist.process_group import World
-from phalanx.train import optimizers
+from phalanx.train import optimizers, schedules
 from tests.rank_pool import Pool
 
 
@@ -60,6 +60,30 @@ def test_a_pattern_that_names_nothing_is_refused_with_the_nearest(keys: dict[str
     assert str(refused.value).startswith(f"optim.{next(iter(keys))}=")
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_biases_begin_fast_and_momentum_low(name: str) -> None:
+    """Against numbers by hand: four steps of warm-up from 0.5 to the optimizer's own 0.9, biases from 0.3 to 0.1."""
+    network, schedule = Network(), ScheduleConfig(name="constant", warmup_steps=4, warmup_momentum=0.5, warmup_bias_lr=0.3)
+    optim = OptimConfig.model_validate({"name": name, "lr": 0.1, "lr_factors": {"head.*": 2.0}})
+    made = optimizers.maker(optim, network, biases_apart=True)(dict(network.named_parameters()))
+    at, names = schedules.rates(optim, schedule, 10), {parameter: key for key, parameter in network.named_parameters()}
+    expected = [(0.025, 0.3, 0.5), (0.05, 0.25, 0.6), (0.075, 0.2, 0.7), (0.1, 0.15, 0.8), (0.1, 0.1, 0.9), (0.1, 0.1, 0.9)]
+    for step, (rate, of_biases, momentum) in enumerate(expected):
+        at(step).set(made.param_groups)
+        for group in made.param_groups:
+            assert group["momentum" if name == "sgd" else "betas"] == pytest.approx(
+                momentum if name == "sgd" else (momentum, 0.999)
+            )
+            for parameter in group["params"]:
+                factor = 2.0 if names[parameter].startswith("head") else 1.0
+                wanted = of_biases if names[parameter].endswith("bias") else rate
+                assert group["lr"] == pytest.approx(wanted * factor)
+
+
+def test_nothing_is_warmed_up_that_is_not_asked_for() -> None:
+    assert schedules.rates(OptimConfig(lr=0.1), ScheduleConfig(warmup_steps=4), 10)(0) == (0.025, None, None)
+
+
 def _trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
     """The weights after three steps of the engine."""
     from phalanx.configs.schema import RunConfig
@@ -77,13 +101,15 @@ def _trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
                 "no_decay": ["norm", "bias"],
                 "lr_factors": {"head.*": 0.1},
             },
+            "schedule": {"warmup_steps": 2, "warmup_momentum": 0.5, "warmup_bias_lr": 0.3},
             "train": {"global_batch": 4, "micro_batch": 2, "steps": 3},
             "dist": {"strategy": strategy},
         }
     )
     torch.manual_seed(0)
     network = Network()
-    engine = Engine(network, optimizers.maker(config.optim, network), lambda step: 0.1 / (step + 1), config, world)
+    make = optimizers.maker(config.optim, network, biases_apart=True)
+    engine = Engine(network, make, schedules.rates(config.optim, config.schedule, 3), config, world)
     images = torch.randn(2, 2, 3, 4, 4)
 
     def losses(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, float]]:

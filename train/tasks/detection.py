@@ -39,7 +39,7 @@ class Detection:
 
     def __init__(self, config: RunConfig, data: DataFacts):
         self._seed, self._data, self._evaluate = config.seed, config.data, config.evaluate
-        self._network = config.model.name
+        self._network, self._own = config.model.name, config.model.options
         self._names = names(data.classes, _classes(config, data))
         asked = config.evaluate
         self._wanted = Inference(asked.score, asked.nms_iou, asked.detections)
@@ -47,7 +47,7 @@ class Detection:
     # -- training
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        return registry.known_weights(self._network, self._of_each(batch, _LEARNT), batch["image"])
+        return registry.known_weights(self._network, self._of_each(batch, _LEARNT), batch["image"], self._own)
 
     def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Any]]:
         found: dict[str, tuple[Tensor, Any]] = model(_images(model, batch), self._targets(batch))

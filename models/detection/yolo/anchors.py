@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from phalanx.models.detection.yolo.boxes import complete_iou
 from phalanx.models.detection.yolo.detector import Losses, Objects, Yolo, objects
 from phalanx.models.detection.yolo.heads import AnchorHead
-from phalanx.models.detection.yolo.shape_matching import ANCHORS, Matches, matched
+from phalanx.models.detection.yolo.shape_matching import ANCHORS, Anchors, Matches, matched
 
 STRIDES = (8, 16, 32)
 _SIDE = 640  # of the images for which the factors below are meant, in pixels
 _BOXES, _OBJECTS, _CLASSES = 0.15, 1.0, 1.5  # factors of the losses; those of the classes for 80 of them
 _BALANCE = (4.0, 1.0, 0.4)  # of the maps in the loss of objects: the coarse ones have fewer cells
-
-Anchors = Sequence[Sequence[Sequence[float]]]
 
 
 class AnchorYolo(Yolo):

@@ -5,13 +5,22 @@ arXiv:2107.08430.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phalanx.models.detection.yolo.layers import Conv, CrossStage, CrossStageAll, PyramidPooling, twice_as_large
+from phalanx.models.detection.yolo.layers import (
+    Conv,
+    ConvOf,
+    CrossStage,
+    CrossStageAll,
+    DepthwiseConv,
+    PyramidPooling,
+    twice_as_large,
+)
 from phalanx.models.detection.yolo.scaling import Scale
 
 STRIDES = (8, 16, 32)
@@ -28,6 +37,7 @@ class Plan:
         depths: blocks of the stages at strides 4, 8, 16 and 32.
         pooling_first: pyramid pooling before the last block, which then has no shortcuts.
         narrows: whether coarse maps lose half of their channels before they meet the finer ones.
+        conv: the convolutions of 3 x 3 pixels, but for the first.
     """
 
     block: BlockOf
@@ -35,10 +45,12 @@ class Plan:
     depths: tuple[int, int, int, int]
     pooling_first: bool
     narrows: bool
+    conv: ConvOf = Conv
 
 
 V5 = Plan(CrossStage, 6, (3, 6, 9, 3), pooling_first=False, narrows=True)
 X = Plan(CrossStage, 0, (3, 9, 9, 3), pooling_first=True, narrows=True)
+X_DEPTHWISE = replace(X, block=partial(CrossStage, conv=DepthwiseConv), conv=DepthwiseConv)
 V8 = Plan(CrossStageAll, 3, (3, 6, 6, 3), pooling_first=False, narrows=False)
 
 
@@ -67,19 +79,19 @@ class Body(nn.Module):
         super().__init__()
         c1, c2, c3, c4, c5 = (scale.channels(number) for number in (64, 128, 256, 512, 1024))
         depths, block, again = [scale.blocks(number) for number in plan.depths], plan.block, scale.blocks(3)
-        kernel = plan.stem_kernel
+        kernel, conv = plan.stem_kernel, plan.conv
         self.stem = Conv(in_channels, c1, kernel, 2, padding=2 if kernel == 6 else 1) if kernel else Focus(in_channels, c1)
-        self.stage2 = nn.Sequential(Conv(c1, c2, 3, 2), block(c2, c2, depths[0], True))
-        self.stage3 = nn.Sequential(Conv(c2, c3, 3, 2), block(c3, c3, depths[1], True))
-        self.stage4 = nn.Sequential(Conv(c3, c4, 3, 2), block(c4, c4, depths[2], True))
+        self.stage2 = nn.Sequential(conv(c1, c2, 3, 2), block(c2, c2, depths[0], True))
+        self.stage3 = nn.Sequential(conv(c2, c3, 3, 2), block(c3, c3, depths[1], True))
+        self.stage4 = nn.Sequential(conv(c3, c4, 3, 2), block(c4, c4, depths[2], True))
         last, pooling = block(c5, c5, depths[3], not plan.pooling_first), PyramidPooling(c5, c5)
-        self.stage5 = nn.Sequential(Conv(c4, c5, 3, 2), *((pooling, last) if plan.pooling_first else (last, pooling)))
+        self.stage5 = nn.Sequential(conv(c4, c5, 3, 2), *((pooling, last) if plan.pooling_first else (last, pooling)))
         narrow5, narrow4 = (c4, c3) if plan.narrows else (c5, c4)
         self.narrow5: nn.Module = Conv(c5, narrow5) if plan.narrows else nn.Identity()
         self.narrow4: nn.Module = Conv(c4, narrow4) if plan.narrows else nn.Identity()
         self.down4 = block(narrow5 + c4, c4, again, False)
         self.down3 = block(narrow4 + c3, c3, again, False)
-        self.reduce3, self.reduce4 = Conv(c3, c3, 3, 2), Conv(c4, c4, 3, 2)
+        self.reduce3, self.reduce4 = conv(c3, c3, 3, 2), conv(c4, c4, 3, 2)
         self.up4 = block(c3 + narrow4, c4, again, False)
         self.up5 = block(c4 + narrow5, c5, again, False)
         self.channels = (c3, c4, c5)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from phalanx.models.detection.yolo.layers import Conv
+from phalanx.models.detection.yolo.layers import Conv, ConvOf
 
 BINS = 16  # of the distribution of a distance (Li et al., arXiv:2006.04388)
 _PRIOR = 0.01  # that there is an object, at the start (Lin et al., arXiv:1708.02002, section 4.1)
@@ -37,11 +37,11 @@ class DecoupledHead(nn.Module):
     Shape: maps [B, channels[i], h, w] to [B, h, w, 5 + classes] each: box, object, classes.
     """
 
-    def __init__(self, channels: Sequence[int], classes: int, hidden: int):
+    def __init__(self, channels: Sequence[int], classes: int, hidden: int, conv: ConvOf = Conv):
         super().__init__()
         self.stems = nn.ModuleList(Conv(each, hidden) for each in channels)
-        self.class_convs = nn.ModuleList(nn.Sequential(Conv(hidden, hidden, 3), Conv(hidden, hidden, 3)) for _ in channels)
-        self.box_convs = nn.ModuleList(nn.Sequential(Conv(hidden, hidden, 3), Conv(hidden, hidden, 3)) for _ in channels)
+        self.class_convs = nn.ModuleList(_twice(conv, hidden) for _ in channels)
+        self.box_convs = nn.ModuleList(_twice(conv, hidden) for _ in channels)
         self.classes = nn.ModuleList(nn.Conv2d(hidden, classes, 1) for _ in channels)
         self.boxes = nn.ModuleList(nn.Conv2d(hidden, 4, 1) for _ in channels)
         self.objects = nn.ModuleList(nn.Conv2d(hidden, 1, 1) for _ in channels)
@@ -56,6 +56,10 @@ class DecoupledHead(nn.Module):
             said = [self.boxes[place](of_boxes), self.objects[place](of_boxes), self.classes[place](of_classes)]
             found.append(torch.cat(said, dim=1).permute(0, 2, 3, 1))
         return found
+
+
+def _twice(conv: ConvOf, channels: int) -> nn.Sequential:
+    return nn.Sequential(conv(channels, channels, 3, 1), conv(channels, channels, 3, 1))
 
 
 class DistributionHead(nn.Module):

@@ -26,11 +26,18 @@ class Conv(nn.Module):
     """
 
     def __init__(
-        self, channels: int, out: int, kernel: int = 1, stride: int = 1, padding: int | None = None, act: Activation = silu
+        self,
+        channels: int,
+        out: int,
+        kernel: int = 1,
+        stride: int = 1,
+        padding: int | None = None,
+        act: Activation = silu,
+        groups: int = 1,
     ):
         super().__init__()
         padding = kernel // 2 if padding is None else padding
-        self.conv = nn.Conv2d(channels, out, kernel, stride, padding, bias=False)
+        self.conv = nn.Conv2d(channels, out, kernel, stride, padding, groups=groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(out, eps=1e-3, momentum=0.03)
         self.act = act()
 
@@ -51,13 +58,40 @@ class Conv(nn.Module):
         self.norm = nn.Identity()
 
 
+class DepthwiseConv(nn.Module):
+    """A convolution of each channel by itself, then one of single pixels (Howard et al., MobileNets, arXiv:1704.04861).
+
+    Shape: [B, C, H, W] to [B, out, H/stride, W/stride].
+    """
+
+    def __init__(self, channels: int, out: int, kernel: int = 1, stride: int = 1):
+        super().__init__()
+        self.depthwise = Conv(channels, channels, kernel, stride, groups=channels)
+        self.pointwise = Conv(channels, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.pointwise(self.depthwise(x))
+        return mixed
+
+
+ConvOf = Callable[[int, int, int, int], nn.Module]  # channels, out, kernel, stride
+
+
 class Bottleneck(nn.Module):
     """Two convolutions, and a shortcut where `add` is set. Shape: [B, C, H, W] to itself."""
 
-    def __init__(self, channels: int, hidden: int, kernels: tuple[int, int], add: bool, act: Activation = silu):
+    def __init__(
+        self,
+        channels: int,
+        hidden: int,
+        kernels: tuple[int, int],
+        add: bool,
+        act: Activation = silu,
+        second: ConvOf | None = None,
+    ):
         super().__init__()
         self.conv1 = Conv(channels, hidden, kernels[0], act=act)
-        self.conv2 = Conv(hidden, channels, kernels[1], act=act)
+        self.conv2 = second(hidden, channels, kernels[1], 1) if second else Conv(hidden, channels, kernels[1], act=act)
         self.add = add
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,11 +105,11 @@ class CrossStage(nn.Module):
     Shape: [B, C, H, W] to [B, out, H, W].
     """
 
-    def __init__(self, channels: int, out: int, depth: int, add: bool = True):
+    def __init__(self, channels: int, out: int, depth: int, add: bool = True, conv: ConvOf | None = None):
         super().__init__()
         half = out // 2
         self.conv1, self.conv2, self.conv3 = Conv(channels, half), Conv(channels, half), Conv(2 * half, out)
-        self.blocks = nn.Sequential(*(Bottleneck(half, half, (1, 3), add) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Bottleneck(half, half, (1, 3), add, second=conv) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
         met: Tensor = self.conv3(torch.cat([self.blocks(self.conv1(x)), self.conv2(x)], dim=1))

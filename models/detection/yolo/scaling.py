@@ -34,6 +34,7 @@ SCALES = {
     "yolov5m": Scale(0.67, 0.75),
     "yolov5l": Scale(1.0, 1.0),
     "yolov5x": Scale(1.33, 1.25),
+    "yolox_nano": Scale(0.33, 0.25),
     "yolox_tiny": Scale(0.33, 0.375),
     "yolox_s": Scale(0.33, 0.5),
     "yolox_m": Scale(0.67, 0.75),

@@ -9,12 +9,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Width and height in pixels, for images of 416 to 640; three a map, the finest first.
-ANCHORS = (
-    ((10.0, 13.0), (16.0, 30.0), (33.0, 23.0)),
-    ((30.0, 61.0), (62.0, 45.0), (59.0, 119.0)),
-    ((116.0, 90.0), (156.0, 198.0), (373.0, 326.0)),
-)
+from phalanx.models.detection.yolo import table
+
+Anchors = Sequence[Sequence[Sequence[float]]]  # of each map, width and height of each anchor, in pixels
+
+
+def in_maps(flat: Sequence[float]) -> Anchors:
+    """Width and height of nine anchors one after another, as three of each map, the finest first."""
+    pairs = [tuple(flat[place : place + 2]) for place in range(0, len(flat), 2)]
+    return tuple(tuple(pairs[place : place + 3]) for place in range(0, len(pairs), 3))
+
+
+ANCHORS = in_maps(table.ANCHORS)
 _LARGEST_RATIO = 4.0  # of an object's side to an anchor's, or the other way round
 _NEIGHBOURS = ((-1, 0), (0, -1), (1, 0), (0, 1))  # x, y: left, above, right, below
 

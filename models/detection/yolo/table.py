@@ -6,10 +6,15 @@ from phalanx.models.entry import Entry, Family, OwnOption
 _BUILD = "phalanx.models.detection.yolo.build"
 _REVIEW = "Terven et al., 2023, arXiv:2304.00501"
 _V3 = Family(_BUILD, "Redmon and Farhadi, 2018, arXiv:1804.02767", ("options",), (), smallest=32)
-_V5 = Family(_BUILD, f"no paper; {_REVIEW}, section 9", (), (), smallest=32)
+_V5 = Family(_BUILD, f"no paper; {_REVIEW}, section 9", ("options",), (), smallest=32)
 _X = Family(_BUILD, "Ge et al., 2021, arXiv:2107.08430", (), (), smallest=32)
 _V8 = Family(_BUILD, f"no paper; {_REVIEW}, section 12", (), (), smallest=32)
 _PAPER, _AUTHORS = "the paper's code", "as their authors publish them"
+# Width and height in pixels, three a map, the finest first: those of v3's paper, section 2.3, which v5 has too.
+ANCHORS = [10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 373, 326]
+_ANCHORS = OwnOption(
+    "a list of numbers", ANCHORS, "width and height of nine anchors in pixels, three a map, the finest map's first"
+)
 _CHANNELS = OwnOption("a number", 32, "channels of the first convolution; all others are in proportion")
 
 # Of 80 classes.
@@ -19,6 +24,7 @@ _PARAMS = {
     "yolov5m": 21_190_557,
     "yolov5l": 46_563_709,
     "yolov5x": 86_749_405,
+    "yolox_nano": 912_159,
     "yolox_tiny": 5_055_855,
     "yolox_s": 8_968_255,
     "yolox_m": 25_326_495,
@@ -39,10 +45,12 @@ def _entry(family: Family, params: int, source: str, own: dict[str, OwnOption] |
 def _of(name: str) -> Entry:
     if name.startswith("yolox"):
         return _entry(_X, _PARAMS[name], _PAPER)
-    return _entry(_V5 if name.startswith("yolov5") else _V8, _PARAMS[name], _AUTHORS)
+    if name.startswith("yolov5"):
+        return _entry(_V5, _PARAMS[name], _AUTHORS, {"anchors": _ANCHORS})
+    return _entry(_V8, _PARAMS[name], _AUTHORS)
 
 
 YOLO: dict[str, Entry] = {
-    "yolov3": _entry(_V3, 61_949_149, _PAPER, {"channels": _CHANNELS}),
+    "yolov3": _entry(_V3, 61_949_149, _PAPER, {"channels": _CHANNELS, "anchors": _ANCHORS}),
     **{name: _of(name) for name in SCALES},
 }

@@ -1,0 +1,30 @@
+"""What an optimizer is set to for one update."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+
+class Rates(NamedTuple):
+    """Of one step.
+
+    Attributes:
+        learning_rate: of all groups, times the `lr_factor` of each.
+        of_biases: the learning rate of groups marked `biases`; None: that of all.
+        momentum: of SGD, the first beta of Adam; None: as the optimizer was made.
+    """
+
+    learning_rate: float
+    of_biases: float | None = None
+    momentum: float | None = None
+
+    def set(self, groups: Iterable[dict[str, Any]]) -> None:
+        """Sets them in an optimizer's groups."""
+        for group in groups:
+            rate = self.of_biases if self.of_biases is not None and group.get("biases") else self.learning_rate
+            group["lr"] = rate * group.get("lr_factor", 1.0)
+            if self.momentum is None:
+                continue
+            if "betas" in group:
+                group["betas"] = (self.momentum, group["betas"][1])
+            else:
+                group["momentum"] = self.momentum

@@ -85,6 +85,7 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
         found.arrays(len(images)),
         numpy.array([(image["height"], image["width"]) for image in in_order], numpy.int32).reshape(-1, 2),
         faults.notes(len(content["annotations"])),
+        ([image["id"] for image in in_order], [category["id"] for category in categories]),
     )
 
 

@@ -52,6 +52,7 @@ class Dataset(Protocol):
         sizes: int32 `[samples, 2]`, height and width of each image, where they are known without reading it (detection).
         path(i): the file of a sample, for messages.
         has_masks: whether samples have `masks` (detection).
+        image_id(i), category_ids: ids of images and classes in files of others, for results in COCO's format (detection).
         notes: sentences about what was left out of it.
     """
 

@@ -1,6 +1,6 @@
 """Image files with boxes, and maybe masks, of the objects in them: what `coco`, `voc` and `yolo` open."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class DetectedImages(ImageFiles):
         names: of the images, relative to the folder.
         sizes: int32 [images, 2], height and width as the annotations have them, 0 where they do not tell.
         notes: sentences about objects that were left out.
+        ids: those that the annotations give to the images, and to the classes.
 
     Attributes:
         has_masks: whether samples have `masks`.
@@ -40,6 +41,7 @@ class DetectedImages(ImageFiles):
         objects: Objects,
         sizes: NDArray[numpy.int32] | None = None,
         notes: tuple[str, ...] = (),
+        ids: tuple[Sequence[int | str], list[int]] | None = None,
     ):
         super().__init__(config, folder, names, classes)
         if not classes:
@@ -47,6 +49,7 @@ class DetectedImages(ImageFiles):
         self._objects, self._sizes = objects, sizes
         self.has_masks = objects.outlines is not None
         self.notes = notes
+        self._image_ids, self.category_ids = ids or (range(len(names)), list(range(len(classes))))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image = self._image(index)
@@ -72,6 +75,10 @@ class DetectedImages(ImageFiles):
     def sizes(self) -> NDArray[numpy.int32] | None:
         """Height and width of each image as the annotations have them, `[samples, 2]`; None where some do not tell."""
         return None if self._sizes is None or not self._sizes.all() else self._sizes
+
+    def image_id(self, index: int) -> int | str:
+        """The id that the annotations give to an image, or its number."""
+        return self._image_ids[index]
 
     def _own(self, index: int) -> slice:
         return slice(int(self._objects.ends[index]), int(self._objects.ends[index + 1]))

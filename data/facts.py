@@ -78,6 +78,16 @@ def path(dataset: Dataset, index: int) -> str:
     return f"sample {index}"
 
 
+def image_id(dataset: Dataset, index: int) -> int | str:
+    """The dataset's own id of an image, or its number where it has none."""
+    return dataset.image_id(index) if hasattr(dataset, "image_id") else index
+
+
+def category_ids(dataset: Dataset) -> list[int]:
+    """The dataset's own id of each class, or its number where it has none."""
+    return list(getattr(dataset, "category_ids", None) or range(len(dataset.classes)))
+
+
 class View:
     """Another dataset, seen in another way: everything as there, but for what a subclass changes."""
 
@@ -114,3 +124,10 @@ class View:
 
     def path(self, index: int) -> str:
         return path(self.dataset, index)
+
+    @property
+    def category_ids(self) -> list[int]:
+        return category_ids(self.dataset)
+
+    def image_id(self, index: int) -> int | str:
+        return image_id(self.dataset, index)

@@ -63,6 +63,9 @@ class Subset(facts.View):
     def path(self, index: int) -> str:
         return facts.path(self.dataset, int(self.indices[index]))
 
+    def image_id(self, index: int) -> int | str:
+        return facts.image_id(self.dataset, int(self.indices[index]))
+
 
 def part(dataset: Dataset, config: DataConfig, split: Split, seed: int) -> Subset:
     """The part of a split that `data.val_fraction` or `data.fold` trains on, or the one that it holds out.

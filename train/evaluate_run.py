@@ -11,18 +11,20 @@ from torch import nn
 
 from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.schema import RunConfig
+from phalanx.data.dataset import Dataset
 from phalanx.dist.checkpoint import directory
 from phalanx.dist.checkpoint.manifest import scalars_to_json
 from phalanx.dist.collectives import together
 from phalanx.dist.environment import Ranks
 from phalanx.dist.files import write_json
-from phalanx.dist.process_group import leave
+from phalanx.dist.process_group import World, leave
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.train import restore
 from phalanx.train.build import assemble, facts, gather
 from phalanx.train.evaluate import measure
+from phalanx.train.results_file import ResultsFile
 from phalanx.train.start import join_ranks
-from phalanx.train.tasks import Combines, Details, Illustrates
+from phalanx.train.tasks import Combines, Details, GivesResults, Illustrates, Task
 from phalanx.train.trained import another
 
 FILE = "evaluation.json"
@@ -36,11 +38,13 @@ class Asked:
         step: of the checkpoint; None for the newest, or the best.
         best: whether the best by `checkpoint.best` is.
         also: runs and checkpoints to be asked together with it.
+        results: file for what is detected, in COCO's format.
     """
 
     step: int | None = None
     best: bool = False
     also: Sequence[str] = ()
+    results: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,10 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
         found = together(world, lambda: [another(text, config, known, world.device) for text in asked.also])
         checkpoints += [path for path, _ in found]
         combined = _together_with(task, [network for _, network in found])
+    results = _results(asked, config, task, ingredients.validation, world) if asked.results else None
     sums = measure(parts.engine, task, parts.evaluation, combined)
+    if results is not None:
+        results.finish()
     if ranks.is_main:
         details = task.details(sums) if isinstance(task, Details) else {}
         split = "val" if config.data.fold or config.data.val_fraction else config.data.val_split
@@ -103,6 +110,15 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
         report(evaluation, problem)
     leave()
     return ExitCode.DONE
+
+
+def _results(asked: Asked, config: RunConfig, task: Task, dataset: Dataset, world: World) -> ResultsFile:
+    """Where the task puts what it detects."""
+    if not isinstance(task, GivesResults):
+        raise UserError(f"--results is for detection, and task.name={config.task.name} has none. Leave it out.", shared=True)
+    results = ResultsFile(world, Path(asked.results or ""))
+    task.give_results(results.add, dataset)
+    return results
 
 
 def _together_with(task: Combines, others: Sequence[nn.Module]) -> Callable[[nn.Module], nn.Module]:

@@ -1,7 +1,11 @@
-"""phalanx evaluate RUN [key=value ...] [--step N | --best] [--also RUN ...] [--nproc N] [--json]"""
+"""phalanx evaluate RUN [key=value ...] [--step N | --best] [--also RUN ...] [--results FILE.json] [--nproc N]
+[--json]
+"""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from phalanx.configs.errors import UserError
 from phalanx.launch.arguments import Parser, add_asked, add_config, add_nproc, resumed
 from phalanx.launch.starting import start
 
@@ -16,6 +20,22 @@ def main(arguments: Sequence[str]) -> int:
     asked = ["--json"] if given.json else []
     asked += ["--best"] if given.best else []
     asked += ["--step", str(given.step)] if given.step is not None else []
+    if given.results:
+        _check(Path(given.results))
+        asked += ["--results", given.results]
     asked += ["--also", *given.also] if given.also else []
     config = resumed(given.run, given.config)
     return start("phalanx.launch.evaluate", config, given.nproc, [given.run, *given.config, *asked])
+
+
+def _check(path: Path) -> None:
+    """Whether a file can be written there, before the work.
+
+    Raises:
+        UserError: saying why not.
+    """
+    if path.suffix != ".json":
+        raise UserError(f"--results {path}: COCO's results are JSON. Name a file such as results.json.")
+    if path.is_dir() or not path.parent.is_dir():
+        problem = "this is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise UserError(f"--results {path}: {problem}. Name a file in a folder that is there.")

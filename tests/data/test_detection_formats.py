@@ -64,6 +64,7 @@ def test_coco_is_read_in_each_of_its_layouts(tmp_path: Path, layout: int) -> Non
     assert last["boxes"].shape == (0, 4) and last["labels"].shape == (0,) and last.keys() == first.keys()
     assert facts.class_counts(data) == [1, 1]  # the crowd is not learnt
     assert "masks" not in first
+    assert [facts.image_id(data, place) for place in range(3)] == [1, 7, 9] and facts.category_ids(data) == [3, 44]
 
 
 def test_an_area_that_is_not_told_is_that_of_the_mask_or_else_of_the_box(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A whole evaluation of detections, on any number of ranks, is what pycocotools makes of the same detections."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.data.dataset import open_split
+from phalanx.data.facts import View
 from phalanx.dist.process_group import World
 from phalanx.models.detection.paste import paste
 from phalanx.train.build import assemble, gather
 from phalanx.train.evaluate import measure
 from phalanx.train.evaluate_run import _draw
+from phalanx.train.results_file import ResultsFile
 from phalanx.train.tasks import DataFacts
 from phalanx.train.tasks.detection import Detection, Instances
 from tests.rank_pool import Pool
@@ -92,6 +95,53 @@ def test_a_validation_gives_pycocotools_figures_and_the_same_bits_on_1_2_and_4_r
         shared = pool.run(world, evaluated)
         assert [(found[0], found[1]) for found in shared] == [(metrics, details)] * world
         assert torch.equal(torch.stack([image for found in shared for image in found[2]]), torch.stack(seen))
+
+
+def written(world: World, path: str) -> None:
+    """Measures, and writes COCO's results, as `phalanx evaluate --results` does."""
+    config = configured()
+    parts, guess = assemble(config, gather(config), world), Guess()
+    assert isinstance(parts.task, Detection)
+    results = ResultsFile(world, Path(path))
+    parts.task.give_results(results.add, Numbered(parts.training))
+    measure(parts.engine, parts.task, parts.evaluation, lambda _: guess)
+    results.finish()
+
+
+class Numbered(View):
+    """A dataset whose images and classes have ids of their own."""
+
+    @property
+    def category_ids(self) -> list[int]:
+        return list(range(1, CLASSES + 1))
+
+    def image_id(self, index: int) -> int:
+        return 100 + index
+
+
+def test_results_are_the_same_file_on_1_2_and_4_ranks_and_pycocotools_makes_the_same_figures_of_it(
+    pool: Pool, tmp_path: Path
+) -> None:
+    for world in 1, 2, 4:
+        pool.run(world, written, str(tmp_path / f"{world}.json"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.json", "2.json", "4.json"]
+    content = (tmp_path / "1.json").read_bytes()
+    assert content == (tmp_path / "2.json").read_bytes() == (tmp_path / "4.json").read_bytes()
+    ((metrics, _, _),) = pool.run(1, evaluated)
+    results, stored, cases = json.loads(content), open_split(configured().data, "val"), []
+    for number in range(len(stored)):
+        truth: dict[str, Any] = dict(stored[number])
+        crowd = torch.zeros(len(truth["labels"]), dtype=torch.bool)
+        cases.append((100 + number, {}, truth | {"crowd": crowd, "area": truth["masks"].flatten(1).sum(1)}))
+    for kind, prefix, other in ("boxes", "", "segmentation"), ("masks", "mask_", "bbox"):
+        own = [{name: value for name, value in one.items() if name != other} for one in results]
+        wanted = detecting.evaluated(detecting.annotations(cases, CLASSES, SIDE), own, kind).stats  # type: ignore[arg-type]
+        assert numpy.abs(numpy.array([metrics[prefix + name] for name in KEYS]) - wanted).max() < 1e-9
+
+
+def test_results_that_cannot_be_written_are_refused_in_a_sentence(pool: Pool, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"nowhere/.*No such file or directory"):
+        pool.run(2, written, str(tmp_path / "nowhere/results.json"))
 
 
 # -- pictures and files

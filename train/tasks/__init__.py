@@ -1,7 +1,7 @@
 """Tasks: from a batch to losses, from predictions to metrics. A user's own task is a class in a file, in the same protocol."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
     from torch import Tensor, nn
+
+    from phalanx.data.dataset import Dataset
 
 # By name, and by the kind of data that they learn from.
 TASKS: dict[str, dict[str, str]] = {
@@ -67,7 +69,7 @@ class Task(Protocol):
 
     A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` or `mask` as `phalanx.data.pipeline` has them,
     `id` [B], `epoch` [B]; or of lists of tensors, where sizes differ.
-    A task may do more: see `Details`, `Illustrates`, `Combines` and `Predicts`.
+    A task may do more: see `Details`, `Illustrates`, `GivesResults`, `Combines` and `Predicts`.
     """
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
@@ -115,6 +117,19 @@ class Illustrates(Protocol):
 
     def pictures(self, sums: Mapping[str, Any]) -> "dict[str, Image]":
         """Pictures by name, from what `metrics` gets too. For `phalanx evaluate`."""
+        ...
+
+
+@runtime_checkable
+class GivesResults(Protocol):
+    """A task whose predictions others evaluate too, in COCO's format of results."""
+
+    def give_results(self, keep: "Callable[[int, list[dict[str, Any]]], None]", dataset: "Dataset") -> None:
+        """From now on `measure` hands over the entries of each image, with the number of its sample, in rising order.
+
+        Args:
+            dataset: that is measured, which has the ids.
+        """
         ...
 
 

@@ -1,6 +1,6 @@
 """Detection: the box and the class of each object in an image; and instance segmentation: its mask too."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
+from phalanx.data import facts as data_facts
+from phalanx.data.dataset import Dataset
 from phalanx.data.fit import evaluated_placement
 from phalanx.dist.randomness import key
 from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.paste import paste
 from phalanx.train.metrics import coco_ap, voc_ap
-from phalanx.train.metrics.coco_results import run_lengths
+from phalanx.train.metrics.coco_results import results, run_lengths
 from phalanx.train.metrics.detection_confusion import confusion
 from phalanx.train.tasks import DataFacts, Rows
 from phalanx.train.tasks.classification import names
@@ -42,6 +44,7 @@ class Detection:
         self._network, self._own = config.model.name, config.model.options
         self._names = names(data.classes, _classes(config, data))
         asked = config.evaluate
+        self._results: Callable[[int, Mapping[str, Tensor]], None] | None = None
         self._wanted = Inference(asked.score, asked.nms_iou, asked.detections)
 
     # -- training
@@ -70,11 +73,17 @@ class Detection:
 
     # -- evaluation
 
+    def give_results(self, keep: Callable[[int, list[dict[str, Any]]], None], dataset: Dataset) -> None:
+        categories = data_facts.category_ids(dataset)
+        self._results = lambda number, seen: keep(number, results(seen, data_facts.image_id(dataset, number), categories))
+
     def measure(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor | Rows]:
         numbers, truth = batch["id"].tolist(), self._of_each(batch, _TRUE)
         rows: dict[str, list[Tensor]] = {f"{part}_{kind}": [] for kind in self.kinds for part in ("found", "true")}
         count, table = len(self._names), torch.zeros(len(self._names) + 1, len(self._names) + 1, dtype=torch.int64)
         for prediction, own, number in zip(self._detected(model, batch), truth, numbers, strict=True):
+            if self._results is not None:
+                self._results(number, prediction)
             for kind in self.kinds:
                 rows[f"found_{kind}"].append(coco_ap.matched(prediction, own, number, kind))
                 rows[f"true_{kind}"].append(coco_ap.truths(own))

@@ -13,6 +13,7 @@ from phalanx.configs.schema import digest
 from phalanx.data.dataset import Dataset, open_split
 from phalanx.data.facts import View
 from phalanx.data.loader import Loader, Samples
+from phalanx.data.mosaic import mosaics
 from phalanx.data.pipeline import pipeline
 from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.engine import Engine
@@ -61,7 +62,8 @@ class _Training:
         stream = Stream(len(training), config.seed, config.train.global_batch, config.train.micro_batch)
         if facts.kind == "detection":
             training = SomeEmpty(training, stream)
-        samples = Samples(training, pipeline(config.data, training, "train"), config.seed)
+        augmented = pipeline(config.data, training, "train")
+        samples = Samples(training, augmented, config.seed, mosaics(config, training, augmented))
         self.loader = Loader(samples, stream, self.engine.mine, workers=0, pin=False)
 
     def warm_up(self, step: int) -> None:

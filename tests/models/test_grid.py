@@ -27,6 +27,10 @@ CELLS = [
     Cell("maskrcnn_resnet50_fpn_v2", "DDP, SyncBN", "fp32"),
     Cell("retinanet", EXACT, "fp32"),
     Cell("fcos", "FSDP2", "fp32"),
+    Cell("yolov8n", PARITY, "fp64"),
+    Cell("yolov5n", EXACT, "fp32"),
+    Cell("yolox_nano", "FSDP2", "bf16"),
+    Cell("yolov8n", "ZeRO-2", "bf16"),
 ]
 
 

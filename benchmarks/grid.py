@@ -7,9 +7,9 @@ eight small images (`shapes`, made on the fly; with masks for segmentation, with
 ranks must end with the same finite weights, and a run that reads the checkpoint must make the next step to the last bit. With
 DDP and `dist.reduce=exact` the weights after three steps must be the same bits on 1, 2 and 3 ranks. Networks for segmentation
 and detection must also agree in float64: two ranks of DDP with one process, every tensor within 1e-8 of its largest element,
-for detection within 1e-6, for YOLO 1e-8. YOLO networks learn from mosaics. Where objects are detected, an image of the first step has none, and in the second no image of the
-last rank has any. Prints JSON, a line a cell, and writes Markdown. It goes on where it was stopped: cells whose line is in the
-results file are not run again. Exit code 1 where a cell fails.
+for detection within 1e-6, for YOLO 1e-8. YOLO networks learn from mosaics. Where objects are detected, an image of the first
+step has none, and in the second no image of the last rank has any. Prints JSON, a line a cell, and writes Markdown. It goes on
+where it was stopped: cells whose line is in the results file are not run again. Exit code 1 where a cell fails.
 """
 
 import argparse
@@ -217,8 +217,8 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
                 "",
                 "Networks for detection, with boxes, and masks where they tell any. An image of the first step has no objects, "
                 "and in the second no image of the last rank has any. Those that look at proposals learn 32 an image. "
-                f"{', '.join(sorted(SMALL_BACKBONE))} on a ResNet-18; YOLO networks from mosaics. `one process`: within 1e-6, for "
-                f"YOLO 1e-8; at most it was {largest(objects):.0e}.",
+                f"{', '.join(sorted(SMALL_BACKBONE))} on a ResNet-18; YOLO networks from mosaics. `one process`: within 1e-6, "
+                f"for YOLO 1e-8; at most it was {largest(objects):.0e}.",
                 "",
                 *_table(found, objects, [(PARITY, "fp64")]),
             ]

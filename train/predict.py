@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -33,6 +33,15 @@ from phalanx.train.trained import trained
 
 FILE = "predictions.json"
 _MODES: dict[int, Mode] = {count: mode for mode, count in CHANNELS.items()}  # type: ignore[misc]
+
+
+@runtime_checkable
+class Fuses(Protocol):
+    """A network that can be made faster for inference."""
+
+    def fuse(self) -> nn.Module:
+        """Folds normalisation into the convolutions before it, in place; what it sees stays, but for rounding."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,8 @@ def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
     if facts.channels not in _MODES:
         raise UserError(f"the network takes images of {facts.channels} channels, and files have 1, 3 or 4. Predict in Python.")
     network = trained(checkpoint, config, facts, device)
+    if isinstance(network, Fuses):
+        network.fuse()
     wanted = build.statistics(config, facts.channels)
     prepare = pipeline(config.data, data, "val", wanted, config.evaluate)  # type: ignore[arg-type]
     dtype = weights_dtype(config.dist.precision)

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.data.coco_shapes import write
 from tests.running import DIGITS, assert_bitwise, forked, lines, phalanx, ranks
 
 DATA = ["data.name=shapes", "data.options={target: boxes, size: 64, train: 40, val: 4}"]
-COMMON = [DIGITS, *DATA, "data.augment.shift=0", "data.augment.flip=0.5", "data.ledger=true"]
+COMMON = [DIGITS, "data.augment.shift=0", "data.augment.flip=0.5", "data.ledger=true"]
 COMMON += ["optim.name=adamw", "optim.lr=1e-3", "train.log_every=1", "checkpoint.every_steps=2", "data.workers=1"]
 MOSAIC = [
     "data.image_size=64",
@@ -18,8 +19,8 @@ MOSAIC = [
     "data.augment.mosaic_mixup=0.5",
     "dist.reduce=exact",
 ]
-YOLO = [*COMMON, *MOSAIC, "task.name=detection", "model.name=yolov8n", "train.global_batch=12", "train.micro_batch=4"]
-MASKS = [*COMMON, "task.name=instance", "model.name=mask_rcnn", "model.backbone=resnet18", "data.augment.copy_paste=0.5"]
+YOLO = [*COMMON, *DATA, *MOSAIC, "task.name=detection", "model.name=yolov8n", "train.global_batch=12", "train.micro_batch=4"]
+MASKS = [*COMMON, *DATA, "task.name=instance", "model.name=mask_rcnn", "model.backbone=resnet18", "data.augment.copy_paste=0.5"]
 # Few pixels and samples: small layers, but for the box head, whose size is the paper's.
 MASKS += [
     "data.image_size=32",
@@ -29,6 +30,17 @@ MASKS += [
     "train.micro_batch=2",
     "dist.reduce=exact",
 ]
+
+GROUPED = [
+    *COMMON,
+    "data.name=coco",
+    "data.root=shapes",
+    "data.fit=short_side",
+    "data.aspect_groups=true",
+    "data.augment.sizes=[32,48]",
+]
+GROUPED += ["data.image_size=[32,64]", "task.name=detection", "model.name=fcos", "model.backbone=resnet18", "dist.reduce=exact"]
+GROUPED += ["train.global_batch=6", "train.micro_batch=2"]
 
 
 def _taken(run_directory: Path) -> list[list[object]]:
@@ -54,6 +66,22 @@ def test_mosaics_are_the_same_on_any_number_of_ranks_and_through_a_kill(tmp_path
     ranks(2, "--resume", killed, cwd=tmp_path)
     assert_bitwise(killed, one)
     assert _taken(killed) == _taken(one)
+
+
+@pytest.mark.slow
+def test_images_in_their_own_aspect_are_grouped_alike_on_any_number_of_ranks_and_through_a_kill(tmp_path: Path) -> None:
+    write(tmp_path / "shapes", {"train": 40, "val": 4})
+    length = ["train.steps=5"]
+    ranks(1, *GROUPED, *length, "name=unbroken", cwd=tmp_path)
+    killed, unbroken = tmp_path / "runs/killed", tmp_path / "runs/unbroken"
+    running = forked(*GROUPED, *length, "name=killed", count=2, cwd=tmp_path)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3)
+    running.kill_all()
+    ranks(3, "--resume", killed, cwd=tmp_path)
+    assert_bitwise(killed, unbroken)
+    ids = [number for line in lines(unbroken / "ledger/rank-0.jsonl") for number in line["ids"]]
+    pairs = list(zip(ids[::2], ids[1::2], strict=True))  # of each micro-batch
+    assert len(pairs) == 15 and all(one % 2 == other % 2 for one, other in pairs)  # every second image is high
 
 
 @pytest.mark.slow

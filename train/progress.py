@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import TextIO
 
 
+_INTERVAL_S = 0.5
+
+
 def duration(seconds: float) -> str:
     """0:00:07 as `0:07`, an hour as `1:00:00`."""
     minutes, second = divmod(round(seconds), 60)
@@ -20,18 +23,22 @@ class Progress:
         self._last, self._first, self._shown, self._out = last_step, first_step, shown, out or sys.stdout
         self._rewrites = self._out.isatty()
         self._start = time.monotonic()
-        self._previous = (first_step, self._start)
+        self._before = self._previous = (first_step, self._start)
         self._open_line = False
 
     def step(self, step: int, figures: Mapping[str, float], due: bool) -> None:
         """A step's figures are known; `due` says whether its line is."""
         now = time.monotonic()
-        if not self._shown or not (due or (self._rewrites and now - self._previous[1] > 0.5)):
+        long_ago = now - self._previous[1] > _INTERVAL_S
+        if not self._shown or not (due or (self._rewrites and long_ago)):
             return
-        steps, seconds = step - self._previous[0], now - self._previous[1]
+        # Figures of several steps may come at once, such as before an evaluation: their rate is that of the time before.
+        since = self._previous if long_ago else self._before
+        steps, seconds = step - since[0], now - since[1]
         rate = steps / seconds if steps > 0 and seconds > 0 else 0.0
         overall = (now - self._start) / max(1, step - self._first)
-        self._previous = (step, now)
+        if long_ago:
+            self._before, self._previous = self._previous, (step, now)
         listed = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         text = f"step {step}/{self._last}  {listed}  {rate:.2f} steps/s  {duration((self._last - step) * overall)} left"
         if self._rewrites:

@@ -29,6 +29,8 @@ MASKS += [
     "train.global_batch=4",
     "train.micro_batch=2",
     "dist.reduce=exact",
+    "evaluate.score=0",
+    "evaluate.detections=5",
 ]
 
 GROUPED = [
@@ -96,16 +98,14 @@ def test_a_mask_r_cnn_is_killed_goes_on_and_is_evaluated_and_predicts(tmp_path: 
     assert_bitwise(killed, tmp_path / "runs/unbroken")
 
     logged = lines(killed / "metrics.jsonl")[-1]
-    command = ("evaluate", killed, "--json", "--results", "results.json", "evaluate.score=0")
-    found = json.loads(phalanx(*command, "evaluate.detections=5", cwd=tmp_path).output)
+    found = json.loads(phalanx("evaluate", killed, "--json", "--results", "results.json", cwd=tmp_path).output)
     results = json.loads((tmp_path / "results.json").read_text())
     assert len(results) == 4 * 5 and {one["image_id"] for one in results} == {0, 1, 2, 3}
     assert all(set(one) == {"image_id", "category_id", "bbox", "score", "segmentation"} for one in results)
-    found = json.loads(phalanx("evaluate", killed, "--json", cwd=tmp_path).output)
     for name in ("ap", "ap50", "mask_ap", "mask_ap50", "ar100"):
         assert found[name] == logged[f"val/{name}"]
     Image.new("RGB", (80, 60), (90, 120, 60)).save(tmp_path / "photo.png")
-    phalanx("predict", killed, "photo.png", "-o", "seen", "evaluate.score=0", "evaluate.detections=5", cwd=tmp_path)
+    phalanx("predict", killed, "photo.png", "-o", "seen", cwd=tmp_path)
     (told,) = json.loads((tmp_path / "seen/predictions.json").read_text())
     assert told["file"] == "photo.png" and len(told["objects"]) <= 5
     for seen in told["objects"]:

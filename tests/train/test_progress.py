@@ -1,0 +1,23 @@
+"""The line that tells how far a run is."""
+
+import io
+import time
+
+import pytest
+
+from phalanx.train.progress import Progress, duration
+
+
+def test_steps_whose_figures_come_at_once_do_not_make_the_rate_a_thousandfold(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 2.0, 2.001, 2.002])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    progress = Progress(4, 0, shown=True, out=out)
+    for step in (1, 2, 3, 4):
+        progress.step(step, {"loss": 0.5}, due=True)
+    rates = [float(line.split(" steps/s")[0].rpartition(" ")[2]) for line in out.getvalue().splitlines()]
+    assert rates == pytest.approx([1, 1, 2, 3], abs=0.01)
+
+
+def test_a_duration_has_hours_only_where_there_are_any() -> None:
+    assert [duration(seconds) for seconds in (7, 75, 3600)] == ["0:07", "1:15", "1:00:00"]

@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from typing import TextIO
 
-
 _INTERVAL_S = 0.5
 
 

@@ -25,7 +25,7 @@ quickstart: $(INSTALLED)  ## train a ResNet-18 on handwritten digits with 2 proc
 	@echo "results: runs/quickstart (metrics.jsonl, events.jsonl, checkpoints/)"
 
 test: $(INSTALLED)  ## the whole test suite, on real processes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m tests
 
 lint: $(INSTALLED)  ## ruff, lint and format
 	$(BIN)/ruff check .

@@ -17,18 +17,17 @@ most frequent class everywhere.
 import argparse
 import itertools
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402 (the root is on the path now)
+
 RECIPE = ROOT / "configs/recipes/camvid_deeplabv3plus.yaml"
 RANKS = 2
 VOID = "void"
@@ -138,12 +137,12 @@ class Bench:
 
     def steps_for(self, case: Case, probe_steps: int = 12) -> int:
         """How many steps fit into the time, from a short run: start, evaluation and saving take what they take there."""
-        name = f"{_file_name(case.label)}-probe"
+        name = f"{file_name(case.label)}-probe"
         run = self._work / name
         shutil.rmtree(run, ignore_errors=True)
         took, _ = self._train(case, name, probe_steps, ["train.log_every=1"])
         # The first steps warm up; the last line waits for the evaluation.
-        times = [line["time"] for line in _lines(run / "metrics.jsonl")][2:-1]
+        times = [line["time"] for line in lines(run / "metrics.jsonl")][2:-1]
         a_step = statistics.median(after - before for before, after in itertools.pairwise(times))
         besides = took - probe_steps * a_step
         shutil.rmtree(run)
@@ -151,10 +150,10 @@ class Bench:
 
     def train(self, case: Case, steps: int) -> Found:
         """The run, from its beginning or from where it was stopped: steps, seconds, mIoU, peak memory of a rank."""
-        run = self._work / _file_name(case.label)
-        before = _spent(run)
+        run = self._work / file_name(case.label)
+        before = spent(run)
         took, peak = self._train(case, run.name, steps, [f"checkpoint.every_steps={max(1, steps // 4)}", "checkpoint.keep=1"])
-        last = _lines(run / "metrics.jsonl")[-1]
+        last = lines(run / "metrics.jsonl")[-1]
         assert last["step"] == steps, f"{run} has ended at step {last['step']}"
         return {
             "steps": steps,
@@ -173,61 +172,25 @@ class Bench:
         given, result = self._work / "by_hand.json", self._work / "by_hand_result.json"
         given.write_text(json.dumps(config.model_dump(mode="json")))
         command = [sys.executable, str(ROOT / "benchmarks/camvid_by_hand.py"), str(given), str(case.seconds), str(result)]
-        _, peak = _measured(command, OMP_NUM_THREADS=str(RANKS))
+        _, peak = measured(command, OMP_NUM_THREADS=str(RANKS))
         found: dict[str, Any] = json.loads(result.read_text())
         return found | {"seconds": round(found["seconds"], 1), "peak_mb": peak, "resumed": False, "overrides": list(case.more)}
 
     def _train(self, case: Case, name: str, steps: int, more: Sequence[str]) -> tuple[float, int]:
         command = [sys.executable, "-m", "phalanx.launch.main", "train", str(RECIPE), str(ROOT / "configs/cluster/local.yaml")]
         command += [*case.more, *more, f"data.root={self._folder}", f"name={name}", f"runs={self._work}"]
-        return _measured([*command, f"train.steps={steps}", "--nproc", str(RANKS)])
+        return measured([*command, f"train.steps={steps}", "--nproc", str(RANKS)])
 
 
 _MARGIN = 0.97  # other work on the machine
-_LEFT_OUT = ("OMP_NUM_THREADS", "ACCELERATE_CONFIG_FILE")
-
-
-def _measured(command: Sequence[str], **environment: str) -> tuple[float, int]:
-    """Runs a command to its end; its seconds, and the peak memory in MB of the largest process that it started."""
-    kept = {key: value for key, value in os.environ.items() if key not in _LEFT_OUT}
-    begun = time.monotonic()
-    process = subprocess.Popen(command, cwd=ROOT, env=kept | environment, stdout=sys.stderr)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-    return time.monotonic() - begun, usage.ru_maxrss // 1024
-
-
-def _file_name(text: str) -> str:
-    return "-".join(text.replace(",", "").lower().split())
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    from phalanx.dist.files import read_lines
-
-    return list(read_lines(path)) if path.exists() else []
-
-
-def _spent(run: Path) -> float:
-    """Seconds that earlier attempts took, from the start to what they last logged before their end or the kill."""
-    total, begun, last = 0.0, None, 0.0
-    marks = [(e["time"], e["event"]) for e in _lines(run / "events.jsonl")]
-    marks += [(line["time"], "line") for line in _lines(run / "metrics.jsonl")]
-    for when, what in sorted(marks):
-        if what in ("start", "resume"):
-            total += last - begun if begun is not None else 0.0
-            begun = when
-        last = when
-    return total + (last - begun if begun is not None else 0.0)
 
 
 def _run(results: Path, bench: Bench, wanted: Sequence[Case]) -> dict[str, Found]:
     from phalanx.dist.files import JsonLines
 
-    lines, file = _lines(results), JsonLines(results)
-    found = {line["case"]: line["found"] for line in lines if "found" in line}
-    planned = {line["case"]: line["steps"] for line in lines if "steps" in line}
+    known, file = lines(results), JsonLines(results)
+    found = {line["case"]: line["found"] for line in known if "found" in line}
+    planned = {line["case"]: line["steps"] for line in known if "steps" in line}
 
     def tell(line: dict[str, Any]) -> None:
         file.append(line)

@@ -52,6 +52,7 @@ def add_asked(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="ask these together with it, the mean of probabilities: runs, RUN@STEP, checkpoints, files of weights",
     )
+    parser.add_argument("--split", metavar="NAME", help="measure on this split of the data (default: data.val_split)")
     parser.add_argument("--results", metavar="FILE.json", help="write what is detected, in COCO's format of results")
     parser.add_argument("--json", action="store_true", help="print JSON, with a row a class and the confusion matrix")
 

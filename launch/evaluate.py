@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = f", {len(found.checkpoints)} networks together" if len(found.checkpoints) > 1 else ""
             print(f"step {found.step}{count}: {listed}", flush=True)
 
-        return evaluate_run(config, ranks, Asked(given[0].step, given[0].best, given[0].also, given[0].results), report)
+        return evaluate_run(
+            config, ranks, Asked(given[0].step, given[0].best, given[0].also, given[0].results, given[0].split), report
+        )
 
     return rank.run(configure, work)
 

@@ -39,12 +39,14 @@ class Asked:
         best: whether the best by `checkpoint.best` is.
         also: runs and checkpoints to be asked together with it.
         results: file for what is detected, in COCO's format.
+        split: of the data; None for the recipe's validation split.
     """
 
     step: int | None = None
     best: bool = False
     also: Sequence[str] = ()
     results: str | None = None
+    split: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
     """
     world, _ = join_ranks(config, ranks)
     run = RunDirectory.of(config)
-    ingredients = together(world, lambda: gather(config, goes_on=True))
+    ingredients = together(world, lambda: gather(_on_split(config, asked.split), goes_on=True))
     parts = assemble(config, ingredients, world)
     stored = restore.chosen(run, parts.engine, config, asked.step, asked.best)
     parts.engine.make_room(stored)
@@ -102,7 +104,8 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
         results.finish()
     if ranks.is_main:
         details = task.details(sums) if isinstance(task, Details) else {}
-        split = "val" if config.data.fold or config.data.val_fraction else config.data.val_split
+        held_out = config.data.fold or config.data.val_fraction
+        split = asked.split or ("val" if held_out else config.data.val_split)
         evaluation = Evaluation(stored.step, split, [str(path) for path in checkpoints], task.metrics(sums), details)
         problem = _write(run.path / FILE, evaluation)
         if isinstance(task, Illustrates):
@@ -110,6 +113,14 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
         report(evaluation, problem)
     leave()
     return ExitCode.DONE
+
+
+def _on_split(config: RunConfig, split: str | None) -> RunConfig:
+    """The run with another split to validate on, all of it."""
+    if split is None:
+        return config
+    data = config.data.model_copy(update={"val_split": split, "val_fraction": None, "fold": None})
+    return config.model_copy(update={"data": data})
 
 
 def _results(asked: Asked, config: RunConfig, task: Task, dataset: Dataset, world: World) -> ResultsFile:

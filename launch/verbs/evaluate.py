@@ -1,4 +1,4 @@
-"""phalanx evaluate RUN [key=value ...] [--step N | --best] [--also RUN ...] [--results FILE.json] [--nproc N]
+"""phalanx evaluate RUN [key=value ...] [--step N | --best] [--split NAME] [--also RUN ...] [--results FILE.json] [--nproc N]
 [--json]
 """
 
@@ -23,6 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.results:
         _check(Path(given.results))
         asked += ["--results", given.results]
+    asked += ["--split", given.split] if given.split else []
     asked += ["--also", *given.also] if given.also else []
     config = resumed(given.run, given.config)
     return start("phalanx.launch.evaluate", config, given.nproc, [given.run, *given.config, *asked])

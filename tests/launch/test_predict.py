@@ -31,8 +31,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def evaluated(runs: Path, *arguments: str) -> dict[str, Any]:
-    shown = phalanx("evaluate", *arguments, "--json", cwd=runs)
+def evaluated(runs: Path, *arguments: str, expect: int = 0) -> dict[str, Any]:
+    shown = phalanx("evaluate", *arguments, "--json", cwd=runs, expect=expect)
+    if expect:
+        assert "Traceback" not in shown.errors
+        return {}
     found: dict[str, Any] = json.loads(shown.output.splitlines()[-1])
     return found
 
@@ -54,6 +57,13 @@ def test_every_checkpoint_of_a_run_gives_the_metrics_that_were_logged(runs: Path
     assert sum(map(sum, found["confusion"])) == 360
     refused = phalanx("evaluate", "runs/two", "--step", "5", cwd=runs, expect=2)
     assert "has no checkpoint of step 5. There are: 2, 4" in refused.errors and "Traceback" not in refused.errors
+
+
+def test_another_split_is_measured_and_results_are_for_detection(runs: Path) -> None:
+    found = evaluated(runs, "runs/one", "--split", "train", "--results", "found.json", expect=2)
+    assert found == {} and not (runs / "found.json").exists()
+    found = evaluated(runs, "runs/one", "--split", "train")
+    assert found["split"] == "train" and sum(map(sum, found["confusion"])) == 1437
 
 
 def test_a_network_beside_itself_is_itself_and_others_change_it(runs: Path) -> None:

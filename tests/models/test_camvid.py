@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import camvid
+from benchmarks.commands import spent
 from phalanx.configs.load import load
 from phalanx.models import registry
 from phalanx.train.checks import check_model
@@ -70,9 +71,9 @@ def test_the_page_tells_which_networks_do_not_reach_twice_the_majority_class() -
 
 
 def test_time_of_earlier_attempts_is_counted_up_to_what_they_last_logged(tmp_path: Path) -> None:
-    assert camvid._spent(tmp_path) == 0
+    assert spent(tmp_path) == 0
     events = [{"time": 10.0, "event": "start", "step": 0}, {"time": 50.0, "event": "resume", "step": 4}]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     lines = [{"time": 14.0, "step": 4}, {"time": 17.5, "step": 5}, {"time": 53.0, "step": 6}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert camvid._spent(tmp_path) == 7.5 + 3
+    assert spent(tmp_path) == 7.5 + 3

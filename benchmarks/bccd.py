@@ -1,0 +1,139 @@
+"""Detectors on BCCD, photographs of blood cells, from scratch, on two CPU ranks, in minutes.
+
+    python benchmarks/bccd.py --root FOLDER [--only LABEL ...] [--work FOLDER] [--output docs/bccd.md]
+                              [--results docs/bccd.jsonl]
+
+FOLDER is in VOC's layout, with the splits train, val and test. Each run is a `phalanx train` of
+`configs/recipes/bccd_yolov8n.yaml`, with another network but for the first, on 2 ranks whose BatchNorm is synchronised. The
+checkpoint that is best on val (AP50) is evaluated once on test. Prints JSON, a line a run, and writes Markdown and the curves.
+It goes on where it was stopped: runs whose line is in the results file are not made again, and one that was cut short is
+resumed. Exit code 1 where a network has learnt nothing: an AP50 below 0.3.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402 (the root is on the path now)
+from benchmarks.curves import svg  # noqa: E402
+
+RECIPE = ROOT / "configs/recipes/bccd_yolov8n.yaml"
+RANKS = 2
+LEAST = 0.3
+
+
+class Run(NamedTuple):
+    """A network of the registry, and what it has besides the recipe."""
+
+    label: str
+    more: Sequence[str]
+
+
+# `phalanx data configs/recipes/bccd_yolov8n.yaml data.root=FOLDER --anchors`
+_ANCHORS = "model.options.anchors=[23,22,62,15,18,61,42,39,51,58,70,44,66,64,85,77,127,117]"
+_SHORT = ["train.epochs=25", "data.augment.mosaic_epochs=18"]
+RUNS = [
+    Run("yolov8n", []),
+    Run("yolov5n", ["model.name=yolov5n", _ANCHORS, *_SHORT]),
+    Run("yolov3 of 8 channels", ["model.name=yolov3", "model.options.channels=8", _ANCHORS, *_SHORT]),
+    Run("yolox_nano", ["model.name=yolox_nano", *_SHORT]),
+    Run(
+        "faster_rcnn on a ResNet-18",
+        [
+            *("model.name=faster_rcnn", "model.backbone=resnet18", "data.augment.mosaic=0", "data.augment.mosaic_epochs=null"),
+            *("model.options.anchors=[16,32,64,128,256]", "optim.lr=5e-4", "schedule.warmup_momentum=null", "train.epochs=16"),
+        ],
+    ),
+]
+
+
+def train(run: Run, root: Path, work: Path) -> dict[str, Any]:
+    """The run, from its beginning or from where it was stopped; and the figures of its best checkpoint on test."""
+    folder = work / file_name(run.label)
+    before = spent(folder)
+    phalanx = [sys.executable, "-m", "phalanx.launch.main"]
+    command = [*phalanx, "train", str(RECIPE), str(ROOT / "configs/cluster/local.yaml"), *run.more, f"data.root={root}"]
+    took, peak = measured([*command, f"name={folder.name}", f"runs={work}", "--nproc", str(RANKS)])
+    logged = lines(folder / "metrics.jsonl")
+    asked = [*phalanx, "evaluate", str(folder), "--best", "--split", "test", "--json"]
+    told = json.loads(subprocess.run(asked, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    begun, validated = logged[0]["time"], [line for line in logged if "val/ap50" in line]
+    return {
+        "steps": logged[-1]["step"],
+        "best_step": told["step"],
+        "seconds": round(before + took, 1),
+        "resumed": before > 0,
+        "peak_mb": peak,
+        "test": {name: told[name] for name in ("ap50", "ap", "ap75")},
+        "classes": {row["class"]: row["ap50"] for row in told["per_class"]},
+        "val": [[line["step"], round(line["time"] - begun, 1), line["val/ap50"]] for line in validated],
+        "loss": [[line["step"], line["train/loss"]] for line in logged if "train/loss" in line][::10],
+        "overrides": list(run.more),
+    }
+
+
+_HEAD = [
+    "| network | steps | seconds | peak MB a rank | best step | AP50 on test | AP | AP75 | {classes} |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | {lines} |",
+]
+
+
+def markdown(found: Mapping[str, Mapping[str, Any]], curves: str) -> list[str]:
+    """The page."""
+    from benchmarks.results import made_by
+
+    classes = list(next(iter(found.values()))["classes"])
+    rows = []
+    for name, figures in found.items():
+        columns = [name, figures["steps"], f"{figures['seconds']:.0f}", figures["peak_mb"], figures["best_step"]]
+        columns += [f"{figures['test'][key]:.3f}" for key in ("ap50", "ap", "ap75")]
+        columns += [f"{figures['classes'][label]:.3f}" for label in classes]
+        rows.append(f"| {' | '.join(map(str, columns))} |")
+    return [
+        "# BCCD: detectors from scratch",
+        "",
+        made_by("python benchmarks/bccd.py --root FOLDER", "torchvision"),
+        "",
+        "Photographs of blood cells, 640 x 480 pixels, boxes of three classes: 205 to train on, 87 to choose the checkpoint "
+        "by, 72 to test, where each network is evaluated once. No pretrained weights. Each is a `phalanx train` of "
+        "`configs/recipes/bccd_yolov8n.yaml` on 2 CPU ranks with synchronised BatchNorm; seconds are those of the whole "
+        "command: start, training, evaluation, saving. Memory is the largest process's. What each has besides the recipe, its "
+        "curve and its losses: `docs/bccd.jsonl`.",
+        "",
+        *(line.format(classes=" | ".join(classes), lines=" | ".join("---" for _ in classes)) for line in _HEAD),
+        *rows,
+        "",
+        f"![AP50 on val over minutes]({curves})",
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="BCCD in VOC's layout")
+    parser.add_argument("--only", nargs="+", metavar="LABEL", choices=[run.label for run in RUNS], help="some of the runs")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs/bccd", help="folder of the runs")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs/bccd.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/bccd.jsonl")
+    given = parser.parse_args()
+    from benchmarks.results import measure_all
+
+    root, work = given.root.resolve(), given.work.resolve()
+    runs = {run.label: run for run in RUNS}
+    chosen = [label for label in runs if given.only is None or label in given.only]
+    found = measure_all(given.results, chosen, lambda label: train(runs[label], root, work), "run")
+    found = {label: found[label] for label in runs if label in found}
+    curves = given.output.with_name("bccd.svg")
+    series = {label: [(seconds / 60, value) for _, seconds, value in figures["val"]] for label, figures in found.items()}
+    curves.write_text(svg(series, "AP50 on val", "minutes"))
+    given.output.write_text("\n".join(markdown(found, curves.name)) + "\n")
+    return 0 if all(figures["test"]["ap50"] >= LEAST for figures in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

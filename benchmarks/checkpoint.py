@@ -3,12 +3,13 @@
     python benchmarks/checkpoint.py --folder /scratch --sizes 50 500 2000 --ranks 1 2 4 > checkpoint.json
 
 Every rank holds the same tensors, as under DDP: weights and momentum of a ResNet's shapes, repeated up to the size. In each
-round every way takes its turn, so that all see the same noise; figures are medians over rounds in seconds, and ratios are
-medians of ratios within a round. `floor` writes each rank's share raw from memory, and fsyncs. Everything that is saved is
-fsynced, file and folder, into new files; what they replace is removed out of the measured time. `stall` is how long training
-stands still for an asynchronous save: in the call, and before the update at the end of a step of `--step` seconds; the copy
-goes on beside it (a step on a GPU leaves the processor to it; here it sleeps). Loading ends when the tensors
-hold the bytes; ours has verified their checksums by then. Files were written just before, so reads come from the page cache.
+round every way takes its turn, each round beginning with another, so that all see the same noise; figures are medians over
+rounds in seconds, ratios medians of ratios within a round. `floor` writes each rank's share raw from memory, and fsyncs.
+Everything that is saved is fsynced, file and folder, into new files; what they replace is removed out of the measured time.
+`stall` is how long training stands still for an asynchronous save: in the call, and before the update at the end of a step of
+`--step` seconds; the copy goes on beside it (a step on a GPU leaves the processor to it; here it sleeps). Loading ends when the
+tensors hold the bytes; ours has verified their checksums by then. Files were written just before, so reads come from the page
+cache.
 """
 
 import argparse
@@ -173,7 +174,7 @@ def measured(world: Any, where: str, megabytes: int, rounds: int, a_step: float)
         remove_old()
         one: dict[str, Any] = {"save": {}, "load": {}, "peak": {}, "background": 0.0}
         for kind, chosen in (("save", saves), ("load", loads)):
-            for name, way in chosen.items():
+            for name, way in _turned(list(chosen.items()), number):
                 saver.wait()  # of removals, too
                 if world.ranks.is_main:
                     os.sync()
@@ -202,6 +203,11 @@ def measured(world: Any, where: str, megabytes: int, rounds: int, a_step: float)
     for one in found:
         one["share"] = own
     return found
+
+
+def _turned(ways: list[Any], by: int) -> list[Any]:
+    """Every round begins with another: what comes after a long load finds the disk's own caches empty."""
+    return ways[by % len(ways) :] + ways[: by % len(ways)]
 
 
 def summary(per_rank: list[list[dict[str, Any]]]) -> dict[str, Any]:

@@ -39,6 +39,8 @@ class AugmentConfig(Section):
     shift: Whole = experiment(0, "random translation by up to so many pixels, the border filled with zeros", ge=0)
     flip: float = experiment(0.0, "probability of a horizontal flip", ge=0, le=1)
     vertical_flip: float = experiment(0.0, "probability of a vertical flip", ge=0, le=1)
+    rotate: float = experiment(0.0, "random rotation by up to so many degrees, either way", ge=0, le=180)
+    shear: float = experiment(0.0, "random shear by up to so many degrees, either way, along both sides", ge=0, lt=90)
     area: Range | None = experiment(
         None, "random resized crop: shares of the image's area to choose from, as [0.08, 1.0] (arXiv:1409.4842)"
     )

@@ -171,3 +171,21 @@ class RandomArea(v2.RandomResizedCrop):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return resize(F.crop(inpt, **params), self.size)
+
+
+class Turn(v2.RandomAffine):
+    """Rotated and sheared at random around the middle; the canvas stays, its corners are filled.
+
+    A box becomes the one around its turned corners.
+
+    Args:
+        degrees, shear: the most, either way, in degrees.
+    """
+
+    def __init__(self, degrees: float, shear: float, fill: Fill):
+        sheared = [-shear, shear, -shear, shear] if shear else None
+        super().__init__(degrees, shear=sheared, interpolation=InterpolationMode.BILINEAR)
+        self._ground = fill
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.affine(inpt, **params, interpolation=self.interpolation, fill=self._ground.of(inpt))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -18,7 +19,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.evaluate import EvaluateConfig
 from phalanx.data import facts
 from phalanx.data.dataset import Dataset, Split
-from phalanx.data.fit import Fill, Fit, Placement, RandomArea, RandomScale, evaluated, evaluated_placement, seen_size
+from phalanx.data.fit import Fill, Fit, Placement, RandomArea, RandomScale, Turn, evaluated, evaluated_placement, seen_size
 
 Sample = dict[str, Any]
 Statistics = tuple[Sequence[float], Sequence[float]]
@@ -125,6 +126,7 @@ class Pipeline:
         self._evaluate, self._keeps_pixels = evaluate, split == "val" and evaluate.crf
         seen = config if self._training else evaluated(config, evaluate)
         self._geometry = [] if own_size else _geometry(seen, self.mean, kind, self._training)
+        self._turns = self._training and bool(config.augment.rotate or config.augment.shear)
         self._colours = _colours(config, len(self.mean)) if self._training else []
         self._last = [v2.RandomErasing(config.augment.erasing)] if self._training and config.augment.erasing else []
 
@@ -176,6 +178,8 @@ class Pipeline:
                 moved["labels"] = labels[whole]
             if "masks" in moved:
                 moved["masks"] = moved["masks"][whole]
+            if "masks" in moved and self._turns:
+                _tighten(moved)
         return moved
 
     def _normalised(self, image: Tensor) -> Tensor:
@@ -208,6 +212,17 @@ def learnt(sample: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in sample.items() if name not in _OF_EVALUATION} | objects
 
 
+def _tighten(sample: Sample) -> None:
+    """Boxes around what the masks show: around the corners of a box that was turned there is room that the object has not."""
+    shown = sample["masks"].flatten(1).any(dim=1)
+    for name in _OF_OBJECTS:
+        if name in sample:
+            sample[name] = sample[name][shown]
+    if shown.any():
+        boxes = masks_to_boxes(sample["masks"])
+        sample["boxes"] = boxes + boxes.new_tensor([0, 0, 1, 1])  # corners, not pixels
+
+
 def _in_turn(steps: Sequence[Any], value: Any) -> Any:
     for step in steps:
         value = step(value)
@@ -228,6 +243,8 @@ def _geometry(config: DataConfig, mean: Sequence[float], kind: str, training: bo
     if augment.shift:
         black = {tv_tensors.Mask: 0 if kind == "detection" else config.ignore_index, "others": 0}
         steps.append(v2.RandomCrop(size, padding=augment.shift, fill=black))
+    if augment.rotate or augment.shear:
+        steps.append(Turn(augment.rotate, augment.shear, fill))
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip(augment.flip))
     if augment.vertical_flip:

@@ -87,7 +87,7 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
 
     rank, ranks = world.ranks.rank, world.ranks.world
     entries = [whole(name, "optimizer" if "@" in name else "model", tensor) for name, tensor in state.items()]
-    step = 0
+    step, turn = 0, 0
 
     def next_step() -> Progress:
         nonlocal step
@@ -99,7 +99,7 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
     mine = plan.own_ranges(entries, rank, ranks, plan.ranks_a_file(plan.facts(entries), ranks))
 
     def floor() -> None:
-        with open(folder / f"raw-{rank}-{step}", "wb", buffering=0) as file:
+        with open(folder / f"raw-{rank}-{turn}", "wb", buffering=0) as file:
             for part in plan.parts(mine):
                 file.write(part.memory() if callable(part.memory) else part.memory)
             os.fsync(file.fileno())
@@ -111,14 +111,14 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
 
     def torch_save() -> None:
         if rank == 0:
-            torch.save(state, folder / f"torch-{step}.pt")
-            fsync(folder / f"torch-{step}.pt")
+            torch.save(state, folder / f"torch-{turn}.pt")
+            fsync(folder / f"torch-{turn}.pt")
             fsync(folder)
 
     def dcp_save() -> None:
-        dcp.save(state, checkpoint_id=folder / f"dcp-{step}", no_dist=ranks == 1)  # its writer fsyncs files
+        dcp.save(state, checkpoint_id=folder / f"dcp-{turn}", no_dist=ranks == 1)  # its writer fsyncs files
         if rank == 0:
-            fsync(folder / f"dcp-{step}")
+            fsync(folder / f"dcp-{turn}")
             fsync(folder)
 
     def load_ours() -> None:
@@ -127,12 +127,12 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
         restore(path, manifest.read(path), entries, threads(world.ranks.local_world))
 
     def torch_load() -> None:
-        found = torch.load(folder / f"torch-{step}.pt", weights_only=True)
+        found = torch.load(folder / f"torch-{turn}.pt", weights_only=True)
         for name, tensor in state.items():
             tensor.copy_(found[name])
 
     def dcp_load() -> None:
-        dcp.load(state, checkpoint_id=folder / f"dcp-{step}", no_dist=ranks == 1)
+        dcp.load(state, checkpoint_id=folder / f"dcp-{turn}", no_dist=ranks == 1)
 
     def stall() -> None:
         saver.start(entries, next_step())
@@ -141,12 +141,12 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
 
     def remove_old() -> None:
         """What ways of before have left; the next ones write new files."""
-        nonlocal step
+        nonlocal turn
         saver.wait()
         if rank == 0:
             for path in folder.glob("*-*"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        step += 1
+        turn += 1
 
     if rank == 0:
         directory.step_directory(ours, 0).parent.mkdir(parents=True)

@@ -12,6 +12,7 @@ resumed. Exit code 1 where a network has learnt nothing: an AP50 below 0.3.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,9 @@ from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402 
 from benchmarks.curves import svg  # noqa: E402
 
 RECIPE = ROOT / "configs/recipes/bccd_yolov8n.yaml"
+PHALANX = [sys.executable, "-m", "phalanx.launch.main"]
 RANKS = 2
+SHOWN = 3  # images
 LEAST = 0.3
 
 
@@ -57,11 +60,10 @@ def train(run: Run, root: Path, work: Path) -> dict[str, Any]:
     """The run, from its beginning or from where it was stopped; and the figures of its best checkpoint on test."""
     folder = work / file_name(run.label)
     before = spent(folder)
-    phalanx = [sys.executable, "-m", "phalanx.launch.main"]
-    command = [*phalanx, "train", str(RECIPE), str(ROOT / "configs/cluster/local.yaml"), *run.more, f"data.root={root}"]
+    command = [*PHALANX, "train", str(RECIPE), str(ROOT / "configs/cluster/local.yaml"), *run.more, f"data.root={root}"]
     took, peak = measured([*command, f"name={folder.name}", f"runs={work}", "--nproc", str(RANKS)])
     logged = lines(folder / "metrics.jsonl")
-    asked = [*phalanx, "evaluate", str(folder), "--best", "--split", "test", "--json"]
+    asked = [*PHALANX, "evaluate", str(folder), "--best", "--split", "test", "--json"]
     told = json.loads(subprocess.run(asked, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
     begun, validated = logged[0]["time"], [line for line in logged if "val/ap50" in line]
     return {
@@ -76,6 +78,25 @@ def train(run: Run, root: Path, work: Path) -> dict[str, Any]:
         "loss": [[line["step"], line["train/loss"]] for line in logged if "train/loss" in line][::10],
         "overrides": list(run.more),
     }
+
+
+def draw(folder: Path, root: Path, docs: Path) -> None:
+    """Pictures of a run: precision over recall on test, and what it sees in the first images of that, side by side."""
+    from PIL import Image
+
+    shutil.copy(folder / "pictures/precision_recall.png", docs / "bccd_precision_recall.png")
+    names = (root / "ImageSets/Main/test.txt").read_text().split()[:SHOWN]
+    images = [str(root / f"JPEGImages/{name}.jpg") for name in names]
+    seen = folder / "seen"
+    command = [*PHALANX, "predict", str(folder), *images, "-o", str(seen), "--best", "evaluate.shown=0.4"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+    pictures = [Image.open(seen / told["picture"]) for told in json.loads((seen / "predictions.json").read_text())]
+    strip = Image.new("RGB", (sum(one.width for one in pictures), max(one.height for one in pictures)))
+    left = 0
+    for one in pictures:
+        strip.paste(one, (left, 0))
+        left += one.width
+    strip.resize((strip.width * 2 // 3, strip.height * 2 // 3)).save(docs / "bccd_predictions.jpg", quality=85)
 
 
 _HEAD = [
@@ -110,6 +131,13 @@ def markdown(found: Mapping[str, Mapping[str, Any]], curves: str) -> list[str]:
         *rows,
         "",
         f"![AP50 on val over minutes]({curves})",
+        "",
+        f"{next(iter(found))} on test: precision over recall of boxes that overlap by 0.5; and what it sees in the first "
+        "images, with a score of at least 0.4 (photographs: BCCD, MIT licence).",
+        "",
+        "![precision over recall](bccd_precision_recall.png)",
+        "",
+        "![predictions](bccd_predictions.jpg)",
     ]
 
 
@@ -131,6 +159,7 @@ def main() -> int:
     curves = given.output.with_name("bccd.svg")
     series = {label: [(seconds / 60, value) for _, seconds, value in figures["val"]] for label, figures in found.items()}
     curves.write_text(svg(series, "AP50 on val", "minutes"))
+    draw(work / file_name(next(iter(found))), root, given.output.parent)
     given.output.write_text("\n".join(markdown(found, curves.name)) + "\n")
     return 0 if all(figures["test"]["ap50"] >= LEAST for figures in found.values()) else 1
 

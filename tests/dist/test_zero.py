@@ -22,6 +22,7 @@ from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.deepspeed_config import settings
 from phalanx.dist.process_group import World
 from phalanx.dist.randomness import key
+from phalanx.dist.rates import Rates
 from phalanx.dist.sampler import share
 from phalanx.dist.strategies.replicated import Replicated
 from phalanx.dist.strategies.strategy import Strategy
@@ -114,7 +115,7 @@ def accumulate(world: World, strategy: Strategy, step: int, factor: float = 1.0)
 def train(world: World, strategy: Strategy, optimizer: str, steps: Iterable[int]) -> None:
     for step in steps:
         accumulate(world, strategy, step)
-        strategy.update(OPTIMIZERS[optimizer][1])
+        strategy.update(Rates(OPTIMIZERS[optimizer][1]))
 
 
 def weights(strategy: Strategy) -> dict[str, Tensor]:
@@ -227,7 +228,7 @@ def not_finite(world: World, strategy: str) -> str:
     accumulate(world, under, 0)
     accumulate(world, under, 0, factor=float("nan"))
     try:
-        under.update(0.1)
+        under.update(Rates(0.1))
     except TrainingFailed as error:
         return str(error)
     return ""

@@ -44,10 +44,7 @@ def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) 
 
 
 def rates(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) -> Callable[[int], Rates]:
-    """All that changes from step to step: the learning rate and, while warming up, that of biases and the momentum.
-
-    As the YOLO networks are trained (Terven et al., arXiv:2304.00501): biases begin fast, momentum low.
-    """
+    """All that changes from step to step: the learning rate and, while warming up, that of biases and the momentum."""
     rate = learning_rate(optim, schedule, last_step)
     momentum = optim.momentum if optim.name == "sgd" else optim.betas[0]
 

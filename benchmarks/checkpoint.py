@@ -3,8 +3,9 @@
     python benchmarks/checkpoint.py --folder /scratch --sizes 50 500 2000 --ranks 1 2 4 > checkpoint.json
 
 Every rank holds the same tensors, as under DDP: weights and momentum of a ResNet's shapes, repeated up to the size. In each
-round every way takes its turn, each round beginning with another, so that all see the same noise; figures are medians over
-rounds in seconds, ratios medians of ratios within a round. `floor` writes each rank's share raw from memory, and fsyncs.
+round every way takes its turn, in an order drawn anew, and on a disk that has come to rest, so that all see the same noise.
+Figures are medians over rounds, in seconds until the last rank has ended; ratios are medians of ratios within a round, that to
+the floor with its quartiles. `floor` writes each rank's share raw from memory, and fsyncs.
 Everything that is saved is fsynced, file and folder, into new files; what they replace is removed out of the measured time.
 `stall` is how long training stands still for an asynchronous save: in the call, and before the update at the end of a step of
 `--step` seconds; the copy goes on beside it (a step on a GPU leaves the processor to it; here it sleeps). Loading ends when the
@@ -16,11 +17,12 @@ import argparse
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,26 @@ def fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+class Disk:
+    """The disk of a folder."""
+
+    _CALM_POLLS, _POLL_S, _PATIENCE_S = 10, 0.02, 60
+
+    def __init__(self, folder: Path):
+        number = folder.stat().st_dev
+        self._requests = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/inflight")
+
+    def rest(self) -> None:
+        """Returns when it has nothing to do: blocks of removed files are discarded long after `sync` has returned."""
+        os.sync()
+        if not self._requests.exists():  # a file system in memory
+            return
+        calm, begun = 0, time.monotonic()
+        while calm < self._CALM_POLLS and time.monotonic() < begun + self._PATIENCE_S:
+            calm = 0 if any(map(int, self._requests.read_text().split())) else calm + 1
+            time.sleep(self._POLL_S)
 
 
 class Peak:
@@ -161,77 +183,80 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
 
 
 def measured(world: Any, where: str, megabytes: int, rounds: int, a_step: float) -> list[dict[str, Any]]:
-    """This rank's seconds of every way in every round, and its peaks of memory in the last."""
-    import torch
-
-    from phalanx.dist.collectives import barrier, sum_exactly
+    """When this rank began and ended every way in every round, and its peaks of memory."""
+    from phalanx.dist.collectives import barrier
 
     folder = Path(where)
     state = make_state(megabytes)
     saves, loads, saver, remove_old = ways(world, folder, state, a_step)
+    share = sum(t.numel() * 4 for t in state.values()) / world.ranks.world
     found: list[dict[str, Any]] = []
+    disk, order = Disk(folder), random.Random(megabytes)
     for number in range(rounds + 1):  # the first warms up: buffers, page cache, imports
         remove_old()
-        one: dict[str, Any] = {"save": {}, "load": {}, "peak": {}, "background": 0.0}
+        one: dict[str, Any] = {"spans": {}, "peak": {}, "share": share}
         for kind, chosen in (("save", saves), ("load", loads)):
-            for name, way in _turned(list(chosen.items()), number):
+            for name, way in order.sample(list(chosen.items()), len(chosen)):
                 saver.wait()  # of removals, too
                 if world.ranks.is_main:
-                    os.sync()
+                    disk.rest()
                 barrier(world)
                 begun = time.perf_counter()
                 with Peak() as peak:
                     way()
-                if name != "stall":
-                    barrier(world)
-                one[kind][name] = time.perf_counter() - begun
+                one["spans"][f"{kind} {name}"] = (begun, time.perf_counter())
                 one["peak"][f"{kind} {name}"] = peak.bytes
                 if name == "stall":
                     with Peak() as peak:
                         saver.wait()
-                    one["background"] = time.perf_counter() - begun
-                    one[kind][name] -= a_step
+                    one["spans"]["background"] = (begun, time.perf_counter())
                     one["peak"]["background"] = peak.bytes
+                barrier(world)
         if number:
             found.append(one)
-    slowest = torch.zeros(world.ranks.world, rounds, dtype=torch.float64)
-    slowest[world.ranks.rank] = torch.tensor([one["save"]["stall"] for one in found])
-    sum_exactly(world, slowest)
-    for one, stall in zip(found, slowest.max(0).values.tolist(), strict=True):
-        one["save"]["stall"] = stall  # of the slowest rank: it holds up the others
-    own = sum(t.numel() * 4 for t in state.values()) / world.ranks.world
-    for one in found:
-        one["share"] = own
     return found
 
 
-def _turned(ways: list[Any], by: int) -> list[Any]:
-    """Every round begins with another: what comes after a long load finds the disk's own caches empty."""
-    return ways[by % len(ways) :] + ways[: by % len(ways)]
+def _seconds(ranks: Sequence[Mapping[str, Any]], a_step: float) -> dict[str, float]:
+    """Of every way, from when the first rank began until the last had ended; of a stall, that of the slowest rank.
+
+    Linux gives all processes one clock.
+    """
+    spans = {name: [rank["spans"][name] for rank in ranks] for name in ranks[0]["spans"]}
+    found = {name: max(ended for _, ended in of) - min(begun for begun, _ in of) for name, of in spans.items()}
+    return found | {"save stall": max(ended - begun for begun, ended in spans["save stall"]) - a_step}
 
 
-def summary(per_rank: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians, and medians of ratios within a round, of rank 0; the largest peak of any rank over its share."""
-    rounds = per_rank[0]
+def summary(per_rank: Sequence[Sequence[Mapping[str, Any]]], a_step: float) -> dict[str, Any]:
+    """Medians, medians of ratios within a round, and the largest peak of any rank over its share."""
+    rounds = [_seconds(ranks, a_step) for ranks in zip(*per_rank, strict=True)]
 
-    def median(values: list[float]) -> float:
-        return round(statistics.median(values), 4)
+    def medians(kind: str) -> dict[str, float]:
+        names = [name for name in rounds[0] if name.startswith(kind)]
+        return {name.removeprefix(kind): round(statistics.median(one[name] for one in rounds), 4) for name in names}
 
-    def ratio(kind: str, name: str, other: str) -> float:
-        return median([one[kind][name] / one[kind][other] for one in rounds])
+    def ratios(name: str, other: str) -> list[float]:
+        return [one[name] / one[other] for one in rounds]
 
-    peaks = {name: max(one["peak"][name] / one["share"] for own in per_rank for one in own) for name in rounds[0]["peak"]}
+    def ratio(name: str, other: str) -> float:
+        return round(statistics.median(ratios(name, other)), 4)
+
+    lower, _, upper = statistics.quantiles(ratios("save ours", "save floor"), n=4)
+    everything = [one for own in per_rank for one in own]
+    peaks = {name: max(one["peak"][name] / one["share"] for one in everything) for name in everything[0]["peak"]}
     return {
-        "save_s": {name: median([one["save"][name] for one in rounds]) for name in rounds[0]["save"]},
-        "load_s": {name: median([one["load"][name] for one in rounds]) for name in rounds[0]["load"]},
-        "background_s": median([one["background"] for one in rounds]),
-        "ours/floor": ratio("save", "ours", "floor"),
-        "ours/torch.save": ratio("save", "ours", "torch.save"),
-        "ours/dcp.save": ratio("save", "ours", "dcp.save"),
-        "stall/ours": ratio("save", "stall", "ours"),
-        "load ours/torch.load": ratio("load", "ours", "torch.load"),
-        "load ours/dcp.load": ratio("load", "ours", "dcp.load"),
+        "save_s": medians("save "),
+        "load_s": medians("load "),
+        "background_s": medians("background")[""],
+        "ours/floor": ratio("save ours", "save floor"),
+        "ours/floor quartiles": [round(lower, 4), round(upper, 4)],
+        "ours/torch.save": ratio("save ours", "save torch.save"),
+        "ours/dcp.save": ratio("save ours", "save dcp.save"),
+        "stall/ours": ratio("save stall", "save ours"),
+        "load ours/torch.load": ratio("load ours", "load torch.load"),
+        "load ours/dcp.load": ratio("load ours", "load dcp.load"),
         "extra memory over a rank's share": {name: round(value, 3) for name, value in peaks.items()},
+        "rounds_s": [{name: round(seconds, 4) for name, seconds in one.items()} for one in rounds],
     }
 
 
@@ -260,7 +285,7 @@ def main() -> None:
                     found = pool.run(ranks, measured, str(folder), megabytes, given.rounds, given.step)
                 finally:
                     shutil.rmtree(folder)
-                cell = {"MB": megabytes, "ranks": ranks} | summary(found)
+                cell = {"MB": megabytes, "ranks": ranks} | summary(found, given.step)
                 result["cells"].append(cell)
                 print(json.dumps(cell), file=sys.stderr, flush=True)
     finally:

@@ -19,6 +19,9 @@ all_gather_flat = getattr(torch.distributed, "all_gather_single", None) or torch
 # A message begins with its length, and goes with the first so many bytes of it: most need no second one.
 _HEAD_BYTES = 1024
 _LENGTH_BYTES = 8
+# Up to so many ranks are told one by one: a broadcast goes through a thread of its own on every rank, and where there are more
+# ranks than cores each of those waits for its turn.
+_DIRECT_RANKS = 16
 
 
 def _packed(value: Any) -> torch.Tensor:
@@ -62,13 +65,26 @@ def tell_all(world: World, value: Any) -> Any:
         return json.loads(json.dumps(value))
     message = _packed(value if world.ranks.is_main else None)
     head = message[:_HEAD_BYTES]
-    torch.distributed.broadcast(head, 0, group=world.control)
+    _spread(world, head)
     rest = _packed_size(head) - _HEAD_BYTES
     if not rest:
         return _unpacked(head)
     tail = message[_HEAD_BYTES:] if world.ranks.is_main else torch.empty(rest, dtype=torch.uint8)
-    torch.distributed.broadcast(tail, 0, group=world.control)
+    _spread(world, tail)
     return _unpacked(torch.cat([head, tail]))
+
+
+def _spread(world: World, message: torch.Tensor) -> None:
+    """Rank 0's bytes into every rank's."""
+    if world.ranks.world > _DIRECT_RANKS:
+        torch.distributed.broadcast(message, 0, group=world.control)
+    elif world.ranks.is_main:
+        sent = [torch.distributed.isend(message, rank, group=world.control) for rank in range(1, world.ranks.world)]
+        for each in sent:
+            assert each is not None, "rank 0 is of the group"
+            each.wait()
+    else:
+        torch.distributed.recv(message, 0, group=world.control)
 
 
 def gather_to_main(world: World, value: Any) -> Iterator[Any]:

@@ -20,7 +20,9 @@ from phalanx.dist.files import start_writeback
 BLOCK_BYTES = 16 << 20
 _LARGEST_HEADER = 100 << 20  # the library's own limit
 _PIECE_BYTES = 1 << 20
-_WRITEBACK_BYTES = 8 << 20  # the disk begins with so much at a time, and does not wait for the fsync at the end
+# The disk begins with so much at a time, and does not wait for the fsync at the end: little at first, so that it begins at once,
+# then as much as there was before, so that a large file lies in large pieces.
+_FIRST_WRITEBACK_BYTES, _WRITEBACK_BYTES = 1 << 20, 8 << 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class _Summing:
     def write(self, memory: memoryview) -> None:
         self._file.write(memory)
         self.size += len(memory)
-        if self.size - self._handed_over >= _WRITEBACK_BYTES:
+        if self.size - self._handed_over >= min(max(_FIRST_WRITEBACK_BYTES, self._handed_over), _WRITEBACK_BYTES):
             self._file.flush()
             start_writeback(self._file.fileno(), self._handed_over, self.size - self._handed_over)
             self._handed_over = self.size

@@ -1,6 +1,7 @@
 """Fixtures: a folder to run in, a pool of ranks, and the guard that no test leaves a process behind."""
 
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,19 @@ def pool() -> Iterator[Pool]:
     ranks = Pool(4)
     yield ranks
     ranks.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode and os.environ.get("CI") != "true":
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    assert mounted.returncode == 0, mounted.stderr
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

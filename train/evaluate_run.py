@@ -1,5 +1,6 @@
 """Evaluating a run, or several together, from their checkpoints; on any number of ranks."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -98,10 +99,8 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
         found = together(world, lambda: [another(text, config, known, world.device) for text in asked.also])
         checkpoints += [path for path, _ in found]
         combined = _together_with(task, [network for _, network in found])
-    results = _results(asked, config, task, ingredients.validation, world) if asked.results else None
-    sums = measure(parts.engine, task, parts.evaluation, combined)
-    if results is not None:
-        results.finish()
+    with _results(asked, config, task, ingredients.validation, world):
+        sums = measure(parts.engine, task, parts.evaluation, combined)
     if ranks.is_main:
         details = task.details(sums) if isinstance(task, Details) else {}
         held_out = config.data.fold or config.data.val_fraction
@@ -123,11 +122,15 @@ def _on_split(config: RunConfig, split: str | None) -> RunConfig:
     return config.model_copy(update={"data": data})
 
 
-def _results(asked: Asked, config: RunConfig, task: Task, dataset: Dataset, world: World) -> ResultsFile:
-    """Where the task puts what it detects."""
+def _results(
+    asked: Asked, config: RunConfig, task: Task, dataset: Dataset, world: World
+) -> contextlib.AbstractContextManager[object]:
+    """Where the task puts what it detects, if it was asked to."""
+    if not asked.results:
+        return contextlib.nullcontext()
     if not isinstance(task, GivesResults):
         raise UserError(f"--results is for detection, and task.name={config.task.name} has none. Leave it out.", shared=True)
-    results = ResultsFile(world, Path(asked.results or ""))
+    results = ResultsFile(world, Path(asked.results))
     task.give_results(results.add, dataset)
     return results
 

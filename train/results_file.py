@@ -1,11 +1,12 @@
 """What all ranks detect, in one file of COCO's results: each rank writes its own aside, rank 0 puts them together."""
 
+import contextlib
 import heapq
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from phalanx.dist.collectives import barrier, main_does, together
 from phalanx.dist.files import fsync_directory
@@ -15,38 +16,60 @@ from phalanx.dist.process_group import World
 class ResultsFile:
     """A JSON list with the entries of all images, in their order, whole or not at all. All ranks make it together.
 
-    No rank holds more than one image's entries at a time: masks of a whole dataset are large.
+    No rank holds more than one image's entries at a time: masks of a whole dataset are large. Leaving the context puts
+    everything together, or, after a failure, removes what was written aside.
 
     Args:
         path: of the file, in a folder that all ranks see.
 
     Raises:
-        UserError: where it cannot be written there.
+        UserError: where it cannot be written there; a disk that fills up is told of at the end.
     """
 
     def __init__(self, world: World, path: Path):
         self._world, self._path = world, path
-        self._file: TextIO = together(world, lambda: open(self._part(world.ranks.rank), "w", encoding="utf-8"))  # noqa: SIM115 (closed by finish)
+        self._problem: OSError | None = None
+        self._part = self._part_of(world.ranks.rank)
+        self._file: TextIO = together(world, lambda: open(self._part, "w", encoding="utf-8"))  # noqa: SIM115 (closed by exit)
 
-    def _part(self, rank: int) -> Path:
+    def _part_of(self, rank: int) -> Path:
         return self._path.with_name(f".{self._path.name}.rank-{rank:05d}.tmp")
 
     def add(self, number: int, entries: list[dict[str, Any]]) -> None:
         """The entries of an image, whose numbers rise on each rank."""
-        self._file.write(json.dumps([number, entries]) + "\n")
-
-    def finish(self) -> None:
-        """Puts everything together.
-
-        Raises:
-            UserError: where it cannot be written.
-        """
+        if self._problem is not None:
+            return
         try:
-            together(self._world, self._file.close)
-            main_does(self._world, self._join)
-            barrier(self._world)
+            self._file.write(json.dumps([number, entries]) + "\n")
+        except OSError as problem:
+            self._problem = problem
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                together(self._world, lambda: self._say_where(self._part, self._end))
+                main_does(self._world, lambda: self._say_where(self._path, self._join))
+                barrier(self._world)
         finally:
-            self._part(self._world.ranks.rank).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # told of already, or less to the point than what has failed
+                self._file.close()
+            self._part.unlink(missing_ok=True)
+
+    def _end(self) -> None:
+        if self._problem is not None:
+            raise self._problem
+        self._file.close()
+
+    @staticmethod
+    def _say_where(path: Path, action: Callable[[], None]) -> None:
+        """An error of writing does not name its file."""
+        try:
+            action()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
 
     def _join(self) -> None:
         aside = self._path.with_name(f".{self._path.name}.tmp")
@@ -68,6 +91,6 @@ class ResultsFile:
         fsync_directory(self._path.parent)
 
     def _lines(self, rank: int) -> Iterator[list[Any]]:
-        with open(self._part(rank), encoding="utf-8") as file:
+        with open(self._part_of(rank), encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)

@@ -20,8 +20,8 @@ from phalanx.dist.files import start_writeback
 BLOCK_BYTES = 16 << 20
 _LARGEST_HEADER = 100 << 20  # the library's own limit
 _PIECE_BYTES = 1 << 20
-# The disk begins with so much at a time, and does not wait for the fsync at the end: little at first, so that it begins at once,
-# then as much as there was before, so that a large file lies in large pieces.
+# The disk begins with so much at a time, and does not wait for the fsync at the end: with little at first, so as to begin at
+# once, then with as much as there was before, so that a large file lies in large pieces.
 _FIRST_WRITEBACK_BYTES, _WRITEBACK_BYTES = 1 << 20, 8 << 20
 
 

@@ -1,9 +1,7 @@
 """How checkpoints come about: in the background, in files of a reasonable size, as many as are to be kept, or not at all."""
 
-import os
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -162,19 +160,6 @@ def test_losses_and_errors_are_better_when_smaller_unless_told_otherwise() -> No
 
 
 # -- no room
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode and os.environ.get("CI") != "true":
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    assert mounted.returncode == 0, mounted.stderr
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def without_room(world: World, folder: Path, entry_bytes: int) -> str:

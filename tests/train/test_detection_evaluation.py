@@ -102,10 +102,9 @@ def written(world: World, path: str) -> None:
     config = configured()
     parts, guess = assemble(config, gather(config), world), Guess()
     assert isinstance(parts.task, Detection)
-    results = ResultsFile(world, Path(path))
-    parts.task.give_results(results.add, Numbered(parts.training))
-    measure(parts.engine, parts.task, parts.evaluation, lambda _: guess)
-    results.finish()
+    with ResultsFile(world, Path(path)) as results:
+        parts.task.give_results(results.add, Numbered(parts.training))
+        measure(parts.engine, parts.task, parts.evaluation, lambda _: guess)
 
 
 class Numbered(View):
@@ -142,6 +141,27 @@ def test_results_are_the_same_file_on_1_2_and_4_ranks_and_pycocotools_makes_the_
 def test_results_that_cannot_be_written_are_refused_in_a_sentence(pool: Pool, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"nowhere/.*No such file or directory"):
         pool.run(2, written, str(tmp_path / "nowhere/results.json"))
+
+
+def failing_midway(world: World, path: str) -> None:
+    with ResultsFile(world, Path(path)) as results:
+        results.add(world.ranks.rank, [{"score": 1.0}])
+        raise ValueError("an image cannot be decoded")
+
+
+def filling(world: World, path: str) -> None:
+    with ResultsFile(world, Path(path)) as results:
+        for number in range(world.ranks.rank, 10_000, world.ranks.world):
+            results.add(number, [{"segmentation": "0" * 10_000}])
+
+
+def test_nothing_is_left_of_results_that_could_not_be_finished(pool: Pool, tmp_path: Path, small_disk: Path) -> None:
+    with pytest.raises(AssertionError, match="cannot be decoded"):
+        pool.run(2, failing_midway, str(tmp_path / "results.json"))
+    assert not list(tmp_path.glob(".results*"))
+    with pytest.raises(AssertionError, match=r"results\.json.*No space left on device"):
+        pool.run(2, filling, str(small_disk / "results.json"))
+    assert not list(small_disk.iterdir())
 
 
 # -- pictures and files

@@ -84,19 +84,12 @@ def draw(folder: Path, root: Path, docs: Path) -> None:
     """Pictures of a run: precision over recall on test, and what it sees in the first images of that, side by side."""
     from PIL import Image
 
+    from benchmarks import sheets
+
     shutil.copy(folder / "pictures/precision_recall.png", docs / "bccd_precision_recall.png")
     names = (root / "ImageSets/Main/test.txt").read_text().split()[:SHOWN]
-    images = [str(root / f"JPEGImages/{name}.jpg") for name in names]
-    seen = folder / "seen"
-    command = [*PHALANX, "predict", str(folder), *images, "-o", str(seen), "--best", "evaluate.shown=0.4"]
-    subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
-    pictures = [Image.open(seen / told["picture"]) for told in json.loads((seen / "predictions.json").read_text())]
-    strip = Image.new("RGB", (sum(one.width for one in pictures), max(one.height for one in pictures)))
-    left = 0
-    for one in pictures:
-        strip.paste(one, (left, 0))
-        left += one.width
-    strip.resize((strip.width * 2 // 3, strip.height * 2 // 3)).save(docs / "bccd_predictions.jpg", quality=85)
+    seen, told = sheets.predicted(folder, [root / f"JPEGImages/{name}.jpg" for name in names], "--best", "evaluate.shown=0.4")
+    sheets.save(sheets.sheet([[Image.open(seen / one["picture"]) for one in told]]), docs / "bccd_predictions.jpg", 2 / 3)
 
 
 _HEAD = [

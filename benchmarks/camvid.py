@@ -9,9 +9,9 @@ network, on 2 ranks whose BatchNorm is synchronised. A short run first tells how
 learning rate falls to zero in it. Besides: DeepLabv3+ without joint statistics, summed exactly and fast, and by a plain loop in
 one process (`camvid_by_hand.py`), in the same time each; and once in a longer time.
 
-Prints JSON, a line a run, and writes Markdown. It goes on where it was stopped: runs whose line is in the results file are not
-made again, and one that was cut short is resumed. Exit code 1 where a network has less than twice the mIoU of predicting the
-most frequent class everywhere.
+Prints JSON, a line a run, and writes Markdown and pictures. It goes on where it was stopped: runs whose line is in the results
+file are not made again, and one that was cut short is resumed. Exit code 1 where a network has less than twice the mIoU of
+predicting the most frequent class everywhere.
 """
 
 import argparse
@@ -32,6 +32,9 @@ RECIPE = ROOT / "configs/recipes/camvid_deeplabv3plus.yaml"
 RANKS = 2
 VOID = "void"
 Found = Mapping[str, Any]
+
+SHOWN, _COLUMNS = 3, 5
+PREDICTIONS, NETWORKS_SEEN = "camvid_predictions.jpg", "camvid_networks.jpg"
 
 BY_HAND = "by hand"
 EXACT, FAST, LONG = "exact", "fast", "longer"
@@ -185,6 +188,57 @@ class Bench:
 _MARGIN = 0.97  # other work on the machine
 
 
+def draw(labels: Sequence[str], folder: Path, work: Path, docs: Path) -> None:
+    """Predictions beside the truth: of DeepLabv3+ in several images, and of every network in one."""
+    from PIL import Image
+
+    from benchmarks import sheets
+    from phalanx.data.drawing import with_mask
+
+    names = (folder / "classes.txt").read_text().split()
+    every = sorted((folder / "images/val").iterdir())
+    images = every[:: -(-len(every) // SHOWN)]
+    masks = [folder / f"masks/val/{image.stem}.png" for image in images]
+    best = next(label for label in (f"{COMPARED}, {LONG}", COMPARED, *labels) if label in labels)
+    seen, told = sheets.predicted(work / file_name(best), images)
+    rows = [
+        [Image.open(image), _with_truth(image, mask, names), Image.open(seen / one["picture"])]
+        for image, mask, one in zip(images, masks, told, strict=True)
+    ]
+    sheets.save(sheets.sheet(rows), docs / PREDICTIONS, 2 / 3)
+
+    def coloured(mask: Path, title: str) -> Image.Image:
+        return sheets.titled(with_mask(Image.open(images[0]), _numbers(mask), len(names)), title)
+
+    panels = [coloured(masks[0], "truth")]
+    for name in labels:
+        if "," not in name:
+            seen, told = sheets.predicted(work / file_name(name), images[:1])
+            panels.append(coloured(seen / told[0]["mask"], name))
+    sheets.save(sheets.sheet([panels[at : at + _COLUMNS] for at in range(0, len(panels), _COLUMNS)]), docs / NETWORKS_SEEN, 0.5)
+
+
+def _numbers(mask: Path) -> Any:
+    import numpy
+    import torch
+    from PIL import Image
+
+    return torch.from_numpy(numpy.array(Image.open(mask)))
+
+
+def _with_truth(image: Path, mask: Path, names: Sequence[str]) -> Any:
+    """The image with its mask over it, as `phalanx predict` draws it."""
+    from PIL import Image
+
+    from phalanx.train.pictures.overlay import with_overlay
+
+    numbers = _numbers(mask)
+    known = [*names, VOID]
+    shares = numbers.flatten().bincount(minlength=len(known)) / numbers.numel()
+    order = sorted((c for c in range(len(known)) if shares[c]), key=lambda c: -shares[c])
+    return with_overlay(Image.open(image), numbers.numpy(), [(c, known[c], float(shares[c])) for c in order])
+
+
 def _run(results: Path, bench: Bench, wanted: Sequence[Case]) -> dict[str, Found]:
     from phalanx.dist.files import JsonLines
 
@@ -269,6 +323,19 @@ def markdown(found: Mapping[str, Found], frequent: str, base: float) -> list[str
     ]
     if (long := f"{COMPARED}, {LONG}") in found:
         page += ["", "## More time", "", *_HEAD, _row(COMPARED, found[long], base)]
+    page += [
+        "",
+        "## What they see",
+        "",
+        f"DeepLabv3+ in images of val that it has not learnt from{' (the longer run)' if long in found else ''}: photograph, "
+        "truth, prediction.",
+        "",
+        f"![photographs, truth and predictions]({PREDICTIONS})",
+        "",
+        "One of them as every network sees it.",
+        "",
+        f"![the same image by every network]({NETWORKS_SEEN})",
+    ]
     return page
 
 
@@ -294,6 +361,7 @@ def main() -> int:
     frequent, base = majority(folder)
     chosen = list(_chosen(cases(given.seconds, given.long), given.only))
     found = _run(given.results, Bench(folder, work), chosen)
+    draw([case.label for case in cases(0, 0) if (work / file_name(case.label)).is_dir()], folder, work, given.output.parent)
     given.output.write_text("\n".join(markdown(found, frequent, base)) + "\n")
     return 0 if all(figures["miou"] >= 2 * base for figures in found.values()) else 1
 

@@ -1,0 +1,49 @@
+"""Pictures of predictions for the documentation, put together into one."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw
+
+from phalanx.data.drawing import font
+
+_BACKGROUND, _TEXT = (24, 26, 31), (240, 240, 240)
+_GAP, _TITLE_HEIGHT, _TITLE_SIZE, _QUALITY = 6, 30, 18, 85
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of pictures, each picture at the top left of its place."""
+    heights = [max(one.height for one in row) for row in rows]
+    widths = [max(row[place].width for row in rows if place < len(row)) for place in range(max(map(len, rows)))]
+    whole = Image.new("RGB", (sum(widths) + _GAP * (len(widths) - 1), sum(heights) + _GAP * (len(heights) - 1)), _BACKGROUND)
+    for number, row in enumerate(rows):
+        top = sum(heights[:number]) + _GAP * number
+        for place, one in enumerate(row):
+            whole.paste(one, (sum(widths[:place]) + _GAP * place, top))
+    return whole
+
+
+def titled(image: Image.Image, title: str) -> Image.Image:
+    """The picture with a line of text above it."""
+    whole = Image.new("RGB", (image.width, image.height + _TITLE_HEIGHT), _BACKGROUND)
+    whole.paste(image, (0, _TITLE_HEIGHT))
+    ImageDraw.Draw(whole).text((8, _TITLE_HEIGHT // 2), title, _TEXT, font(_TITLE_SIZE), anchor="lm")
+    return whole
+
+
+def save(image: Image.Image, path: Path, scale: float) -> None:
+    """As a JPEG, smaller by a factor."""
+    sides = round(image.width * scale), round(image.height * scale)
+    image.resize(sides, Image.Resampling.LANCZOS).save(path, quality=_QUALITY)
+
+
+def predicted(run: Path, images: Sequence[Path], *more: str) -> tuple[Path, list[dict[str, Any]]]:
+    """What `phalanx predict` finds in images: its folder, and an object for each."""
+    seen = run / "seen"
+    command = [sys.executable, "-m", "phalanx.launch.main", "predict", str(run), *map(str, images), "-o", str(seen), *more]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return seen, json.loads((seen / "predictions.json").read_text())

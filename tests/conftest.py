@@ -17,16 +17,6 @@ from tests.slurm_cluster import accounted_cluster, cluster  # noqa: F401 (fixtur
 os.environ["ACCELERATE_CONFIG_FILE"] = ""
 
 
-# Tests that start commands, as users do, in processes of their own.
-_COMMANDS = ("launch", "test_docs.py", "test_gpu_checks.py", "test_habits.py")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.relative_to(Path(__file__).parent).parts[0] in _COMMANDS:
-            item.add_marker(pytest.mark.commands)
-
-
 def _ours() -> set[int]:
     """Processes that descend from a command of this session, known by a word in their environment."""
     word, found = f"{SESSION}={os.getpid()}".encode(), set()

@@ -40,8 +40,8 @@ YOLO_AGREES = 1e-8
 TARGETS = {"segmentation": "mask", "detection": "boxes", "instance": "boxes"}
 # Of detectors: anchors of the objects' sizes, and few proposals, each of which costs as much as a small image.
 OPTIONS = {"anchors": [8, 16, 32, 64, 128], "samples": 32}
-# Pixels a side; 64 unless a network's own strides leave nothing of that.
-IMAGE_SIZES = {"inception_v3": 96}
+# Pixels a side; 64 unless a network's own strides leave nothing of that, or its patches do not fit into it.
+IMAGE_SIZES = {"inception_v3": 96, "vit_h_14": 56}
 # 632 million parameters: 7.6 GB a rank with gradients and momentum, and the buffers of DDP, twice while a run is read again.
 TOO_LARGE = {"vit_h_14"}
 # torchvision's names of what is here under another name already.

@@ -42,7 +42,7 @@ TARGETS = {"segmentation": "mask", "detection": "boxes", "instance": "boxes"}
 OPTIONS = {"anchors": [8, 16, 32, 64, 128], "samples": 32}
 # Pixels a side; 64 unless a network's own strides leave nothing of that, or its patches do not fit into it.
 IMAGE_SIZES = {"inception_v3": 96, "vit_h_14": 56}
-# 632 million parameters: 7.6 GB a rank with gradients and momentum, and the buffers of DDP, twice while a run is read again.
+# 632 million parameters: two ranks of DDP took 16 GB, three with exact sums more than 24 GB and 8 GB of swap.
 TOO_LARGE = {"vit_h_14"}
 # torchvision's names of what is here under another name already.
 SAME = {"fcn_resnet50", "deeplabv3_resnet50"}

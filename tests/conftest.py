@@ -1,7 +1,6 @@
 """Fixtures: a folder to run in, a pool of ranks, and the guard that no test leaves a process behind."""
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import psutil
 import pytest
 
 from tests.rank_pool import Pool
-from tests.running import FORGE, SESSION, answer
+from tests.running import FORGE, SESSION, answer, disk_in_memory
 from tests.slurm_cluster import accounted_cluster, cluster  # noqa: F401 (fixtures)
 
 # The settings of whoever runs the tests must not fill the recipes of the tests.
@@ -62,14 +61,8 @@ def pool() -> Iterator[Pool]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode and os.environ.get("CI") != "true":
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    assert mounted.returncode == 0, mounted.stderr
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disk_in_memory(tmp_path / "disk", 8) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,13 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy
 import psutil
+import pytest
 
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range
@@ -195,3 +197,18 @@ def sample_ids(run_directory: Path) -> dict[int, list[int]]:
         for line in lines(path):
             steps.setdefault(line["step"], []).append((int(path.stem.removeprefix("rank-")), line["ids"]))
     return {step: [i for _, ids in sorted(parts) for i in ids] for step, parts in sorted(steps.items())}
+
+
+@contextmanager
+def disk_in_memory(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of so many MB at a folder; a test that cannot have one is skipped, but in CI fails."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True)
+    if mounted.returncode and os.environ.get("CI") != "true":
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    assert mounted.returncode == 0, mounted.stderr
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -1,12 +1,9 @@
 """What a run keeps, and what it does where the disk has no room, seen by its user."""
 
-import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
-from tests.running import DIGITS, lines, phalanx, tensors
+from tests.running import DIGITS, disk_in_memory, lines, phalanx, tensors
 
 SMALL = [DIGITS, "train.global_batch=16", "train.micro_batch=8", "data.workers=0", "train.log_every=1"]
 
@@ -32,13 +29,7 @@ def test_the_best_checkpoint_is_saved_at_once_and_kept(tmp_path: Path) -> None:
 
 def test_a_full_disk_keeps_what_is_there_and_the_run_goes_on_once_there_is_room(tmp_path: Path) -> None:
     """A checkpoint of this ResNet-18 is 90 MB, the disk 150 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=150m", "tmpfs", disk], capture_output=True, text=True)
-    if mounted.returncode and os.environ.get("CI") != "true":
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    assert mounted.returncode == 0, mounted.stderr
-    try:
+    with disk_in_memory(tmp_path / "disk", 150) as disk:
         full = phalanx(
             "train", *SMALL, f"runs={disk}", "name=a", "train.steps=4", "checkpoint.every_steps=2", cwd=tmp_path, expect=1
         )
@@ -50,5 +41,3 @@ def test_a_full_disk_keeps_what_is_there_and_the_run_goes_on_once_there_is_room(
         gone_on = phalanx("resume", disk / "a", cwd=tmp_path)
         assert "step 2" in gone_on.output
         assert tensors(disk / "a", 4)
-    finally:
-        subprocess.run(["umount", disk], check=True)

@@ -22,7 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from phalanx.dist.checkpoint import manifest, plan  # noqa: E402
+from phalanx.dist.checkpoint import manifest, plan, shard_file  # noqa: E402
 from phalanx.dist.checkpoint.entries import Entry, whole  # noqa: E402
 from phalanx.dist.checkpoint.layout import Range  # noqa: E402
 from phalanx.dist.checkpoint.manifest import Manifest, StoredTensor  # noqa: E402
@@ -47,7 +47,9 @@ def sharded(tensors: int, rank: int, world: int) -> list[Entry]:
 
 def report(ranges: Sequence[tuple[Entry, Range]], index: dict[str, int], rank: int) -> str:
     """What a rank tells rank 0, on the wire."""
-    blocks = {"size": 1, "block_bytes": 1, "xxh3_64": ["0" * 16] * 2}
+    size = sum(part.size * entry.tensor.element_size() for entry, part in ranges)
+    sums = ["0" * 16] * -(-size // shard_file.BLOCK_BYTES)
+    blocks = {"size": size, "block_bytes": shard_file.BLOCK_BYTES, "xxh3_64": sums}
     listed = [[index[entry.name], part.start, part.stop] for entry, part in ranges]
     return json.dumps([{"file": plan.file_name(rank, 0), "sum": blocks, "ranges": listed}])
 

@@ -152,7 +152,8 @@ def _run(results: Path, chosen: Sequence[str]) -> dict[Cell, dict[str, Any]]:
     from benchmarks.results import measure_all
     from tests.rank_pool import Pool
 
-    pool = Pool(3, timeout_s=600, renew_after=1)  # what a large network leaves behind is missed by the next
+    # A large network may have to be swapped out, and what it leaves behind is missed by the next.
+    pool = Pool(3, timeout_s=1800, renew_after=1)
     try:
         every = list(cells(chosen))
         return measure_all(
@@ -192,9 +193,10 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
         made_by("python benchmarks/grid.py", "torchvision", "deepspeed", "accelerate"),
         "",
         f"**{held} of {len(found)} cells hold.** On two ranks each network trains three steps of eight images of 64 x 64 "
-        "pixels (96 x 96 for Inception v3, 56 x 56 for ViT-H/14) and saves; `yes` says that both ranks have the same finite weights one step later, "
-        "and that a run which reads the checkpoint makes that step to the last bit. `exact` is DDP with `dist.reduce=exact`: "
-        "the same bits after three steps on 1, 2 and 3 ranks. Every cell by itself: `docs/grid.jsonl`.",
+        "pixels (96 x 96 for Inception v3, 56 x 56 for ViT-H/14) and saves; `yes` says that both ranks have the same finite "
+        "weights one step later, and that a run which reads the checkpoint makes that step to the last bit. `exact` is DDP "
+        "with `dist.reduce=exact`: the same bits after three steps on 1, 2 and 3 ranks. Every cell by itself: "
+        "`docs/grid.jsonl`.",
         *([f"**{left} cells of other networks have not been run yet.**"] if left else []),
         "",
         *_table(found, classify, []),

@@ -3,7 +3,7 @@
 A rank adds up its own micro-batches as far as the tree allows; the sums that it is left with are exchanged by slices: rank
 `s` gets slice `s` of every sum, finishes the tree for it, and hands the total to all. Where the ranks divide the micro-batches
 by powers of two, each is left with one sum, and the bytes are those of an all-reduce. The exchange of a bucket of parameters
-starts as soon as the last backward has filled it.
+starts as soon as the last backward has filled it, and its total is handed out while later buckets are exchanged.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from phalanx.dist.sampler import Share, share
 from phalanx.dist.summation_tree import Node
 
 BUCKET_BYTES = 25 << 20  # DDP's size
+IN_EXCHANGE = 4  # buckets, each held three times by then: what was sent, what was received, and the total
 
 
 @dataclass
@@ -66,7 +67,7 @@ class ExactReduce:
         self._world, self._mine = world, mine
         self._buckets = _buckets(parameters)
         self._running: int | None = None
-        self._started = 0
+        self._started = self._exchanged = self._handed_out = 0
         self._held = [summation_tree.held(share(mine.total, rank, world.ranks.world)) for rank in range(world.ranks.world)]
         for bucket in self._buckets:
             for parameter in bucket.parameters:
@@ -122,20 +123,25 @@ class ExactReduce:
         incoming = outgoing.new_empty(sum(counts))
         work = torch.distributed.all_to_all_single(incoming, outgoing, counts, [len(mine) * size] * ranks.world, async_op=True)
         bucket.exchange = incoming, work
+        self._exchanged += 1
+        if self._exchanged - self._handed_out > IN_EXCHANGE:
+            self._hand_out_next()
 
     def finish(self) -> None:
         """Leaves in every parameter's `grad` the sum over all micro-batches."""
-        for bucket in self._buckets:
-            if bucket.exchange is not None:
-                self._hand_out(bucket)
+        while self._handed_out < self._exchanged:
+            self._hand_out_next()
+        self._exchanged = self._handed_out = 0
         for bucket in self._buckets:
             total = self._total(bucket)[: bucket.elements]
             pieces = total.split([p.numel() for p in bucket.parameters])
             for parameter, piece in zip(bucket.parameters, pieces, strict=True):
                 parameter.grad = piece.view_as(parameter)
 
-    def _hand_out(self, bucket: _Bucket) -> None:
-        """Finishes the tree for this rank's slice, and starts to hand it to all."""
+    def _hand_out_next(self) -> None:
+        """Finishes the tree for this rank's slice of the bucket whose turn it is, and starts to hand it to all."""
+        bucket = self._buckets[self._handed_out]
+        self._handed_out += 1
         assert bucket.exchange is not None
         incoming, work = bucket.exchange
         _wait(work)

@@ -36,14 +36,16 @@ def _serve(connection: Connection) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)  # a rank that hangs is asked where
     os.environ["ACCELERATE_USE_CPU"] = "true"
     while (order := connection.recv()) is not None:
-        rank, world, port, function, arguments = order
+        rank, world, port, timeout_s, function, arguments = order
         try:
-            connection.send(("done", _as_rank(rank, world, port, function, arguments)))
+            connection.send(("done", _as_rank(rank, world, port, timeout_s, function, arguments)))
         except BaseException:
             connection.send(("failed", traceback.format_exc()))
 
 
-def _as_rank(rank: int, world: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _as_rank(
+    rank: int, world: int, port: int, timeout_s: float, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
     from pathlib import Path
 
     from accelerate.state import AcceleratorState
@@ -55,7 +57,7 @@ def _as_rank(rank: int, world: int, port: int, function: Callable[..., Any], arg
     names = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": world}
     os.environ |= {name: str(value) for name, value in names.items()}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    joined = join(find(), DistConfig(timeout_s=TIMEOUT_S / 2), Path("unused"), threads=1)
+    joined = join(find(), DistConfig(timeout_s=timeout_s), Path("unused"), threads=1)
     try:
         return function(joined, *arguments)
     finally:
@@ -90,6 +92,7 @@ class Pool:
     """`pool.run(world, function, *arguments)` calls `function(world, *arguments)` on so many ranks.
 
     Args:
+        timeout_s: of a call; ranks wait half of it for one another.
         renew_after: worlds after which the processes are new ones.
     """
 
@@ -138,7 +141,7 @@ class Pool:
     def _run(self, world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         port = _free_port()
         for rank, (_, connection) in enumerate(self._ranks[:world]):
-            connection.send((rank, world, port, function, arguments))
+            connection.send((rank, world, port, self._timeout_s / 2, function, arguments))
         results, hanging = [], []
         deadline = time.monotonic() + self._timeout_s
         for rank, (_, connection) in enumerate(self._ranks[:world]):

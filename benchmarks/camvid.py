@@ -1,7 +1,7 @@
 """Every network for segmentation on CamVid, from scratch, on two CPU ranks, in minutes; and what exactness costs.
 
-    python benchmarks/camvid.py --root FOLDER [--only LABEL ...] [--seconds 600] [--long 2400] [--work FOLDER]
-                                [--output docs/camvid.md] [--results docs/camvid.jsonl]
+    python benchmarks/camvid.py --root FOLDER [--only LABEL ...] [--seconds 600] [--others 300] [--long 2400]
+                                [--work FOLDER] [--output docs/camvid.md] [--results docs/camvid.jsonl]
 
 FOLDER is in the layout of data.name=masks: images/ and masks/, each with train/ and val/, and classes.txt, whose last class may
 be void, which counts for nothing. Each run is a `phalanx train` of `configs/recipes/camvid_deeplabv3plus.yaml` with another
@@ -26,15 +26,12 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402 (the root is on the path now)
+from benchmarks.camvid_pictures import NETWORKS_SEEN, PREDICTIONS, VOID, draw  # noqa: E402 (the root is on the path now)
+from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402
 
 RECIPE = ROOT / "configs/recipes/camvid_deeplabv3plus.yaml"
 RANKS = 2
-VOID = "void"
 Found = Mapping[str, Any]
-
-SHOWN, _COLUMNS = 3, 5
-PREDICTIONS, NETWORKS_SEEN = "camvid_predictions.jpg", "camvid_networks.jpg"
 
 BY_HAND = "by hand"
 EXACT, FAST, LONG = "exact", "fast", "longer"
@@ -87,9 +84,9 @@ def label(network: Network) -> str:
     return network.label or network.name
 
 
-def cases(seconds: float, longer: float) -> list[Case]:
+def cases(seconds: float, others: float, longer: float) -> list[Case]:
     """Every run: the networks; DeepLabv3+ without joint statistics, by hand, and longer."""
-    found = [Case(label(n), _overrides(n), seconds) for n in NETWORKS]
+    found = [Case(label(n), _overrides(n), seconds if label(n) == COMPARED else others) for n in NETWORKS]
     compared = _overrides(next(n for n in NETWORKS if label(n) == COMPARED))
     found += [
         Case(f"{COMPARED}, {FAST}", [*compared, "dist.sync_bn=off", "dist.reduce=fast"], seconds),
@@ -186,57 +183,6 @@ class Bench:
 
 
 _MARGIN = 0.97  # other work on the machine
-
-
-def draw(labels: Sequence[str], folder: Path, work: Path, docs: Path) -> None:
-    """Predictions beside the truth: of DeepLabv3+ in several images, and of every network in one."""
-    from PIL import Image
-
-    from benchmarks import sheets
-    from phalanx.data.drawing import with_mask
-
-    names = (folder / "classes.txt").read_text().split()
-    every = sorted((folder / "images/val").iterdir())
-    images = every[:: -(-len(every) // SHOWN)]
-    masks = [folder / f"masks/val/{image.stem}.png" for image in images]
-    best = next(label for label in (f"{COMPARED}, {LONG}", COMPARED, *labels) if label in labels)
-    seen, told = sheets.predicted(work / file_name(best), images)
-    rows = [
-        [Image.open(image), _with_truth(image, mask, names), Image.open(seen / one["picture"])]
-        for image, mask, one in zip(images, masks, told, strict=True)
-    ]
-    sheets.save(sheets.sheet(rows), docs / PREDICTIONS, 2 / 3)
-
-    def coloured(mask: Path, title: str) -> Image.Image:
-        return sheets.titled(with_mask(Image.open(images[0]), _numbers(mask), len(names)), title)
-
-    panels = [coloured(masks[0], "truth")]
-    for name in labels:
-        if "," not in name:
-            seen, told = sheets.predicted(work / file_name(name), images[:1])
-            panels.append(coloured(seen / told[0]["mask"], name))
-    sheets.save(sheets.sheet([panels[at : at + _COLUMNS] for at in range(0, len(panels), _COLUMNS)]), docs / NETWORKS_SEEN, 0.5)
-
-
-def _numbers(mask: Path) -> Any:
-    import numpy
-    import torch
-    from PIL import Image
-
-    return torch.from_numpy(numpy.array(Image.open(mask)))
-
-
-def _with_truth(image: Path, mask: Path, names: Sequence[str]) -> Any:
-    """The image with its mask over it, as `phalanx predict` draws it."""
-    from PIL import Image
-
-    from phalanx.train.pictures.overlay import with_overlay
-
-    numbers = _numbers(mask)
-    known = [*names, VOID]
-    shares = numbers.flatten().bincount(minlength=len(known)) / numbers.numel()
-    order = sorted((c for c in range(len(known)) if shares[c]), key=lambda c: -shares[c])
-    return with_overlay(Image.open(image), numbers.numpy(), [(c, known[c], float(shares[c])) for c in order])
 
 
 def _run(results: Path, bench: Bench, wanted: Sequence[Case]) -> dict[str, Found]:
@@ -350,7 +296,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="CamVid in the layout of data.name=masks")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="some of the runs")
-    parser.add_argument("--seconds", type=float, default=600, help="time of a run")
+    parser.add_argument("--seconds", type=float, default=600, help="time of a run of DeepLabv3+")
+    parser.add_argument("--others", type=float, default=300, help="time of another network")
     parser.add_argument("--long", type=float, default=2400, help="time of the longer run")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/camvid", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/camvid.md")
@@ -359,9 +306,12 @@ def main() -> int:
     work = given.work.resolve()
     folder = prepare(given.root, work)
     frequent, base = majority(folder)
-    chosen = list(_chosen(cases(given.seconds, given.long), given.only))
+    chosen = list(_chosen(cases(given.seconds, given.others, given.long), given.only))
     found = _run(given.results, Bench(folder, work), chosen)
-    draw([case.label for case in cases(0, 0) if (work / file_name(case.label)).is_dir()], folder, work, given.output.parent)
+    drawn = [case.label for case in cases(0, 0, 0) if (work / file_name(case.label)).is_dir()]
+    if drawn:
+        best = next(label for label in (f"{COMPARED}, {LONG}", COMPARED, *drawn) if label in drawn)
+        draw(best, [label for label in drawn if "," not in label], folder, work, given.output.parent)
     given.output.write_text("\n".join(markdown(found, frequent, base)) + "\n")
     return 0 if all(figures["miou"] >= 2 * base for figures in found.values()) else 1
 

@@ -24,7 +24,6 @@ CELLS = [
     Cell("mask_rcnn", EXACT, "fp32"),
     Cell("mask_rcnn", "FSDP2", "bf16"),
     Cell("faster_rcnn", "ZeRO-2", "fp32"),
-    Cell("maskrcnn_resnet50_fpn_v2", "DDP, SyncBN", "fp32"),
     Cell("retinanet", EXACT, "fp32"),
     Cell("fcos", "FSDP2", "fp32"),
     Cell("yolov8n", PARITY, "fp64"),

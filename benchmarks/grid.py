@@ -14,6 +14,7 @@ where it was stopped: cells whose line is in the results file are not run again.
 
 import argparse
 import importlib.util
+import os
 import sys
 import tempfile
 import time
@@ -152,6 +153,8 @@ def _run(results: Path, chosen: Sequence[str]) -> dict[Cell, dict[str, Any]]:
     from benchmarks.results import measure_all
     from tests.rank_pool import Pool
 
+    # What is freed goes back to the system: three ranks of ViT-H/14 hold twice what they need otherwise, in pieces.
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 20))
     # A large network may have to be swapped out, and what it leaves behind is missed by the next.
     pool = Pool(3, timeout_s=1800, renew_after=1)
     try:

@@ -20,7 +20,7 @@ from phalanx.dist.sampler import Share, share
 from phalanx.dist.summation_tree import Node
 
 BUCKET_BYTES = 25 << 20  # DDP's size
-IN_EXCHANGE = 4  # buckets, each held three times by then: what was sent, what was received, and the total
+IN_EXCHANGE = 4  # buckets that are being exchanged, and handed out; what was sent and received is held until then
 
 
 @dataclass
@@ -152,6 +152,15 @@ class ExactReduce:
         (slice_total,) = sums.values()
         whole = incoming.new_empty(self._slice(bucket) * self._world.ranks.world)
         bucket.exchange = whole, all_gather_flat(whole, slice_total, async_op=True)
+        if self._handed_out > IN_EXCHANGE:
+            self._settle(self._buckets[self._handed_out - 1 - IN_EXCHANGE])
+
+    def _settle(self, bucket: _Bucket) -> None:
+        """Waits until a total is there, and lets go of what it was made from."""
+        assert bucket.exchange is not None
+        whole, work = bucket.exchange
+        _wait(work)
+        bucket.exchange = whole, None
 
     def _total(self, bucket: _Bucket) -> Tensor:
         """A bucket's sum, the same bits on every rank."""

@@ -43,6 +43,7 @@ TARGETS = {"segmentation": "mask", "detection": "boxes", "instance": "boxes"}
 OPTIONS = {"anchors": [8, 16, 32, 64, 128], "samples": 32}
 # Pixels a side; 64 unless a network's own strides leave nothing of that, or its patches do not fit into it.
 IMAGE_SIZES = {"inception_v3": 96, "vit_h_14": 56}
+LARGE = {"vit_h_14"}  # 632 million parameters
 # torchvision's names of what is here under another name already.
 SAME = {"fcn_resnet50", "deeplabv3_resnet50"}
 SMALL_BACKBONE = {"faster_rcnn", "fcos", "mask_rcnn", "retinanet"}  # theirs is that of torchvision's, which are here too
@@ -153,8 +154,9 @@ def _run(results: Path, chosen: Sequence[str]) -> dict[Cell, dict[str, Any]]:
     from benchmarks.results import measure_all
     from tests.rank_pool import Pool
 
-    # What is freed goes back to the system: three ranks of ViT-H/14 hold twice what they need otherwise, in pieces.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 20))
+    if LARGE & set(chosen):
+        # What is freed goes back to the system at once: three ranks hold twice what they need otherwise, in pieces.
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 20))
     # A large network may have to be swapped out, and what it leaves behind is missed by the next.
     pool = Pool(3, timeout_s=1800, renew_after=1)
     try:

@@ -30,8 +30,9 @@ def draw(best: str, networks: Sequence[str], folder: Path, work: Path, docs: Pat
     images = every[:: -(-len(every) // SHOWN)]
     masks = [folder / f"masks/val/{image.stem}.png" for image in images]
     seen, told = sheets.predicted(work / file_name(best), images)
+    known = [*names, VOID]
     rows = [
-        [Image.open(image), _with_truth(image, mask, names), Image.open(seen / one["picture"])]
+        [Image.open(image), sheets.with_true_mask(Image.open(image), _numbers(mask), known), Image.open(seen / one["picture"])]
         for image, mask, one in zip(images, masks, told, strict=True)
     ]
     sheets.save(sheets.sheet(rows), docs / PREDICTIONS, 2 / 3)
@@ -52,16 +53,3 @@ def _numbers(mask: Path) -> Any:
     from PIL import Image
 
     return torch.from_numpy(numpy.array(Image.open(mask)))
-
-
-def _with_truth(image: Path, mask: Path, names: Sequence[str]) -> Any:
-    """The image with its mask over it, as `phalanx predict` draws it."""
-    from PIL import Image
-
-    from phalanx.train.pictures.overlay import with_overlay
-
-    numbers = _numbers(mask)
-    known = [*names, VOID]
-    shares = numbers.flatten().bincount(minlength=len(known)) / numbers.numel()
-    order = sorted((c for c in range(len(known)) if shares[c]), key=lambda c: -shares[c])
-    return with_overlay(Image.open(image), numbers.numpy(), [(c, known[c], float(shares[c])) for c in order])

@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from phalanx.data.drawing import font
+from phalanx.data.drawing import draw_boxes, font, scaled, with_instances
+from phalanx.train.pictures.overlay import with_overlay
 
 _BACKGROUND, _TEXT = (24, 26, 31), (240, 240, 240)
 _GAP, _TITLE_HEIGHT, _TITLE_SIZE, _QUALITY = 6, 30, 18, 85
@@ -33,6 +35,23 @@ def titled(image: Image.Image, title: str) -> Image.Image:
     whole.paste(image, (0, _TITLE_HEIGHT))
     ImageDraw.Draw(whole).text((8, _TITLE_HEIGHT // 2), title, _TEXT, font(_TITLE_SIZE), anchor="lm")
     return whole
+
+
+def with_true_mask(image: Image.Image, mask: Tensor, names: Sequence[str]) -> Image.Image:
+    """The image with its mask [H, W] over it, as `phalanx predict` draws one."""
+    shares = mask.flatten().bincount(minlength=len(names)) / mask.numel()
+    order = sorted((c for c in range(len(names)) if shares[c]), key=lambda c: -shares[c])
+    return with_overlay(image, mask.numpy(), [(c, names[c], float(shares[c])) for c in order])
+
+
+def with_true_boxes(image: Image.Image, sample: Mapping[str, Any], names: Sequence[str], factor: int) -> Image.Image:
+    """The image so many times larger, with its `boxes` and their `labels`, and its `masks` where there are any."""
+    image = scaled(image, (image.width * factor, image.height * factor))
+    if "masks" in sample:
+        larger = sample["masks"].repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+        image = with_instances(image, larger, sample["labels"].tolist())
+    draw_boxes(image, (sample["boxes"] * factor).tolist(), sample["labels"].tolist(), [names[n] for n in sample["labels"]])
+    return image
 
 
 def save(image: Image.Image, path: Path, scale: float) -> None:

@@ -88,7 +88,8 @@ def build(name: str, options: Options) -> RegionNetwork:
 
     - `norm`: `frozen` makes constants of the backbone's BatchNorm, `batch` trains it;
     - `anchors`: their sides in pixels, of each map one;
-    - `samples`: proposals of an image that are learnt.
+    - `samples`: proposals of an image that are learnt;
+    - `hidden`, `mask_channels`: how wide the layers are that look at a proposal, and how wide and how many for its mask.
 
     Raises:
         BadOption: for what the backbone does not take or have, or another number of anchors.
@@ -99,13 +100,15 @@ def build(name: str, options: Options) -> RegionNetwork:
     sizes = anchor_sizes(options, len(_STRIDES) + 1)
     anchors = AnchorGenerator(tuple((size,) for size in sizes), (_RATIOS,) * len(sizes))
     rpn = ProposalNetwork(anchors, RPNHead(CHANNELS, len(_RATIOS), conv_depth=2 if improved else 1))
-    box_head: nn.Module = TwoMLPHead(CHANNELS * 7 * 7, _HIDDEN)
+    hidden = options.options.get("hidden", _HIDDEN)
+    box_head: nn.Module = TwoMLPHead(CHANNELS * 7 * 7, hidden)
     if improved:
-        box_head = FastRCNNConvFCHead((CHANNELS, 7, 7), _LAYERS, [_HIDDEN], norm_layer=norm)
-    box_predictor = FastRCNNPredictor(_HIDDEN, options.num_classes)
+        box_head = FastRCNNConvFCHead((CHANNELS, 7, 7), _LAYERS, [hidden], norm_layer=norm)
+    box_predictor = FastRCNNPredictor(hidden, options.num_classes)
     mask_parts = None
     if masks:
-        mask_head = MaskRCNNHeads(CHANNELS, _LAYERS, 1, norm_layer=norm)
-        mask_parts = (mask_head, MaskRCNNPredictor(_LAYERS[-1], _LAYERS[-1], options.num_classes))
+        layers = options.options.get("mask_channels", _LAYERS)
+        mask_head = MaskRCNNHeads(CHANNELS, layers, 1, norm_layer=norm)
+        mask_parts = (mask_head, MaskRCNNPredictor(layers[-1], layers[-1], options.num_classes))
     heads = RegionHeads(_STRIDES, options.own("samples"), box_head, box_predictor, mask_parts)
     return RegionNetwork(backbone, rpn, heads)

@@ -28,11 +28,20 @@ _ANCHORS = {
 }
 
 _SAMPLES = {"samples": OwnOption("a number", 512, "proposals of an image that are learnt")}
+# Not of torchvision's, whose weights would not fit.
+_HIDDEN = {"hidden": OwnOption("a number", 1024, "channels of the two layers that look at a proposal")}
+_MASK_CHANNELS = {
+    "mask_channels": OwnOption(
+        "a list of numbers", [256, 256, 256, 256], "channels of the layers that look at its mask"
+    )
+}
 
 
 def _entry(module: str, paper: str, params: int, norm: str, **more: Any) -> Entry:
     """One on any backbone. Parameters are those for 91 classes, the background among them."""
     own = {"norm": _norm(norm)} | ({} if paper == _FCOS else _ANCHORS) | (_SAMPLES if module == _RCNN else {})
+    if module == _RCNN and "weights" not in more:
+        own |= _HIDDEN | (_MASK_CHANNELS if "masks" in more else {})
     given: dict[str, Any] = {"params_source": "derived", "own": own} | more
     takes = ("options",) if "weights" in given else ("drop_path", "backbone", "options")
     family = Family(module, paper, takes, ())

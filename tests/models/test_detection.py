@@ -266,6 +266,19 @@ def test_as_many_proposals_are_learnt_as_the_recipe_says() -> None:
     assert losses["classes"][1] == losses["boxes"][1] == 24 and 3 <= losses["masks"][1] <= 6
 
 
+def test_heads_can_be_narrower_and_the_mask_s_shallower_but_not_those_of_published_weights() -> None:
+    network = small("mask_rcnn", torch.float32, options={"hidden": 32, "mask_channels": [16, 8]}).train()
+    assert network.roi_heads.box_head.fc7.weight.shape == (32, 32)
+    convolutions = [m for m in network.roi_heads.mask_head.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [16, 8]
+    losses = network(torch.stack(images((64, 64))).float(), [target((64, 64), 3)])
+    assert all(bool(torch.isfinite(total)) for total, _ in losses.values())
+    with pytest.raises(BadOption, match=r"model\.options\.hidden: maskrcnn_resnet50_fpn has no such option"):
+        registry.build("maskrcnn_resnet50_fpn", num_classes=4, options={"hidden": 32})
+    with pytest.raises(BadOption, match=r"model\.options\.mask_channels: faster_rcnn has no such option"):
+        registry.build("faster_rcnn", num_classes=4, options={"mask_channels": [8]})
+
+
 def test_the_sample_is_a_function_of_its_seed_and_of_the_asked_size() -> None:
     labels = torch.cat([torch.ones(40), torch.zeros(200), torch.full((60,), -1.0)])
     draws = [sampled(labels, 64, 0.25, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]

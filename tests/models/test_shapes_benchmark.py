@@ -4,7 +4,7 @@ import numpy
 import torch
 from PIL import Image
 
-from benchmarks import sheets, shapes
+from benchmarks import shapes, sheets
 from phalanx.configs.load import load
 from tests.running import ROOT
 

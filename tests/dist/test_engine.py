@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
+from phalanx.dist import exact_reduce
 from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.engine import Engine
 from phalanx.dist.process_group import World
@@ -156,10 +157,14 @@ def _sgd(parameters: Any) -> torch.optim.Optimizer:
 OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
 
 
-def exactly_trained(world: World, optimizer: str, sizes: list[str]) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
+def exactly_trained(
+    world: World, optimizer: str, sizes: list[str], bucket_bytes: int = exact_reduce.BUCKET_BYTES
+) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Parameters, optimizer state and statistics after ten steps in float32, and the losses."""
     settings = config("dist.precision=fp32", "dist.reduce=exact", "train.clip_norm=1.0", *sizes)
-    engine = Engine(network(), OPTIMIZERS[optimizer], lambda step: 0.05, settings, world)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact_reduce, "BUCKET_BYTES", bucket_bytes)
+        engine = Engine(network(), OPTIMIZERS[optimizer], lambda step: 0.05, settings, world)
     history = train(world, engine, range(10))
     moments = {e.name: e.tensor.clone() for e in engine.entries() if e.kind == "optimizer"}
     return evaluated(engine) | moments, history
@@ -174,6 +179,15 @@ def test_exact_sums_give_the_same_bits_on_any_number_of_ranks(pool: Pool, optimi
         for state, figures in pool.run(ranks, exactly_trained, optimizer, sizes):
             _bitwise([expected, state])
             assert figures == history
+
+
+def test_exact_sums_do_not_depend_on_the_size_of_buckets(pool: Pool) -> None:
+    of_one_parameter = 1
+    assert len(list(network().parameters())) > 2 * exact_reduce.IN_EXCHANGE + 1  # so that early ones are handed out and settled
+    ((expected, history),) = pool.run(1, exactly_trained, "sgd", [])
+    for state, figures in pool.run(3, exactly_trained, "sgd", [], of_one_parameter):
+        _bitwise([expected, state])
+        assert figures == history
 
 
 def test_fast_sums_do_not_which_shows_that_the_test_can_fail(pool: Pool) -> None:

@@ -31,9 +31,7 @@ _SAMPLES = {"samples": OwnOption("a number", 512, "proposals of an image that ar
 # Not of torchvision's, whose weights would not fit.
 _HIDDEN = {"hidden": OwnOption("a number", 1024, "channels of the two layers that look at a proposal")}
 _MASK_CHANNELS = {
-    "mask_channels": OwnOption(
-        "a list of numbers", [256, 256, 256, 256], "channels of the layers that look at its mask"
-    )
+    "mask_channels": OwnOption("a list of numbers", [256, 256, 256, 256], "channels of the layers that look at its mask")
 }
 
 

@@ -5,7 +5,7 @@
 Each run is `phalanx train configs/recipes/RECIPE.yaml configs/cluster/local.yaml --nproc 2`; its last figures on the split that
 it does not learn from count. Prints JSON, a line a run, and writes Markdown and pictures. It goes on where it was stopped: runs
 whose line is in the results file are not made again, and one that was cut short is resumed. Exit code 1 where a figure is below
-what its recipe promises.
+what is asked of it in `RECIPES`.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def draw(recipe: str, work: Path, docs: Path) -> None:
     sheets.save(sheets.sheet([truth, found]), docs / f"{recipe}.jpg", 1)
 
 
-_HEAD = ["| recipe | network | steps | seconds | peak MB a rank | | |", "| --- | --- | --- | --- | --- | --- | --- |"]
+_HEAD = ["| recipe | network | steps | seconds | peak MB a rank | measured | |", "| --- | --- | --- | --- | --- | --- | --- |"]
 
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -54,6 +54,7 @@ RUNS = [
         ],
     ),
 ]
+PICTURED = ("yolov8n", "faster_rcnn on a ResNet-18")
 
 
 def train(run: Run, root: Path, work: Path) -> dict[str, Any]:
@@ -86,10 +87,16 @@ def draw(folder: Path, root: Path, docs: Path) -> None:
 
     from benchmarks import sheets
 
-    shutil.copy(folder / "pictures/precision_recall.png", docs / "bccd_precision_recall.png")
+    curve, predictions = (docs / name for name in pictures(folder.name))
+    shutil.copy(folder / "pictures/precision_recall.png", curve)
     names = (root / "ImageSets/Main/test.txt").read_text().split()[:SHOWN]
     seen, told = sheets.predicted(folder, [root / f"JPEGImages/{name}.jpg" for name in names], "--best", "evaluate.shown=0.4")
-    sheets.save(sheets.sheet([[Image.open(seen / one["picture"]) for one in told]]), docs / "bccd_predictions.jpg", 2 / 3)
+    sheets.save(sheets.sheet([[Image.open(seen / one["picture"]) for one in told]]), predictions, 2 / 3)
+
+
+def pictures(name: str) -> tuple[str, str]:
+    """The files of a run's precision over recall, and of its predictions."""
+    return f"bccd_{name}_precision_recall.png", f"bccd_{name}_predictions.jpg"
 
 
 _HEAD = [
@@ -109,6 +116,10 @@ def markdown(found: Mapping[str, Mapping[str, Any]], curves: str) -> list[str]:
         columns += [f"{figures['test'][key]:.3f}" for key in ("ap50", "ap", "ap75")]
         columns += [f"{figures['classes'][label]:.3f}" for label in classes]
         rows.append(f"| {' | '.join(map(str, columns))} |")
+    seen: list[str] = []
+    for name in (run for run in found if run in PICTURED):
+        curve, predictions = pictures(file_name(name))
+        seen += ["", f"## {name}", "", f"![precision over recall]({curve})", "", f"![predictions]({predictions})"]
     return [
         "# BCCD: detectors from scratch",
         "",
@@ -125,12 +136,9 @@ def markdown(found: Mapping[str, Mapping[str, Any]], curves: str) -> list[str]:
         "",
         f"![AP50 on val over minutes]({curves})",
         "",
-        f"{next(iter(found))} on test: precision over recall of boxes that overlap by 0.5; and what it sees in the first "
-        "images, with a score of at least 0.4 (photographs: BCCD, MIT licence).",
-        "",
-        "![precision over recall](bccd_precision_recall.png)",
-        "",
-        "![predictions](bccd_predictions.jpg)",
+        "Pictures: precision over recall on test of boxes that overlap by 0.5; and what the network sees in the first images "
+        "of test, with a score of at least 0.4 (photographs: BCCD, MIT licence).",
+        *seen,
     ]
 
 
@@ -152,7 +160,9 @@ def main() -> int:
     curves = given.output.with_name("bccd.svg")
     series = {label: [(seconds / 60, value) for _, seconds, value in figures["val"]] for label, figures in found.items()}
     curves.write_text(svg(series, "AP50 on val", "minutes"))
-    draw(work / file_name(next(iter(found))), root, given.output.parent)
+    for folder in (work / file_name(label) for label in PICTURED):
+        if folder.is_dir():
+            draw(folder, root, given.output.parent)
     given.output.write_text("\n".join(markdown(found, curves.name)) + "\n")
     return 0 if all(figures["test"]["ap50"] >= LEAST for figures in found.values()) else 1
 

@@ -2,8 +2,9 @@
 
     python benchmarks/camvid_by_hand.py CONFIG.json SECONDS RESULT.json
 
-The configuration is a run's, as Phalanx resolved it; network, sizes, batch, optimizer, schedule and augmentation are read from
-it, and built here with nothing but torch and torchvision. The schedule follows the clock. Writes steps, seconds and mIoU.
+The configuration is a run's, as Phalanx resolved it; network, sizes, batch, optimizer, schedule, augmentation and
+precision are read from it, and built here with nothing but torch and torchvision. The schedule follows the clock. Writes steps,
+seconds and mIoU.
 """
 
 import json
@@ -63,6 +64,14 @@ def _endless(loader: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor
         yield from loader
 
 
+def _layout(config: dict[str, Any]) -> torch.memory_format:
+    return torch.channels_last if config["dist"]["channels_last"] else torch.contiguous_format
+
+
+def _precision(config: dict[str, Any]) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=config["dist"]["precision"] == "bf16")
+
+
 def train(config: dict[str, Any], root: Path, seconds: float) -> tuple[torch.nn.Module, int]:
     """The network after so many seconds, and its number of steps."""
     from phalanx.models import registry
@@ -71,6 +80,8 @@ def train(config: dict[str, Any], root: Path, seconds: float) -> tuple[torch.nn.
     data, optim, model_keys = config["data"], config["optim"], config["model"]
     size, classes = tuple(data["image_size"]), len((root / "classes.txt").read_text().splitlines())
     model = registry.build(model_keys["name"], num_classes=classes, **registry.choices(model_keys, size))
+    layout = _layout(config)
+    model.to(memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=optim["lr"], weight_decay=optim["weight_decay"])
     pairs = Pairs(root, data["train_split"], _training(size, data["augment"], data["ignore_index"]))
     loader = DataLoader(pairs, config["train"]["global_batch"], shuffle=True, drop_last=True, num_workers=1)
@@ -81,7 +92,9 @@ def train(config: dict[str, Any], root: Path, seconds: float) -> tuple[torch.nn.
             return model, step
         for group in optimizer.param_groups:
             group["lr"] = optim["lr"] * (1 - share) ** config["schedule"]["power"]
-        loss = F.cross_entropy(model(image), mask, ignore_index=data["ignore_index"])
+        with _precision(config):
+            logits = model(image.contiguous(memory_format=layout))
+        loss = F.cross_entropy(logits.float(), mask, ignore_index=data["ignore_index"])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -96,9 +109,11 @@ def mean_iou(model: torch.nn.Module, config: dict[str, Any], root: Path) -> floa
     normalise = v2.Compose([v2.Resize(size, antialias=True), v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)])
     counts = torch.zeros(classes, classes, dtype=torch.int64)
     model.eval()
-    with torch.inference_mode():
-        for image, mask in Pairs(root, config["data"]["val_split"], v2.Identity()):
-            logits = model(normalise(tv_tensors.Image(image)).as_subclass(Tensor).unsqueeze(0))
+    with torch.inference_mode(), _precision(config):
+        pairs = Pairs(root, config["data"]["val_split"], v2.Identity())
+        for image, mask in (pairs[number] for number in range(len(pairs))):
+            one = normalise(tv_tensors.Image(image)).as_subclass(Tensor).unsqueeze(0)
+            logits = model(one.contiguous(memory_format=_layout(config))).float()
             found = F.interpolate(logits, mask.shape, mode="bilinear").argmax(1)[0]
             known = mask < classes
             counts += torch.bincount(mask[known] * classes + found[known], minlength=classes**2).view(classes, classes)

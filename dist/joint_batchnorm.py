@@ -27,6 +27,8 @@ class Partners:
 class _JointStatistics(torch.autograd.Function):
     """Normalises with the statistics of all ranks of a group, over all dimensions but the second.
 
+    What goes over all values is torch's own BatchNorm, a pass each, with sums in float32 where values have fewer bits.
+
     Shape: input [B, C, ...]; weight, bias [C] or None. Returns the output, as the input; mean and unbiased variance [C].
     """
 
@@ -34,13 +36,14 @@ class _JointStatistics(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, group: Group
     ) -> tuple[Tensor, Tensor, Tensor]:
-        wide = x if x.dtype == torch.float64 else x.float()
-        others, shape = [d for d in range(x.dim()) if d != 1], [1, -1] + [1] * (x.dim() - 2)
+        wide = torch.promote_types(x.dtype, torch.float32)
         channels, count = x.shape[1], x.numel() // x.shape[1]
-        own = wide.new_zeros(3, channels)  # count, mean, sum of squared deviations
+        own = torch.zeros(3, channels, dtype=wide, device=x.device)  # count, mean, sum of squared deviations
         if count:
-            own[0], own[1] = count, wide.mean(others)
-            own[2] = (wide - own[1].view(shape)).square().sum(others)
+            # The two buffers only tell the type of what is returned.
+            own[1], own[2] = torch.batch_norm_update_stats(x, own[1].clone(), own[2].clone(), 0.0)
+            own[2] *= count
+            own[0] = count
         everyone = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size(group))]
         torch.distributed.all_gather(everyone, own, group=group)
         counts, means, deviations = torch.stack(everyone, dim=1)  # each [ranks, C]
@@ -48,28 +51,47 @@ class _JointStatistics(torch.autograd.Function):
         mean = (counts * means).sum(0) / total
         deviation = (deviations + counts * (means - mean).square()).sum(0)
         inverse = torch.rsqrt(deviation / total + eps)
-        normal = (wide - mean.view(shape)) * inverse.view(shape)
-        ctx.save_for_backward(normal.to(x.dtype), weight, inverse, total)
-        ctx.others, ctx.shape, ctx.group, ctx.has_bias = others, shape, group, bias is not None
-        output = normal if weight is None else normal * weight.view(shape)
-        output = output if bias is None else output + bias.view(shape)
+        scale = inverse if weight is None else inverse * weight
+        shift = -mean * scale if bias is None else bias - mean * scale
+        ctx.save_for_backward(x, scale, mean, inverse, total)
+        ctx.group, ctx.weight_type, ctx.bias_type = group, _type(weight), _type(bias)
         unbiased = deviation / (total - 1)
         ctx.mark_non_differentiable(mean, unbiased)
-        return output.to(x.dtype), mean, unbiased
+        return _affine(x, scale, shift), mean, unbiased
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        normal, weight, inverse, total = ctx.saved_tensors
-        others, shape = ctx.others, ctx.shape
-        wide = gradient if gradient.dtype == torch.float64 else gradient.float()
-        own = torch.stack([wide.sum(others), (wide * normal).sum(others)])  # the gradients of bias and weight, [2, C]
+        x, scale, mean, inverse, total = ctx.saved_tensors
+        own = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)  # the gradients of bias and weight
+        if x.numel():
+            gradient = gradient.contiguous(memory_format=_layout(x))
+            asked = [False, True, True]  # of input, weight and bias
+            reduced = torch.ops.aten.native_batch_norm_backward(gradient, x, scale, None, None, mean, inverse, True, 0.0, asked)
+            own[0], own[1] = reduced[2], reduced[1]
         sums = own.clone()
         torch.distributed.all_reduce(sums, group=ctx.group)
-        mean, mean_along = (sums / total).unbind(0)
-        scale = inverse if weight is None else inverse * weight
-        given = (wide - mean.view(shape) - normal * mean_along.view(shape)) * scale.view(shape)
-        return given.to(gradient.dtype), own[1] if weight is not None else None, own[0] if ctx.has_bias else None, None, None
+        mean_gradient, mean_along = (sums / total).unbind(0)
+        along = -scale * inverse * mean_along
+        given = _affine(x, along, -scale * mean_gradient - along * mean).add_(_affine(gradient, scale, torch.zeros_like(scale)))
+        of_weight = None if ctx.weight_type is None else own[1].to(ctx.weight_type)
+        return given, of_weight, None if ctx.bias_type is None else own[0].to(ctx.bias_type), None, None
+
+
+def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """`x * scale + shift`, both [C], in one pass and in x's own type: BatchNorm of mean 0 and variance 1."""
+    if not x.numel():
+        return torch.zeros_like(x)
+    return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, training=False, eps=0.0)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if channels_last and not x.is_contiguous() else torch.contiguous_format
+
+
+def _type(parameter: Tensor | None) -> torch.dtype | None:
+    return None if parameter is None else parameter.dtype
 
 
 def _alone(layer: _BatchNorm, x: Tensor) -> Tensor:

@@ -120,21 +120,31 @@ def test_evaluation_and_turns_alone_exchange_nothing(pool: Pool) -> None:
         assert alone == 0 < together
 
 
-def half(world: World) -> tuple[torch.dtype, float]:
-    """Under bf16 the statistics are float32's: the output differs from float32's by the rounding of bf16 alone."""
-    _, batches, _ = _made("cnn")
+def half(world: World, layout: torch.memory_format) -> list[float]:
+    """Under bf16 sums are float32's: output and gradients differ from float32's by the rounding of bf16 alone."""
+    _, batches, _weights = _made("cnn")
     layer, _ = convert(nn.BatchNorm2d(3), JointBatchNorm)
+    plain = nn.BatchNorm2d(3)
     partners_of(layer).group = torch.distributed.new_group(list(range(world.ranks.world)))
     rows = slice(world.ranks.rank * 6, world.ranks.rank * 6 + 6)
-    rounded = batches[0].to(torch.bfloat16)
-    output = layer(rounded[rows])
-    expected = nn.BatchNorm2d(3)(rounded.float())[rows]
-    return output.dtype, float((output.float() - expected).abs().max())
+    rounded, along = batches[0].to(torch.bfloat16), batches[1].to(torch.bfloat16)
+    own = rounded[rows].contiguous(memory_format=layout).requires_grad_()
+    whole = rounded.float().requires_grad_()
+    output, expected = layer(own), plain(whole)
+    output.backward(along[rows])
+    expected.backward(along.float())
+    torch.distributed.all_reduce(layer.weight.grad)
+    assert own.grad is not None and whole.grad is not None
+    assert (output.dtype, own.grad.dtype, layer.weight.grad.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    pairs = [(output, expected[rows]), (own.grad, whole.grad[rows]), (layer.running_var, plain.running_var)]
+    pairs.append((layer.weight.grad, plain.weight.grad))
+    return [float((found - wanted).abs().max() / wanted.abs().max()) for found, wanted in pairs]
 
 
-def test_half_precision_inputs_have_float32_statistics(pool: Pool) -> None:
-    for dtype, difference in pool.run(2, half):
-        assert dtype == torch.bfloat16 and difference < 2**-7
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_half_precision_inputs_have_float32_sums(pool: Pool, layout: torch.memory_format) -> None:
+    for output, gradient, variance, weight in pool.run(2, half, layout):
+        assert output < 2**-8 and gradient < 2**-7 and variance < 1e-6 and weight < 1e-5
 
 
 def test_converted_layers_keep_parameters_names_and_modes() -> None:

@@ -182,7 +182,7 @@ class Bench:
         return measured([*command, f"train.steps={steps}", "--nproc", str(RANKS)])
 
 
-_MARGIN = 0.97  # other work on the machine
+_MARGIN = 0.93  # the time is a limit, and there is other work on the machine
 
 
 def _run(results: Path, bench: Bench, wanted: Sequence[Case]) -> dict[str, Found]:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.camvid_pictures import NETWORKS_SEEN, PREDICTIONS, VOID, draw  # noqa: E402 (the root is on the path now)
+from benchmarks.camvid_pictures import NETWORKS_SEEN, PREDICTIONS, VOID, draw_networks, draw_predictions  # noqa: E402 (the root is on the path now)
 from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402
 
 RECIPE = ROOT / "configs/recipes/camvid_deeplabv3plus.yaml"
@@ -308,10 +308,13 @@ def main() -> int:
     frequent, base = majority(folder)
     chosen = list(_chosen(cases(given.seconds, given.others, given.long), given.only))
     found = _run(given.results, Bench(folder, work), chosen)
-    drawn = [case.label for case in cases(0, 0, 0) if (work / file_name(case.label)).is_dir()]
-    if drawn:
-        best = next(label for label in (f"{COMPARED}, {LONG}", COMPARED, *drawn) if label in drawn)
-        draw(best, [label for label in drawn if "," not in label], folder, work, given.output.parent)
+    # Pictures of runs whose folders are elsewhere stay as they are.
+    best = f"{COMPARED}, {LONG}" if f"{COMPARED}, {LONG}" in found else COMPARED
+    if (work / file_name(best)).is_dir():
+        draw_predictions(best, folder, work, given.output.parent)
+    networks = [label(network) for network in NETWORKS if (work / file_name(label(network))).is_dir()]
+    if networks:
+        draw_networks(networks, folder, work, given.output.parent)
     given.output.write_text("\n".join(markdown(found, frequent, base)) + "\n")
     return 0 if all(figures["miou"] >= 2 * base for figures in found.values()) else 1
 

@@ -11,40 +11,59 @@ PREDICTIONS, NETWORKS_SEEN = "camvid_predictions.jpg", "camvid_networks.jpg"
 VOID = "void"
 
 
-def draw(best: str, networks: Sequence[str], folder: Path, work: Path, docs: Path) -> None:
-    """Predictions beside the truth: of one run in several images, and of every network in one.
+def draw_predictions(run: str, folder: Path, work: Path, docs: Path) -> None:
+    """Photographs, truth and predictions of a run.
 
     Args:
-        best, networks: labels of runs.
+        run: its label.
         folder: the data.
-        work: of the runs.
-        docs: where the pictures go.
+        work: the folder of the runs.
+        docs: where the picture goes.
     """
+    from PIL import Image
+
+    from benchmarks import sheets
+
+    images = _images(folder)
+    known = [*_classes(folder), VOID]
+    seen, told = sheets.predicted(work / file_name(run), images)
+    rows = [
+        [
+            Image.open(image),
+            sheets.with_true_mask(Image.open(image), _truth(image, folder), known),
+            Image.open(seen / one["picture"]),
+        ]
+        for image, one in zip(images, told, strict=True)
+    ]
+    sheets.save(sheets.sheet(rows), docs / PREDICTIONS, 2 / 3)
+
+
+def draw_networks(networks: Sequence[str], folder: Path, work: Path, docs: Path) -> None:
+    """One image as every network sees it, beside the truth; see `draw_predictions`."""
     from PIL import Image
 
     from benchmarks import sheets
     from phalanx.data.drawing import with_mask
 
-    names = (folder / "classes.txt").read_text().split()
-    every = sorted((folder / "images/val").iterdir())
-    images = every[:: -(-len(every) // SHOWN)]
-    masks = [folder / f"masks/val/{image.stem}.png" for image in images]
-    seen, told = sheets.predicted(work / file_name(best), images)
-    known = [*names, VOID]
-    rows = [
-        [Image.open(image), sheets.with_true_mask(Image.open(image), _numbers(mask), known), Image.open(seen / one["picture"])]
-        for image, mask, one in zip(images, masks, told, strict=True)
-    ]
-    sheets.save(sheets.sheet(rows), docs / PREDICTIONS, 2 / 3)
-
-    def coloured(mask: Path, title: str) -> Image.Image:
-        return sheets.titled(with_mask(Image.open(images[0]), _numbers(mask), len(names)), title)
-
-    panels = [coloured(masks[0], "truth")]
+    image, classes = _images(folder)[0], len(_classes(folder))
+    panels = [sheets.titled(with_mask(Image.open(image), _truth(image, folder), classes), "truth")]
     for name in networks:
-        seen, told = sheets.predicted(work / file_name(name), images[:1])
-        panels.append(coloured(seen / told[0]["mask"], name))
+        seen, told = sheets.predicted(work / file_name(name), [image])
+        panels.append(sheets.titled(with_mask(Image.open(image), _numbers(seen / told[0]["mask"]), classes), name))
     sheets.save(sheets.sheet([panels[at : at + _COLUMNS] for at in range(0, len(panels), _COLUMNS)]), docs / NETWORKS_SEEN, 0.5)
+
+
+def _images(folder: Path) -> list[Path]:
+    every = sorted((folder / "images/val").iterdir())
+    return every[:: -(-len(every) // SHOWN)]
+
+
+def _classes(folder: Path) -> list[str]:
+    return (folder / "classes.txt").read_text().split()
+
+
+def _truth(image: Path, folder: Path) -> Any:
+    return _numbers(folder / f"masks/val/{image.stem}.png")
 
 
 def _numbers(mask: Path) -> Any:

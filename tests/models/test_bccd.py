@@ -15,6 +15,14 @@ def test_every_run_is_a_recipe_with_a_network_that_there_is() -> None:
         registry.build(config.model.name, num_classes=4, backbone=config.model.backbone, options=options)
 
 
+def test_the_recipe_of_faster_r_cnn_is_the_run_of_the_benchmark() -> None:
+    (run,) = (run for run in bccd.RUNS if run.label.startswith("faster_rcnn"))
+    recipe = bccd.RECIPE.with_name("bccd_fasterrcnn.yaml")
+    unused = ["data.augment.mosaic_scale=[0.6,1.4]"]  # there is no mosaic
+    given = ["data.root=.", "name=run"]
+    assert load([str(recipe)], [*unused, *given]) == load([str(bccd.RECIPE)], [*run.more, *given])
+
+
 def test_the_page_has_a_row_a_run_and_a_column_a_class() -> None:
     figures = {"steps": 10, "best_step": 5, "seconds": 61.4, "peak_mb": 900, "test": {"ap50": 0.9, "ap": 0.6, "ap75": 0.7}}
     figures |= {"classes": {"RBC": 0.8, "WBC": 1.0}}

@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.camvid_pictures import NETWORKS_SEEN, PREDICTIONS, VOID, draw_networks, draw_predictions  # noqa: E402 (the root is on the path now)
-from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402
+from benchmarks.camvid_pictures import NETWORKS_SEEN, PREDICTIONS, VOID, draw_networks, draw_predictions  # noqa: E402
+from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402 (the root is on the path now)
 
 RECIPE = ROOT / "configs/recipes/camvid_deeplabv3plus.yaml"
 RANKS = 2

@@ -1,6 +1,6 @@
 """Every network for segmentation on CamVid, from scratch, on two CPU ranks, in minutes; and what exactness costs.
 
-    python benchmarks/camvid.py --root FOLDER [--only LABEL ...] [--seconds 600] [--others 300] [--long 2400]
+    python benchmarks/camvid.py --root FOLDER [--only LABEL ...] [--seconds 600] [--others 240] [--long 2400]
                                 [--work FOLDER] [--output docs/camvid.md] [--results docs/camvid.jsonl]
 
 FOLDER is in the layout of data.name=masks: images/ and masks/, each with train/ and val/, and classes.txt, whose last class may
@@ -297,7 +297,7 @@ def main() -> int:
     parser.add_argument("--root", type=Path, required=True, help="CamVid in the layout of data.name=masks")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="some of the runs")
     parser.add_argument("--seconds", type=float, default=600, help="time of a run of DeepLabv3+")
-    parser.add_argument("--others", type=float, default=300, help="time of another network")
+    parser.add_argument("--others", type=float, default=240, help="time of another network")
     parser.add_argument("--long", type=float, default=2400, help="time of the longer run")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/camvid", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/camvid.md")

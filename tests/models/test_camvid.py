@@ -18,7 +18,7 @@ def test_every_network_for_segmentation_is_in_the_benchmark() -> None:
     assert {network.name for network in camvid.NETWORKS} == set(registry.names("segmentation")) - camvid.SAME
 
 
-@pytest.mark.parametrize("case", camvid.cases(600, 300, 2400), ids=lambda case: case.label)
+@pytest.mark.parametrize("case", camvid.cases(600, 240, 2400), ids=lambda case: case.label)
 def test_every_run_of_the_benchmark_is_an_experiment_that_can_be(case: camvid.Case) -> None:
     config = load([str(camvid.RECIPE)], [*case.more, "data.root=.", "name=run"])
     check_model(config)
@@ -59,7 +59,7 @@ def test_void_is_no_class_and_the_majority_predictor_has_its_share_of_the_pixels
 
 def test_the_page_tells_which_networks_do_not_reach_twice_the_majority_class() -> None:
     figures = {"steps": 10, "miou": 0.3, "seconds": 9.6, "peak_mb": 500, "resumed": False}
-    found = {case.label: figures | {"overrides": list(case.more)} for case in camvid.cases(600, 300, 2400)}
+    found = {case.label: figures | {"overrides": list(case.more)} for case in camvid.cases(600, 240, 2400)}
     found["pspnet"] = found["pspnet"] | {"miou": 0.05}
     page = "\n".join(camvid.markdown(found, "road", 0.03))
     networks = len(camvid.NETWORKS)

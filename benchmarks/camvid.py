@@ -259,10 +259,11 @@ def markdown(found: Mapping[str, Found], frequent: str, base: float) -> list[str
         *_HEAD,
         *(_row(name, found[name], base) for name in networks),
         "",
-        "## Exactness costs neither quality nor time",
+        "## What exactness costs",
         "",
         "The same network, data and optimizer in the same time. `exact` gives the same bits on any number of ranks; it goes "
-        "without joint statistics, so that BatchNorm sees a micro-batch of 4, with `fast` beside it too.",
+        "without joint statistics, so that BatchNorm sees a micro-batch of 4, with `fast` beside it too. Joint statistics "
+        "(SyncBN) are exchanged in every layer, and leave time for fewer steps. One run each.",
         "",
         *_HEAD,
         *(_row(text, found[name], base) for name, text in compared.items() if name in found),

@@ -71,6 +71,7 @@ def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, A
     import torch
     import torch.nn.functional as F
 
+    from benchmarks.results import Progress
     from phalanx.models import registry
 
     side = SIZES.get(name, 64)
@@ -85,6 +86,7 @@ def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, A
     normalised = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
     optimizer = torch.optim.Adam(model.parameters(), rate or (RATE if normalised else RATE_WITHOUT_BATCH_NORM))
     begun, first, last, step = time.monotonic(), 0.0, 0.0, 0
+    progress = Progress(MOST_STEPS, "steps at most")
     for step in range(1, MOST_STEPS + 1):
         output = model(images)
         heads = output if isinstance(output, dict) else {"out": output}
@@ -93,6 +95,7 @@ def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, A
         total = losses["out"] + (model.auxiliary_weight * auxiliary if auxiliary else 0.0)  # type: ignore[operator]
         last = total.item()
         first = last if step == 1 else first
+        progress.tell(step, f"{name}: {last / first:.1%} of the first loss")
         if last < SHARE * first:
             break
         optimizer.zero_grad()

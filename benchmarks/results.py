@@ -24,14 +24,19 @@ class Progress:
     def __init__(self, total: int, unit: str):
         self._total, self._unit, self._start = total, unit, time.monotonic()
 
-    def tell(self, done: int) -> None:
-        """`done` since the start of the command."""
+    def tell(self, done: int, how: str = "") -> None:
+        """`done` since the start of the command, and how it goes."""
         if not sys.stderr.isatty():
             return
         seconds = time.monotonic() - self._start
         left = duration((self._total - done) * seconds / max(done, 1))
-        text = f"{done} of {self._total} {self._unit}  {done / seconds:.2f} a second  {left} left"
+        text = f"{done} of {self._total} {self._unit}  {done / seconds:.2f} a second  {left} left  {how}"
         print(f"\r\033[K{text}", end="\n" if done >= self._total else "", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Takes the line away, so that others can be written."""
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def measure_all(
@@ -60,6 +65,7 @@ def measure_all(
             found[cell] = measure(cell)
             line = {unit: to_line(cell), "found": found[cell]}
             file.append(line)
+            progress.clear()
             print(json.dumps(line), flush=True)
             progress.tell(number)
     finally:

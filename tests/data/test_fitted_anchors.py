@@ -7,6 +7,7 @@ import torch
 
 from phalanx.data.fitted_anchors import clusters, overlap, quality
 from phalanx.launch.main import main
+from phalanx.models.detection.yolo.shape_matching import matched
 
 RECIPE = "configs/recipes/shapes_yolov8n.yaml"
 
@@ -32,6 +33,15 @@ def test_overlap_and_what_can_be_learnt_by_hand() -> None:
     assert overlap(sides, anchors).flatten().tolist() == pytest.approx([0.5, 0.5, 0.01, 0.04])
     iou, learnt = quality(sides, anchors)
     assert iou == pytest.approx((0.5 + 0.04) / 2) and learnt == 0.5  # 100 is five times 20
+
+
+def test_boxes_that_are_said_to_be_learnt_are_those_that_the_network_matches() -> None:
+    torch.manual_seed(2)
+    sides, anchors = 4 + 200 * torch.rand(300, 2), torch.tensor([[10.0, 13.0], [30.0, 61.0]])
+    boxes = torch.cat([torch.zeros(300, 2), sides], dim=1)
+    matches = matched(boxes, torch.arange(300), anchors.tolist(), (32, 32), 8)
+    _, learnt = quality(sides, anchors)
+    assert 0.1 < learnt < 0.9 and learnt == pytest.approx(len(matches.objects.unique()) / 300)
 
 
 def test_the_command_fits_nine_to_what_the_network_sees(capsys: pytest.CaptureFixture[str], tmp_path: object) -> None:

@@ -22,8 +22,9 @@ from phalanx.dist.collectives import sum_exactly
 from phalanx.dist.ema import Average
 from phalanx.dist.exchange import Agreed, Exchange, Pending
 from phalanx.dist.first_forward import Losses, LossesOf
+from phalanx.dist.global_loss import GlobalLoss
 from phalanx.dist.loss_scale import LossScale
-from phalanx.dist.merge import MicroBatch, merge
+from phalanx.dist.micro_batch import MicroBatch, merge, to_device
 from phalanx.dist.normalisation import describe_normalisation
 from phalanx.dist.partners import JointGroup, make_groups
 from phalanx.dist.prepare import prepare
@@ -83,6 +84,8 @@ class Engine:
         self._partners = joint_batchnorm.partners_of(model)
         self._strategy: Strategy = share_model(model, make_optimizer, config, world, self.mine)
         self.model, self.plain = self._strategy.model, self._strategy.plain
+        groups = self.mine.total // self._joint
+        self._global_loss = GlobalLoss(groups, self._joint_groups, self._strategy.divides_by)
         self.statistics = MicroBatchStatistics(self.plain, self.mine)
         self._average = Average(self._strategy, config.train.ema) if config.train.ema is not None else None
         if not self._strategy.collective:
@@ -137,7 +140,7 @@ class Engine:
         if tuple(losses) != self._losses:
             now, before = list(losses), list(self._losses)
             raise ValueError(f"the task returned the losses {now}, but at the start {before}; they must stay the same")
-        pairs = [self._normalised(*losses[name], agreed.weights.get(name)) for name in self._losses]
+        pairs = [self._global_loss.part(*losses[name], agreed.weights.get(name), self._turn) for name in self._losses]
         reported, shares = zip(*pairs, strict=True)
         total = torch.stack(shares).sum()
         if self._turn.is_filler:
@@ -145,31 +148,6 @@ class Engine:
         else:
             self._reports.add(reported, self._turn.first, self._turn.last)
         self._strategy.backward(total if self._loss_scale is None else total * self._loss_scale.value)
-
-    def _normalised(self, total: Tensor, weight: float | Tensor, over_all: float | None) -> tuple[Tensor, Tensor]:
-        """A loss's sum as it is reported, and its share of the loss of the step, times what the strategy divides by.
-
-        A weight that depends on predictions is not known over all ranks beforehand: such a loss is divided by the weight of
-        its micro-batch, or of the micro-batches that run jointly with it, and averaged over those. Without weight, nothing
-        was there to be learnt from: zero.
-        """
-        if over_all is None:
-            weight = self._joint_weight(float(weight))
-            total, over_all = total * (1 / weight if weight else 0.0), self._groups
-        return total, total * (self._strategy.divides_by / over_all if over_all else 0.0)
-
-    @property
-    def _groups(self) -> float:
-        """How many groups of joint micro-batches a step has."""
-        return float(self.mine.total // self._joint)
-
-    def _joint_weight(self, weight: float) -> float:
-        """A loss's weight over all ranks that run this turn jointly, the same on each."""
-        if not self._turn.is_shared:
-            return weight
-        sums = torch.tensor(weight, dtype=torch.float64)
-        torch.distributed.all_reduce(sums, group=self._joint_groups[self._turn.ranks].control)
-        return float(sums)
 
     def _receive(self) -> Agreed:
         if self._agreed is None:
@@ -202,7 +180,7 @@ class Engine:
             self._strategy.update(rates)
             if self._average is not None:
                 self._average.update()
-        weights = {name: agreed.weights.get(name, self._groups) for name in self._losses}
+        weights = {name: agreed.weights.get(name, self._global_loss.groups) for name in self._losses}
         self._reports.finish(Figures(self._step, weights, rates.learning_rate, norm, scale, overflowed))
         if self._loss_scale is not None:
             self._adjust(self._loss_scale, overflowed)
@@ -287,16 +265,7 @@ class Engine:
 
     def to_device(self, batch: MicroBatch) -> MicroBatch:
         """The batch on this rank's device, floating point numbers in the format of the weights."""
-        return {k: self._tensor(v) if isinstance(v, Tensor) else v for k, v in batch.items()}
-
-    def _tensor(self, value: Tensor) -> Tensor:
-        dtype = self.dtype if value.is_floating_point() else value.dtype
-        if self.world.device.type == "cuda" and not value.is_cuda and not value.is_pinned():
-            value = value.pin_memory()  # a copy from other memory would wait for the device
-        if self.config.dist.channels_last and value.dim() == 4 and value.is_floating_point():
-            last = torch.channels_last
-            return value.to(device=self.world.device, dtype=dtype, non_blocking=True, memory_format=last)
-        return value.to(device=self.world.device, dtype=dtype, non_blocking=True)
+        return to_device(batch, self.world.device, self.dtype, self.config.dist.channels_last)
 
     # -- evaluation -----------------------------------------------------------------------------------------------------
 

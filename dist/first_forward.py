@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from phalanx.configs.errors import UserError
 from phalanx.dist.blocks import blocks
 from phalanx.dist.collectives import gather_json
-from phalanx.dist.merge import MicroBatch
+from phalanx.dist.micro_batch import MicroBatch
 from phalanx.dist.normalisation import refuse_one_value
 from phalanx.dist.process_group import World
 from phalanx.dist.schedule import Turn

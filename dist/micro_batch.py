@@ -1,0 +1,38 @@
+"""Micro-batches: several as one larger one, for a turn in which they run together; and on their way to a device."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MicroBatch = dict[str, Any]
+
+
+def merge(parts: Sequence[MicroBatch]) -> MicroBatch:
+    """Tensors one after another along their first dimension, lists likewise; a single part as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    merged: MicroBatch = {}
+    for name, first in parts[0].items():
+        values = [part[name] for part in parts]
+        if isinstance(first, Tensor):
+            merged[name] = torch.cat(values)
+        elif isinstance(first, list | tuple):
+            merged[name] = [item for value in values for item in value]
+        else:
+            raise TypeError(f"the batch's {name!r} is a {type(first).__name__}: micro-batches merge from tensors and lists")
+    return merged
+
+
+def to_device(batch: MicroBatch, device: torch.device, dtype: torch.dtype, channels_last: bool) -> MicroBatch:
+    """The batch on a device, floating point numbers as `dtype`, images in the order of memory that is asked for."""
+
+    def moved(value: Tensor) -> Tensor:
+        real = value.is_floating_point()
+        if device.type == "cuda" and not value.is_cuda and not value.is_pinned():
+            value = value.pin_memory()  # a copy from other memory would wait for the device
+        memory = torch.channels_last if channels_last and real and value.dim() == 4 else torch.preserve_format
+        return value.to(device=device, dtype=dtype if real else value.dtype, non_blocking=True, memory_format=memory)
+
+    return {name: moved(value) if isinstance(value, Tensor) else value for name, value in batch.items()}

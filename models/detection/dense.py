@@ -23,7 +23,6 @@ from phalanx.models.detection.targets import on_device
 from phalanx.models.detection.wide import wide
 from phalanx.models.options import Options
 
-MULTIPLE = 32  # sides of a batch are multiples of it
 _STRIDES, _LEVELS = (8, 16, 32), 5
 _RATIOS = (0.5, 1.0, 2.0)  # height to width of anchors
 _SCALES = (1, 2 ** (1 / 3), 2 ** (2 / 3))  # of the anchors of a place
@@ -48,7 +47,7 @@ class _Dense:
         targets: Sequence[Mapping[str, Any]] | None = None,
         inference: Inference | None = None,
     ) -> Any:
-        batch = together(images, MULTIPLE)
+        batch = together(images)
         listed = ImageList(batch, [(image.shape[-2], image.shape[-1]) for image in images])
         maps = list(self.backbone(batch).values())
         said = {name: wide(value) for name, value in self.head(maps).items()}  # [B, places, ...] each

@@ -27,7 +27,6 @@ from phalanx.models.detection.region_heads import RegionHeads
 from phalanx.models.detection.targets import on_device
 from phalanx.models.options import Options
 
-MULTIPLE = 32  # sides of a batch are multiples of it, the coarsest stride
 _STRIDES = (4, 8, 16, 32)
 _RATIOS = (0.5, 1.0, 2.0)  # height to width of anchors
 _HIDDEN = 1024
@@ -64,7 +63,7 @@ class RegionNetwork(nn.Module):
         targets: Sequence[Mapping[str, Any]] | None = None,
         inference: Inference | None = None,
     ) -> Any:
-        batch = together(images, MULTIPLE)
+        batch = together(images)
         sizes = [(image.shape[-2], image.shape[-1]) for image in images]
         features = self.backbone(batch)
         if targets is None:

@@ -11,7 +11,7 @@ from phalanx.models.detection.yolo.anchor_free import YoloX
 from phalanx.models.detection.yolo.anchors import AnchorYolo
 from phalanx.models.detection.yolo.body import V5, V8, X_DEPTHWISE, Body, X
 from phalanx.models.detection.yolo.darknet import Darknet
-from phalanx.models.detection.yolo.detector import MULTIPLE, Yolo
+from phalanx.models.detection.yolo.detector import Yolo
 from phalanx.models.detection.yolo.distributions import YoloV8
 from phalanx.models.detection.yolo.heads import AnchorHead, DecoupledHead, DistributionHead
 from phalanx.models.detection.yolo.scaling import SCALES
@@ -27,7 +27,7 @@ def known_weights(
     """Of v3 and v5 all; the others' objects choose their cells by what is predicted."""
     if not name.startswith(("yolov3", "yolov5")):
         return {}
-    return anchors.known_weights(targets, padded_size(images, MULTIPLE), _anchors(own))
+    return anchors.known_weights(targets, padded_size(images), _anchors(own))
 
 
 def _anchors(own: Mapping[str, Any]) -> shape_matching.Anchors:

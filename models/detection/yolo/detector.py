@@ -12,7 +12,6 @@ from phalanx.models.detection.inference import Inference, best
 from phalanx.models.detection.yolo.layers import Conv
 
 Losses = dict[str, tuple[Tensor, Any]]
-MULTIPLE = 32  # the coarsest stride
 _CANDIDATES = 3000  # most detections an image that non-maximum suppression looks at
 
 
@@ -65,7 +64,7 @@ class Yolo(nn.Module):
         targets: Sequence[Mapping[str, Any]] | None = None,
         inference: Inference | None = None,
     ) -> Any:
-        batch = together(images, MULTIPLE)
+        batch = together(images)
         said = self.head(self.body(batch))
         # Boxes of hundreds of pixels have no room in half precision.
         said = [each.float() if each.dtype in (torch.float16, torch.bfloat16) else each for each in said]

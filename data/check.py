@@ -78,13 +78,13 @@ def check_part(
         beat: called again and again while it works.
         progress: what to call the split on the terminal; None to say nothing.
     """
-    dataset, numbers = _once_each(dataset)
+    dataset, numbers = once_each(dataset)
     if config.check == "quick" and not hasattr(dataset, "files"):
         seen = []
     elif config.check == "quick":
-        seen = [*_missing_files(dataset, _spread(numbers, _QUICK_FILES)[rank::world])]
+        seen = [*_missing_files(dataset, spread(numbers, _QUICK_FILES)[rank::world])]
         if not seen:
-            seen = [error for error in map(_Verdicts(dataset), _spread(numbers, _QUICK_SAMPLES)[rank::world].tolist()) if error]
+            seen = [error for error in map(_Verdicts(dataset), spread(numbers, _QUICK_SAMPLES)[rank::world].tolist()) if error]
     else:
         mine = numbers[len(numbers) * rank // world : len(numbers) * (rank + 1) // world]
         seen = list(_every_sample(dataset, mine, config.workers, beat, progress))
@@ -104,7 +104,7 @@ def judge(problems: Sequence[Problem], dataset: Dataset, config: DataConfig, spl
     Raises:
         UserError: where it cannot, a line a kind of problem.
     """
-    total = len(_once_each(dataset)[1])
+    total = len(once_each(dataset)[1])
     passed_over = [p for p in problems if p.can_be_skipped and split == "train" and config.on_error == "skip"]
     fatal = [problem.sentence(total) for problem in problems if problem not in passed_over]
     if fatal:
@@ -112,7 +112,7 @@ def judge(problems: Sequence[Problem], dataset: Dataset, config: DataConfig, spl
     return [f"{problem.sentence(total)} The next samples are used instead." for problem in passed_over]
 
 
-def _once_each(dataset: Dataset) -> tuple[Dataset, Indices]:
+def once_each(dataset: Dataset) -> tuple[Dataset, Indices]:
     """The dataset below those that repeat or replace samples, and which of its samples are used."""
     numbers = numpy.arange(len(dataset))
     while isinstance(dataset, Skipping | Subset):
@@ -122,7 +122,7 @@ def _once_each(dataset: Dataset) -> tuple[Dataset, Indices]:
     return dataset, numbers
 
 
-def _spread(numbers: Indices, most: int) -> Indices:
+def spread(numbers: Indices, most: int) -> Indices:
     """At most so many of them, evenly spread, the first and the last among them."""
     if len(numbers) <= most:
         return numbers

@@ -4,6 +4,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data import facts
 from phalanx.data.check import as_json, check_part, judge, merged
 from phalanx.data.dataset import Dataset, Split
+from phalanx.data.enlarging import enlarged
 from phalanx.data.skipping import Skipping
 from phalanx.dist import heartbeat
 from phalanx.dist.collectives import gather_json, together
@@ -18,7 +19,7 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
     All ranks call together.
 
     Returns:
-        What is wrong with samples that training passes over.
+        What is wrong with samples that training passes over, and what is odd about the data.
 
     Raises:
         UserError: on every rank, where a sample cannot be used.
@@ -36,6 +37,8 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
         problems = merged(gather_json(world, together(world, found)))
         said += judge(problems, dataset, settings, split)
         said += [] if goes_on else facts.notes(dataset)
+    if not goes_on and facts.kind(training) == "segmentation":
+        said += together(world, lambda: enlarged(training, settings))
     return said
 
 

@@ -1,5 +1,8 @@
 """Whether training would see images larger than they are: a crop of `data.image_size` that is larger than any of them."""
 
+from contextlib import suppress
+from typing import Any
+
 from phalanx.configs.data import DataConfig
 from phalanx.data.bad_sample import Unreadable
 from phalanx.data.check import once_each, spread
@@ -11,21 +14,18 @@ _LOOKED_AT = 4  # images, evenly spread
 def enlarged(dataset: Dataset, config: DataConfig) -> list[str]:
     """A sentence, where `data.image_size` is larger in both directions than the images that were looked at."""
     dataset, numbers = once_each(dataset)
-    heights, widths = [0], [0]
+    sizes: list[tuple[int, int]] = []
     for number in spread(numbers, _LOOKED_AT).tolist():
-        try:
-            height, width = dataset[number]["image"].shape[-2:]  # type: ignore[union-attr]
-        except Unreadable:  # checked before: training passes it over
-            continue
-        heights.append(int(height))
-        widths.append(int(width))
+        with suppress(Unreadable):  # checked before: training passes it over
+            image: Any = dataset[number]["image"]
+            sizes.append(tuple(image.shape[-2:]))
     given = config.image_size
-    wanted = (given, given) if isinstance(given, int) else given
-    largest = max(heights), max(widths)
-    if 0 in largest or wanted[0] <= largest[0] or wanted[1] <= largest[1]:
+    height, width = (given, given) if isinstance(given, int) else given
+    highest, widest = map(max, zip(*sizes, strict=True)) if sizes else (height, width)
+    if height <= highest or width <= widest:
         return []
     return [
-        f"data.image_size={given if isinstance(given, int) else list(given)}: of {len(heights) - 1} images looked at none is "
-        f"larger than {largest[0]} x {largest[1]} (height x width), so they are enlarged, which costs time and adds no detail. "
-        f"Set data.image_size=[{largest[0]}, {largest[1]}] or less, if that is not meant."
+        f"data.image_size={given if isinstance(given, int) else list(given)}: of {len(sizes)} images looked at none is "
+        f"larger than {highest} x {widest} (height x width), so they are enlarged, which costs time and adds no detail. "
+        f"Set data.image_size=[{highest}, {widest}] or less, if that is not meant."
     ]

@@ -93,8 +93,8 @@ def _task(network: str) -> str:
     return "segmentation" if kind == "segmentation" else "classification"
 
 
-def config(cell: Cell) -> Any:
-    """The run of a cell."""
+def config(cell: Cell, changes: Sequence[str] = ()) -> Any:
+    """The run of a cell, with what is changed in it."""
     from phalanx.configs.load import load
     from phalanx.models import registry
 
@@ -107,20 +107,23 @@ def config(cell: Cell) -> Any:
     else:
         more += [f"model.options.{key}={value}" for key, value in OPTIONS.items() if key in own]
     more += ["model.backbone=resnet18"] if cell.network in SMALL_BACKBONE else []
-    return load([str(RECIPE)], [f"model.name={cell.network}", size, f"dist.precision={cell.precision}", *ways[cell.way], *more])
+    return load(
+        [str(RECIPE)],
+        [f"model.name={cell.network}", size, f"dist.precision={cell.precision}", *ways[cell.way], *more, *changes],
+    )
 
 
-def measure(pool: Any, cell: Cell) -> dict[str, Any]:
+def measure(pool: Any, cell: Cell, changes: Sequence[str] = ()) -> dict[str, Any]:
     """What holds of a cell: `agree`, `finite`, `resumed`; or, for exact sums, `same_bits`; `ok`: all of it; `seconds`.
 
     In float64 also `difference`: the largest max|a - b| / max|b| of a tensor.
     """
     from benchmarks import grid_cases as ranks
 
-    begun = time.monotonic()
+    begun, run = time.monotonic(), config(cell, changes)
     try:
         if cell.way == EXACT:
-            reports = [pool.run(count, ranks.trained, config(cell)) for count in EXACT_RANKS]
+            reports = [pool.run(count, ranks.trained, run) for count in EXACT_RANKS]
             flat = [report for world in reports for report in world]
             found: dict[str, Any] = {
                 "same_bits": len({report["bits"] for report in flat}) == 1,
@@ -129,13 +132,13 @@ def measure(pool: Any, cell: Cell) -> dict[str, Any]:
         elif cell.way == PARITY:
             with tempfile.TemporaryDirectory() as folder:
                 for count in (1, 2):
-                    pool.run(count, ranks.weights, config(cell), Path(folder, f"{count}.safetensors"))
+                    pool.run(count, ranks.weights, run, Path(folder, f"{count}.safetensors"))
                 difference = ranks.difference(Path(folder, "1.safetensors"), Path(folder, "2.safetensors"))
             seconds, same = round(time.monotonic() - begun, 1), difference <= _agrees(cell.network)
             return {"same_weights": same, "difference": difference, "ok": same, "seconds": seconds}
         else:
             with tempfile.TemporaryDirectory() as folder:
-                each = pool.run(2, ranks.cell, config(cell), Path(folder))
+                each = pool.run(2, ranks.cell, run, Path(folder))
             found = {
                 "agree": len({r["unbroken"]["bits"] for r in each}) == 1,
                 "finite": all(r["unbroken"]["finite"] for r in each),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.launch.main import main
-from tests.running import DIGITS, PHALANX, lines, phalanx, run, tensors
+from tests.running import DIGITS, FEW_EVALUATED, PHALANX, lines, phalanx, run, tensors
 
 Refusal = Callable[..., str]
 
@@ -137,7 +137,15 @@ def test_a_run_that_is_not_there_or_has_no_checkpoint(refused: Refusal, tmp_path
 
 
 def test_a_directory_that_holds_another_experiment(refused: Refusal, tmp_path: Path) -> None:
-    small = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "train.steps=1", "data.workers=0", "name=mine"]
+    small = [
+        DIGITS,
+        FEW_EVALUATED,
+        "train.global_batch=8",
+        "train.micro_batch=4",
+        "train.steps=1",
+        "data.workers=0",
+        "name=mine",
+    ]
     phalanx("train", *small, cwd=tmp_path)
     before = tensors(tmp_path / "runs/mine")
     said = refused("train", *small, "optim.lr=0.5", "seed=3", "--nproc", "2")

@@ -5,11 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import DIGITS, assert_bitwise, lines, phalanx, run
+from tests.running import DIGITS, FEW_EVALUATED, assert_bitwise, lines, phalanx, run
 
 BIN = Path(sys.executable).parent
 MODULE = ["-m", "phalanx.launch.train"]
-RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=8", "train.steps=3", "train.log_every=1", "data.workers=1"]
+RECIPE = [
+    DIGITS,
+    FEW_EVALUATED,
+    "train.global_batch=16",
+    "train.micro_batch=8",
+    "train.steps=3",
+    "train.log_every=1",
+    "data.workers=1",
+]
 
 # A user's folder has modules of the same names as ours, and as other people's; none may be taken for another.
 OWN_MODULES = ("train.py", "models/__init__.py", "data/__init__.py", "dist/__init__.py", "launch/__init__.py")

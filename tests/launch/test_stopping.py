@@ -9,9 +9,31 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.running import DIGITS, PHALANX, Command, alive, answer, forked, lines, phalanx, ranks, sample_ids, start, tensors
+from tests.running import (
+    DIGITS,
+    FEW_EVALUATED,
+    PHALANX,
+    Command,
+    alive,
+    answer,
+    forked,
+    lines,
+    phalanx,
+    ranks,
+    sample_ids,
+    start,
+    tensors,
+)
 
-RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
+RECIPE = [
+    DIGITS,
+    FEW_EVALUATED,
+    "train.global_batch=16",
+    "train.micro_batch=4",
+    "train.log_every=1",
+    "data.workers=1",
+    "data.ledger=true",
+]
 LONG = [*RECIPE, "train.steps=100000", "name=long"]
 
 # A loss that is not finite from a given sample on, and a rank that fails.

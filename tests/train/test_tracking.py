@@ -4,9 +4,17 @@ import json
 from pathlib import Path
 
 from phalanx.train.wandb_pieces import pieces, rows
-from tests.running import DIGITS, PHALANX, lines, phalanx, start
+from tests.running import DIGITS, FEW_EVALUATED, PHALANX, lines, phalanx, start
 
-RECIPE = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "train.log_every=1", "data.workers=0", "name=tracked"]
+RECIPE = [
+    DIGITS,
+    FEW_EVALUATED,
+    "train.global_batch=8",
+    "train.micro_batch=4",
+    "train.log_every=1",
+    "data.workers=0",
+    "name=tracked",
+]
 RECIPE += ["checkpoint.every_steps=3", "train.eval_every=4", "track.wandb=offline", "track.tensorboard=true"]
 
 

@@ -31,7 +31,7 @@ from phalanx.dist.process_group import World
 from phalanx.launch.main import main
 from phalanx.models import registry
 from tests.rank_pool import Pool
-from tests.running import DIGITS, FEW_EVALUATED, PHALANX, clean_environment, phalanx, run, tensors
+from tests.running import DIGITS, PHALANX, clean_environment, phalanx, run, tensors
 
 Command = Callable[..., tuple[int, str, str]]
 ROWS = torch.arange(12, dtype=torch.float32).reshape(4, 3) ** 1.5  # statistics of four micro-batches, three channels
@@ -287,7 +287,7 @@ def test_consolidate_and_diff_need_the_memory_of_about_one_tensor(pool: Pool, sm
 
 
 def test_consolidated_weights_give_torchvision_what_evaluate_measures(tmp_path: Path, checkpoint: Command) -> None:
-    phalanx("train", DIGITS, FEW_EVALUATED, "name=digits", "train.steps=3", "data.workers=0", "--nproc", "1", cwd=tmp_path)
+    phalanx("train", DIGITS, "name=digits", "train.steps=3", "data.workers=0", "--nproc", "1", cwd=tmp_path)
     measured = json.loads(phalanx("evaluate", "runs/digits", "--json", cwd=tmp_path).output.splitlines()[-1])
     output = tmp_path / "w.safetensors"
     assert checkpoint("consolidate", tmp_path / "runs/digits", "-o", output)[0] == 0

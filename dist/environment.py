@@ -136,6 +136,12 @@ def attempt(environment: Mapping[str, str] = os.environ) -> str:
     return os.path.basename(environment.get("PHALANX_MAILBOX", ""))
 
 
+def start_of_run(environment: Mapping[str, str]) -> str:
+    """A word for this start of the run that all its ranks find for themselves, before they have met."""
+    names = ("SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+    return "/".join((attempt(environment), *(environment.get(name, "") for name in names)))
+
+
 def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment less everything that makes a process a rank, for a launcher that numbers ranks itself."""
     own = {*_RANK, *_ADDRESS, "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE"}

@@ -6,6 +6,7 @@ nothing newer. So a rank whose sign does not change counts as one that does not 
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -146,10 +147,14 @@ class Noticeboard:
     Files, as they need nothing but the run directory, which all ranks share: they work before the ranks have met, and
     without the node of rank 0, which may be the one that hangs. Over NFS a file may be seen up to a minute late; its rank
     then seems to stand still by as much.
+
+    They name processes, and end runs: where others may write to the run directory, only files count that belong to the
+    owner of this rank's own, and that nobody else may write to.
     """
 
     def __init__(self, folder: Path, rank: int, attempt: str):
         self._folder, self._rank, self._attempt = folder, rank, attempt
+        self._owner: int | None = None  # as the file system says it, which over NFS may not be this process's user
 
     def publish(self, sign: Sign) -> None:
         """
@@ -186,14 +191,27 @@ class Noticeboard:
         return self._folder / f"rank-{rank}.json"
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{self._rank}.tmp")
-        aside.write_text(json.dumps(content))
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{self._rank}.{os.getpid()}.tmp")
+        with suppress(FileNotFoundError):
+            aside.unlink()  # of a process of that number, killed in between
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "w") as file:
+            self._owner = os.fstat(descriptor).st_uid
+            file.write(json.dumps(content))
         os.replace(aside, path)
 
     def _read(self, path: Path, kind: type[T]) -> T | None:
         try:
-            found = kind(**json.loads(path.read_text()))
+            with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+                if not self._is_ours(os.fstat(file.fileno())):
+                    return None
+                found = kind(**json.loads(file.read()))
         except (OSError, ValueError, TypeError):  # not there, or another version's
             return None
         return found if found.attempt == self._attempt else None
+
+    def _is_ours(self, status: os.stat_result) -> bool:
+        owner = os.geteuid() if self._owner is None else self._owner
+        writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return stat.S_ISREG(status.st_mode) and status.st_uid == owner and not writable_by_others

@@ -6,14 +6,13 @@ answers judges (`dist/hang.py`), every rank writes down its stacks, and all end 
 """
 
 import os
-import signal
 import socket
 import sys
 import sysconfig
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,9 +21,9 @@ import phalanx
 from phalanx.configs.errors import ExitCode
 from phalanx.dist import failure_report, heartbeat, mailbox
 from phalanx.dist.checkpoint.directory import steps
-from phalanx.dist.environment import Ranks, attempt
+from phalanx.dist.environment import Ranks, start_of_run
 from phalanx.dist.hang import Heard, Noticeboard, Sign, Verdict, judge
-from phalanx.dist.processes import kill_children
+from phalanx.dist.processes import born, kill_children, kill_rank
 from phalanx.dist.run_directory import Events, RunDirectory
 
 _STOPPED_S = 30.0  # a process that sleeps so much longer than it wanted was not running at all
@@ -57,9 +56,9 @@ class Watchdog:
         self._run, self._ranks, self._hang_s = run, ranks, hang_s
         # A twentieth of the time, so that a rank that misses half of it does not answer.
         self._period = min(10.0, max(0.2, hang_s / 20))
-        self._attempt = _attempt(os.environ)
+        self._attempt = start_of_run(os.environ)
         self._board = Noticeboard(run.path / ".heartbeat", ranks.rank, self._attempt)
-        self._identity = (socket.gethostname(), os.getpid(), _born(os.getpid()))
+        self._identity = (socket.gethostname(), os.getpid(), born(os.getpid()))
         self._since = time.monotonic()
         self._number = 0
         self._heard: dict[int, tuple[Sign | None, float]] = {}
@@ -175,7 +174,7 @@ class Watchdog:
         for rank in verdict.silent:
             sign = self._board.sign_of(rank)
             if sign is not None and sign.host == self._identity[0]:
-                _kill(sign.process, sign.born)  # SIGTERM would not end one that is stopped
+                kill_rank(sign.process, sign.born, self._attempt)  # SIGTERM would not end one that is stopped
 
     def _wait_for(self, others: Sequence[int], seconds: float) -> None:
         """Until other ranks have written down that the run hangs."""
@@ -201,25 +200,6 @@ class Watchdog:
         sentence = verdict.sentence(self._ranks.world)
         message = sentence if is_hung else f"waited: {sentence}"
         failure_report.write_words(self._run, rank, "Hung", message, lines, echo=not is_hung, host=host)
-
-
-def _attempt(environment: Mapping[str, str]) -> str:
-    """A word for this start of the run that all its ranks find for themselves, before they have met."""
-    names = ("SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
-    return "/".join((attempt(environment), *(environment.get(name, "") for name in names)))
-
-
-def _born(process: int) -> int:
-    """When the kernel started a process, in clock ticks; 0 for none. No other process of that number has the same."""
-    try:
-        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
-    except OSError:
-        return 0
-
-
-def _kill(process: int, born: int) -> None:
-    if process != os.getpid() and born and _born(process) == born:
-        os.kill(process, signal.SIGKILL)
 
 
 def _is_library(filename: str) -> bool:

@@ -1,15 +1,21 @@
 """A rank that hangs is named with its stack, and the run ends with 75; one that is only slow is left alone."""
 
+import os
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from phalanx.dist.hang import Heard, Sign, judge
+from phalanx.dist.environment import start_of_run
+from phalanx.dist.hang import Heard, Noticeboard, Sign, Verdict, judge
 from phalanx.dist.heartbeat import Stage, beat
+from phalanx.dist.processes import born, kill_rank
 from tests.running import DIGITS, FEW_EVALUATED, PHALANX, answer, forked, lines, ranks, start
 
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
@@ -170,6 +176,70 @@ def _hung(*heard: Heard) -> list[int]:
     verdict = judge(0, dict(enumerate(heard)), 900)
     assert verdict is not None
     return verdict.hung
+
+
+_AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+
+
+@pytest.mark.parametrize("planted", [pytest.param("of others", marks=_AS_ROOT), "a link", "writable by others", "a pipe"])
+def test_what_others_wrote_into_the_heartbeat_folder_is_not_read(tmp_path: Path, planted: str) -> None:
+    board, other = (Noticeboard(tmp_path, rank, "once") for rank in (0, 1))
+    verdict = Verdict("once", 1, [0], [0], 3, "forward", [], 1000.0)
+    sign = _heard(3, "forward", 1.0).sign
+    assert sign is not None
+    board.publish(sign)
+    other.publish(sign)
+    other.announce(verdict)
+    assert board.sign_of(1) == sign and board.verdict() == verdict
+    for file in (tmp_path / "rank-1.json", tmp_path / "verdict.json"):
+        assert file.stat().st_mode & 0o777 == 0o600
+        if planted == "of others":
+            os.chown(file, 12345, -1)
+        elif planted == "writable by others":
+            file.chmod(0o620)
+        else:
+            file.rename(tmp_path / f"{file.name}.real")
+            file.symlink_to(tmp_path / f"{file.name}.real") if planted == "a link" else os.mkfifo(file)
+    assert board.sign_of(1) is None and board.verdict() is None
+
+
+def test_a_sign_is_never_written_through_a_planted_link(tmp_path: Path) -> None:
+    board, precious = Noticeboard(tmp_path / "signs", 0, "once"), tmp_path / "precious"
+    precious.write_text("kept")
+    (tmp_path / "signs").mkdir()
+    (tmp_path / f"signs/.rank-0.json.0.{os.getpid()}.tmp").symlink_to(precious)
+    (tmp_path / "signs/rank-0.json").symlink_to(precious)
+    sign = _heard(3, "forward", 1.0).sign
+    assert sign is not None
+    board.publish(sign)
+    assert board.sign_of(0) == sign and precious.read_text() == "kept"
+
+
+def test_only_a_rank_of_the_same_start_of_a_run_is_killed() -> None:
+    ours = {"RANK": "1", "PHALANX_MAILBOX": "/tmp/a", "MASTER_PORT": "1"}
+    start_of_ours = start_of_run(ours)
+    with (
+        _sleeping({}) as stranger,
+        _sleeping(ours | {"MASTER_PORT": "2"}) as other_run,
+        _sleeping(ours | {"RANK": ""}) as no_rank,
+        _sleeping(ours) as rank,
+    ):
+        for process in (stranger, other_run, no_rank):
+            assert not kill_rank(process.pid, born(process.pid), start_of_ours)
+        assert not kill_rank(rank.pid, born(rank.pid) + 1, start_of_ours) and not kill_rank(rank.pid, 0, start_of_ours)
+        assert not kill_rank(os.getppid(), born(os.getppid()), start_of_run(os.environ))
+        assert [p.poll() for p in (stranger, other_run, no_rank, rank)] == [None] * 4
+        assert kill_rank(rank.pid, born(rank.pid), start_of_ours) and rank.wait() == -signal.SIGKILL
+        assert not kill_rank(rank.pid, 1, start_of_ours)
+
+
+@contextmanager
+def _sleeping(environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
+    with subprocess.Popen(["/bin/sleep", "1000"], env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_beat_costs_microseconds_at_most() -> None:

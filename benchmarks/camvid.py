@@ -186,7 +186,7 @@ _MARGIN = 0.93  # the time is a limit, and there is other work on the machine
 
 
 def _run(results: Path, bench: Bench, wanted: Sequence[Case]) -> dict[str, Found]:
-    from phalanx.dist.files import JsonLines
+    from phalanx.dist.json_lines import JsonLines
 
     known, file = lines(results), JsonLines(results)
     found = {line["case"]: line["found"] for line in known if "found" in line}

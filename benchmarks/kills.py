@@ -54,7 +54,7 @@ def _run(results: Path, wanted: int) -> list[Line]:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     from benchmarks import kill_chain
     from benchmarks.results import Progress
-    from phalanx.dist.files import JsonLines, read_lines
+    from phalanx.dist.json_lines import JsonLines, read_lines
 
     lines, file = list(read_lines(results)), JsonLines(results)
     wanted_now, work = wanted - len(followed(lines)), Path(tempfile.mkdtemp(prefix="kills-"))

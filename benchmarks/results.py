@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from phalanx.dist.files import JsonLines, read_lines
+from phalanx.dist.json_lines import JsonLines, read_lines
 from phalanx.train.progress import duration
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,12 +1,17 @@
-"""Files that survive a kill at any instruction: written aside, fsynced, renamed. No torch here."""
+"""Files that survive a kill at any instruction, and a full disk: written aside, fsynced, renamed. No torch here."""
 
 import ctypes
 import json
-import math
 import os
-from collections.abc import Iterator
+import re
+import secrets
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+_ASIDE = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_FORGOTTEN_S = 3600.0  # nobody writes a file for so long: a kill left it
 
 
 def fsync_directory(directory: Path) -> None:
@@ -33,11 +38,25 @@ def start_writeback(descriptor: int, offset: int, count: int) -> None:
         _sync_file_range(descriptor, offset, count, _SYNC_FILE_RANGE_WRITE)
 
 
+def create_aside(path: Path) -> tuple[int, Path]:
+    """A new file beside `path`, open for writing, under a name that nobody can foresee: no link is followed, nothing replaced.
+
+    Raises:
+        OSError: where none can be made.
+    """
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    return os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), aside
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """The file holds the old content or the new one, never a part of either."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """The file holds the old content or the new one, never a part of either.
+
+    Raises:
+        OSError: where it cannot be written; the old content stays.
+    """
+    descriptor, aside = create_aside(path)
     try:
-        with open(aside, "wb") as file:
+        with open(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -48,67 +67,39 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     fsync_directory(path.parent)
 
 
+def remove_forgotten(directory: Path) -> None:
+    """Removes what a kill in mid-write left in a directory, long ago, under a temporary name of ours."""
+    with suppress(OSError):  # it costs a little room, no more
+        for entry in os.scandir(directory):
+            is_ours = _ASIDE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
+            if is_ours and time.time() - entry.stat(follow_symlinks=False).st_mtime > _FORGOTTEN_S:
+                os.unlink(entry.path)
+
+
 def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a JSONL file; a last line that a kill cut short is passed over."""
-    if not path.exists():
-        return
-    with open(path, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            yield json.loads(line)
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        OSError: where the file cannot be read.
+        ValueError: where it holds anything else.
+    """
+    return parse_object(path.read_bytes())
 
 
-class JsonLines:
-    """A JSONL file that is appended to, a whole line a write."""
+def parse_object(content: bytes) -> dict[str, Any]:
+    """The object that a JSON text holds.
 
-    def __init__(self, path: Path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._end_whole()
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by close)
-
-    def _end_whole(self) -> None:
-        """Takes away a last line that a kill cut short, so that the next one does not join it."""
-        if not self.path.exists():
-            return
-        with open(self.path, "rb+") as file:
-            content = file.read()
-            if not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
-
-    def append(self, line: dict[str, Any]) -> None:
-        """Writes a line; JSON has no word for NaN and infinity, which become "nan" and "inf"."""
-        self._file.write(_as_line(line))
-
-    def sync(self) -> None:
-        """Returns when every line is on the disk."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def _as_line(values: dict[str, Any]) -> bytes:
-    plain = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    return json.dumps(plain, allow_nan=False).encode() + b"\n"
-
-
-def join_last(path: Path, line: dict[str, Any]) -> None:
-    """Adds values to the last line, where that is of the same step; else it is a line of its own. Nobody has the file open."""
-    lines = list(read_lines(path))
-    if lines and lines[-1]["step"] == line["step"]:
-        line = lines.pop() | line
-    write_atomically(path, b"".join(map(_as_line, [*lines, line])))
-
-
-def cut_back(path: Path, last_step: int) -> None:
-    """Drops the lines of steps after `last_step`: they will come again."""
-    if not path.exists():
-        return
-    lines = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= last_step]
-    write_atomically(path, "".join(lines))
+    Raises:
+        ValueError: where it holds anything else.
+    """
+    try:
+        value = json.loads(content.decode("utf-8-sig"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(value, dict):
+        raise ValueError("no object")
+    return value

@@ -14,7 +14,8 @@ from phalanx import __version__
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import differences, stored, to_yaml
 from phalanx.configs.schema import RunConfig, digest
-from phalanx.dist.files import JsonLines, read_lines, write_atomically, write_json
+from phalanx.dist.files import read_json_object, write_atomically, write_json
+from phalanx.dist.json_lines import JsonLines, read_lines
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,12 @@ class RunDirectory:
     def read_identity(self) -> dict[str, Any]:
         """run.json: `run`, `wandb`, `created`, `version`, `commit`, `threads`, `experiment`; `forked_from` of a fork."""
         try:
-            identity = json.loads(self.identity.read_text())
-            if not isinstance(identity, dict) or not isinstance(identity["run"], str):
+            identity = read_json_object(self.identity)
+            if not all(isinstance(identity.get(key), str) for key in ("run", "wandb")):
                 raise ValueError
-        except (OSError, ValueError, KeyError):
+            if not isinstance(identity.get("threads"), int | None) or isinstance(identity.get("threads"), bool):
+                raise ValueError
+        except (OSError, ValueError):
             raise UserError(f"{self.identity}: this file is broken. Restore it, or start under another name.") from None
         return identity
 
@@ -172,16 +175,37 @@ class Events:
     def __init__(self, run: RunDirectory):
         self._lines = JsonLines(run.events)
 
-    def write(self, event: str, step: int, **details: Any) -> None:
+    def write(self, event: str, step: int, **details: Any) -> OSError | None:
+        """Returns why the line is not on the disk yet, if so: the next one takes it along."""
         self._lines.append({"time": time.time(), "event": event, "step": step, **details})
+        try:
+            self._lines.sync()
+        except OSError as error:
+            return error
+        return None
+
+    def sync(self) -> None:
+        """
+        Raises:
+            OSError: where a line cannot be written yet.
+        """
         self._lines.sync()
 
+    def abandon(self) -> None:
+        """Closes the file without what still waits."""
+        self._lines.abandon()
+
     def close(self) -> None:
+        """
+        Raises:
+            OSError: where a line cannot be written; the file is closed.
+        """
         self._lines.close()
 
 
 def read_events(run: RunDirectory) -> Sequence[dict[str, Any]]:
-    return list(read_lines(run.events))
+    """`time`, `event`, `step`, and more, of each."""
+    return list(read_lines(run.events, time=float, event=str, step=int))
 
 
 def is_writable(directory: Path) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.slurm import SlurmConfig
+from phalanx.dist.json_lines import number
 from phalanx.dist.run_directory import RunDirectory, is_writable, read_events
 from phalanx.slurm import capacity
 from phalanx.slurm.ask import SlurmError
@@ -87,9 +88,8 @@ def check(config: RunConfig, run: RunDirectory, last_save_s: float | None = None
 
 def longest_save_s(run: RunDirectory) -> float | None:
     """Seconds that the longest save of a run took; None where none is known."""
-    return max(
-        (event["seconds"] for event in read_events(run) if event["event"] == "save" and "seconds" in event), default=None
-    )
+    saves = (number(event.get("seconds")) for event in read_events(run) if event["event"] == "save")
+    return max((seconds for seconds in saves if seconds is not None), default=None)
 
 
 def is_a_folder_to_write(folder: Path) -> bool:

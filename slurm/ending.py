@@ -6,7 +6,6 @@ CODE is what srun returned. Writes what it decides into events.jsonl, requeues t
 the exit code of the job.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ from phalanx.configs.errors import ExitCode
 from phalanx.dist import mailbox
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.environment import attempt
-from phalanx.dist.files import write_json
+from phalanx.dist.files import read_json_object, write_json
 from phalanx.dist.network import REMEDY
 from phalanx.dist.run_directory import Events, RunDirectory
 from phalanx.slurm import ask, failures, jobs
@@ -49,9 +48,7 @@ def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
     reported = failures.reports(run, attempt())
     hung = [report for report in reported if report.kind == _HUNG]
     own = [report for report in reported if not report.echo and report.kind != _HUNG]
-    stored = json.loads(_file(run).read_text()) if _file(run).exists() else {}
-    if stored.get("job") != job:
-        stored = {"step": 0, "in_a_row": 0}  # whoever submits a run again gives it another chance
+    before, in_a_row = _requeued(run, job)
     try:
         found = ask.job(job)
     except ask.SlurmError as error:
@@ -65,11 +62,23 @@ def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
         failure=f"rank {own[0].rank}: {own[0].kind}: {own[0].message}" if own else None,
         lost=tuple(sorted(set(range(last.ranks if last else 0)) - set(said))),
         out_of_memory=failures.out_of_memory(failures.last_attempt(failures.batch_log(run, job))) is not None,
-        progress=step > stored["step"],
-        in_a_row=stored["in_a_row"],
+        progress=step > before,
+        in_a_row=in_a_row,
         most=run.read_config().slurm.max_requeues,
         apart=next((report.message.removesuffix(f". {REMEDY}") for report in reported if report.apart), None),
     )
+
+
+def _requeued(run: RunDirectory, job: str) -> tuple[int, int]:
+    """The step of the last requeue, and how many in a row made no progress; whoever submits again gives another chance."""
+    try:
+        stored = read_json_object(_file(run))
+    except (OSError, ValueError):
+        return 0, 0
+    numbers = stored.get("step"), stored.get("in_a_row")
+    if stored.get("job") != job or not all(isinstance(number, int) for number in numbers):
+        return 0, 0
+    return int(stored["step"]), int(stored["in_a_row"])
 
 
 def _file(run: RunDirectory) -> Path:

@@ -1,6 +1,6 @@
 """The first failure of an attempt: many ranks fail when one does, and only the first one tells why."""
 
-import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.configs.errors import RanksApart
+from phalanx.dist.files import read_json_object
+from phalanx.dist.json_lines import number
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.slurm.parameters import ATTEMPT
 
@@ -46,7 +48,7 @@ def reports(run: RunDirectory, attempt: str | None = None) -> list[Report]:
     found = []
     for path in sorted(run.errors.glob("rank-*.json")):
         try:
-            found.append(_report(json.loads(path.read_text())))
+            found.append(_report(read_json_object(path)))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the disk was full as it was written, perhaps; the others count
     if attempt is None and found:
@@ -57,14 +59,16 @@ def reports(run: RunDirectory, attempt: str | None = None) -> list[Report]:
 def _report(stored: dict[str, Any]) -> Report:
     words = ("rank", "host", "time", "type", "message", "traceback")
     rank, host, time, kind, message, traceback = (stored[word] for word in words)
+    if not isinstance(rank, int) or (moment := number(time)) is None or not math.isfinite(moment):
+        raise ValueError
     return Report(
-        int(rank),
+        rank,
         str(host),
-        float(time),
+        moment,
         str(kind),
         str(message),
         "".join(traceback),
-        stored.get("attempt", ""),
+        str(stored.get("attempt", "")),
         bool(stored["echo"]),
     )
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from phalanx.configs.load import to_yaml
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.files import JsonLines, read_lines, write_atomically
+from phalanx.dist.files import write_atomically
+from phalanx.dist.json_lines import JsonLines, read_lines
 from phalanx.dist.run_directory import RunDirectory
 
 
@@ -39,7 +40,8 @@ def _file(run: RunDirectory) -> Path:
 
 def submissions(run: RunDirectory) -> list[Submission]:
     """All jobs of a run, the newest last."""
-    return [Submission(**line) for line in read_lines(_file(run))]
+    names = {"job": str, "where": str, "time": float, "config": str, "nodes": int, "ranks": int}
+    return [Submission(*(line[name] for name in names)) for line in read_lines(_file(run), **names)]
 
 
 def newest(run: RunDirectory) -> Submission | None:

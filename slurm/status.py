@@ -6,7 +6,7 @@ from typing import Any
 
 from phalanx.configs.errors import UserError
 from phalanx.dist.checkpoint.directory import steps
-from phalanx.dist.files import read_lines
+from phalanx.dist.json_lines import read_lines
 from phalanx.dist.run_directory import RunDirectory, read_events
 from phalanx.slurm import ask, jobs
 from phalanx.slurm.submit import state_of

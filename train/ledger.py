@@ -4,7 +4,7 @@ from pathlib import Path
 
 from phalanx.data.loader import Batch
 from phalanx.dist.environment import Ranks
-from phalanx.dist.files import JsonLines, cut_back
+from phalanx.dist.json_lines import JsonLines, cut_back
 
 
 class Ledger:
@@ -15,7 +15,10 @@ class Ledger:
     """
 
     def __init__(self, folder: Path, ranks: Ranks, wanted: bool):
-        self._lines = JsonLines(folder / f"rank-{ranks.rank}.jsonl") if wanted else None
+        self._lines: JsonLines | None = None
+        if wanted:
+            folder.mkdir(exist_ok=True)
+            self._lines = JsonLines(folder / f"rank-{ranks.rank}.jsonl")
 
     def write(self, step: int, batch: Batch) -> None:
         if self._lines is not None:

@@ -12,7 +12,7 @@ from typing import Any
 from phalanx.configs.schema import CheckpointConfig, RunConfig
 from phalanx.dist.checkpoint import retention
 from phalanx.dist.collectives import tell_all
-from phalanx.dist.files import read_lines
+from phalanx.dist.json_lines import number, read_lines
 from phalanx.dist.process_group import World
 from phalanx.dist.run_directory import RunDirectory
 
@@ -63,7 +63,7 @@ def best_so_far(world: World, run: RunDirectory, config: RunConfig, step: int) -
         return best
     rows: list[tuple[int, float]] = []
     if world.ranks.is_main:
-        values = _logged(config.checkpoint.best, read_lines(run.metrics))
+        values = _logged(config.checkpoint.best, read_lines(run.metrics, step=int))
         # Those of checkpoints too: a fork has no log of what was before it.
         stored = retention.measured(run.checkpoints, config.checkpoint.best)
         rows = sorted((known, value) for known, value in (stored | values).items() if known <= step)
@@ -73,5 +73,5 @@ def best_so_far(world: World, run: RunDirectory, config: RunConfig, step: int) -
 
 
 def _logged(metric: str, lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    """The metric by step; what is not a finite number is written as a word."""
-    return {int(line["step"]): float(line[metric]) for line in lines if metric in line}
+    """The metric by step."""
+    return {int(line["step"]): value for line in lines if (value := number(line.get(metric))) is not None}

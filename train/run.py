@@ -10,7 +10,7 @@ from phalanx.dist import heartbeat
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.save import Progress
 from phalanx.dist.checkpoint.saver import Saved, Saver
-from phalanx.dist.collectives import main_does
+from phalanx.dist.collectives import gather_json, main_does
 from phalanx.dist.engine import Engine
 from phalanx.dist.files import write_atomically
 from phalanx.dist.reports import StepFigures
@@ -167,14 +167,24 @@ class Run:
             )
         if (news := self.passed_over.news()) is not None:
             self.tracker.event("unreadable", self.state.step, **news)
-        self.tracker.sync()
-        self.ledger.sync()
+        if (problem := self._unwritten()) is not None:
+            return self._tell([Saved(self.state.step, None, problem, 0.0, 0.0)])
         strategy, experiment = self.config.dist.strategy, digest(self.config)
         scalars, (measured_at, metrics) = self.engine.scalars(), self._measured
         metrics = metrics if measured_at == self.state.step else {}
         progress = Progress(self.state.step, self.state.samples, strategy, experiment, scalars, metrics)
         self._tell(self.saver.start(self.engine.entries(), progress, awaited))
         self._begun, self.improved = self.state.step, False
+
+    def _unwritten(self) -> str | None:
+        """Why what comes before a checkpoint (metrics, ledger) is not on the disk of every rank. All ranks call together."""
+        problem = None
+        try:
+            self.tracker.sync()
+            self.ledger.sync()
+        except OSError as error:
+            problem = f"{error.filename}: {error.strerror}"
+        return next((found for found in gather_json(self.engine.world, problem) if found), None)
 
     def look_after_saves(self) -> None:
         """Tells of a save in flight that has ended."""

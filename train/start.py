@@ -79,7 +79,7 @@ def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None
         restore.set_aside(directory, parts.engine, passed_over)
         state = TrainState(stored.step, stored.samples)
     main_does(world, lambda: cut_ledgers(directory.ledger, state.step))
-    tracker = Tracker(config, directory, ranks, state.step, parts.last_step)
+    tracker = together(world, lambda: Tracker(config, directory, ranks, state.step, parts.last_step))
     best = best_so_far(world, directory, config, state.step)
     code = ExitCode.FAILED
     try:

@@ -6,7 +6,7 @@ from typing import Any
 
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.environment import Ranks
-from phalanx.dist.files import JsonLines, cut_back, join_last, read_lines
+from phalanx.dist.json_lines import JsonLines, cut_back, join_last, number, read_lines
 from phalanx.dist.reports import StepFigures
 from phalanx.dist.run_directory import Events, RunDirectory, read_events
 from phalanx.train.progress import Progress
@@ -21,6 +21,7 @@ class Tracker:
         self._row: dict[str, float] = {}
         self._row_step = self._first_step = first_step
         self._sinks: list[Sink] = []
+        self._waits = False
         self.already_logged = 0
         self._metrics: JsonLines | None = None
         self._events: Events | None = None
@@ -28,16 +29,17 @@ class Tracker:
         if not ranks.is_main:
             return
         # What an attempt logged before a kill comes again; W&B has it already.
-        logged = [line["step"] for line in read_lines(run.metrics)]
-        logged += [event["logged"] for event in read_events(run) if "logged" in event]
+        logged = [line["step"] for line in read_lines(run.metrics, step=int)]
+        logged += [event["logged"] for event in read_events(run) if isinstance(event.get("logged"), int)]
         self.already_logged = max(logged, default=0)
         self._events = Events(run)
         if self.already_logged > first_step:
             # Noted before anything is cut: a kill in between must not make us forget it.
             self._events.write("cut_back", first_step, logged=self.already_logged)
+            self._events.sync()
         cut_back(run.metrics, first_step)
         self._metrics = JsonLines(run.metrics)
-        rows = list(read_lines(run.metrics))
+        rows = [_figures(line) for line in read_lines(run.metrics, step=int)]
         self._sinks = open_sinks(config, run, first_step, rows, self.already_logged, self.progress.say)
 
     def training(self, figures: Sequence[StepFigures]) -> None:
@@ -64,9 +66,15 @@ class Tracker:
         self.progress.say(f"step {step}: validation: {listed}")
 
     def event(self, event: str, step: int, **details: Any) -> None:
-        """A line of events.jsonl, on the disk when this returns."""
+        """A line of events.jsonl, on the disk when this returns, unless the disk is full."""
         if self._events is not None:
-            self._events.write(event, step, **details)
+            self._look_at(self._events.write(event, step, **details))
+
+    def _look_at(self, problem: OSError | None) -> None:
+        """Says once that lines wait, until they are written."""
+        if problem is not None and not self._waits:
+            self.progress.say(f"phalanx: {problem.filename}: {problem.strerror}: its lines wait in memory until there is room")
+        self._waits = problem is not None
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:
         if step != self._row_step:
@@ -81,7 +89,7 @@ class Tracker:
             if self._row_step == self._first_step:
                 self._metrics = self._joined(self._metrics, line)
             else:
-                self._metrics.append(line)
+                self._look_at(self._metrics.append(line))
             for sink in list(self._sinks):
                 try:
                     sink.log(self._row_step, self._row)
@@ -106,10 +114,15 @@ class Tracker:
         )
 
     def sync(self) -> None:
-        """Everything that was logged is on the disk when this returns."""
+        """Everything that was logged is on the disk when this returns.
+
+        Raises:
+            OSError: where it cannot be.
+        """
         self._write_row()
-        if self._metrics is not None:
+        if self._metrics is not None and self._events is not None:
             self._metrics.sync()
+            self._events.sync()
 
     def close(self, exit_code: int) -> None:
         self._write_row()
@@ -118,7 +131,22 @@ class Tracker:
                 sink.close(exit_code)
             except Exception as error:
                 self._lose(sink, error)
-        if self._metrics is not None:
-            self._metrics.close()
-        if self._events is not None:
-            self._events.close()
+        for file in (self._metrics, self._events):
+            try:
+                if file is not None:
+                    file.close()
+            except OSError as error:
+                self.progress.say(f"phalanx: {error.filename}: {error.strerror}: its last lines are lost")
+
+    def abandon(self) -> None:
+        """Nothing is written to the run directory any more."""
+        self._row = {}
+        for file in (self._metrics, self._events):
+            if file is not None:
+                file.abandon()
+        self._metrics = self._events = None
+
+
+def _figures(line: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a line of metrics.jsonl."""
+    return {name: figure for name, value in line.items() if (figure := number(value)) is not None}

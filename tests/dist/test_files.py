@@ -1,10 +1,13 @@
 """Files that survive a kill: whole lines, whole files."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from phalanx.dist.files import JsonLines, cut_back, read_lines, write_atomically
+from phalanx.dist import files
+from phalanx.dist.files import write_atomically
+from phalanx.dist.json_lines import JsonLines, cut_back, read_lines
 
 
 def test_lines_are_whole_and_a_torn_one_is_dropped(tmp_path: Path) -> None:
@@ -39,3 +42,29 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         write_atomically(path, 3)  # type: ignore[arg-type]
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_temporary_names_cannot_be_foreseen_and_never_follow_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, path = tmp_path / "precious", tmp_path / "file"
+    target.write_text("precious")
+    made = []
+    with open(files.create_aside(path)[0]), open(files.create_aside(path)[0]):
+        made = sorted(tmp_path.glob(".file.*.tmp"))
+    assert len(made) == 2 and all(str(os.getpid()) not in p.name for p in made)
+    (tmp_path / ".file.planted.tmp").symlink_to(target)
+    monkeypatch.setattr("secrets.token_hex", lambda count: "planted")  # as if somebody had guessed it
+    with pytest.raises(FileExistsError):
+        write_atomically(path, "new")
+    assert target.read_text() == "precious" and not path.exists()
+
+
+def test_what_a_kill_left_long_ago_under_a_temporary_name_is_removed(tmp_path: Path) -> None:
+    with open(files.create_aside(tmp_path / "old")[0]), open(files.create_aside(tmp_path / "new")[0]):
+        (old,) = tmp_path.glob(".old.*.tmp")
+    os.utime(old, (1, 1))
+    others = {tmp_path / ".mine.tmp", tmp_path / "file"}
+    for path in others:
+        path.touch()
+        os.utime(path, (1, 1))
+    files.remove_forgotten(tmp_path)
+    assert {p for p in tmp_path.iterdir() if not p.name.startswith(".new.")} == others

@@ -56,17 +56,16 @@ def superseded(steps: Sequence[int], values: Mapping[int, float], policy: Retent
     return [step for step in steps if step not in kept]
 
 
-def prune(checkpoints: Path, policy: Retention) -> list[int]:
-    """Removes what need not be kept, after a newer one was committed; returns the steps.
+def prune(checkpoints: Path, policy: Retention) -> list[str]:
+    """Removes what need not be kept, after a newer one was committed; says of what is left of it why.
 
     Raises:
-        OSError: where one cannot be removed.
+        OSError: where the folder cannot be read.
     """
+    left = directory.clear(checkpoints)
     steps = directory.steps(checkpoints)
     gone = superseded(steps, measured(checkpoints, policy.best) if policy.best else {}, policy)
-    for step in gone:
-        directory.remove(checkpoints, step)
-    return gone
+    return left + [problem for step in gone if (problem := directory.remove(checkpoints, step)) is not None]
 
 
 def measured(checkpoints: Path, metric: str) -> dict[int, float]:
@@ -97,5 +96,5 @@ def _read(checkpoint: Path, changed: int) -> Mapping[str, float]:
     """A manifest may be long, and all of them are asked for after every save."""
     try:
         return manifest.read(checkpoint).metrics
-    except BrokenCheckpoint:
+    except (BrokenCheckpoint, OSError):
         return {}

@@ -48,6 +48,7 @@ class Saver:
         self._world = replace(world, control=patient_control(world, timedelta(seconds=_TIMEOUT_S)))
         self._checkpoints, self._policy, self._asynchronous = checkpoints, policy, asynchronous
         self._staging = Staging()
+        self._left: list[str] = []  # what could not be removed, told already
         self._thread: threading.Thread | None = None
         self._ended: Saved | None = None
         self._error: BaseException | None = None
@@ -115,14 +116,16 @@ class Saver:
         self._thread.start()
 
     def _prune(self, saved: Saved) -> Saved | None:
-        """Removes what a save has superseded, which takes a while on some disks; how that went, if it went wrong."""
+        """Removes what a save has superseded, which takes a while on some disks; how that went, if it left anything new."""
         if saved.path is None or not self._world.ranks.is_main:
             return None
         try:
-            retention.prune(self._checkpoints, self._policy)
+            left = retention.prune(self._checkpoints, self._policy)
         except OSError as error:
-            return replace(saved, problem=f"an older checkpoint could not be removed: {error.filename}: {error.strerror}")
-        return None
+            left = [f"{error.filename}: {error.strerror}"]
+        news = [problem for problem in left if problem not in self._left]
+        self._left = left
+        return replace(saved, problem=f"left in place: {'; '.join(news)}") if news else None
 
     def _write(
         self,

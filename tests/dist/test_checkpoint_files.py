@@ -164,11 +164,11 @@ def test_a_manifest_with_a_hole_is_broken(checkpoints: Path) -> None:
 
 
 def test_what_a_kill_left_behind_goes_with_the_next_save(checkpoints: Path, pool: Pool) -> None:
-    (checkpoints / ".saving-00000003-abcd/shards").mkdir(parents=True)
+    (checkpoints / ".saving-00000003-0123abcd/shards").mkdir(parents=True)
     assert directory.steps(checkpoints) == [1, 2]
     pool.run(1, write, checkpoints, 3)
     assert sorted(p.name for p in checkpoints.iterdir()) == ["step-00000001", "step-00000002", "step-00000003"]
-    assert retention.prune(checkpoints, Retention(keep=1)) == [1, 2] and directory.steps(checkpoints) == [3]
+    assert retention.prune(checkpoints, Retention(keep=1)) == [] and directory.steps(checkpoints) == [3]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7, 64])

@@ -18,6 +18,7 @@ from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.checkpoint.saver import Saver
 from phalanx.dist.process_group import World, patient_control
 from tests.rank_pool import Pool
+from tests.running import disk_in_memory
 
 MEGABYTE = 1 << 18  # float32 elements
 
@@ -138,6 +139,57 @@ def with_a_bug(world: World, folder: Path) -> str:
 def test_what_a_save_in_the_background_should_not_have_met_is_raised_at_the_next_step(pool: Pool, tmp_path: Path) -> None:
     (said,) = pool.run(1, with_a_bug, tmp_path)
     assert "NoneType" in said
+
+
+# -- what lies among checkpoints
+
+
+def saves_three(world: World, folder: Path) -> list[str | None]:
+    """Steps 11 to 13, of which one is kept; what was said of each."""
+    saves = Saver(world, folder, Retention(keep=1), asynchronous=True)
+    ended = []
+    for step in (11, 12, 13):
+        ended += saves.start(state_of(world, step), progress(step))
+        saves.wait_for_copy()
+        ended += saves.wait()
+    assert [save.step for save in ended if save.path] == [11, 12, 13]
+    assert_holds(world, folder, 13)
+    return [save.problem for save in ended]
+
+
+STRAYS = (".saving-x", ".pruned-", ".pruned-00000001-mine", ".replaced-x", ".nfs000000000123", "step-00000001x", "notes.txt")
+
+
+def test_links_and_stray_files_among_checkpoints_neither_end_saving_nor_go_and_are_told_once(
+    pool: Pool, tmp_path: Path
+) -> None:
+    folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    (elsewhere / "shards").mkdir(parents=True)
+    (elsewhere / "manifest.json").write_text("{}")
+    folder.mkdir()
+    for name in STRAYS:
+        (folder / name).write_text("somebody's")
+    (folder / ".saving-folder").mkdir()
+    (folder / "step-00000001").symlink_to(elsewhere)  # as people do when a disk is full
+    (folder / "step-00000012").symlink_to(tmp_path / "gone")
+    (folder / ".pruned-00000002-0123abcd").symlink_to(elsewhere)
+    (folder / ".saving-00000003-0123abcd").write_text("a file of our own")
+    ((first, *others),) = pool.run(1, saves_three, folder)
+    assert first == f"left in place: {folder}/step-00000001: a link, which is not followed" and others == [None, None]
+    expected = {*STRAYS, ".saving-folder", "step-00000001", "step-00000013"}
+    assert {path.name for path in folder.iterdir()} == expected
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["manifest.json", "shards"]
+
+
+def test_a_folder_that_cannot_be_removed_yet_ends_no_save_and_is_removed_later(pool: Pool, tmp_path: Path) -> None:
+    held = tmp_path / ".pruned-00000001-0123abcd"
+    (held / "shards").mkdir(parents=True)
+    (held / "shards/rank-00000.safetensors").touch()
+    with disk_in_memory(held / ".nfs0001", 1):  # as busy as a file that a reader of NFS holds
+        ((first, *others),) = pool.run(1, saves_three, tmp_path)
+        assert first is not None and first.startswith(f"left in place: {held}: ") and others == [None, None]
+        assert not (held / "shards").exists()
+    assert directory.clear(tmp_path) == [] and not held.exists()
 
 
 # -- retention

@@ -76,7 +76,7 @@ def commit(aside: Path, step: int, manifest: manifests.Manifest) -> Path:
 
 
 def remove(checkpoints: Path, step: int) -> str | None:
-    """Removes a checkpoint; its folder loses its name before its files, so it is intact or gone. Says why it was left, if so."""
+    """Removes a checkpoint; its folder loses its name before its files, so it is intact or gone. Says why it is left, if so."""
     path = step_directory(checkpoints, step)
     if path.is_symlink():
         return f"{path}: a link, which is not followed"

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 from phalanx.dist.files import write_atomically
+from phalanx.dist.processes import born
 
 VARIABLE = "PHALANX_MAILBOX"
+_TOLD = "told"
 
 
 def _folder() -> Path | None:
@@ -16,7 +18,7 @@ def _folder() -> Path | None:
 def arrived(rank: int) -> None:
     """This rank is here and answers signals."""
     if (folder := _folder()) is not None:
-        write_atomically(folder / f"rank-{rank}.pid", str(os.getpid()))
+        write_atomically(folder / f"rank-{rank}.pid", f"{os.getpid()} {born(os.getpid())}")
 
 
 def ended(rank: int, code: int) -> None:
@@ -25,9 +27,30 @@ def ended(rank: int, code: int) -> None:
         write_atomically(folder / f"rank-{rank}.exit", str(int(code)))
 
 
+def tell(folder: Path) -> None:
+    """The command that started the ranks has answered an interrupt itself."""
+    (folder / _TOLD).touch()
+
+
+def was_told() -> bool:
+    """Whether the command that started this rank has answered an interrupt already."""
+    return (folder := _folder()) is not None and (folder / _TOLD).exists()
+
+
 def process_ids(folder: Path) -> dict[int, int]:
-    """Process ids of the ranks that have arrived."""
-    return {int(p.stem.removeprefix("rank-")): int(p.read_text()) for p in folder.glob("rank-*.pid")}
+    """Process ids of the ranks that have arrived; of those that have ended the number may be another process's by now."""
+    return {rank: process for rank, (process, _) in _arrived(folder).items()}
+
+
+def still_there(folder: Path) -> dict[int, int]:
+    """Process ids of the ranks that have arrived and not ended."""
+    return {rank: process for rank, (process, started) in _arrived(folder).items() if born(process) == started}
+
+
+def _arrived(folder: Path) -> dict[int, tuple[int, int]]:
+    """Process ids of the ranks that have arrived, and when the kernel started them."""
+    words = {int(p.stem.removeprefix("rank-")): p.read_text().split() for p in folder.glob("rank-*.pid")}
+    return {rank: (int(process), int(started)) for rank, (process, started) in words.items()}
 
 
 def exit_codes(folder: Path) -> dict[int, int]:

@@ -15,7 +15,7 @@ from phalanx.configs.errors import ExitCode
 from phalanx.configs.schema import DistConfig
 from phalanx.dist import mailbox
 from phalanx.dist.environment import without_ranks
-from phalanx.dist.stop import SIGNALS, answer_from_now_on
+from phalanx.dist.stop import answer_from_now_on, answered
 
 _GRACE_S = 5.0  # how long the others may take to end by themselves once a rank has failed
 
@@ -54,20 +54,29 @@ class _Signals:
     """Takes signals in place of the ranks, and hands each on to every rank once all have arrived."""
 
     def __init__(self, folder: Path, processes: int):
-        self._folder, self._processes, self._waiting = folder, processes, list[int]()
-        self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        self._folder, self.processes, self._waiting, self._told = folder, processes, list[int](), False
+        self._before = {number: signal.signal(number, self._take) for number in answered()}
         answer_from_now_on()
 
     def _take(self, number: int, frame: object) -> None:
         self._waiting.append(number)
 
     def hand_on(self) -> None:
-        ranks = mailbox.process_ids(self._folder) if self._waiting else {}
-        if len(ranks) < self._processes:
+        if not self._waiting:
+            return
+        if len(mailbox.process_ids(self._folder)) < self.processes:
+            self._answer()
             return
         waiting, self._waiting = self._waiting, []
         for number in waiting:
-            _send(ranks.values(), number)
+            _send(mailbox.still_there(self._folder).values(), number)
+
+    def _answer(self) -> None:
+        """An interrupt gets its answer at once, also while ranks that would give it are still starting."""
+        if signal.SIGINT in self._waiting and not self._told:
+            self._told = True
+            mailbox.tell(self._folder)
+            _say("interrupted: stopping as soon as the ranks have started. A second Ctrl-C stops at once; nothing is lost yet.")
 
     @property
     def impatient(self) -> bool:
@@ -77,6 +86,10 @@ class _Signals:
     def restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _say(sentence: str) -> None:
+    print(f"phalanx: {sentence}", file=sys.stderr, flush=True)
 
 
 def _send(processes: Iterable[int], number: int) -> None:
@@ -100,35 +113,40 @@ def spawn(module: str, arguments: Sequence[str], processes: int, config: DistCon
             launcher = subprocess.Popen(
                 _command(module, arguments, processes), env=_environment(config, folder), start_new_session=True
             )
-            _wait(launcher, folder, signals)
+            ended_here = _wait(launcher, folder, signals)
         finally:
             signals.restore()
-        return _verdict(folder, processes)
+        return _verdict(folder, processes, ended_here)
 
 
-def _wait(launcher: "subprocess.Popen[bytes]", folder: Path, signals: _Signals) -> None:
-    """Until the launcher has ended. Ranks that outlive a failed one by more than a while are killed."""
+def _wait(launcher: "subprocess.Popen[bytes]", folder: Path, signals: _Signals) -> set[int]:
+    """Until the launcher has ended. Ranks that outlive a failed one by more than a while are killed, and returned."""
     failed_at: float | None = None
+    killed = set[int]()
     while launcher.poll() is None:
         signals.hand_on()
         if signals.impatient:
             launcher.kill()  # ranks die with it
+            launcher.wait()
+            _say("interrupted twice: stopping at once, before the ranks have started.")
+            return set(range(signals.processes))
         ended = mailbox.exit_codes(folder)
         if failed_at is None and any(code not in (ExitCode.DONE, ExitCode.STOPPED_EARLY) for code in ended.values()):
             failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > _GRACE_S:
-            left = [process for rank, process in mailbox.process_ids(folder).items() if rank not in ended]
-            _send(left, signal.SIGKILL)
+            left = {rank: process for rank, process in mailbox.still_there(folder).items() if rank not in ended}
+            killed |= set(left)
+            _send(left.values(), signal.SIGKILL)
         time.sleep(0.05)
+    return killed
 
 
-def _verdict(folder: Path, processes: int) -> ExitCode:
+def _verdict(folder: Path, processes: int, ended_here: set[int]) -> ExitCode:
     codes = mailbox.exit_codes(folder)
     failures = [code for code in codes.values() if code not in (ExitCode.DONE, ExitCode.STOPPED_EARLY)]
     silent = sorted(set(range(processes)) - set(codes))
-    if silent and not failures:
-        listed = ", ".join(map(str, silent))
-        print(f"phalanx: rank {listed} ended without a word: killed, or out of memory?", file=sys.stderr, flush=True)
+    if unexplained := [str(rank) for rank in silent if rank not in ended_here]:
+        _say(f"rank {', '.join(unexplained)} ended without a word: killed, or out of memory?")
     if failures or silent:
         return ExitCode(failures[0]) if failures else ExitCode.FAILED
     return ExitCode.STOPPED_EARLY if ExitCode.STOPPED_EARLY in codes.values() else ExitCode.DONE

@@ -9,25 +9,41 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+from phalanx.configs.errors import ExitCode, UserError
+from phalanx.dist import environment, heartbeat, mailbox
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+
+
+def answered() -> tuple[signal.Signals, ...]:
+    """The signals that are answered here: not the hang-up of a lost shell where it was ignored at the start, as by nohup."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in SIGNALS if not (ignored and number is signal.SIGHUP))
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by which signal. Made once, first thing, in the main thread."""
+    """Whether this process was asked to stop, and by which signal. Made once, first thing, in the main thread.
+
+    Attributes:
+        unsaved: tells how many finished steps are in no checkpoint; set once training is under way.
+    """
 
     def __init__(self) -> None:
+        global _current
         self.signal: signal.Signals | None = None
+        self.unsaved: Callable[[], int] | None = None
         self._interrupts = 0
         reading, self._writing = socket.socketpair()
         self._writing.setblocking(False)
-        for number in SIGNALS:
+        for number in answered():
             signal.signal(number, _only_wake_up)
         signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
         answer_from_now_on()
         threading.Thread(target=self._listen, args=(reading,), name="stop-request", daemon=True).start()
+        _current = self
 
     @property
     def asked(self) -> bool:
@@ -40,9 +56,51 @@ class StopRequest:
             number = signal.Signals(received[0])
             self._interrupts += number is signal.SIGINT
             if self._interrupts >= 2:
-                print("phalanx: interrupted twice: stopping at once, without a checkpoint.", file=sys.stderr, flush=True)
-                os._exit(1)
+                self._end()
             self.signal = self.signal or number
+            if number is signal.SIGINT and _speaks() and not mailbox.was_told():
+                _say(self._answer())
+
+    def _answer(self) -> str:
+        """What one interrupt does, and what a second one would."""
+        if self.unsaved is None:
+            return "interrupted: stopping as soon as the run has started. A second Ctrl-C stops at once; nothing is lost yet"
+        steps = self.unsaved()
+        cost = f"loses {steps} step{'s' if steps > 1 else ''}" if steps else "loses only the step under way"
+        after = "evaluation" if heartbeat.latest().stage in ("evaluation", "metrics") else "step"
+        return f"interrupted: stopping after this {after} and saving. A second Ctrl-C stops at once and {cost}"
+
+    def _end(self) -> None:
+        if _speaks():
+            _say("interrupted twice: stopping at once, without a checkpoint")
+        try:
+            mailbox.ended(_rank(), ExitCode.FAILED)
+        finally:
+            os._exit(ExitCode.FAILED)
+
+
+_current: StopRequest | None = None
+
+
+def asked() -> signal.Signals | None:
+    """The signal that asked this process to stop, if one did: for whoever waits and would not return by itself."""
+    return None if _current is None else _current.signal
+
+
+def _rank() -> int:
+    try:
+        return environment.find().rank
+    except UserError:
+        return 0
+
+
+def _speaks() -> bool:
+    """One rank answers for all."""
+    return _rank() == 0
+
+
+def _say(sentence: str) -> None:
+    print(f"phalanx: {sentence}.", file=sys.stderr, flush=True)
 
 
 def _only_wake_up(number: int, frame: object) -> None:

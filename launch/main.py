@@ -1,16 +1,39 @@
 """The `phalanx` command. Imports only what the verb needs; `phalanx --help` and errors in a recipe import no torch."""
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 
 from phalanx import __version__
 from phalanx.configs.errors import ExitCode, UserError
+from phalanx.dist import output
 from phalanx.launch.verbs import VERBS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb; returns the exit code."""
+    output.keep_steady()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _run(given)
+    except SystemExit as end:  # argparse's, after --help
+        return _with_output(end.code if isinstance(end.code, int) else ExitCode.DONE)
+    return code if given[:1] in _TRAINING else _with_output(code)
+
+
+_TRAINING = (["train"], ["resume"])  # their results are files
+
+
+def _with_output(code: int) -> int:
+    """What was printed is what such a verb is for: it fails where that is lost. A reader that has gone had enough."""
+    problem = output.lost()
+    if code or problem is None or problem.errno == errno.EPIPE:
+        return code
+    print(f"phalanx: the output could not be written: {problem.strerror}", file=sys.stderr)
+    return ExitCode.FAILED
+
+
+def _run(given: Sequence[str]) -> int:
     if not given or given[0] in ("-h", "--help", "help"):
         print(_help())
         return ExitCode.DONE if given else ExitCode.BAD_INPUT
@@ -25,8 +48,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("phalanx: interrupted", file=sys.stderr)
         return ExitCode.FAILED
-    except BrokenPipeError:
-        return ExitCode.DONE  # whoever read our output has enough
 
 
 def _verb(name: str) -> Callable[[Sequence[str]], int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.dist import environment, failure_report, mailbox
+from phalanx.dist import environment, failure_report, mailbox, output
 from phalanx.dist.environment import Ranks
 from phalanx.dist.processes import die_with_parent, kill_children
 from phalanx.dist.run_directory import RunDirectory
@@ -16,6 +16,7 @@ from phalanx.dist.stop import answer_no_more
 
 def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], ExitCode]) -> int:
     """Does a rank's work; returns its exit code, which the command that started it gets to know too."""
+    output.keep_steady()
     ranks, config = Ranks(), None
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()

@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Sequence
 
+from phalanx.dist import output
 from phalanx.dist.stop import StopRequest
 
 
 def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
     """Trains as the rank that the environment says; returns its exit code."""
+    output.keep_steady()
     stop = stop or StopRequest()  # first thing: until then a signal kills
     from phalanx.configs.errors import ExitCode
     from phalanx.configs.load import stored

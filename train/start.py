@@ -97,6 +97,7 @@ def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None
             raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
         else:
             under_way = _prepare(config, directory, state, parts, tracker, best, stop, stop_at)
+            stop.unsaved = lambda: under_way.state.step - under_way.saved
             try:
                 code = train(under_way)
             except Exception:

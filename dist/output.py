@@ -1,0 +1,98 @@
+"""Standard output and error that never end the work: a reader that has gone, a closed terminal, a full disk. No torch here.
+
+Wherever a process writes to, it may be taken away: `| head` has enough, a shell is lost with its terminal, the disk of the log
+fills up. What is printed then is lost; training is not, and neither is the exit code, which Python would replace by 120.
+"""
+
+import errno
+import io
+import os
+import sys
+from typing import Any, TextIO
+
+_COMES_BACK = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a disk may have room again; a reader never returns
+
+
+class _Steady(io.FileIO):
+    """A descriptor whose writes never fail. What cannot be written is dropped, and the first reason is kept."""
+
+    def __init__(self, descriptor: int):
+        super().__init__(descriptor, "wb", closefd=False)
+        self.lost: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        written = 0
+        try:
+            while written < len(view):
+                written += super().write(view[written:]) or 0
+        except OSError as error:
+            self.lost = self.lost or error
+            if error.errno not in _COMES_BACK:
+                self._forsake()
+        return len(view)
+
+    def _forsake(self) -> None:
+        """Others who write there, such as loader processes to come and libraries in C, meet no error either."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+
+
+def keep_steady() -> None:
+    """Makes this process's standard output and error steady, and fills them where they were closed.
+
+    A closed one's number would be given to the next file that is opened, and everything printed would land in that.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+    sys.stdout, sys.stderr = _steady(sys.stdout, 1), _steady(sys.stderr, 2)
+
+
+def lost() -> OSError | None:
+    """Why part of the standard output could not be written, if so."""
+    try:
+        sys.stdout.flush()
+        raw = sys.stdout.buffer.raw  # type: ignore[attr-defined]
+    except (AttributeError, ValueError, io.UnsupportedOperation):
+        return None
+    return raw.lost if isinstance(raw, _Steady) else None
+
+
+def _steady(stream: TextIO | None, number: int) -> TextIO:
+    """A stream to the same descriptor; another stream (a test's, a notebook's) stays as it is."""
+    if stream is None:
+        # It was closed as Python started.
+        return io.TextIOWrapper(io.BufferedWriter(_Steady(number)), encoding="utf-8", errors="backslashreplace")
+    if not isinstance(stream, io.TextIOWrapper) or _number(stream) != number or isinstance(_raw(stream), _Steady):
+        return stream
+    raw = _Steady(number)
+    try:
+        stream.flush()
+    except OSError as error:
+        raw.lost = error
+    made = io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors="backslashreplace",  # a name that the terminal's encoding lacks must not end the work either
+        line_buffering=stream.line_buffering or number == 2,
+    )
+    made.mode = "w"
+    return made
+
+
+def _number(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
+
+
+def _raw(stream: io.TextIOWrapper) -> Any:
+    return getattr(stream.buffer, "raw", None)

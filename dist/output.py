@@ -57,12 +57,11 @@ def keep_steady() -> None:
 
 def lost() -> OSError | None:
     """Why part of the standard output could not be written, if so."""
-    try:
-        sys.stdout.flush()
-        raw = sys.stdout.buffer.raw  # type: ignore[attr-defined]
-    except (AttributeError, ValueError, io.UnsupportedOperation):
+    raw = _raw(sys.stdout)
+    if not isinstance(raw, _Steady):
         return None
-    return raw.lost if isinstance(raw, _Steady) else None
+    sys.stdout.flush()
+    return raw.lost
 
 
 def _steady(stream: TextIO | None, number: int) -> TextIO:
@@ -77,14 +76,12 @@ def _steady(stream: TextIO | None, number: int) -> TextIO:
         stream.flush()
     except OSError as error:
         raw.lost = error
-    made = io.TextIOWrapper(
+    return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=stream.encoding,
         errors="backslashreplace",  # a name that the terminal's encoding lacks must not end the work either
         line_buffering=stream.line_buffering or number == 2,
     )
-    made.mode = "w"
-    return made
 
 
 def _number(stream: TextIO) -> int | None:
@@ -94,5 +91,5 @@ def _number(stream: TextIO) -> int | None:
         return None
 
 
-def _raw(stream: io.TextIOWrapper) -> Any:
-    return getattr(stream.buffer, "raw", None)
+def _raw(stream: TextIO) -> Any:
+    return getattr(getattr(stream, "buffer", None), "raw", None)

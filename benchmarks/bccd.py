@@ -52,7 +52,7 @@ RUNS = [
             *("model.name=faster_rcnn", "model.backbone=resnet18", "data.augment.mosaic=0", "data.augment.mosaic_epochs=null"),
             "model.options={anchors: [16, 32, 64, 128, 256], samples: 128, hidden: 256}",
             *("optim.lr=1e-3", "schedule.warmup_momentum=null", "dist.precision=bf16", "dist.channels_last=true"),
-            *("train.epochs=16", "train.eval_every=82", "train.ema=0.98"),
+            *("train.epochs=16", "train.eval_every=82", "train.ema=0.98", "train.ema_ramp=50"),
         ],
     ),
 ]

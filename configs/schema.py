@@ -80,6 +80,12 @@ class TrainConfig(Section):
     ema: float | None = experiment(
         None, "decay a step, such as 0.999, of a moving average of the weights, which evaluation uses; off if null", gt=0, lt=1
     )
+    ema_ramp: Whole | None = experiment(
+        None,
+        "steps over which train.ema rises from 0: ema * (1 - exp(-step / ema_ramp)); BatchNorm's statistics are then averaged "
+        "with the weights. If null, as in older runs: the full decay from the first step, and the weights alone",
+        ge=1,
+    )
     eval_every: Whole | None = bookkeeping(None, "steps between evaluations; there is always one at the end", ge=1)
     patience: Whole | None = bookkeeping(
         None, "end early after so many evaluations in a row without a better checkpoint.best; never if null", ge=1
@@ -299,6 +305,8 @@ def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.std", f"data.std={data.std}: every number must be above zero."
     yield from loss.contradictions(config.loss, config.task.name)
     yield from evaluate.contradictions(config.evaluate, config.task.name)
+    if config.train.ema_ramp is not None and config.train.ema is None:
+        yield "train.ema_ramp", "train.ema_ramp needs an average to ramp. Set train.ema, such as 0.999, or remove it."
     if config.train.patience is not None and config.checkpoint.best is None:
         yield "train.patience", "train.patience needs the metric to watch. Set checkpoint.best, such as val/top1."
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from phalanx.dist.checkpoint.entries import Entry, Kind
 from phalanx.dist.collectives import sum_exactly
 from phalanx.dist.process_group import World
 from phalanx.dist.sampler import Share
@@ -106,11 +107,20 @@ class MicroBatchStatistics:
             self._floats[others], self._counts[others] = self._floats[first], self._counts[first]
             self._merged = None
 
-    def mean(self, world: World) -> None:
-        """Gives the layers the mean over all micro-batches of the step, on every rank. All ranks call together."""
+    def floats(self) -> Tensor:
+        """Running means and variances of this rank's micro-batches, packed: `[micro-batches here, ...]`."""
         self._level()
-        everyone = torch.zeros(self.mine.total, self._floats.shape[1], dtype=self._floats.dtype)
-        everyone[self.mine.first : self.mine.last] = self._floats.cpu()
+        return self._floats
+
+    def mean(self, world: World, floats: Tensor | None = None) -> None:
+        """Gives the layers the mean over all micro-batches of the step, on every rank. All ranks call together.
+
+        Args:
+            floats: packed as `floats` gives them, to be used in their place.
+        """
+        own = self.floats() if floats is None else floats
+        everyone = torch.zeros(self.mine.total, own.shape[1], dtype=own.dtype)
+        everyone[self.mine.first : self.mine.last] = own.cpu()
         sum_exactly(world, everyone)
         total = everyone[0].clone()
         for row in everyone[1:]:
@@ -120,10 +130,22 @@ class MicroBatchStatistics:
 
     def rows(self) -> Iterator[tuple[str, Tensor]]:
         """Every buffer's rows of this rank, for a checkpoint: its name and a view `[micro-batches here, ...]`."""
-        self._level()
-        offset = 0
-        for index, (layer, module) in enumerate(self.layers.items()):
+        floats = dict(self.unpacked(self.floats()))
+        for index, layer in enumerate(self.layers):
             for buffer in _FLOATS:
-                yield f"{layer}.{buffer}", self._floats[:, offset : offset + module.num_features]
-                offset += module.num_features
+                yield f"{layer}.{buffer}", floats[f"{layer}.{buffer}"]
             yield f"{layer}.{_COUNT}", self._counts[:, index]
+
+    def unpacked(self, floats: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The name and the rows of each buffer: views into what is packed as `floats` gives it."""
+        offset = 0
+        for layer, module in self.layers.items():
+            for buffer in _FLOATS:
+                yield f"{layer}.{buffer}", floats[:, offset : offset + module.num_features]
+                offset += module.num_features
+
+    def entry(self, name: str, kind: Kind, rows: Tensor, fleeting: bool) -> Entry:
+        """How a checkpoint holds rows of this rank, `[micro-batches here, ...]`: each comes from the rank that ran it."""
+        shape = (self.mine.total, *rows.shape[1:])
+        start = self.mine.first * (rows.numel() // self.mine.size)
+        return Entry(name, kind, rows, shape, start, replicated=False, fleeting=fleeting)

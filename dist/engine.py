@@ -20,6 +20,7 @@ from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.layout import MICRO_BATCHES
 from phalanx.dist.collectives import sum_exactly
 from phalanx.dist.ema import Average
+from phalanx.dist.ema_buffers import AveragedBuffers
 from phalanx.dist.exchange import Agreed, Exchange, Pending
 from phalanx.dist.first_forward import Losses, LossesOf
 from phalanx.dist.global_loss import GlobalLoss
@@ -87,7 +88,7 @@ class Engine:
         groups = self.mine.total // self._joint
         self._global_loss = GlobalLoss(groups, self._joint_groups, self._strategy.divides_by)
         self.statistics = MicroBatchStatistics(self.plain, self.mine)
-        self._average = Average(self._strategy, config.train.ema) if config.train.ema is not None else None
+        self._average = _average(config, self._strategy, self.statistics)
         if not self._strategy.collective:
             self.turns = [turn for turn in self.turns if not turn.is_filler]
         self._loss_scale = LossScale(dist.loss_scale, dist.loss_scale_window) if dist.precision == "fp16" else None
@@ -179,7 +180,7 @@ class Engine:
                 norm = self._clip(gradients, self.config.train.clip_norm)
             self._strategy.update(rates)
             if self._average is not None:
-                self._average.update()
+                self._average.update(self._step - self.skipped + 1)
         weights = {name: agreed.weights.get(name, self._global_loss.groups) for name in self._losses}
         self._reports.finish(Figures(self._step, weights, rates.learning_rate, norm, scale, overflowed))
         if self._loss_scale is not None:
@@ -273,10 +274,10 @@ class Engine:
     def evaluation(self) -> Iterator[nn.Module]:
         """A plain module with all weights on this rank, and BatchNorm's statistics averaged over micro-batches.
 
-        With `train.ema` its weights are the averaged ones; BatchNorm's statistics are those of training all the same.
+        With `train.ema` its weights are the averaged ones; with `train.ema_ramp` its statistics and other buffers are too.
         Its forwards wait for no other rank, so that ranks may run different numbers of them. All ranks call together.
         """
-        self.statistics.mean(self.world)
+        self.statistics.mean(self.world, None if self._average is None else self._average.statistics)
         averaged = nullcontext() if self._average is None else self._average.in_place_of_weights()
         with averaged, self._strategy.whole() as model:
             model.eval()
@@ -294,9 +295,7 @@ class Engine:
             if name in persistent and name not in statistics
         ]
         for name, rows in statistics.items():
-            shape = (self.mine.total, *rows.shape[1:])
-            start = self.mine.first * (rows.numel() // self.mine.size)
-            result.append(Entry(name + MICRO_BATCHES, "statistics", rows, shape, start, replicated=False, fleeting=True))
+            result.append(self.statistics.entry(name + MICRO_BATCHES, "statistics", rows, fleeting=True))
         averages = [] if self._average is None else self._average.entries()
         return [*self._strategy.entries(), *averages, *result]
 
@@ -329,3 +328,11 @@ class Engine:
         not_finite = torch.zeros(self.world.ranks.world)
         not_finite[self.world.ranks.rank] = not torch.isfinite(largest)
         return not sum_exactly(self.world, not_finite).any()
+
+
+def _average(config: "RunConfig", strategy: Strategy, statistics: MicroBatchStatistics) -> Average | None:
+    if config.train.ema is None:
+        return None
+    if config.train.ema_ramp is None:
+        return Average(strategy, config.train.ema)
+    return Average(strategy, config.train.ema, config.train.ema_ramp, AveragedBuffers(strategy.plain, statistics))

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from phalanx.configs.schema import SHARDED, ZERO, RunConfig
-from phalanx.dist.checkpoint.layout import ITEM_SIZE, elements
+from phalanx.dist.checkpoint.layout import EMA, ITEM_SIZE, MICRO_BATCHES, elements
 from phalanx.dist.checkpoint.manifest import StoredTensor
 from phalanx.dist.sampler import share
 from phalanx.dist.schedule import joint_size
+
+_KINDS = ("model", "optimizer", "ema", "ema_buffers", "statistics")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class RankMemory:
         weights: parameters and buffers, BatchNorm's statistics of all micro-batches that the rank runs included.
         gradients: as they are added up over a step's micro-batches.
         optimizer: its state, and the copy of the weights that DeepSpeed's optimizer steps.
-        averages: averaged weights.
+        averages: averaged weights and buffers.
         on_host: names of those above that lie in CPU memory, by `dist.offload`.
     """
 
@@ -78,7 +80,7 @@ def a_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> RankMemory:
     Args:
         tensors: of a checkpoint's manifest, by name.
     """
-    kinds: dict[str, dict[str, StoredTensor]] = {kind: {} for kind in ("model", "optimizer", "ema", "statistics")}
+    kinds: dict[str, dict[str, StoredTensor]] = {kind: {} for kind in _KINDS}
     for name, tensor in tensors.items():
         kinds[tensor.kind][name] = tensor
     owners = {name.rpartition("@")[0] for name in kinds["optimizer"]}
@@ -96,7 +98,7 @@ def a_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> RankMemory:
         weights=weights + _whole(rest) + _statistics(kinds["statistics"].values(), sharing.world_size),
         gradients=_whole(trained) if whole_gradients else _parts(trained, sharing),
         optimizer=_state(kinds["optimizer"], sharing) + (_parts(trained, sharing) if has_copy else 0),
-        averages=_state(kinds["ema"], sharing),
+        averages=_state(kinds["ema"], sharing) + _averaged_buffers(kinds["ema_buffers"], sharing.world_size),
         on_host=_on_host(sharing),
     )
 
@@ -137,6 +139,13 @@ def _state(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> int:
 def _statistics(tensors: Iterable[StoredTensor], world_size: int) -> int:
     """Bytes of the rows [V, ...] of a rank's micro-batches, and of the one that its BatchNorm layer computes with."""
     return sum((-(-t.shape[0] // world_size) + 1) * elements(t.shape[1:]) * ITEM_SIZE[t.dtype] for t in tensors)
+
+
+def _averaged_buffers(tensors: Mapping[str, StoredTensor], world_size: int) -> int:
+    """Bytes of the averages of a rank's rows of statistics, and of other buffers, which each rank holds."""
+    rows = [t for name, t in tensors.items() if name.endswith(MICRO_BATCHES + EMA)]
+    others = [t for name, t in tensors.items() if not name.endswith(MICRO_BATCHES + EMA)]
+    return sum(-(-t.shape[0] // world_size) * elements(t.shape[1:]) * ITEM_SIZE[t.dtype] for t in rows) + _whole(others)
 
 
 def _on_host(sharing: Sharing) -> tuple[str, ...]:

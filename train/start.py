@@ -21,6 +21,7 @@ from phalanx.train.build import Parts, assemble, gather, length
 from phalanx.train.build import facts as facts_of
 from phalanx.train.checks import check
 from phalanx.train.data_check import PassedOver, check_data
+from phalanx.train.hints import average_without_ramp
 from phalanx.train.ledger import Ledger, cut_ledgers
 from phalanx.train.loop import train
 from phalanx.train.patience import Best, best_so_far
@@ -181,6 +182,9 @@ def _tell(
         say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {on}")
         if parts.loaded is not None:
             say(f"phalanx: {parts.loaded}")
+        if (hint := average_without_ramp(config.train, parts.last_step, bool(parts.engine.statistics.layers))) is not None:
+            say(f"phalanx: {hint}")
+            tracker.event("warning", 0, reason=hint)
         return
     resized = _resized(config, before or config, stored, world, parts, tracker)
     tracker.event("resume", stored.step, samples=stored.samples, **facts, report=resized.to_json())

@@ -53,7 +53,7 @@ def as_loaded(stored: Manifest, averaged: bool = False, with_optimizer: bool = F
     """The tensors under the names by which a model knows them, BatchNorm's statistics as their mean over micro-batches.
 
     Args:
-        averaged: the averaged weights (EMA) in place of those they are the averages of.
+        averaged: the averaged weights and buffers (EMA) in place of those they are the averages of.
         with_optimizer: the optimizer's tensors too, as `NAME@exp_avg`.
 
     Raises:
@@ -68,7 +68,10 @@ def as_loaded(stored: Manifest, averaged: bool = False, with_optimizer: bool = F
         raise NoAverages("it holds no averaged weights (EMA)")
     found = kinds["model"] | {name.removesuffix(MICRO_BATCHES): _mean(c) for name, c in kinds["statistics"].items()}
     if averaged:
-        found |= {name.removesuffix(EMA): content for name, content in kinds["ema"].items()}
+        averages = kinds["ema"] | kinds.get("ema_buffers", {})
+        rows = {name: content for name, content in averages.items() if name.endswith(MICRO_BATCHES + EMA)}
+        found |= {name.removesuffix(EMA): content for name, content in averages.items() if name not in rows}
+        found |= {name.removesuffix(MICRO_BATCHES + EMA): _mean(content) for name, content in rows.items()}
     return found | (kinds["optimizer"] if with_optimizer else {})
 
 

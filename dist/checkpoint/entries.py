@@ -23,7 +23,7 @@ DTYPES: dict[torch.dtype, str] = {
 }
 FROM_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
-Kind = Literal["model", "optimizer", "ema", "statistics"]
+Kind = Literal["model", "optimizer", "ema", "ema_buffers", "statistics"]
 
 
 @dataclass(frozen=True)

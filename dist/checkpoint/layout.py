@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 MICRO_BATCHES = "@micro_batches"  # suffix of BatchNorm's statistics, `[V, ...]`: a row a micro-batch
-EMA = "@ema"  # suffix of averaged weights
+EMA = "@ema"  # suffix of averaged weights, buffers and statistics
 
 # safetensors' names of number formats, and their sizes in bytes.
 ITEM_SIZE = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}

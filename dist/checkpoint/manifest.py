@@ -52,8 +52,8 @@ class StoredTensor:
     """A tensor of a checkpoint.
 
     Attributes:
-        kind: model (parameters, buffers), optimizer (state of a parameter), ema (averaged weights), statistics (BatchNorm's,
-            a row a micro-batch).
+        kind: model (parameters, buffers), optimizer (state of a parameter), ema (averaged weights), ema_buffers (averaged
+            buffers and statistics), statistics (BatchNorm's, a row a micro-batch).
         runs: where it is, in order.
         files: names of all files of the checkpoint.
     """

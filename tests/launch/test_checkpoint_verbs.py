@@ -49,6 +49,7 @@ def write(world: World, folder: Path, step: int) -> None:
         whole("count", "model", torch.tensor(2**60 + 1)),
         whole("weight@exp_avg", "optimizer", torch.ones(2, 600)),
         whole("weight@ema", "ema", weight / 2),
+        Entry("bn.running_mean@micro_batches@ema", "ema_buffers", -ROWS[first:last], (4, 3), first * 3, replicated=False),
         Entry("bn.running_mean@micro_batches", "statistics", ROWS[first:last], (4, 3), first * 3, replicated=False),
         Entry(
             "bn.num_batches_tracked@micro_batches",
@@ -211,7 +212,8 @@ def test_averaged_weights_take_the_places_of_the_others(small: Path, checkpoint:
     assert averaged.keys() == plain and trained.keys() == plain | {"weight@exp_avg"}
     assert torch.equal(averaged["weight"], trained["weight"] / 2) and trained["weight"].shape == (2, 600)
     assert torch.equal(averaged["half"], trained["half"]) and trained["half"].dtype == torch.bfloat16
-    assert torch.equal(averaged["bn.running_mean"], (ROWS[0] + ROWS[1] + ROWS[2] + ROWS[3]) / 4)
+    assert torch.equal(trained["bn.running_mean"], (ROWS[0] + ROWS[1] + ROWS[2] + ROWS[3]) / 4)
+    assert torch.equal(averaged["bn.running_mean"], -trained["bn.running_mean"])
     assert averaged["bn.num_batches_tracked"].shape == () and int(averaged["bn.num_batches_tracked"]) == 1
     assert json.loads(Path("a.json").read_text())["weights"] == "averaged"
 

@@ -37,6 +37,7 @@ TENSORS = {
     "bias@exp_avg": tensor("optimizer", 5),
     "bias@exp_avg_sq": tensor("optimizer", 5),
     "weight@ema": tensor("ema", 1000, 1000),
+    "running_mean@micro_batches@ema": tensor("ema_buffers", 8, 10),
     "running_mean@micro_batches": tensor("statistics", 8, 10),
 }
 
@@ -130,7 +131,8 @@ def held(world: World, settings: RunConfig, folder: Path) -> dict[str, int]:
     run_steps(engine, range(2))
     entries = engine.entries()
     save(world, folder, entries, Progress(2, 64, settings.dist.strategy, "digest", engine.scalars()))
-    sizes = {kind: sum(e.tensor.nbytes for e in entries if e.kind == kind) for kind in ("model", "optimizer", "statistics")}
+    kinds = ("model", "optimizer", "statistics", "ema", "ema_buffers")
+    sizes = {kind: sum(e.tensor.nbytes for e in entries if e.kind == kind) for kind in kinds}
     parameters = [p for p in engine.plain.parameters() if isinstance(p, nn.Parameter)]
     buffers = sum(b.nbytes for b in engine.plain.buffers())
     return sizes | {"buffers": buffers, "parameters": sum(p.nbytes for p in parameters)}
@@ -138,7 +140,7 @@ def held(world: World, settings: RunConfig, folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2", "zero3"])
 def test_memory_is_what_real_ranks_hold(pool: Pool, strategy: str, tmp_path: Path) -> None:
-    settings = config(f"dist.strategy={strategy}")
+    settings = config(f"dist.strategy={strategy}", "train.ema=0.9", "train.ema_ramp=3")
     first = pool.run(2, held, settings, tmp_path)[0]
     tensors = manifest.read(tmp_path / "step-00000002").tensors
     found: RankMemory = a_rank(tensors, Sharing.of(settings, 2, 2))
@@ -149,5 +151,6 @@ def test_memory_is_what_real_ranks_hold(pool: Pool, strategy: str, tmp_path: Pat
         assert found.weights == first["parameters"] + statistics
         assert found.optimizer == first["optimizer"] + first["model"] - frozen
     else:
+        assert found.averages == first["ema"] + first["ema_buffers"]
         assert found.weights == first["model"] + statistics
         assert found.optimizer == first["optimizer"]

@@ -1,0 +1,28 @@
+"""What is allowed but seldom meant, said once before the first step."""
+
+from phalanx.configs.schema import TrainConfig
+
+_FEW = 0.01  # of the average may be the initial weights at the end of a run
+LONGEST_RAMP = 2000  # steps, as Ultralytics and YOLOX have it
+
+
+def average_without_ramp(train: TrainConfig, last_step: int, has_statistics: bool) -> str | None:
+    """What `train.ema` without `train.ema_ramp` does to a run; None where that is harmless.
+
+    Args:
+        has_statistics: whether the model has BatchNorm, whose statistics would not be averaged.
+    """
+    if train.ema is None or train.ema_ramp is not None:
+        return None
+    initial, wrong = train.ema**last_step, []
+    if initial > _FEW:
+        wrong.append(f"{initial:.0%} of the average will still be the initial weights after {last_step} steps")
+    if has_statistics:
+        wrong.append("BatchNorm's statistics are not averaged with the weights")
+    if not wrong:
+        return None
+    steps = max(1, min(LONGEST_RAMP, last_step // 3))
+    return (
+        f"train.ema={train.ema:g} without train.ema_ramp: {', and '.join(wrong)}, so that evaluation, which uses the average, "
+        f"may be far worse than the weights. Set train.ema_ramp={steps} in a new run (null keeps what older runs did)."
+    )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from phalanx.configs.errors import UserError
+from phalanx.data.text_file import lines, read_text, shown
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
@@ -14,13 +15,13 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
     path = folder / "classes.txt"
     if not path.is_file():
         return None
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    names = [line.strip() for line in lines(read_text(path))]
     while names and not names[-1]:
         names.pop()
     if not names:
         raise UserError(f"{path}: the file is empty. Write the names of the classes, a line each.")
     for number, name in enumerate(names):
         if not name or name in names[:number]:
-            what = f"line {number + 1} is empty" if not name else f"{name} stands in two lines"
+            what = f"line {number + 1} is empty" if not name else f"{shown(name)} stands in two lines"
             raise UserError(f"{path}: {what}. Write the name of each class once, a line each.")
     return tuple(names)

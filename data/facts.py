@@ -83,7 +83,7 @@ def image_id(dataset: Dataset, index: int) -> int | str:
     return dataset.image_id(index) if hasattr(dataset, "image_id") else index
 
 
-def category_ids(dataset: Dataset) -> list[int]:
+def category_ids(dataset: Dataset) -> list[int | str]:
     """The dataset's own id of each class, or its number where it has none."""
     return list(getattr(dataset, "category_ids", None) or range(len(dataset.classes)))
 
@@ -126,7 +126,7 @@ class View:
         return path(self.dataset, index)
 
     @property
-    def category_ids(self) -> list[int]:
+    def category_ids(self) -> list[int | str]:
         return category_ids(self.dataset)
 
     def image_id(self, index: int) -> int | str:

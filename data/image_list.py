@@ -6,7 +6,7 @@ sorted (by number, if all are numbers), or the lines of `ROOT/classes.txt`, by n
 
 import csv
 import io
-import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,8 +20,11 @@ from phalanx.configs.errors import UserError
 from phalanx.data.class_names import read_class_names
 from phalanx.data.labelled import LabelledImages, MultiLabelImages
 from phalanx.data.names import Names
+from phalanx.data.text_file import read_text
 
 _SEPARATOR = ";"
+_OTHER_MARKS = {b";": "semicolon", b"\t": "tab"}
+_BLANKS = re.compile(rb"(?<![ \t])[ \t]*([,\n])[ \t]*")  # beside commas and at the ends of lines
 _PATH_TITLES = {"path", "image", "file", "filename", "image_path"}
 
 
@@ -69,16 +72,18 @@ def read_list(path: Path) -> Lines:
 
 @lru_cache(maxsize=2)  # the validation split looks at the training list too
 def _read(path: Path, changed: int, size: int) -> Lines:
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").rstrip(b"\n")
-    if not content:
+    content = read_text(path).replace("\r\n", "\n").replace("\r", "\n").encode().rstrip(b"\n")
+    if not content.strip():
         raise UserError(f"{path}: the list has no samples. Add lines of path and label, parted by a comma.")
+    if b" " in content or b"\t" in content:
+        content = _BLANKS.sub(rb"\1", content).strip(b" \t")
     names, labels = _by_csv(path, content) if b'"' in content else _by_commas(path, content)
     title = 1 if names[0].strip().lower() in _PATH_TITLES else 0
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels[title:]))}
     if not numbers:
         raise UserError(f"{path}: the list has no samples, only a title. Add lines of path and label, parted by a comma.")
     lines = numpy.fromiter(map(numbers.__getitem__, labels[title:]), numpy.int32, len(labels) - title)
-    return Lines(path, 1 + title, names.after(title), tuple(os.fsdecode(label) for label in numbers), lines)
+    return Lines(path, 1 + title, names.after(title), tuple(label.decode() for label in numbers), lines)
 
 
 def _by_commas(path: Path, content: bytes) -> tuple[Names, list[bytes]]:
@@ -95,19 +100,22 @@ def _by_commas(path: Path, content: bytes) -> tuple[Names, list[bytes]]:
 def _by_csv(path: Path, content: bytes) -> tuple[Names, list[bytes]]:
     """The same where a path or a label is in quotation marks, with a comma in it."""
     try:
-        rows = list(csv.reader(io.StringIO(os.fsdecode(content), newline=""), strict=True))
+        read = csv.reader(io.StringIO(content.decode(), newline=""), strict=True, skipinitialspace=True)
+        rows = [[field.strip(" \t") for field in row] for row in read]
     except csv.Error as error:
         raise UserError(f"{path}: this is no CSV file: {error}. Give lines of path and label, parted by a comma.") from None
     if any(len(row) != 2 or not row[0] for row in rows):
-        _refuse(path, [[os.fsencode(field) for field in row] for row in rows])
-    return Names.of(name for name, _ in rows), [os.fsencode(label) for _, label in rows]
+        _refuse(path, [[field.encode() for field in row] for row in rows])
+    return Names.of(name for name, _ in rows), [label.encode() for _, label in rows]
 
 
 def _refuse(path: Path, rows: list[list[bytes]]) -> NoReturn:
     for number, row in enumerate(rows, 1):
         if len(row) != 2 or not row[0]:
             fields = "no path" if len(row) == 2 else f"{len(row)} field{'s' if len(row) > 1 else ''}"
-            raise UserError(f"{path}: line {number} has {fields} instead of a path and a label. Correct it.")
+            other = next((name for mark, name in _OTHER_MARKS.items() if len(row) == 1 and row[0].count(mark) == 1), None)
+            remedy = "Correct it." if other is None else f"Part them by a comma, not by a {other}."
+            raise UserError(f"{path}: line {number} has {fields} instead of a path and a label. {remedy}")
     raise AssertionError(path)
 
 
@@ -134,7 +142,8 @@ def open_split(config: DataConfig, split: str) -> LabelledImages | MultiLabelIma
         starts = numpy.cumsum([0, *map(len, meant)])[:-1][lines.numbers]  # in the labels of all words, one after another
         places = numpy.arange(ends[-1]) - numpy.repeat(ends[:-1] - starts, counts)
         labels = numpy.array([label for own in meant for label in own], numpy.int64)[places]
-        return MultiLabelImages(config, root, lines.names, classes, labels, ends)
+        looked = f"{lines.file}: its {len(lines.numbers)} lines"
+        return MultiLabelImages(config, root, lines.names, classes, labels, ends, looked)
     targets = numpy.array([own[0] for own in meant], numpy.int64)[lines.numbers]
     return LabelledImages(config, root, lines.names, classes, targets)
 

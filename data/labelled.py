@@ -77,6 +77,7 @@ class MultiLabelImages(ImageFiles):
     Args:
         labels: int32, those of all samples, one after another.
         ends: int64 `[samples + 1]`: sample `i` has the labels from `ends[i]` to `ends[i + 1]`.
+        looked: where labels were looked for, for messages.
     """
 
     kind = "multilabel"
@@ -89,9 +90,10 @@ class MultiLabelImages(ImageFiles):
         classes: tuple[str, ...],
         labels: NDArray[numpy.int64],
         ends: NDArray[numpy.int64],
+        looked: str,
     ):
         super().__init__(config, folder, names, classes)
-        self._labels, self._ends = labels, ends
+        self._labels, self._ends, self.looked = labels, ends, looked
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         target = torch.zeros(len(self.classes))

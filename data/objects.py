@@ -127,7 +127,7 @@ def fault_of(box: Sequence[float], width: float, height: float) -> tuple[str, st
 
     Args:
         box: left, top, right, bottom.
-        width, height: of the image, in the unit of the box.
+        width, height: of the image, in the unit of the box; 0 where they are not known.
     """
     left, top, right, bottom = box
     shown = f"the box {', '.join(f'{value:g}' for value in box)} (left, top, right, bottom)"
@@ -137,6 +137,8 @@ def fault_of(box: Sequence[float], width: float, height: float) -> tuple[str, st
         return f"{shown} has a negative side", "have boxes with negative sides"
     if right == left or bottom == top:
         return f"{shown} has no area", "have boxes without area"
+    if not (width and height):
+        return None
     beyond = _BEYOND if max(width, height) > 1 else _BEYOND / 100
     inside = left < width and top < height and right > 0 and bottom > 0
     if not inside or left < -beyond or top < -beyond or right > width + beyond or bottom > height + beyond:

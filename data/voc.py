@@ -11,9 +11,12 @@ from pathlib import Path
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.data import voc_boxes
+from phalanx.data.by_stem import ByStem
 from phalanx.data.detected import DetectedImages
+from phalanx.data.images import SUFFIXES
 from phalanx.data.masked import MaskedImages, Meaning, refuse_missing
 from phalanx.data.names import Names
+from phalanx.data.voc_files import read_stems
 
 CLASSES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -37,8 +40,11 @@ def open_split(config: DataConfig, split: str) -> MaskedImages | DetectedImages:
         return voc_boxes.open_boxes(config, root, split)
     if not listed.is_file():
         raise UserError(f"{listed}: there is no such file. Set data.root to the folder VOC2012, and the split to a list in it.")
-    stems = listed.read_text().split()
-    pairs = [(f"JPEGImages/{stem}.jpg", f"SegmentationClass/{stem}.png") for stem in stems]
+    pictures, masks = ByStem(root / "JPEGImages", SUFFIXES), ByStem(root / "SegmentationClass", [".png"])
+    stems = read_stems(listed, pictures)
+    pairs = [
+        (f"JPEGImages/{pictures(stem) or f'{stem}.jpg'}", f"SegmentationClass/{masks(stem) or f'{stem}.png'}") for stem in stems
+    ]
     refuse_missing([(root / image, root / mask) for image, mask in pairs])
     meaning = Meaning(
         {number: number for number in range(len(CLASSES))},

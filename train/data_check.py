@@ -5,6 +5,7 @@ from phalanx.data import facts
 from phalanx.data.check import as_json, check_part, judge, merged
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.enlarging import enlarged
+from phalanx.data.nothing import nothing_in_validation, refuse_nothing
 from phalanx.data.skipping import Skipping
 from phalanx.dist import heartbeat
 from phalanx.dist.collectives import gather_json, together
@@ -22,12 +23,13 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
         What is wrong with samples that training passes over, and what is odd about the data.
 
     Raises:
-        UserError: on every rank, where a sample cannot be used.
+        UserError: on every rank, where a sample cannot be used, or there is nothing to learn.
     """
     settings = config.data.model_copy(update={"check": "quick"}) if goes_on else config.data
     splits: tuple[tuple[Split, Dataset], ...] = (("train", training), ("val", validation))
     rank, ranks = world.ranks.rank, world.ranks.world
-    said: list[str] = []
+    refuse_nothing(training)
+    said = [] if goes_on else nothing_in_validation(validation)
     for split, dataset in splits:
         progress = f"phalanx: {split}" if world.ranks.is_main else None
 

@@ -18,17 +18,8 @@ from phalanx.data.check import check_part, judge
 from phalanx.data.dataset import Dataset, open_split
 from phalanx.data.pipeline import pipeline
 from phalanx.data.skipping import Skipping
+from tests.data.annotations import COCO, SIZES
 
-SIZES = {1: (40, 30), 7: (24, 48), 9: (32, 32)}  # width and height, by image id
-COCO: dict[str, Any] = {
-    "images": [{"id": i, "file_name": f"{i}.png", "width": w, "height": h} for i, (w, h) in SIZES.items()],
-    "categories": [{"id": 44, "name": "dog"}, {"id": 3, "name": "cat"}],
-    "annotations": [
-        {"id": 11, "image_id": 7, "category_id": 3, "bbox": [2, 4, 10, 20], "area": 150.5, "iscrowd": 0},
-        {"id": 12, "image_id": 1, "category_id": 44, "bbox": [0, 0, 40, 30], "area": 900, "iscrowd": 1},
-        {"id": 13, "image_id": 7, "category_id": 44, "bbox": [5.5, 6.5, 8, 8], "area": 64, "iscrowd": 0},
-    ],
-}
 RUNS = [5 * 48 + 10, 6, 24 * 48 - 5 * 48 - 16]  # six pixels of the sixth column of image 7
 OUTLINES = {
     11: [[2, 4, 12, 4, 12, 24, 2, 24]],
@@ -275,14 +266,14 @@ def test_an_object_that_cannot_be_used_is_named_or_left_out_and_counted(
 
 
 REFUSED: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
-    "no JSON": (lambda root: _coco(root, '{"images": ['), r"instances_train\.json: this is no whole JSON"),
-    "a list": (lambda root: _coco(root, "[1]"), r"not COCO's: it holds no dictionary"),
+    "no JSON": (lambda root: _coco(root, '{"images": ['), r"instances_train\.json: this is not valid JSON"),
+    "a list": (lambda root: _coco(root, "[1]"), r"not COCO's: it holds \[1\], not a dictionary"),
     "no categories": (_changed(lambda content: content.pop("categories")), r"not COCO's: it has no list 'categories'"),
-    "no box": (_changed(lambda content: content["annotations"][0].pop("bbox")), r"entry 0 of 'annotations' has no 'bbox'"),
-    "three numbers": (_with_box([1, 2, 3]), r"entry 0 of 'annotations' has a 'bbox' that is not four numbers: \[1, 2, 3\]"),
+    "no box": (_changed(lambda content: content["annotations"][0].pop("bbox")), r"'annotations' \(id 11\) has no 'bbox'"),
+    "three numbers": (_with_box([1, 2, 3]), r"\(id 11\) has the 'bbox' \[1, 2, 3\], which is not four numbers"),
     "area": (
         _changed(lambda content: content["annotations"][0].update(area="large")),
-        r"entry 0 of 'annotations' has an 'area' that is no number: 'large'",
+        r"entry 0 of 'annotations' \(id 11\) has the 'area' 'large', which is not a number",
     ),
     "image twice": (
         _changed(lambda content: content["images"].append(content["images"][0])),
@@ -292,12 +283,12 @@ REFUSED: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
         _changed(lambda content: content["annotations"][0].update(id=13)),
         r"instances_train\.json: the annotation id 13 is there twice",
     ),
-    "XML": (lambda root: _voc(root, **{"7": "<object>"}), r"7\.xml: this is no whole XML"),
+    "XML": (lambda root: _voc(root, **{"7": "<object>"}), r"7\.xml: this is not valid XML"),
     "entities": (
         lambda root: _with_text(_voc(root), root / "Annotations/7.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'),
         r"7\.xml: this XML defines a document type",
     ),
-    "no number": (lambda root: _voc(root, **{"7": _object("dog", "x", 5, 8, 24)}), r"7\.xml: bndbox/xmin is no number: 'x'"),  # type: ignore[arg-type]
+    "no number": (lambda root: _voc(root, **{"7": _object("dog", "x", 5, 8, 24)}), r"object 1: bndbox/xmin is not a number"),  # type: ignore[arg-type]
     "words": (lambda root: _yolo(root, "dog 0.5 0.5 0.1 0.1\n"), r"9\.txt: line 1: 'dog 0\.5 0\.5 0\.1 0\.1' is not a class"),
     "five numbers": (lambda root: _yolo(root, "1 0.5 0.5 0.1 0.1 0.1\n"), r"9\.txt: line 1: a class and 5 numbers"),
     "no names": (lambda root: _with_text(_yolo(root), root / "data.yaml", "nc: 2\n"), r"data\.yaml: it has no names"),

@@ -10,7 +10,7 @@ from torch import Tensor
 from phalanx.configs.errors import UserError
 
 
-def results(prediction: Mapping[str, Tensor], image_id: int | str, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+def results(prediction: Mapping[str, Tensor], image_id: int | str, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
     """An entry for each detection: `image_id`, `category_id`, `bbox` (left, top, width, height), `score`; `segmentation`.
 
     Args:

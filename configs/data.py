@@ -30,6 +30,9 @@ def _fold(value: Any) -> Any:
     return f"{parts[1]}/{parts[2]}"
 
 
+# The largest phones' photographs have 200 million; more is most often a file that claims a size to fill the memory.
+MAX_PIXELS = 250_000_000
+
 ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_size)]
 Range = Annotated[tuple[float, float], AfterValidator(_range)]
 Fold = Annotated[str, BeforeValidator(_fold)]
@@ -118,6 +121,9 @@ class DataConfig(Section):
     augment: AugmentConfig = Field(AugmentConfig(), description="random augmentation while training")
     on_error: Literal["fail", "skip"] = experiment(
         "fail", "an image that cannot be read while training: end, naming it; or use the next one instead, and count it"
+    )
+    max_pixels: Whole = experiment(
+        MAX_PIXELS, "the most pixels an image or a mask may have: a larger one counts as one that cannot be read", ge=1
     )
     check: Literal["full", "quick"] = bookkeeping(
         "quick", "before the first step: names, counts and labels (quick), or every image and mask as well (full)"

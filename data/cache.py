@@ -20,7 +20,7 @@ from torch import Tensor
 
 from phalanx.configs.errors import UserError
 
-_MAGIC = b"phalanx image 1\0"
+_MAGIC = b"phalanx image 2\0"  # the number changes with what a file is read as
 _HEADER = struct.Struct("<16sIIII")  # magic, bits a channel, channels, height, width
 _TYPES = {8: torch.uint8, 16: torch.uint16}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -7,7 +7,7 @@ import numpy
 
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
-from phalanx.data.images import SUFFIXES, is_image_name
+from phalanx.data.image_formats import SUFFIXES, is_image_name
 from phalanx.data.labelled import LabelledImages
 from phalanx.data.names import Names
 

@@ -4,9 +4,10 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+from phalanx.data.image_formats import known_formats
+
 # EXIF 2.3, 4.6.4: what is stored lies on its side.
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 
 
 class Header(NamedTuple):
@@ -31,7 +32,7 @@ def read_header(path: Path) -> Header | None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes: nothing is decoded here
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(path, formats=known_formats()) as image:
                 return Header(image.height, image.width, image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE)
     except Exception:  # a broken file makes Pillow raise all there is; whoever decodes it says what is wrong
         return None

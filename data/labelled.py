@@ -33,7 +33,7 @@ class ImageFiles:
         self._mode = mode_of_files(config)
         self.channels = CHANNELS[self._mode]
         self.mean, self.std = default_statistics(self.channels)
-        self._folder, self._names, self._reader = folder, names, Reader(config.cache)
+        self._folder, self._names, self._reader = folder, names, Reader(config.cache, config.max_pixels)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -10,8 +10,8 @@ from pathlib import Path
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.data.class_names import read_class_names
+from phalanx.data.image_formats import is_image_name
 from phalanx.data.image_list import list_file, read_list
-from phalanx.data.images import is_image_name
 from phalanx.data.masked import MaskedImages, plain_meaning
 from phalanx.data.names import Names
 

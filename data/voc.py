@@ -13,7 +13,7 @@ from phalanx.configs.errors import UserError
 from phalanx.data import voc_boxes
 from phalanx.data.by_stem import ByStem
 from phalanx.data.detected import DetectedImages
-from phalanx.data.images import SUFFIXES
+from phalanx.data.image_formats import SUFFIXES
 from phalanx.data.masked import MaskedImages, Meaning, refuse_missing
 from phalanx.data.names import Names
 from phalanx.data.voc_files import read_stems

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from phalanx.configs.errors import UserError
-from phalanx.data.images import SUFFIXES
+from phalanx.data.image_formats import SUFFIXES
 from phalanx.data.text_file import decoded, lines, read_bytes, read_text, shown
 
 _FLAG = re.compile(r"(.*\S)\s+(-1|0|1)", re.DOTALL)  # lists of one class say of each image whether it is there

@@ -6,7 +6,7 @@ from typing import Any
 
 from phalanx.configs.errors import UserError
 from phalanx.data.class_names import read_class_names
-from phalanx.data.images import is_image_name
+from phalanx.data.image_formats import is_image_name
 from phalanx.data.split_names import spellings
 from phalanx.data.text_file import shown
 from phalanx.data.values import whole

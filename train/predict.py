@@ -16,7 +16,8 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.data.bad_sample import Unreadable
 from phalanx.data.dataset import open_split
-from phalanx.data.images import is_image_name, read_image
+from phalanx.data.image_formats import is_image_name
+from phalanx.data.images import read_image
 from phalanx.data.loader import collate
 from phalanx.data.modes import CHANNELS, Mode
 from phalanx.data.pipeline import Pipeline, pipeline
@@ -55,6 +56,7 @@ class Predictor:
     batch: int
     device: torch.device
     dtype: torch.dtype
+    max_pixels: int
 
     def prepared(self, path: Path, number: int) -> dict[str, Any]:
         """An image as the network sees it, with a number as its `id`.
@@ -62,7 +64,7 @@ class Predictor:
         Raises:
             Unreadable: where it cannot be read.
         """
-        image = read_image(str(path), self.mode)
+        image = read_image(str(path), self.mode, self.max_pixels)
         return self.pipeline({"image": image, "size": torch.tensor(image.shape[-2:]), "id": number})
 
     def ask(self, samples: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
@@ -94,7 +96,9 @@ def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
     wanted = build.statistics(config, facts.channels)
     prepare = pipeline(config.data, data, "val", wanted, config.evaluate)  # type: ignore[arg-type]
     dtype = weights_dtype(config.dist.precision)
-    return Predictor(task, network, prepare, _MODES[facts.channels], config.train.micro_batch, device, dtype)
+    return Predictor(
+        task, network, prepare, _MODES[facts.channels], config.train.micro_batch, device, dtype, config.data.max_pixels
+    )
 
 
 def _from_data(config: RunConfig) -> Recorded:
@@ -190,7 +194,7 @@ def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path, 
         readable.append((path, picture, results[-1]))
     predictions = asked.ask(samples) if samples else []
     for (path, picture, result), prediction in zip(readable, predictions, strict=True):
-        drawn = asked.task.draw(_as_read(path), prediction)
+        drawn = asked.task.draw(_as_read(path, asked.max_pixels), prediction)
         try:
             (output / picture).parent.mkdir(parents=True, exist_ok=True)
             drawn.save(output / picture, quality=92)
@@ -202,9 +206,9 @@ def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path, 
     return results
 
 
-def _as_read(path: Path) -> Image.Image:
+def _as_read(path: Path, max_pixels: int) -> Image.Image:
     """The image in colour, 8 bits a channel, to be drawn on."""
-    pixels: Tensor = read_image(str(path), "rgb")
+    pixels: Tensor = read_image(str(path), "rgb", max_pixels)
     if pixels.dtype != torch.uint8:
         pixels = (pixels.float() / 257).round().to(torch.uint8)  # 65535 / 255
     image: Image.Image = F.to_pil_image(pixels)

@@ -144,7 +144,7 @@ def test_a_number_that_is_no_class_is_named(folder: Path, tmp_path: Path) -> Non
 
 def test_a_mask_in_colours_is_named(folder: Path, tmp_path: Path) -> None:
     mask = changed(folder, tmp_path) / "masks/train/02.png"
-    Image.open(mask).convert("RGB").save(mask)
+    Image.new("RGB", Image.open(mask).size, (200, 10, 10)).save(mask)
     assert "masks/train/02.png: " in refused(tmp_path, "data.check=full")
 
 

@@ -1,0 +1,126 @@
+"""The image formats that are read, and how large an image is before anything of it is decoded. No torch here."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+# Pillow knows forty more: EPS starts Ghostscript, and others are as good as never met, each with a decoder to attack.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
+NAMED = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, PPM, PGM and PBM"
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
+JPEG, PNG, TIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# How files begin that are images or near to it, but not read; HEIF and JPEG XL tell their kind further on.
+_OTHERS = (
+    *((b"%!PS", "a PostScript file"), (b"\xc5\xd0\xd3\xc6", "a PostScript file"), (b"%PDF", "a PDF file")),
+    *((b"8BPS", "a Photoshop file"), (b"\0\0\0\x0cjP", "a JPEG 2000 image"), (b"\xff\x4f\xff\x51", "a JPEG 2000 image")),
+    *((b"\xff\x0a", "a JPEG XL image"), (b"\0\0\0\x0cJXL", "a JPEG XL image"), (b"SIMPLE  =", "a FITS file")),
+    *((b"<svg", "an SVG drawing"), (b"\x93NUMPY", "a NumPy array"), (b"\x89HDF", "an HDF5 file"), (b"\0\0\1\0", "an icon")),
+)
+_HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers SOF (ITU-T T.81, table B.1)
+_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+
+
+class TooLarge(ValueError):
+    """An image has more pixels than may be decoded."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file's name says that it is an image: no hidden file, a known suffix."""
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+
+
+def refuse_too_large(width: int, height: int, most: int) -> None:
+    """Refuses an image of more pixels than `most`.
+
+    Raises:
+        TooLarge: with both numbers.
+    """
+    if width * height > most:
+        raise TooLarge(f"this image is {width} x {height} = {width * height:,} pixels, and data.max_pixels is {most:,}")
+
+
+def jpeg_size(content: bytes) -> tuple[int, int, int]:
+    """Width and height of a JPEG, and where its first scan begins, found as libjpeg does (ITU-T T.81, B.1.1).
+
+    Segments may hold anything, such as a thumbnail. Of several frame headers, which no decoder takes, the largest counts.
+
+    Raises:
+        ValueError: where it has no size.
+    """
+    place, width, height = 2, 0, 0
+    while True:
+        place = content.find(b"\xff", place)
+        while 0 <= place < len(content) and content[place] == 0xFF:  # padding before a marker
+            place += 1
+        if not 0 <= place < len(content):
+            raise ValueError("it ends too early")
+        marker, place = content[place], place + 1
+        if marker == 0xDA:
+            break
+        if marker == 0xD9:
+            raise ValueError("it ends too early")
+        if marker == 0 or marker in _ALONE:
+            continue
+        if marker in _FRAMES and place + 7 <= len(content):
+            own = int.from_bytes(content[place + 5 : place + 7], "big"), int.from_bytes(content[place + 3 : place + 5], "big")
+            width, height = max((width, height), own, key=lambda size: size[0] * size[1])
+        place += int.from_bytes(content[place : place + 2], "big")
+    if not width or not height:
+        raise ValueError("it has no size")
+    return width, height, place - 2
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a PNG (PNG specification, 11.2.1)."""
+    return int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+
+
+def is_deep_colour(content: bytes) -> bool:
+    """Whether a PNG has 16 bits a channel and more than one channel, which Pillow would cut to 8 bits."""
+    depth_and_colour = content[24:26]  # PNG specification, 11.2.1
+    return content.startswith(PNG) and depth_and_colour[:1] == b"\x10" and depth_and_colour[1:] != b"\x00"
+
+
+@contextmanager
+def opened(content: bytes, max_pixels: int) -> Iterator[Any]:
+    """Pillow's image of one of our formats, to be decoded within; Pillow's own bound on sizes is set aside.
+
+    Raises:
+        TooLarge: where it has more pixels than `max_pixels`.
+    """
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        image = Image.open(io.BytesIO(content), formats=known_formats())
+        refuse_too_large(*image.size, max_pixels)
+        yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+@cache
+def known_formats() -> tuple[str, ...]:
+    """Those of our formats that this Pillow was built with."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def unknown(content: bytes) -> str:
+    """What a file is that no decoder of ours took."""
+    if content.startswith(TIFF):
+        return "this TIFF cannot be decoded (its header is broken, or its numbers are of a kind that is not read)"
+    name = next((name for start, name in _OTHERS if content.lstrip()[: len(start)] == start), None)
+    if name is None and content[4:8] == b"ftyp" and content[8:12] in _HEIF:
+        name = "a HEIF image, as phones write them"
+    if name is None and content[128:132] == b"DICM":
+        name = "a DICOM file"
+    return "this file is no image" if name is None else f"this is {name}; what is read is {NAMED}"

@@ -17,8 +17,8 @@ from phalanx.configs.errors import UserError
 from phalanx.data.by_stem import ByStem
 from phalanx.data.class_names import read_class_names
 from phalanx.data.detected import DetectedImages
-from phalanx.data.image_header import read_header
 from phalanx.data.image_formats import SUFFIXES
+from phalanx.data.image_header import read_header
 from phalanx.data.names import Names
 from phalanx.data.objects import Faults, Found, fault_of
 from phalanx.data.text_file import shown

@@ -38,10 +38,17 @@ def pack(value: Any) -> Any:
 
 
 def _packed(tensors: Sequence[Tensor], is_list: bool) -> Packed:
-    flat = [tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+    flat = [_bytes(tensor) for tensor in tensors]
     content = flat[0] if len(flat) == 1 else torch.cat(flat)
     sent = content.numpy() if content.nbytes <= _BY_VALUE_BYTES else content
     return Packed(sent, tuple(t.dtype for t in tensors), tuple(tuple(t.shape) for t in tensors), is_list)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """Uint8 `[bytes]`. An empty tensor has no strides that count, and those that numpy gives it allow no view."""
+    if not tensor.numel():
+        return torch.empty(0, dtype=torch.uint8)
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def unpack(value: Any) -> Any:

@@ -10,8 +10,10 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.data.dataset import open_split
 from phalanx.data.loader import EvaluationLoader, Loader, Samples
+from phalanx.data.packing import pack, unpack
 from phalanx.data.pipeline import pipeline
 from phalanx.dist.sampler import Stream, share
+from tests.data import objects
 from tests.running import DIGITS
 
 
@@ -97,3 +99,33 @@ def test_a_dataset_of_the_user_s_own_is_a_file(tmp_path: Path) -> None:
         open_split(config.data, "val")
     with pytest.raises(UserError, match="has no Dots"):
         open_split(load([DIGITS], [f"data.name={tmp_path}/stripes.py:Dots"]).data, "train")
+
+
+def test_tensors_without_elements_travel_whoever_made_them() -> None:
+    boxes = torch.from_numpy(numpy.zeros((3, 4), numpy.float32)[3:].copy())  # numpy gives it strides of 0
+    masks, labels = torch.from_numpy(numpy.zeros((0, 8, 8), bool)), torch.from_numpy(numpy.array([], numpy.int64))
+    cases = [boxes, masks, labels, torch.zeros(0, 4), torch.zeros(2, 0, 3).permute(2, 0, 1), torch.zeros(4, 2)[:, :0]]
+    for value in [*cases, [labels, torch.arange(3), labels], [masks, torch.ones(1, 8, 8) > 0], [labels], [boxes, boxes]]:
+        back = unpack(pack(value))
+        for was, found in zip(
+            value if isinstance(value, list) else [value], back if isinstance(back, list) else [back], strict=True
+        ):
+            assert found.dtype == was.dtype and found.shape == was.shape and torch.equal(found, was)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("device", [None, torch.device("cpu")])
+def test_training_batches_without_objects_are_loaded_in_any_process_and_transformed_on_any_device(
+    tmp_path: Path, workers: int, device: torch.device | None
+) -> None:
+    objects.coco(tmp_path, {"train": [0, 0, 0, 2]})
+    config = load([DIGITS], ["data.image_size=24", "data.augment.shift=0", "data.augment.flip=0.5"]).data
+    config = config.model_copy(update={"name": "coco", "root": str(tmp_path), "options": {"masks": True}, "val_fraction": None})
+    dataset = open_split(config, "train")
+    samples = Samples(dataset, pipeline(config, dataset, "train"), 0)
+    loader = Loader(samples, Stream(4, 0, 4, 2), share(2, 0, 1), workers, False, device=device)
+    (batch,) = loader.from_step(0, 1)
+    for found in batch.micro_batches:
+        rows = zip(found["boxes"], found["masks"], found["labels"], strict=True)
+        assert all(b.shape == (len(n), 4) and m.shape == (len(n), 24, 24) for b, m, n in rows)
+    assert sorted(len(labels) for found in batch.micro_batches for labels in found["labels"]) == [0, 0, 0, 2]

@@ -233,4 +233,4 @@ def test_a_second_detection_of_an_object_is_wrong_for_voc_and_a_difficult_one_co
     rows_, truth = matched(prediction, cases[0][2], 1), truths(cases[0][2])
     assert rows_[:, 5].long().bitwise_right_shift(40).tolist() == [0, 0, 1, 1]
     assert truth[:, 1].long().bitwise_right_shift(4).tolist() == [1, 0]
-    assert voc_ap.summary(torch.zeros(0, 6).double(), torch.zeros(0, 2).double(), 1)["voc_ap"] == 0
+    assert voc_ap.summary(torch.zeros(0, 6).double(), torch.zeros(0, 2).double(), 1)["voc_ap"] == -1

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phalanx.train.metrics import mean_of_known
+
 
 def count_classes(classes: Tensor, counted: Tensor, total: int) -> Tensor:
     """How many samples of each class there are.
@@ -27,9 +29,9 @@ def confusion(target: Tensor, predicted: Tensor, counted: Tensor, total: int) ->
 
 
 def mean_class_accuracy(hits: Tensor, samples: Tensor) -> float:
-    """The mean over the classes that have samples of the share that was recognised; 0 where there is none."""
-    shares = [hit / count for hit, count in zip(hits.tolist(), samples.tolist(), strict=True) if count]
-    return sum(shares) / len(shares) if shares else 0.0
+    """The mean over the classes that have samples of the share that was recognised; NaN where there is none."""
+    counts = zip(hits.tolist(), samples.tolist(), strict=True)
+    return mean_of_known(hit / count if count else None for hit, count in counts)
 
 
 def per_class(names: Sequence[str], hits: Tensor, samples: Tensor) -> list[dict[str, Any]]:

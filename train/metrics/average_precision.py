@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from phalanx.train.metrics import mean_of_known
+
 
 def average_precision(scores: Tensor, labels: Tensor) -> float | None:
     """The area under the curve of precision over recall: `sum_k (R_k - R_(k-1)) * P_k`, without interpolation.
@@ -37,6 +39,5 @@ def average_precisions(scores: Tensor, labels: Tensor) -> list[float | None]:
 
 
 def mean_average_precision(values: list[float | None]) -> float:
-    """The mean over the classes that some sample has; 0 where there is none."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else 0.0
+    """The mean over the classes that some sample has; NaN where there is none."""
+    return mean_of_known(values)

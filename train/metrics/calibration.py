@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phalanx.train.metrics import ratio
+
 BINS = 15
 
 
@@ -34,10 +36,12 @@ def count_bins(confidence: Tensor, hit: Tensor, counted: Tensor) -> dict[str, Te
 
 
 def expected_error(samples: Tensor, hits: Tensor, confidence: Tensor) -> float:
-    """Expected calibration error (equation 3): the mean over samples of |accuracy - confidence| of their bin; 0 is best."""
-    total = int(samples.sum())
+    """Expected calibration error (equation 3): the mean over samples of |accuracy - confidence| of their bin.
+
+    0 is best; NaN without samples.
+    """
     gaps = zip(hits.tolist(), confidence.tolist(), strict=True)
-    return sum(abs(hit - sure) for hit, sure in gaps) / total if total else 0.0
+    return ratio(sum(abs(hit - sure) for hit, sure in gaps), int(samples.sum()))
 
 
 def reliability(samples: Tensor, hits: Tensor, confidence: Tensor) -> list[dict[str, Any]]:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from phalanx.train.metrics import ratio
+
 
 def confusion(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
     """How many pixels of each class (row) were taken for each class (column); those of a negative target count for nothing.
@@ -18,8 +20,8 @@ def confusion(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
 
 
 def pixel_accuracy(confusion: Tensor) -> float:
-    """Share of pixels whose class was found; 0 where there are none."""
-    return int(confusion.trace()) / max(int(confusion.sum()), 1)
+    """Share of pixels whose class was found; NaN where there are none."""
+    return ratio(int(confusion.trace()), int(confusion.sum()))
 
 
 def iou(confusion: Tensor) -> list[float | None]:
@@ -38,12 +40,6 @@ def dice(confusion: Tensor) -> list[float | None]:
 def recall(confusion: Tensor) -> list[float | None]:
     """Share of each class's pixels that was found; None of a class without any."""
     return [hit / true if true else None for hit, true, _ in _counts(confusion)]
-
-
-def mean(values: Sequence[float | None]) -> float:
-    """The mean over the classes that have a value; 0 where none has."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else 0.0
 
 
 def per_class(names: Sequence[str], confusion: Tensor, boundary_f: Sequence[float | None]) -> list[dict[str, Any]]:

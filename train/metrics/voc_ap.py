@@ -8,15 +8,15 @@ import numpy
 from torch import Tensor
 
 from phalanx.train.metrics.box_iou import Flags
-from phalanx.train.metrics.coco_ap import VOC_FLAG, VOC_TRUTH_FLAG, Detections, objects
+from phalanx.train.metrics.coco_ap import NOTHING, VOC_FLAG, VOC_TRUTH_FLAG, Detections, objects
 
 _POINTS = 10  # recalls of 0, 0.1, ..., 1
 
 
 def summary(rows: Tensor, truth_rows: Tensor, classes: int) -> dict[str, float]:
-    """`voc_ap`, the mean over the classes that have objects, and `voc_ap_11_points`; 0 where none has."""
+    """`voc_ap`, the mean over the classes that have objects, and `voc_ap_11_points`; -1 where none has."""
     found = [pair for pair in average_precisions(rows, truth_rows, classes) if pair is not None]
-    every, eleven = (sum(values) / len(values) for values in zip(*found, strict=True)) if found else (0.0, 0.0)
+    every, eleven = (sum(values) / len(values) for values in zip(*found, strict=True)) if found else (NOTHING, NOTHING)
     return {"voc_ap": every, "voc_ap_11_points": eleven}
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.models.losses import CrossEntropy, Loss
-from phalanx.train.metrics import accuracy, calibration
+from phalanx.train.metrics import accuracy, calibration, ratio
 from phalanx.train.tasks import DataFacts, Rows
 from phalanx.train.tasks.auxiliary import HEADS, auxiliary_weight, heads
 from phalanx.train.tasks.criterion import criterion
@@ -77,11 +77,10 @@ class Classification:
         return sums | calibration.count_bins(confidence, hits[:, 0], counted)
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        samples = max(sums["samples"], 1.0)
         return {
-            "loss": sums["loss"] / sums["loss_weight"] if sums["loss_weight"] else 0.0,
-            "top1": sums["top1"] / samples,
-            "top5": sums["top5"] / samples,
+            "loss": ratio(sums["loss"], sums["loss_weight"]),
+            "top1": ratio(sums["top1"], sums["samples"]),
+            "top5": ratio(sums["top5"], sums["samples"]),
             "top1_mean_class": accuracy.mean_class_accuracy(sums["class_hits"], sums["class_samples"]),
             "calibration_error": calibration.expected_error(sums["bin_samples"], sums["bin_hits"], sums["bin_confidence"]),
         }

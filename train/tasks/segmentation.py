@@ -1,5 +1,6 @@
 """Semantic segmentation: the class of every pixel."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from phalanx.configs.evaluate import EvaluateConfig
 from phalanx.configs.schema import RunConfig
 from phalanx.data.fit import evaluated_placement
 from phalanx.models.segmentation import dense_crf
-from phalanx.train.metrics import boundary, segmentation
+from phalanx.train.metrics import boundary, mean_of_known, segmentation
 from phalanx.train.tasks import DataFacts, Rows
 from phalanx.train.tasks.auxiliary import HEADS, auxiliary_weight, heads
 from phalanx.train.tasks.classification import names, outputs
@@ -118,12 +119,13 @@ class Segmentation:
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         confusion, losses = sums["confusion"], zip(sums["loss"].tolist(), sums["loss_weight"].tolist(), strict=True)
+        known = [total / weight for total, weight in losses if weight]
         return {
-            "loss": sum(total / weight for total, weight in losses if weight),
-            "miou": segmentation.mean(segmentation.iou(confusion)),
+            "loss": sum(known) if known else math.nan,
+            "miou": mean_of_known(segmentation.iou(confusion)),
             "pixel_accuracy": segmentation.pixel_accuracy(confusion),
-            "dice": segmentation.mean(segmentation.dice(confusion)),
-            "boundary_f": segmentation.mean(self._boundary_f(sums)),
+            "dice": mean_of_known(segmentation.dice(confusion)),
+            "boundary_f": mean_of_known(self._boundary_f(sums)),
         }
 
     def _boundary_f(self, sums: Mapping[str, Any]) -> list[float | None]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from phalanx.train.metrics import ratio
 from phalanx.train.metrics.average_precision import average_precisions, mean_average_precision
 from phalanx.train.tasks import Rows
 from phalanx.train.tasks.classification import Classification, without_smoothing
@@ -38,9 +39,9 @@ class SeveralLabels(Classification):
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         return {
-            "loss": sums["loss"] / sums["loss_weight"] if sums["loss_weight"] else 0.0,
+            "loss": ratio(sums["loss"], sums["loss_weight"]),
             "map": mean_average_precision(self._average_precisions(sums)),
-            "accuracy": sums["right"] / max(sums["labels"], 1.0),
+            "accuracy": ratio(sums["right"], sums["labels"]),
         }
 
     def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,12 @@
 """How Phalanx ends: the exit codes, and the error that means "bad input" rather than "a bug"."""
 
+import re
 from enum import IntEnum
+
+_LONGEST_LINE, _HEAD, _TAIL = 1_500, 900, 400  # characters: what is given is repeated, and may be a book
+
+# What would move a terminal's cursor, turn the text around, or cannot be written: it is shown, not done.
+_UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class ExitCode(IntEnum):
@@ -12,6 +18,13 @@ class ExitCode(IntEnum):
     STOPPED_EARLY = 75  # EX_TEMPFAIL of sysexits.h: a checkpoint is there, so requeueing is worth it
 
 
+def printable(message: str) -> str:
+    """A message that is safe to print whatever it repeats: control characters as escapes, endless lines shortened."""
+    safe = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), message)
+    lines = (f"{line[:_HEAD]} ... {line[-_TAIL:]}" if len(line) > _LONGEST_LINE else line for line in safe.split("\n"))
+    return "\n".join(lines)
+
+
 class UserError(ValueError):
     """Something that the user gave is wrong. The message says what, where and what to change; no traceback is shown.
 
@@ -20,7 +33,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str, shared: bool = False):
-        super().__init__(message)
+        super().__init__(printable(message))
         self.shared = shared
 
 

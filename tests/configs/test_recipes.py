@@ -43,3 +43,9 @@ def test_numbers_of_the_network_are_numbers_wherever_they_are_written(tmp_path: 
     assert load([base, str(written)]).model.options["rates"] == [6, 12]
     with pytest.raises(UserError, match=r"model\.output_stride=12 is not allowed; wanted: one of 8, 16 or 32"):
         load([base], ["model.output_stride=12"])
+
+
+def test_what_a_message_repeats_cannot_drive_the_terminal_nor_fill_it() -> None:
+    said = str(UserError("data/\x1b[2J\ud800\u202e é 日本: \tbroken.\nCorrect it: " + "x" * 10_000 + " in data.root."))
+    assert said.startswith("data/\\x1b[2J\\ud800\\u202e é 日本: \\tbroken.\nCorrect it: x") and said.endswith("x in data.root.")
+    assert max(map(len, said.splitlines())) < 1_500

@@ -4,7 +4,7 @@
     python -m tests.fuzz --replay build/fuzz/NAME.json
 
 Round after round, each with the next seed, goes through all targets. The shortest input of each kind of finding is written to
-the folder as soon as it is met; counts are kept there too, and a second call adds to them. Exit code 1 where there was a finding.
+the folder as soon as it is met; counts are kept there too, and a second call adds to them. Exit code 1 where there is one.
 """
 
 import argparse

@@ -139,4 +139,4 @@ def _prepare() -> None:
 
 
 _MEANING = "manifests with a right checksum and wrong content, headers and bytes of shards"
-TARGETS = [Target("checkpoints", _MEANING, 120, _manifests, _door, _refusals, _prepare)]
+TARGETS = [Target("checkpoints", _MEANING, 60, _manifests, _door, _refusals, _prepare)]

@@ -8,14 +8,13 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from tests.fuzz.case import Case
+from tests.fuzz.law import Refused
 from tests.fuzz.targets.target import Target
 
 FAULTS = ["traceback", "dies", "memory", "parser", "silent", "object", "control", "endless", "warning", "exits"]
 
 
 def _door(case: Case, _: Path) -> None:
-    from phalanx.configs.errors import UserError
-
     if case.given == "traceback":
         raise KeyError("a")
     if case.given == "dies":
@@ -35,7 +34,7 @@ def _door(case: Case, _: Path) -> None:
         "refused": "a.yaml:3: train.steps=-1 is not allowed. Set a number above zero.",
     }
     if case.given in words:
-        raise UserError(words[case.given])
+        raise Refused(words[case.given])
 
 
 TARGETS = [Target("faulty", "", 0, lambda: st.builds(Case, st.just("faulty")), _door)]

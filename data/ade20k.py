@@ -38,7 +38,7 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
     root = Path(config.root or "")
     root = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else root
     folder = _FOLDERS.get(split, split)
-    images = sorted(path.name for path in (root / "images" / folder).glob("*.jpg"))
+    images = sorted(path.name for path in (root / "images" / folder).glob("[!.]*.jpg"))
     if not images:
         raise UserError(f"{root / 'images' / folder}: there are no images *.jpg in it. Check data.root and the split.")
     pairs = [(f"images/{folder}/{name}", f"annotations/{folder}/{Path(name).stem}.png") for name in images]

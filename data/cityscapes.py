@@ -27,7 +27,7 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
         UserError: where a file is missing.
     """
     root = Path(config.root or "")
-    images = sorted((root / "leftImg8bit" / split).glob(f"*/*{_IMAGE}"))
+    images = sorted((root / "leftImg8bit" / split).glob(f"[!.]*/[!.]*{_IMAGE}"))
     if not images:
         raise UserError(f"{root / 'leftImg8bit' / split}: there are no images CITY/*{_IMAGE}. Check data.root and the split.")
     names = [str(path.relative_to(root)) for path in images]

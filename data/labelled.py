@@ -54,6 +54,7 @@ class LabelledImages(ImageFiles):
 
     Args:
         targets: int64 `[samples]`.
+        notes: sentences about what is odd.
 
     Raises:
         UserError: where there is only one class.
@@ -61,8 +62,17 @@ class LabelledImages(ImageFiles):
 
     kind = "classification"
 
-    def __init__(self, config: DataConfig, folder: Path, names: Names, classes: tuple[str, ...], targets: NDArray[numpy.int64]):
+    def __init__(
+        self,
+        config: DataConfig,
+        folder: Path,
+        names: Names,
+        classes: tuple[str, ...],
+        targets: NDArray[numpy.int64],
+        notes: tuple[str, ...] = (),
+    ):
         super().__init__(config, folder, names, classes)
+        self.notes = notes
         if len(classes) == 1:
             raise UserError(f"{folder}: all images are of one class, {classes[0]}. Add another, or nothing can be learnt.")
         self.labels = torch.from_numpy(targets)

@@ -5,6 +5,7 @@
 `data.fold`, the folders `ROOT/images` and `ROOT/masks` may hold the files themselves.
 """
 
+import os
 from pathlib import Path
 
 from phalanx.configs.data import DataConfig
@@ -14,6 +15,7 @@ from phalanx.data.image_formats import is_image_name
 from phalanx.data.image_list import list_file, read_list
 from phalanx.data.masked import MaskedImages, plain_meaning
 from phalanx.data.names import Names
+from phalanx.data.walking import files_below
 
 
 def open_split(config: DataConfig, split: str) -> MaskedImages:
@@ -65,11 +67,11 @@ def _folder(config: DataConfig, folder: Path, split: str) -> Path:
 def _by_stem(folder: Path) -> dict[str, Path]:
     """The images of a folder and of those in it, by their names without the suffix."""
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if not is_image_name(path.name):
+    for name in sorted(files_below(folder)):
+        if not is_image_name(os.path.basename(name)):
             continue
-        stem = str(path.relative_to(folder).with_suffix(""))
+        stem = os.path.splitext(name)[0]
         if stem in found:
-            raise UserError(f"{path}: {found[stem].name} has the same name but for the suffix. Remove one of them.")
-        found[stem] = path
+            raise UserError(f"{folder / name}: {found[stem].name} has the same name but for the suffix. Remove one of them.")
+        found[stem] = folder / name
     return found

@@ -21,6 +21,7 @@ from phalanx.data.images import read_image
 from phalanx.data.loader import collate
 from phalanx.data.modes import CHANNELS, Mode
 from phalanx.data.pipeline import Pipeline, pipeline
+from phalanx.data.walking import files_below
 from phalanx.dist.environment import Ranks
 from phalanx.dist.files import write_json
 from phalanx.dist.precision import weights_dtype
@@ -119,8 +120,8 @@ def find_images(given: Sequence[str]) -> list[tuple[Path, Path]]:
     for text in given:
         path = Path(text)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if is_image_name(p.name) and p.is_file())
-            images = {image: image.relative_to(path) for image in inside}
+            inside = sorted(Path(name) for name in files_below(path) if is_image_name(os.path.basename(name)))
+            images = {path / image: image for image in inside if (path / image).is_file()}
         elif path.exists():
             images = {path: Path(path.name)}
         else:

@@ -40,7 +40,9 @@ def test_without_splits_a_share_is_held_out(tmp_path: Path) -> None:
     image_folder(tmp_path, (8, 4), split=None)
     training, validation = (open_split(config("image_folder", tmp_path, val_fraction=0.25), s, 3) for s in ("train", "val"))
     assert facts.class_counts(training) == [6, 3] and facts.class_counts(validation) == [2, 1]
-    with pytest.raises(UserError, match=r"train: there is no such folder.*data\.val_fraction to hold out a share"):
+    with pytest.raises(
+        UserError, match=r"train: there is no such folder.*\(class-0, class-1\), or data\.val_fraction to hold out"
+    ):
         open_split(config("image_folder", tmp_path), "train")
 
 
@@ -49,7 +51,9 @@ def test_folders_that_cannot_be_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"val: there is no such folder\. Set data\.val_split"):
         open_split(config("image_folder", tmp_path), "val")
     image_folder(tmp_path, (1, 1, 1), "val")
-    with pytest.raises(UserError, match=r"train/class-2: there is no such folder, but .*/val has it"):
+    with pytest.raises(
+        UserError, match=r"val/ has 1 class folder that .*train/ lacks: class-2\. Classes are those of the train"
+    ):
         open_split(config("image_folder", tmp_path), "val")
     (tmp_path / "train/class-2").mkdir()
     with pytest.raises(UserError, match=r"train/class-2: this class has no images"):
@@ -60,3 +64,29 @@ def test_folders_that_cannot_be_are_told(tmp_path: Path) -> None:
     image_folder(tmp_path / "alone", (3,))
     with pytest.raises(UserError, match=r"all images are of one class, class-0"):
         open_split(config("image_folder", tmp_path / "alone"), "train")
+
+
+def test_a_validation_split_may_lack_classes_and_says_which_once(tmp_path: Path) -> None:
+    image_folder(tmp_path, (3, 3, 3, 3), "train")
+    image_folder(tmp_path, (2, 0, 2, 0), "val")
+    (tmp_path / "val/class-3").mkdir()
+    (tmp_path / "val/a class of the future").mkdir()
+    training, validation = (open_split(config("image_folder", tmp_path), split) for split in ("train", "val"))
+    assert training.classes == validation.classes == ("class-0", "class-1", "class-2", "class-3")
+    assert facts.labels(validation).tolist() == [0, 0, 2, 2] and facts.class_counts(validation) == [2, 0, 2, 0]
+    assert facts.notes(training) == () and facts.notes(validation) == (
+        f"{tmp_path}/val/ lacks 1 class folder that train/ has: class-1.",
+        f"{tmp_path}/val/ has 1 class folder without images: class-3.",
+    )
+
+
+@pytest.mark.parametrize("names", [("Testing", "Training"), ("test", "train", "valid")])
+def test_splits_are_not_taken_for_classes(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        image_folder(tmp_path, (4, 4), name)
+    with pytest.raises(UserError) as raised:
+        open_split(config("image_folder", tmp_path, train_split="pictures", val_fraction=0.25), "train")
+    assert f"{tmp_path}: its folders {', '.join(names)} have the names of splits, not of classes" in str(raised.value)
+    for name in ("train", "car", "bus"):
+        save(picture(1), tmp_path / "vehicles" / name / "0.png")
+    assert open_split(config("image_folder", tmp_path, train_split="vehicles"), "train").classes == ("bus", "car", "train")

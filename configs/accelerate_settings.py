@@ -6,13 +6,16 @@ Answers that the questionnaire gives by itself (`mixed_precision: 'no'`, `distri
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phalanx.configs.reading import Origin, read
+from phalanx.configs.origin import Origin
+from phalanx.configs.reading import read
 from phalanx.configs.statement import Statements
+from phalanx.configs.text import brief
 
 CONFIG_FILE = "ACCELERATE_CONFIG_FILE"
 STARTED_BY_PHALANX = "PHALANX_MAILBOX"  # ranks of `phalanx train` have it: its accelerate launch passes no settings on
@@ -55,6 +58,11 @@ class _Setting:
     def word(self) -> str:
         return self.value.strip().lower()
 
+    @property
+    def number(self) -> int:
+        """The whole number that it is; 0 where it is none."""
+        return int(self.word) if re.fullmatch(r"[0-9]{1,9}", self.word) else 0
+
 
 _Settings = dict[str, _Setting]
 
@@ -88,9 +96,9 @@ def gradient_accumulation(environment: Mapping[str, str] = os.environ) -> tuple[
     """
     settings = _settings(environment)
     kind, steps = settings.get("distributed_type"), settings.get("gradient_accumulation_steps")
-    if kind is None or kind.word != "deepspeed" or steps is None or not steps.word.isdigit() or int(steps.word) < 2:
+    if kind is None or kind.word != "deepspeed" or steps is None or steps.number < 2:
         return None
-    return f"{steps.origin}: {steps.written}", int(steps.word)
+    return f"{steps.origin}: {steps.written}", steps.number
 
 
 def config_file(environment: Mapping[str, str] = os.environ) -> str | None:
@@ -153,7 +161,7 @@ def _from_file(path: str) -> _Settings:
 
 def _refuse(result: Statements, setting: _Setting, why: str) -> None:
     remedy = "Change it" if setting.origin.line is None else f"Change it, or set {CONFIG_FILE}= to leave the file out"
-    result.refuse(setting.origin, f"{setting.written} {why}. {remedy}.")
+    result.refuse(setting.origin, f"{brief(setting.written, 120)} {why}. {remedy}.")
 
 
 def _say(result: Statements, setting: _Setting, key: str, value: Any) -> None:
@@ -198,8 +206,7 @@ def _sharding(settings: _Settings) -> _Setting | None:
 def _fsdp(settings: _Settings, kind: _Setting, result: Statements) -> None:
     sharding = _sharding(settings)
     if sharding is not None:
-        number = int(sharding.word) if sharding.word.isdigit() else 0
-        word = _SHARDING[number - 1] if 0 < number <= len(_SHARDING) else sharding.word
+        word = _SHARDING[sharding.number - 1] if 0 < sharding.number <= len(_SHARDING) else sharding.word
         if word not in _SHARDING:
             return _refuse(result, sharding, f"is no strategy of FSDP; wanted: {', '.join(_SHARDING).upper()}")
         if word == "no_shard":
@@ -224,7 +231,7 @@ def _mesh(settings: _Settings, kind: _Setting, result: Statements) -> bool:
 
     def size(name: str) -> int:
         setting = settings.get(f"parallelism_config_{name}_size")
-        return int(setting.word) if setting is not None and setting.word.isdigit() else 1
+        return setting.number or 1 if setting is not None else 1
 
     for name in ("tp", "cp", "sp"):
         if size(name) > 1:

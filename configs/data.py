@@ -11,7 +11,7 @@ from phalanx.configs.section import REQUIRED, Section, Whole, bookkeeping, exper
 def _size(value: Any) -> Any:
     """A side of a square, or height and width."""
     given = value if isinstance(value, list | tuple) else [value]
-    if not all(re.fullmatch(r"[1-9]\d*", str(side).strip()) for side in given) or len(given) > 2:
+    if not given or not all(re.fullmatch(r"[1-9][0-9]{0,5}", str(side).strip()) for side in given) or len(given) > 2:
         raise ValueError("pixels: a whole number, or two, height and width, as [180, 240]")
     sides = tuple(int(side) for side in given)
     return sides[0] if len(sides) == 1 else sides
@@ -24,7 +24,7 @@ def _range(value: tuple[float, float]) -> tuple[float, float]:
 
 
 def _fold(value: Any) -> Any:
-    parts = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", str(value).strip())
+    parts = re.fullmatch(r"([1-9][0-9]{0,5})/([1-9][0-9]{0,5})", str(value).strip())
     if not parts or int(parts[1]) > int(parts[2]) or int(parts[2]) < 2:
         raise ValueError("which of how many, as 2/5")
     return f"{parts[1]}/{parts[2]}"

@@ -4,11 +4,12 @@ Names, defaults and meanings are those of deepspeed 0.19 (https://www.deepspeed.
 experiment nor a key of ours (bucket sizes, overlap, ...) is not looked at here: it is passed on to DeepSpeed as it stands.
 """
 
-import json
 from typing import Any
 
-from phalanx.configs.reading import Origin, Problem, read_text
+from phalanx.configs.json_text import parse_json
+from phalanx.configs.origin import Origin, Problem
 from phalanx.configs.statement import Statements, shown
+from phalanx.configs.text import brief, read_text
 
 _HALF = {
     "bf16": "bf16",
@@ -32,27 +33,10 @@ def read(path: str) -> dict[str, Any]:
     Raises:
         Problem: where it cannot be read, is not JSON, or holds no object.
     """
-    try:
-        document = json.loads(read_text(path, "JSON"), object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
-        raise Problem(Origin(path, error.lineno), f"this is not JSON: {error.msg}.") from None
-    except (_Twice, RecursionError) as error:
-        raise Problem(Origin(path), str(error)) from None
+    document = parse_json(read_text(path, "JSON"), path)
     if not isinstance(document, dict):
         raise Problem(Origin(path), "the file holds no object. Write DeepSpeed's settings as {...}.")
     return document
-
-
-class _Twice(Exception):
-    pass
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, refused where a key stands twice, as DeepSpeed refuses it."""
-    for position, (key, _) in enumerate(pairs):
-        if key in [earlier for earlier, _ in pairs[:position]]:
-            raise _Twice(f"the key {key!r} stands twice. Keep one of them.")
-    return dict(pairs)
 
 
 def statements(path: str, precision: str | None) -> Statements:
@@ -78,7 +62,7 @@ def deepspeed_gradient_accumulation(path: str) -> int | None:
         return None
     if type(steps) is not int or steps < 1:
         raise Problem(
-            Origin(path), f"gradient_accumulation_steps={shown(steps)} is not allowed; wanted: a whole number above 0."
+            Origin(path), f"gradient_accumulation_steps={brief(shown(steps))} is not allowed; wanted: a whole number above 0."
         )
     return steps
 
@@ -114,7 +98,7 @@ class _Reader:
         return value if isinstance(value, dict) else {}
 
     def _refuse(self, written: str, why: str) -> None:
-        self._result.refuse(self._origin, f"{written} {why}.")
+        self._result.refuse(self._origin, f"{brief(written, 120)} {why}.")
 
     def _say(self, name: str, key: str, value: Any) -> None:
         self._result.say(self._origin, f"{name}={shown(self._get(name))}", key, value)
@@ -171,7 +155,7 @@ class _Reader:
             dtype = self._get("torch_autocast.dtype")
             if dtype is None:
                 return
-            if dtype in _HALF:
+            if isinstance(dtype, str) and dtype in _HALF:
                 self._say("torch_autocast.dtype", "dist.precision", _HALF[dtype])
             else:
                 self._refuse(f"torch_autocast.dtype={shown(dtype)}", "is not supported. Set bfloat16 or float16")

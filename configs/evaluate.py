@@ -15,7 +15,7 @@ def _seen(value: Any) -> Any:
     if value == "original":
         return value
     given = value if isinstance(value, list | tuple) else [value]
-    if not all(re.fullmatch(r"[1-9]\d*", str(side).strip()) for side in given) or len(given) not in (1, 2):
+    if not all(re.fullmatch(r"[1-9][0-9]{0,5}", str(side).strip()) for side in given) or len(given) not in (1, 2):
         raise ValueError("original, or pixels: a whole number, or two, height and width, as [1024, 2048]")
     sides = tuple(int(side) for side in given)
     return sides[0] if len(sides) == 1 else sides

@@ -10,10 +10,12 @@ from pydantic.fields import FieldInfo
 
 from phalanx.configs import accelerate_settings, deepspeed_settings
 from phalanx.configs.errors import UserError
-from phalanx.configs.reading import COMMAND_LINE, Origin, Problem, merge, nested
+from phalanx.configs.origin import COMMAND_LINE, Origin, Problem
+from phalanx.configs.reading import merge, nested
 from phalanx.configs.schema import ZERO, RunConfig, keys
 from phalanx.configs.section import Section
 from phalanx.configs.statement import Statement, Statements, shown
+from phalanx.configs.text import brief
 
 _MISSING = object()
 
@@ -137,15 +139,15 @@ def _take(statement: Statement, written: Written, result: Filling) -> None:
         return
     if statement.implied:
         return
-    meant = f"{statement.written} ({key}={shown(statement.value)})"
+    meant = f"{brief(statement.written, 120)} ({key}={brief(shown(statement.value))})"
     if there is not _MISSING:
         if _typed(key, there) == _typed(key, statement.value):
             return
         if written.is_explicit(key):
             place = "the command line" if written.where(key) == COMMAND_LINE else written.where(key)
-            sentence = f"{meant} contradicts {key}={shown(there)} of {place}. Remove one of them."
+            sentence = f"{meant} contradicts {key}={brief(shown(there))} of {place}. Remove one of them."
         else:
-            sentence = f"{meant} contradicts {key}={shown(there)} of the run, whose experiment stands. Remove it."
+            sentence = f"{meant} contradicts {key}={brief(shown(there))} of the run, whose experiment stands. Remove it."
     else:
         assert earlier is not None
         if _typed(key, earlier.value) == _typed(key, statement.value):

@@ -1,6 +1,5 @@
 """Reads YAML files and `key=value` overrides into one frozen `RunConfig`; reports everything that is wrong at once."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,86 +9,23 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from phalanx.configs import options
 from phalanx.configs.errors import UserError
 from phalanx.configs.foreign import Filling, Written, fill
-from phalanx.configs.reading import COMMAND_LINE, Origin, Problem, merge, override, read
+from phalanx.configs.origin import COMMAND_LINE, Origin, Problem
+from phalanx.configs.reading import merge, override, read
+from phalanx.configs.refusals import MOST, sentences
 from phalanx.configs.schema import RunConfig, contradictions, flat, keys
 from phalanx.configs.statement import Statement
 
-OVERRIDE = re.compile(r"[A-Za-z_][\w]*(\.[\w]+)*=")
-
-
-def _nearest(unknown: str) -> str:
-    """The valid key that was probably meant: alike as a whole, or alike in its last word."""
-    names = [key.name for key in keys()]
-    sections = sorted({name.rpartition(".")[0] for name in names} - {""})
-    close = difflib.get_close_matches(unknown, names + sections, n=1, cutoff=0.6)
-    if not close:
-        by_word = {name.rpartition(".")[2]: name for name in names}
-        close = [by_word[w] for w in difflib.get_close_matches(unknown.rpartition(".")[2], list(by_word), n=1, cutoff=0.7)]
-    return f" Did you mean {close[0]}?" if close else " `phalanx config --keys` lists all keys."
-
-
-def _sentence(error: Any, key: str) -> str:
-    """One of pydantic's errors in our words: what is wrong, what is allowed."""
-    kind, given, context = error["type"], error["input"], error.get("ctx", {})
-    if kind == "missing":
-        meaning = next((k.meaning for k in keys() if k.name == key), "")
-        return f"{key} is missing. Set it" + (f": {meaning}." if meaning else ".")
-    if kind == "extra_forbidden":
-        return f"unknown key {key}.{_nearest(key)}"
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return f"{key} is a section with keys of its own, not {given!r}. Write its keys below it."
-    wanted = {
-        "int_parsing": "a whole number",
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "float_parsing": "a number",
-        "float_type": "a number",
-        "finite_number": "a finite number",
-        "bool_parsing": "true or false",
-        "bool_type": "true or false",
-        "string_type": "text",
-        "tuple_type": "a list",
-        "literal_error": f"one of {context.get('expected', '')}",
-    }.get(kind)
-    if wanted is None:
-        wanted = re.sub(r"^(Input|Value error)( should be|,) ?", "", error["msg"])
-    shown = "null" if given is None else given
-    remedy = ""
-    if kind == "literal_error" and isinstance(given, str):
-        allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
-        remedy = f" Did you mean {close[0]}?" if close else ""
-    return f"{key}={shown} is not allowed; wanted: {wanted}.{remedy}"
-
-
-def _leaves(value: Any, key: str) -> list[str]:
-    """The keys below an unknown section, each to be named by itself; the key itself where there are none."""
-    if not isinstance(value, dict) or not value:
-        return [key]
-    return [leaf for name, below in value.items() for leaf in _leaves(below, f"{key}.{name}")]
+OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=")
 
 
 def _refuse(problems: Sequence[tuple[Origin, str]]) -> UserError:
-    return UserError("\n".join(f"{origin}: {sentence}" for origin, sentence in problems))
-
-
-def _core_schema(value: Any) -> Any:
-    """Text to number or boolean, for values whose type the schema leaves open (YAML 1.2 core schema)."""
-    if isinstance(value, dict):
-        return {k: _core_schema(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_core_schema(v) for v in value]
-    if not isinstance(value, str):
-        return value
-    if value in ("true", "True", "false", "False"):
-        return value[0] in "tT"
-    if re.fullmatch(r"[+-]?\d+", value):
-        return int(value)
-    if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", value):
-        return float(value)
-    return value
+    said = [f"{origin}: {sentence}" for origin, sentence in problems[:MOST]]
+    if (more := len(problems) - MOST) > 0:
+        said.append(f"and {more} more. Correct these first.")
+    return UserError("\n".join(said))
 
 
 @dataclass
@@ -101,7 +37,12 @@ class _Sources:
     origins: dict[str, Origin] = field(default_factory=dict)
 
     def where(self, key: str) -> Origin:
-        """The line of the key, else of the section it is missing from, else the last file."""
+        """The line of the key, else of one below it, else of the section it is missing from, else the last file."""
+        beginning = f"{key}."
+        if key not in self.origins:
+            below = next((origin for name, origin in self.origins.items() if name.startswith(beginning)), None)
+            if below == COMMAND_LINE:
+                return below
         while key:
             if key in self.origins:
                 return self.origins[key]
@@ -162,23 +103,26 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
     sources.origins = {key: said.origin for key, said in filling.filled.items()} | sources.origins
     problems = list(filling.problems)
     if sources.files and values.get("name") is None:
-        values["name"] = re.sub(r"[^A-Za-z0-9._-]", "-", Path(sources.files[0]).stem)
+        values["name"] = _name_of(sources.files[0])
     for section in ("task", "data", "model"):
-        if isinstance(values.get(section), dict) and isinstance(values[section].get("options"), dict):
-            values[section] = {**values[section], "options": _core_schema(values[section]["options"])}
+        if isinstance(values.get(section), dict) and isinstance(given := values[section].get("options"), dict):
+            found = list(options.faults(given, f"{section}.options"))
+            problems += [(sources.where(key), sentence) for key, sentence in found]
+            values[section] = {**values[section], "options": {} if found else options.typed(given)}
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"])
-            for leaf in _leaves(item["input"], key) if item["type"] == "extra_forbidden" else [key]:
-                problems.append((sources.where(leaf), _sentence(item, leaf)))
-        raise _refuse(problems) from None
+        raise _refuse(problems + [(sources.where(key), said) for key, said in sentences(error, values)]) from None
     # Beside contradictions between programs, those between keys would be their consequences.
     problems = problems or [(sources.where(key), sentence) for key, sentence in contradictions(config)]
     if problems:
         raise _refuse(problems)
     return config
+
+
+def _name_of(file: str) -> str:
+    """A run's name from that of a file: what no folder's name may hold is replaced."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", Path(file).stem).lstrip("._-")[:128] or "run"
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -195,4 +139,5 @@ def differences(old: RunConfig, new: RunConfig, tags: Sequence[str]) -> list[tup
 
 def to_yaml(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load` reads back to the same values."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    return yaml.dump(values, Dumper=options.Dumper, sort_keys=False, allow_unicode=True, width=10_000)

@@ -11,7 +11,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -34,7 +35,7 @@ class TaskConfig(Section):
 
 def _number(value: Any) -> Any:
     """Text as a number: YAML's scalars are text, which `Literal` does not turn into numbers."""
-    return int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,4}\s*", value) else value
 
 
 OutputStride = Annotated[Literal[8, 16, 32], BeforeValidator(_number)]
@@ -99,7 +100,7 @@ def _group(value: int | str) -> int | str:
     text = str(value).strip()
     if text in ("off", "all"):
         return text
-    if not re.fullmatch(r"\d+", text) or int(text) < 2:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 2:
         raise ValueError("off, all, or a whole number of micro-batches of 2 or more")
     return int(text)
 
@@ -164,12 +165,18 @@ class DistConfig(Section):
     timeout_s: float = hardware(1800.0, "seconds after which a collective that does not end is an error", gt=0)
 
 
+def _metric(value: str) -> str:
+    if not re.fullmatch(r"val/.+", value):
+        raise ValueError("a metric of the validation, such as val/top1, val/miou, val/ap50 or val/loss")
+    return value
+
+
 class CheckpointConfig(Section):
     every_steps: Whole | None = bookkeeping(None, "steps between checkpoints; there is always one at the end", ge=1)
     keep: Whole = bookkeeping(3, "newest checkpoints to keep", ge=1)
     keep_every: Whole | None = bookkeeping(None, "keep every checkpoint whose step is a multiple of this, too", ge=1)
-    best: str | None = bookkeeping(
-        None, "metric, such as val/top1, whose best checkpoint is kept, and saved as soon as it is reached", pattern=r"^val/.+"
+    best: Annotated[str, AfterValidator(_metric)] | None = bookkeeping(
+        None, "metric, such as val/top1, whose best checkpoint is kept, and saved as soon as it is reached"
     )
     best_mode: Literal["auto", "max", "min"] = bookkeeping("auto", "which value is best; auto: min for losses, else max")
     asynchronous: bool = bookkeeping(True, "write checkpoints in the background, from a copy of the step's state")
@@ -219,15 +226,17 @@ def _kind(annotation: Any) -> str:
     """The type of a key as a person writes it: `int or null`, `off | all`."""
     text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
     if text and not getattr(annotation, "__args__", None):
-        return {"Whole": "int", "NoneType": "null"}.get(text, text)
-    arguments = getattr(annotation, "__args__", ())
-    if getattr(annotation, "__origin__", None) is Literal:
+        return {"NoneType": "null"}.get(text, text)
+    if annotation is Any:
+        return "any"
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(arguments[0])
+    if origin is Literal:
         return " | ".join(str(a) for a in arguments)
-    if hasattr(annotation, "__metadata__"):  # Annotated[int, ...]
-        return _kind(annotation.__origin__)
-    if type(None) in arguments:
+    if origin in (Union, UnionType):
         return " or ".join(_kind(a) for a in arguments)
-    return re.sub(r"\btyping\.", "", str(annotation))
+    return f"{origin.__name__}[{', '.join(map(_kind, arguments))}]"
 
 
 def keys(section: type[Section] = RunConfig, prefix: str = "") -> Iterator[Key]:

@@ -3,7 +3,9 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
+
+from phalanx.configs.text import has_control
 
 Tag = Literal["experiment", "hardware", "bookkeeping"]
 
@@ -26,7 +28,7 @@ def bookkeeping(default: Any, meaning: str, **constraints: Any) -> Any:
 
 def _whole(value: Any) -> Any:
     """Reads `1e5` and `1_000` as a person means them; leaves everything else for pydantic to judge."""
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d+)?[eE]\+?\d+", value.strip()):
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?[eE]\+?[0-9]{1,2}", value.strip()):
         number = float(value)
         return int(number) if number.is_integer() else value
     return value
@@ -38,7 +40,7 @@ def _run_name(value: str) -> str:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+Whole = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**63), lt=2**63)]
 Factor = Annotated[float, Field(gt=0)]
 RunName = Annotated[str, AfterValidator(_run_name)]
 REQUIRED = ...
@@ -48,3 +50,19 @@ class Section(BaseModel):
     """A group of keys. Frozen, and no key but those named here is allowed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _one_line(cls, value: Any, info: ValidationInfo) -> Any:
+        """A second line of a text would be a command of its own in a batch script."""
+        if info.field_name != "options" and _has_control(value):
+            raise ValueError("text of one line, without control characters")
+        return value
+
+
+def _has_control(value: Any) -> bool:
+    if isinstance(value, str):
+        return has_control(value)
+    if isinstance(value, dict):
+        return any(_has_control(part) for pair in value.items() for part in pair)
+    return isinstance(value, list | tuple) and any(map(_has_control, value))

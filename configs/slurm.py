@@ -8,9 +8,9 @@ from pydantic import AfterValidator
 from phalanx.configs.section import Section, Whole, hardware
 
 _FORMS = (
-    r"(?P<minutes>\d+)(:(?P<seconds>\d+))?",
-    r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+)",
-    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d+)(:(?P<seconds>\d+))?)?",
+    r"(?P<minutes>[0-9]{1,9})(:(?P<seconds>[0-9]{1,9}))?",
+    r"(?P<hours>[0-9]{1,9}):(?P<minutes>[0-9]{1,9}):(?P<seconds>[0-9]{1,9})",
+    r"(?P<days>[0-9]{1,9})-(?P<hours>[0-9]{1,9})(:(?P<minutes>[0-9]{1,9})(:(?P<seconds>[0-9]{1,9}))?)?",
 )
 _SECONDS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
 _BYTES = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -40,7 +40,7 @@ def size(memory: str) -> int:
     Raises:
         ValueError: where it has none of these forms.
     """
-    match = re.fullmatch(r"(\d+)\s*([KMGT]?)B?", memory.strip().upper())
+    match = re.fullmatch(r"([0-9]{1,9})\s*([KMGT]?)B?", memory.strip().upper())
     if match is None:
         raise ValueError("a whole number with K, M, G or T, such as 64G; plain numbers are megabytes")
     return int(match[1]) * _BYTES[match[2] or "M"]

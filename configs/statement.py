@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from phalanx.configs.reading import Origin
+from phalanx.configs.origin import Origin
 
 
 @dataclass(frozen=True)

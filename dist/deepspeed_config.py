@@ -5,7 +5,7 @@ from typing import Any
 
 from phalanx.configs.deepspeed_settings import read
 from phalanx.configs.errors import UserError
-from phalanx.configs.reading import Problem
+from phalanx.configs.origin import Problem
 from phalanx.configs.schema import RunConfig
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}

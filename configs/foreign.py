@@ -9,10 +9,11 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from phalanx.configs import accelerate_settings, deepspeed_settings
+from phalanx.configs.dist import ZERO
 from phalanx.configs.errors import UserError
 from phalanx.configs.origin import COMMAND_LINE, Origin, Problem
 from phalanx.configs.reading import merge, nested
-from phalanx.configs.schema import ZERO, RunConfig, keys
+from phalanx.configs.schema import RunConfig, keys
 from phalanx.configs.section import Section
 from phalanx.configs.statement import Statement, Statements, shown
 from phalanx.configs.text import brief

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from phalanx.configs.schema import SHARDED, ZERO, RunConfig
+from phalanx.configs.dist import SHARDED, ZERO
+from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint.layout import EMA, ITEM_SIZE, MICRO_BATCHES, elements
 from phalanx.dist.checkpoint.manifest import StoredTensor
 from phalanx.dist.sampler import share

@@ -19,7 +19,7 @@ from phalanx.dist.rendezvous import meeting_place, slurm_store
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from phalanx.configs.schema import DistConfig
+    from phalanx.configs.dist import DistConfig
 
 
 @dataclass(frozen=True)

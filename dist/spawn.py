@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from phalanx.configs.dist import DistConfig
 from phalanx.configs.errors import ExitCode
-from phalanx.configs.schema import DistConfig
 from phalanx.dist import mailbox
 from phalanx.dist.environment import without_ranks
 from phalanx.dist.stop import answer_from_now_on, answered

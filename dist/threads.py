@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from phalanx.configs.schema import DistConfig
+from phalanx.configs.dist import DistConfig
 
 
 def choose_threads(config: DistConfig, recorded: int | None = None, environment: Mapping[str, str] = os.environ) -> int:

@@ -50,7 +50,7 @@ def _as_rank(
 
     from accelerate.state import AcceleratorState
 
-    from phalanx.configs.schema import DistConfig
+    from phalanx.configs.dist import DistConfig
     from phalanx.dist.environment import find
     from phalanx.dist.process_group import join, leave
 

@@ -23,7 +23,7 @@ from phalanx.dist.strategies.sharded import Sharded
 from phalanx.dist.summation_tree import Node
 
 if TYPE_CHECKING:
-    from phalanx.configs.schema import DistConfig
+    from phalanx.configs.dist import DistConfig
 
 
 class _TreeReduceScatter(ReduceScatter):

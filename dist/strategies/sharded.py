@@ -23,7 +23,7 @@ from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
 from phalanx.dist.strategies.twin import filled, make_twin
 
 if TYPE_CHECKING:
-    from phalanx.configs.schema import DistConfig
+    from phalanx.configs.dist import DistConfig
 
 # Under dist.gather=half only the weights of these are gathered in half precision.
 _MULTIPLIES = (nn.modules.conv._ConvNd, nn.Linear)

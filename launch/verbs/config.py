@@ -3,9 +3,10 @@
 import json
 from collections.abc import Sequence
 
+from phalanx.configs.dist import ZERO
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import filled, split_arguments, to_yaml
-from phalanx.configs.schema import ZERO, RunConfig, digest, flat, keys
+from phalanx.configs.schema import RunConfig, digest, flat, keys
 from phalanx.configs.statement import shown
 from phalanx.launch.arguments import Parser, add_config, recipe
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from phalanx.configs.dist import DistConfig
 from phalanx.configs.errors import UserError
-from phalanx.configs.schema import DistConfig
 from phalanx.dist.environment import Ranks, find, without_ranks
 from phalanx.dist.threads import choose_threads
 

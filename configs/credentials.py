@@ -1,17 +1,20 @@
 """Finds keys, tokens and passwords in text that would be written into a run directory; says their names, never their values."""
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 _HARMLESS = re.compile(r"(?i)|[$`<].*|true|false|yes|no|on|off|none|null|auto|[01]")
 _ALWAYS = ("token", "password", "passwd", "passphrase", "secret", "apikey", "secretkey", "accesskey", "credentials")
 _BEFORE_KEY = {"api", "access", "secret", "private", "auth", "encryption", "signing", "account", "master", "service", "license"}
 
 _TOKENS = re.compile(
-    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{12,}|gh[oprsu]_[A-Za-z0-9]{12,}|github_pat_\w{16,}|glpat-[\w-]{12,}"
+    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{12,}"
     r"|sk-(?=[\w-]*\d)[\w-]{16,}|xox[abeprs]-[\w-]{10,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}"
     r"|wandb_v\d_\w{16,}|local-[0-9a-f]{40}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{16,}|-{5}BEGIN[A-Z ]* PRIVATE KEY-{5})"
 )
 _URL = re.compile(r"(?<![\w+.-])[A-Za-z][\w+.-]*://[^\s/:@]*:(?!\$)[^\s/@]+@")
+_LONG = 20
 # Quotes are taken away first: "X"=1 and X="1" are one to a shell.
 _ASSIGNED = re.compile(r"(?<![\w$])([A-Za-z_][\w-]*)\]?(?:\s?\+?:?=\s?|:\s+)(?=([^\s;&|,]*))")
 _GIVEN = re.compile(
@@ -19,7 +22,7 @@ _GIVEN = re.compile(
     r"\s+(?:<<<\s*)?(?=([^\s;&|,-][^\s;&|,]*))"
 )
 _COMMANDS = (
-    ("wandb login", r"\bwandb\s+login\b(?:\s+--host[\s=]\S+|\s+--?(?!host\b)[\w-]+(?:=\S+)?)*\s+(?:<<<\s*)?[^\s$`<>|&;#-]"),
+    ("wandb login", r"\bwandb\s+login\b(?:\s+--host[\s=]\S+|\s+--?(?!-?host\b)[\w-]+(?:=\S+)?)*\s+(?:<<<\s*)?[^\s$`<>|&;#-]"),
     ("wandb login", r"\b(?:echo|printf)\s+(?:-\w+\s+)*[^\s$`|].*\|\s*(?:python\d?\s+-m\s+)?wandb\s+login"),
     ("a password", r"(?:\blogin\b.*|\bsshpass)\s-p\s*[^\s$`]"),
     ("a password", r"\b(?:curl|wget)\b.*\s(?:-u|--user)[\s=]*[^\s:$]+:[^\s$]"),
@@ -66,3 +69,52 @@ def _is_secret(name: str, value: str) -> bool:
     if last.startswith("credential"):
         return not is_path
     return last not in ("token", "secret") or not re.fullmatch(r"\d{1,4}", value)
+
+
+_REMEDY = "Remove it: a job gets the variables of the shell that submits it, and `wandb login` is done once for all runs."
+
+
+def in_values(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Pairs of key and sentence for every key, token or password in a configuration, which is written into the run directory.
+
+    Args:
+        values: by key, as `schema.flat` gives them.
+    """
+    for key, value in values.items():
+        for place, text in _texts(value, key):
+            name = found(text) if key in ("slurm.setup", "slurm.extra") else _long_token(text) or _of_option(place, text)
+            if name is not None:
+                yield key, f"{place} holds {name}, which would be written into the run directory. {_REMEDY}"
+
+
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """All texts in a value, each with its place; that of a pair names it too, as NAME=VALUE."""
+    if isinstance(value, dict):
+        for name, below in value.items():
+            written = place if found(name) else f"{place}.{name}"
+            if isinstance(below, str):
+                yield written, f"{name}={below}"
+            else:
+                yield from _texts(below, written)
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            yield from _texts(item, f"{place}[{position}]")
+    elif isinstance(value, str):
+        yield place, value
+
+
+def _long_token(text: str) -> str | None:
+    """Names of folders and files may begin as short tokens do."""
+    if _URL.search(text) or any(len(match[0]) >= _LONG for match in _TOKENS.finditer(text)):
+        return token(text)
+    return None
+
+
+def _of_option(place: str, text: str) -> str | None:
+    """Options of somebody's own class are often called `key` or `token`: only names that mean nothing else count."""
+    name, separator, value = text.partition("=")
+    if not separator or not place.endswith(f".{name}"):
+        return None
+    plain = name.lower().replace("-", "_")
+    unmistakable = ("password", "passwd", "api_key", "apikey", "secret_key", "access_key", "access_token")
+    return name if plain.endswith(unmistakable) and _is_secret(name, value) else None

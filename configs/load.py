@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from phalanx.configs import options
+from phalanx.configs import credentials, options
 from phalanx.configs.errors import UserError
 from phalanx.configs.foreign import Filling, Written, fill
 from phalanx.configs.origin import COMMAND_LINE, Origin, Problem
@@ -78,7 +78,10 @@ def load(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, An
         UserError: with one line for every problem found: file and line, key, value, what is allowed.
     """
     sources = _sources(files, overrides)
-    return _validated(sources, base or {}, fill(Written(sources.values, sources.where, base or {})))
+    config = _validated(sources, base or {}, fill(Written(sources.values, sources.where, base or {})))
+    if secrets := [(sources.where(key), sentence) for key, sentence in credentials.in_values(flat(config))]:
+        raise _refuse(secrets)
+    return config
 
 
 def stored(path: str) -> RunConfig:

@@ -51,6 +51,12 @@ def _memory(value: str) -> str:
     return re.sub(r"[\sbB]", "", value)
 
 
+def _options(value: dict[str, str]) -> dict[str, str]:
+    if not all(re.fullmatch(r"-{0,2}[A-Za-z][A-Za-z0-9_-]*", name) for name in value):
+        raise ValueError("names of sbatch's options, letters, digits and dashes, each with its value")
+    return value
+
+
 class SlurmConfig(Section):
     partition: str | None = hardware(None, "partition (queue); SLURM's default if not given")
     nodes: Whole = hardware(1, "nodes", ge=1)
@@ -71,7 +77,9 @@ class SlurmConfig(Section):
     signal_before_s: Whole = hardware(120, "seconds before the time limit at which the run saves and requeues itself", ge=1)
     max_requeues: Whole = hardware(3, "how often the job may requeue itself in a row without any progress in between", ge=0)
     setup: list[str] = hardware([], "lines of the batch script before the ranks start, such as `module load cuda`")
-    extra: dict[str, str] = hardware({}, "further options of sbatch, without dashes, such as container-image: lab.sqsh")
+    extra: Annotated[dict[str, str], AfterValidator(_options)] = hardware(
+        {}, "further options of sbatch, without dashes, such as container-image: lab.sqsh"
+    )
 
     @property
     def ranks_per_node(self) -> int:

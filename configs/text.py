@@ -60,7 +60,7 @@ def read_text(path: str, wanted: str = "YAML") -> str:
     Raises:
         Problem: where there is none, or it is no text.
     """
-    origin = Origin(path)
+    origin = Origin(brief(path, 300))
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode

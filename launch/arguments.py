@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from phalanx.configs import credentials
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import differences, filled, load, split_arguments
 from phalanx.configs.schema import RunConfig
@@ -20,6 +21,8 @@ class Parser(argparse.ArgumentParser):
     """argparse, whose refusals are in the manner of all others."""
 
     def error(self, message: str) -> "NoReturn":  # type: ignore[name-defined]  # noqa: F821
+        if credentials.found(message):
+            message = "there is an argument too many (not shown: it holds a key)"
         raise UserError(f"{message}. `{self.prog} --help` says what is allowed.")
 
 

@@ -1,7 +1,6 @@
 """Submitting a run: its directory, a snapshot of the code, and a job by submitit. Nothing is queued before all is checked."""
 
 import os
-import re
 import shlex
 import signal
 from collections.abc import Callable, Iterator
@@ -20,7 +19,6 @@ from phalanx.slurm.snapshot import Snapshot, snapshot
 
 Say = Callable[[str], None]
 _LOCAL_MINUTES = 60 * 24 * 365  # submitit's local executor ends a job after its time, where none is given too
-_SECRET = re.compile(r"(?i)\b(\w*(key|token|secret|password|passwd)\w*)=\S")
 
 
 def refuse_under_way(run: RunDirectory) -> None:
@@ -51,20 +49,6 @@ def _is_running_here(submission: Submission) -> bool:
         return b"submitit" in Path(f"/proc/{submission.job}/cmdline").read_bytes()
     except OSError:
         return False
-
-
-def refuse_secrets(config: RunConfig) -> None:
-    """The batch script and the configuration lie in the run directory, where others may read them.
-
-    Raises:
-        UserError: naming the line, not what it holds.
-    """
-    for number, line in enumerate(config.slurm.setup):
-        if found := _SECRET.search(line):
-            raise UserError(
-                f"slurm.setup[{number}] sets {found[1]}, and would be written into the run directory. Remove the line: jobs "
-                "get the variables of the shell that submits; or `wandb login` once."
-            )
 
 
 def batch_script(config: RunConfig, run: RunDirectory) -> str:

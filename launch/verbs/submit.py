@@ -36,7 +36,6 @@ def hand_over(config: RunConfig, given: argparse.Namespace) -> int:
     """
     run = RunDirectory.of(config)
     check(config, config.slurm.ranks)
-    submit.refuse_secrets(config)
     if given.dry_run:
         print(submit.batch_script(config, run), end="")
         return ExitCode.DONE

@@ -36,10 +36,8 @@ def mask(outline: str, height: int, width: int) -> NDArray[numpy.bool_]:
         raise UserError(
             "masks of COCO's polygons need pycocotools. Install it: pip install pycocotools, or set data.options.masks=false."
         ) from None
-    pixels = numpy.zeros((height, width), bool)
-    for part in of_polygons.frPyObjects(told, height, width):
-        pixels |= _of_runs(_runs(part["counts"].decode()), height, width)
-    return pixels
+    parts = [_runs(part["counts"].decode()) for part in of_polygons.frPyObjects(told, height, width)]
+    return _of_runs(parts[0], height, width) if len(parts) == 1 else _union(parts, height, width)
 
 
 def _of_runs(runs: Sequence[int] | None, height: int, width: int) -> NDArray[numpy.bool_]:
@@ -47,6 +45,17 @@ def _of_runs(runs: Sequence[int] | None, height: int, width: int) -> NDArray[num
     assert runs is not None, "what fault_of refuses"
     inside = numpy.arange(len(runs)) % 2 == 1
     return numpy.repeat(inside, runs).reshape(width, height).T
+
+
+def _union(parts: Sequence[Sequence[int] | None], height: int, width: int) -> NDArray[numpy.bool_]:
+    """All pixels of any of them, in a time that does not grow with pixels times parts: a file may have thousands of these."""
+    change = numpy.zeros(height * width + 1, numpy.int32)
+    for runs in parts:
+        assert runs is not None, "what pycocotools writes"
+        ends = numpy.cumsum(runs, dtype=numpy.int64)
+        numpy.add.at(change, ends[0::2][: len(ends) // 2], 1)
+        numpy.add.at(change, ends[1::2], -1)
+    return (numpy.cumsum(change[:-1], dtype=numpy.int32) > 0).reshape(width, height).T
 
 
 def _runs(text: str) -> list[int] | None:

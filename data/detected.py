@@ -18,6 +18,8 @@ from phalanx.data.labelled import ImageFiles
 from phalanx.data.names import Names
 from phalanx.data.objects import Objects
 
+_MOST_MASKS = 8 << 30  # bytes of an image's masks
+
 
 class DetectedImages(ImageFiles):
     """Image files, and the objects in each.
@@ -92,6 +94,13 @@ class DetectedImages(ImageFiles):
         from phalanx.data.coco_masks import fault_of, mask
 
         assert self._objects.outlines is not None
+        if (own.stop - own.start) * height * width > _MOST_MASKS:
+            raise bad(
+                self.path(index),
+                f"the masks of its {own.stop - own.start} objects, {width} x {height} pixels each, would take more than 8 GB",
+                "Cut the image into several, or make it smaller.",
+                "{count} of {total} images have as many",
+            )
         known = self._sizes is not None and bool(self._sizes[index].all())
         masks = numpy.zeros((own.stop - own.start, height, width), bool)
         for place, number in enumerate(range(own.start, own.stop)):

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.configs.errors import UserError
+from phalanx.data import values
 from phalanx.data.class_names import read_class_names
 from phalanx.data.image_formats import is_image_name
 from phalanx.data.split_names import spellings
 from phalanx.data.text_file import shown
-from phalanx.data.values import whole
 from phalanx.data.walking import files_below
 from phalanx.data.yaml_keys import read_keys
 
@@ -41,7 +41,7 @@ def _told_folder(root: Path, split: str) -> Path | None:
         return None
     content = read_keys(root / "data.yaml")
     told = next((content[name] for name in spellings(split) if isinstance(content.get(name), str)), None)
-    if told is None:
+    if not told:
         return None
     relative = told
     while relative.startswith(("../", "./")):
@@ -110,12 +110,12 @@ def class_names(root: Path) -> tuple[str, ...]:
     content = read_keys(path)
     names = _in_order(path, content.get("names"))
     for number, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip():
+        if not isinstance(name, str) or values.name(name) is None:
             raise UserError(f"{path}: the name of class {number} is {shown(name)}, which is not a name. {_WRITE_NAMES}")
         if name in names[:number]:
             raise UserError(f"{path}: names has {shown(name)} twice. Give each class a name of its own.")
     count = content.get("nc", str(len(names)))
-    if whole(count) != len(names):
+    if values.whole(count) != len(names):
         raise UserError(f"{path}: nc is {shown(count)}, but names has {len(names)}. Correct one of them.")
     return tuple(name.strip() for name in names)
 
@@ -126,9 +126,9 @@ def _in_order(path: Path, names: Any) -> list[Any]:
         return names
     if not isinstance(names, dict) or not names:
         raise UserError(f"{path}: it has no names of classes. {_WRITE_NAMES}")
-    by_number = {whole(number): name for number, name in names.items()}
+    by_number = {values.whole(number): name for number, name in names.items()}
     if None in by_number:
-        by_number = {whole(number): name for name, number in names.items() if isinstance(number, str)}
+        by_number = {values.whole(number): name for name, number in names.items() if isinstance(number, str)}
     missing = next((number for number in range(len(names)) if number not in by_number), None)
     if missing is not None or len(by_number) != len(names):
         raise UserError(

@@ -231,6 +231,8 @@ ODD: dict[str, tuple[str, str]] = {
     "nothing": ("names:", r"it has no names of classes"),
     "a list in it": ("names: [[a], b]", r"the name of class 0 is \[\], which is not a name"),
     "an empty name": ("names: [a, '']", r"the name of class 1 is '', which is not a name"),
+    "a line break": ('names: ["a\\nb", c]', r"the name of class 0 is 'a\\nb', which is not a name"),
+    "half a surrogate": ('names: ["\\uD800", c]', r"the name of class 0 is '\\ud800', which is not a name"),
     "a name twice": ("names: [a, a]", r"names has 'a' twice"),
     "another count": ("names: [a, b]\nnc: 3", r"nc is '3', but names has 2"),
     "a list": ("- a\n- b", r"it holds no keys with values"),

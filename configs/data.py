@@ -103,7 +103,9 @@ class DataConfig(Section):
     aspect_groups: bool = experiment(
         False, "fit=short_side: micro-batches of images that are all wide or all high, so that less is padded"
     )
-    ignore_index: Whole = experiment(255, "class index of pixels that count for nothing", ge=0)
+    ignore_index: Whole = experiment(
+        255, "number, in masks, of pixels that count for nothing; that of a class takes it out of the classes", ge=0
+    )
     mode: Literal["auto", "grey", "rgb", "rgba"] = experiment(
         "auto", "channels of the image: as the dataset has them (files: rgb), or converted"
     )

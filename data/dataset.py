@@ -53,6 +53,7 @@ class Dataset(Protocol):
         path(i): the file of a sample, for messages.
         has_masks: whether samples have `masks` (detection).
         image_id(i), category_ids: ids of images and classes in files of others, for results in COCO's format (detection).
+        ignored: the number, in masks, of pixels that count for nothing, where that is not `data.ignore_index`.
         notes: sentences about what was left out of it.
     """
 

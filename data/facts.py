@@ -70,6 +70,12 @@ def notes(dataset: Dataset) -> tuple[str, ...]:
     return found
 
 
+def ignored(dataset: Dataset) -> int | None:
+    """The number, in masks, of pixels that count for nothing; None where it is `data.ignore_index`."""
+    found: int | None = getattr(dataset, "ignored", None)
+    return found
+
+
 def path(dataset: Dataset, index: int) -> str:
     """The file of a sample, or its number where the dataset has no files."""
     if hasattr(dataset, "path"):
@@ -115,6 +121,10 @@ class View:
     @property
     def notes(self) -> tuple[str, ...]:
         return notes(self.dataset)
+
+    @property
+    def ignored(self) -> int | None:
+        return ignored(self.dataset)
 
     def class_counts(self) -> list[int] | None:
         return class_counts(self.dataset)

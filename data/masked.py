@@ -11,6 +11,7 @@ from torch import Tensor
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.data.bad_sample import bad
+from phalanx.data.ignored_class import Learnt
 from phalanx.data.labelled import ImageFiles
 from phalanx.data.names import Names
 
@@ -23,6 +24,7 @@ class Meaning:
     Args:
         classes: of each number, by number; what is not listed is out of range.
         ignored: numbers that count for nothing.
+        ignore_index: what they become.
         others_are_ignored: whether numbers that are not listed count for nothing, too.
         names: what gives the classes their names, for messages.
         remedy: what to change where a number is out of range, with `{number}`.
@@ -42,7 +44,7 @@ class Meaning:
             table[number] = index
         table[[number for number in ignored if number < len(table)]] = ignore_index
         self.table, self.names, self.remedy = torch.from_numpy(table), names, remedy
-        self.fits_a_byte = int(table.max()) < 256
+        self.ignore_index, self.fits_a_byte = ignore_index, int(table.max()) < 256
 
 
 class MaskedImages(ImageFiles):
@@ -50,6 +52,10 @@ class MaskedImages(ImageFiles):
 
     Args:
         images, masks: names relative to the folder, pair by pair.
+        notes: sentences about what is odd.
+
+    Attributes:
+        ignored: the number of pixels that count for nothing.
 
     Raises:
         UserError: where an image has no mask, or there is one class only.
@@ -58,17 +64,27 @@ class MaskedImages(ImageFiles):
     kind = "segmentation"
 
     def __init__(
-        self, config: DataConfig, folder: Path, images: Names, masks: Names, classes: tuple[str, ...], meaning: Meaning
+        self,
+        config: DataConfig,
+        folder: Path,
+        images: Names,
+        masks: Names,
+        classes: tuple[str, ...],
+        meaning: Meaning,
+        notes: tuple[str, ...] = (),
     ):
         super().__init__(config, folder, images, classes)
         if len(classes) == 1:
-            raise UserError(f"{folder}: there is only one class, {classes[0]}. Name the background too, in classes.txt.")
-        if config.ignore_index < len(classes):
-            name = classes[config.ignore_index]
             raise UserError(
-                f"data.ignore_index={config.ignore_index} is the class {name}. Set a number above {len(classes) - 1}."
+                f"{folder}: there is only one class to learn, {classes[0]}. Name the background too, in classes.txt, as one "
+                "that data.ignore_index does not take out."
             )
-        self._masks, self._meaning, self._ignore_index = masks, meaning, config.ignore_index
+        if meaning.ignore_index < len(classes):
+            name = classes[meaning.ignore_index]
+            raise UserError(
+                f"data.ignore_index={meaning.ignore_index} is the class {name}. Set a number above {len(classes) - 1}."
+            )
+        self._masks, self._meaning, self.ignored, self.notes = masks, meaning, meaning.ignore_index, notes
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, mask = self._image(index), self.mask(index)
@@ -112,7 +128,7 @@ class MaskedImages(ImageFiles):
     def counts_of(self, index: int) -> NDArray[numpy.int64]:
         """Pixels of each class in a sample, `[classes]`."""
         mask = self.mask(index).flatten().numpy()
-        return numpy.bincount(mask[mask != self._ignore_index], minlength=len(self.classes))
+        return numpy.bincount(mask[mask != self.ignored], minlength=len(self.classes))
 
     def class_counts(self) -> list[int]:
         """Pixels of each class, from every mask."""
@@ -122,14 +138,15 @@ class MaskedImages(ImageFiles):
         return total.tolist()
 
 
-def plain_meaning(classes: tuple[str, ...], ignore_index: int) -> Meaning:
-    """Numbers are classes, named in `classes.txt`."""
+def plain_meaning(classes: tuple[str, ...], found: Learnt, ignore_index: int) -> Meaning:
+    """Numbers are classes, named in `classes.txt`, of which one may be ignored."""
+    remedy = "Set data.ignore_index={number}, or correct classes.txt."
     return Meaning(
-        {number: number for number in range(len(classes))},
+        found.numbers,
         (ignore_index,),
-        ignore_index,
+        found.ignored,
         f"classes.txt names {len(classes)} (0 to {len(classes) - 1})",
-        "Set data.ignore_index={number}, or correct classes.txt.",
+        remedy if found.named is None else "Correct the mask, or name the class in classes.txt.",
     )
 
 

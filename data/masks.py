@@ -11,6 +11,7 @@ from pathlib import Path
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.data.class_names import read_class_names
+from phalanx.data.ignored_class import Learnt, hint, learnt
 from phalanx.data.image_formats import is_image_name
 from phalanx.data.image_list import list_file, read_list
 from phalanx.data.masked import MaskedImages, plain_meaning
@@ -32,7 +33,18 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
         images, masks = _listed(list_file(config, split))
     else:
         images, masks = _paired(config, root, split)
-    return MaskedImages(config, root, images, masks, classes, plain_meaning(classes, config.ignore_index))
+    found = learnt(classes, config.ignore_index)
+    meaning = plain_meaning(classes, found, config.ignore_index)
+    return MaskedImages(config, root, images, masks, found.classes, meaning, tuple(_notes(config, classes, found)))
+
+
+def _notes(config: DataConfig, classes: tuple[str, ...], found: Learnt) -> list[str]:
+    if found.named is None:
+        return hint(classes)
+    return [
+        f"data.ignore_index={config.ignore_index} is the class {found.named}: its pixels count for nothing, and the other "
+        f"{len(found.classes)} classes are learnt."
+    ]
 
 
 def _listed(path: Path) -> tuple[Names, Names]:

@@ -46,7 +46,8 @@ def pipeline(
     Raises:
         UserError: where an augmentation does not go with such images or labels.
     """
-    kind = facts.kind(dataset)
+    kind, ignored = facts.kind(dataset), facts.ignored(dataset)
+    config = config if ignored is None else config.model_copy(update={"ignore_index": ignored})
     _check(config, kind, dataset.channels)
     mean, std = statistics or (dataset.mean, dataset.std)
     if config.mean is not None and config.std is not None:

@@ -13,6 +13,7 @@ from phalanx.configs.errors import UserError
 from phalanx.data import voc_boxes
 from phalanx.data.by_stem import ByStem
 from phalanx.data.detected import DetectedImages
+from phalanx.data.ignored_class import learnt
 from phalanx.data.image_formats import SUFFIXES
 from phalanx.data.masked import MaskedImages, Meaning, refuse_missing
 from phalanx.data.names import Names
@@ -46,14 +47,15 @@ def open_split(config: DataConfig, split: str) -> MaskedImages | DetectedImages:
         (f"JPEGImages/{pictures(stem) or f'{stem}.jpg'}", f"SegmentationClass/{masks(stem) or f'{stem}.png'}") for stem in stems
     ]
     refuse_missing([(root / image, root / mask) for image, mask in pairs])
+    found = learnt(CLASSES, config.ignore_index)
     meaning = Meaning(
-        {number: number for number in range(len(CLASSES))},
+        found.numbers,
         (_BORDER, config.ignore_index),
-        config.ignore_index,
+        found.ignored,
         f"VOC has {len(CLASSES)} (0 to {len(CLASSES) - 1}, and {_BORDER} for borders)",
         "Fetch the file again, or use data.name=masks for classes of your own.",
     )
-    return MaskedImages(config, root, Names.of(i for i, _ in pairs), Names.of(m for _, m in pairs), CLASSES, meaning)
+    return MaskedImages(config, root, Names.of(i for i, _ in pairs), Names.of(m for _, m in pairs), found.classes, meaning)
 
 
 def _target(config: DataConfig) -> str | None:

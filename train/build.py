@@ -98,6 +98,7 @@ def facts(training: Dataset, config: RunConfig) -> DataFacts:
         samples=len(training),
         class_counts=None if counts is None else tuple(counts),
         image_size=(size, size) if isinstance(size, int) else size,
+        ignored=data_facts.ignored(training),
     )
 
 

@@ -41,7 +41,7 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
         said += [] if goes_on else facts.notes(dataset)
     if not goes_on and facts.kind(training) == "segmentation":
         said += together(world, lambda: enlarged(training, settings))
-    return said
+    return list(dict.fromkeys(said))  # both splits may say the same of their classes
 
 
 class PassedOver:

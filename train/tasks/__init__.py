@@ -47,6 +47,7 @@ class DataFacts:
         samples: their number; 0 where nobody needs it.
         class_counts: samples of each class (pixels, boxes); None where the data does not say, or nobody needs them.
         image_size: height and width that the network sees, in pixels; None where they are not known.
+        ignored: the number, in masks, of pixels that count for nothing; None where it is `data.ignore_index`.
     """
 
     classes: tuple[str, ...]
@@ -55,6 +56,7 @@ class DataFacts:
     samples: int = 0
     class_counts: tuple[int, ...] | None = None
     image_size: tuple[int, int] | None = None
+    ignored: int | None = None
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class Segmentation:
     def __init__(self, config: RunConfig, data: DataFacts):
         self._outputs = outputs(config, data)
         self._names = names(data.classes, self._outputs)
-        self._ignored = config.data.ignore_index
+        self._ignored = config.data.ignore_index if data.ignored is None else data.ignored
         self._data, self._evaluate = config.data, config.evaluate
         self._crf = _crf(config.evaluate)
         self._auxiliary = config.loss.auxiliary

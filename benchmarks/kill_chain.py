@@ -24,17 +24,19 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 
 import phalanx.launch.say
 import phalanx.train.start  # noqa: F401
+from benchmarks.kill_places import EVALUATION, START_UP, Durations, Places
 from phalanx.dist.checkpoint import reader
 from phalanx.launch import train
 from tests.forking import become, rank_environment
 from tests.running import DIGITS, assert_bitwise, clean_environment, lines, sample_ids
 
-KILLS_A_CHAIN, STEPS, GLOBAL_BATCH = 10, 40, 8
+GLOBAL_BATCH = 8
 TIMEOUT_S = 20  # of the ranks' collectives; torch looks about three times as long for a rank 0 that died while it started
-_START_S = 2.0  # about what a rank takes from its start to its first step
 _STEP_S = 0.3  # about what a step and its save take, as long as the run has not shown it
+_STAGE_S = 0.2  # the same of a stage
+_PATIENCE_S = 120.0  # for the place where a kill is to fall
 RECIPE = [DIGITS, "model.stem=small", "data.image_size=16", "data.augment.flip=0.5", "data.workers=0", "data.ledger=true"]
-RECIPE += [f"train.global_batch={GLOBAL_BATCH}", "train.micro_batch=4", f"train.steps={STEPS}", "train.log_every=1"]
+RECIPE += [f"train.global_batch={GLOBAL_BATCH}", "train.micro_batch=4", "train.log_every=1"]
 RECIPE += [f"dist.timeout_s={TIMEOUT_S}", "dist.device=cpu", "checkpoint.keep=2"]
 
 
@@ -53,6 +55,27 @@ class Mode(NamedTuple):
 MODES = [Mode(how, ranks, killed) for ranks, killed in ((2, "one"), (2, "all"), (1, "all")) for how in (True, False)]
 
 
+class Length(NamedTuple):
+    """Of a run that is killed.
+
+    Attributes:
+        eval_every: steps between evaluations.
+        held_out: share of the digits that is evaluated; all that are held out by default where it is not set.
+        starting: stages of the start in which kills may fall.
+    """
+
+    steps: int = 40
+    eval_every: int = 5
+    kills: int = 10
+    held_out: float | None = None
+    starting: tuple[str, ...] = START_UP
+
+    @property
+    def keys(self) -> list[str]:
+        keys = [f"train.steps={self.steps}", f"train.eval_every={self.eval_every}"]
+        return keys if self.held_out is None else [*keys, f"data.val_fraction={self.held_out}"]
+
+
 class Ranks:
     """Forked ranks of one attempt at a run, each in a session of its own.
 
@@ -68,12 +91,15 @@ class Ranks:
         self.begun = time.monotonic()
         self.statuses: dict[int, int] = {}
         self.processes: list[int] = []
+        self.places = Places(count)
+        self.seen: list[tuple[float, str]] = []  # when rank 0 entered which stage
         for rank in range(count):
             sys.stdout.flush()
             sys.stderr.flush()
             process = os.fork()
             if process == 0:
                 environment = clean_environment() | rank_environment(rank, count, port)
+                self.places.told_by(rank)
                 become(lambda: train.main(arguments), folder, environment, *[folder / f"rank-{rank}.log"] * 2)
             self.processes.append(process)
 
@@ -91,6 +117,9 @@ class Ranks:
         """Returns when all have ended, or something else is true; whether that was in time."""
         deadline = time.monotonic() + timeout
         while self.running and not until():
+            stage = self.places[0].stage
+            if stage is not None and (not self.seen or self.seen[-1][1] != stage):
+                self.seen.append((time.monotonic(), stage))
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.002)
@@ -118,20 +147,28 @@ def _session_is_there(process: int) -> bool:
     return True
 
 
-def unbroken(ranks: int, folder: Path) -> Path:
+def unbroken(ranks: int, length: Length, folder: Path) -> Path:
     """The run that nobody kills; returns its directory."""
     folder.mkdir()
-    under_way = Ranks(["name=unbroken", *RECIPE], ranks, folder)
+    under_way = Ranks(["name=unbroken", *RECIPE, *length.keys], ranks, folder)
     in_time = under_way.wait(600)
     codes = [under_way.statuses.get(process) for process in under_way.processes]
     assert in_time and not any(codes), f"the unbroken run ended with {codes}: {(folder / 'rank-0.log').read_text()}"
     return folder / "runs/unbroken"
 
 
-def run_chain(mode: Mode, expected: Path, folder: Path, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def run_chain(
+    mode: Mode,
+    length: Length,
+    aim: Callable[[], str],
+    expected: Path,
+    folder: Path,
+    tell: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
     """Kills a run again and again, then lets it come to its end.
 
     Args:
+        aim: the part of the run where the next kill is to fall: start-up, evaluation or training.
         expected: the directory of the unbroken run.
         folder: which is there no more where everything was as it must be.
         tell: is given what was found after each kill, as `_kill` returns it.
@@ -140,11 +177,11 @@ def run_chain(mode: Mode, expected: Path, folder: Path, tell: Callable[[dict[str
         `problems` at the end, such as a tensor that differs from the unbroken run's; `ok`: there were none, then or before.
     """
     folder.mkdir()
-    run, problems = folder / "runs/killed", list[str]()
-    arguments = ["name=killed", *RECIPE, "checkpoint.every_steps=1"]
+    run, problems, durations = folder / "runs/killed", list[str](), Durations()
+    arguments = ["name=killed", *RECIPE, *length.keys, "checkpoint.every_steps=1"]
     arguments.append(f"checkpoint.asynchronous={str(mode.asynchronous).lower()}")
-    for _ in range(KILLS_A_CHAIN):
-        found = _kill(mode, run, lambda: Ranks(arguments, mode.ranks, folder))
+    for _ in range(length.kills):
+        found = _kill(mode, aim(), length.starting, durations, run, lambda: Ranks(arguments, mode.ranks, folder))
         if found is None:
             break
         tell(found)
@@ -154,28 +191,32 @@ def run_chain(mode: Mode, expected: Path, folder: Path, tell: Callable[[dict[str
     in_time = last.wait(600)
     last.kill(last.running)
     codes = list(last.statuses.values())
-    problems += _differences(run, expected) if in_time and not any(codes) else [f"the last attempt ended with {codes}"]
+    problems += _differences(run, expected, length) if in_time and not any(codes) else [f"the last attempt ended with {codes}"]
     if problems:
         return {"problems": problems, "folder": str(folder), "ok": False}
     shutil.rmtree(folder)
     return {"problems": [], "ok": True}
 
 
-def _kill(mode: Mode, run: Path, start: Callable[[], Ranks]) -> dict[str, Any] | None:
+def _kill(
+    mode: Mode, aim: str, starting: Sequence[str], durations: Durations, run: Path, start: Callable[[], Ranks]
+) -> dict[str, Any] | None:
     """Starts the run, kills it at a random instant, and looks at what is there. None where it came to its end before.
 
     Returns:
-        `seconds`: the instant, since the start; `steps`: of the ledger by then; `finished`: step of the last save that had
-        finished; `newest`: step of the newest whole checkpoint, 0 for none; `under_way`: what the kill left under temporary
-        names; `survivor_s`: how long the others took to end by themselves; `problems`, and `ok`: there were none.
+        `aim`: where the kill was to fall; `fell`: where it fell; `seconds`: the instant, since the start; `steps`: of the
+        ledger by then; `finished`: step of the last save that had finished; `newest`: step of the newest whole checkpoint, 0
+        for none; `under_way`: what the kill left under temporary names; `survivor_s`: how long the others took to end by
+        themselves; `problems`, and `ok`: there were none.
     """
-    # While it starts or reads, or after some saves of its own; then anywhere in a step.
-    after, problems = random.choice((0, 1, 2, 3)), list[str]()
-    pause = random.uniform(0, _step_s(run) if after else _START_S)
-    before, ranks = len(_saves(run)), start()
-    ranks.wait(3 * TIMEOUT_S, until=lambda: len(_saves(run)) >= before + after)
-    ranks.wait(pause, until=lambda: len(ranks.running) < mode.ranks)
-    chosen = ranks.processes if mode.killed == "all" else [random.choice(ranks.processes)]
+    problems, before, ranks = list[str](), len(_saves(run)), start()
+    victim = random.randrange(mode.ranks)
+    if aim == "training":
+        _wait_for_saves(ranks, run, before)
+    else:
+        _wait_for_stage(random.choice(starting if aim == "start-up" else EVALUATION), aim, ranks, victim, durations)
+    durations.learn(ranks.seen)
+    chosen, fell = ranks.processes if mode.killed == "all" else [ranks.processes[victim]], ranks.places[victim]
     seconds, steps = time.monotonic() - ranks.begun, [line["step"] for line in lines(run / "ledger/rank-0.jsonl")]
     ranks.kill(chosen)
     killed_at = time.monotonic()
@@ -197,6 +238,8 @@ def _kill(mode: Mode, run: Path, start: Callable[[], Ranks]) -> dict[str, Any] |
     if step < finished:
         problems.append(f"the newest whole checkpoint is of step {step}, though {finished} had finished")
     return {
+        "aim": aim,
+        "fell": fell.to_json(),
         "seconds": round(seconds, 3),
         "steps": max(steps, default=0),
         "finished": finished,
@@ -207,6 +250,30 @@ def _kill(mode: Mode, run: Path, start: Callable[[], Ranks]) -> dict[str, Any] |
         "problems": problems,
         "ok": not problems,
     }
+
+
+def _wait_for_saves(ranks: Ranks, run: Path, before: int) -> None:
+    """Returns some saves later, at a random instant of a step and its save."""
+    after, pause = random.choice((1, 2, 3)), random.uniform(0, _step_s(run))
+    ranks.wait(_PATIENCE_S, until=lambda: len(_saves(run)) >= before + after)
+    _pause(ranks, pause)
+
+
+def _wait_for_stage(stage: str, part: str, ranks: Ranks, victim: int, durations: Durations) -> None:
+    """Returns at a random instant of a stage, as far as its duration is known; that of a start, or of an evaluation later."""
+
+    def is_there() -> bool:
+        place = ranks.places[victim]
+        return place.stage == stage and place.part == part
+
+    ranks.wait(_PATIENCE_S, until=is_there)
+    _pause(ranks, random.uniform(0, durations.of(stage, _STAGE_S)))
+
+
+def _pause(ranks: Ranks, seconds: float) -> None:
+    """Waits, unless a rank ends meanwhile."""
+    count = len(ranks.processes)
+    ranks.wait(seconds, until=lambda: len(ranks.running) < count)
 
 
 def _saves(run: Path) -> list[int]:
@@ -228,14 +295,14 @@ def _temporary(checkpoints: Path) -> list[str]:
     return sorted(p.name[1:].partition("-")[0] for p in checkpoints.iterdir() if p.name.startswith("."))
 
 
-def _differences(run: Path, expected: Path) -> list[str]:
+def _differences(run: Path, expected: Path, length: Length) -> list[str]:
     """What is not as in the unbroken run."""
     problems, ids = [], sample_ids(run)
     try:
         assert_bitwise(run, expected)
     except AssertionError as error:
         problems.append(str(error) or "the scalars differ")
-    if list(ids) != list(range(1, STEPS + 1)) or any(len(step) != GLOBAL_BATCH for step in ids.values()):
+    if list(ids) != list(range(1, length.steps + 1)) or any(len(step) != GLOBAL_BATCH for step in ids.values()):
         problems.append("the ledger lacks a step or has one twice")
     if ids != sample_ids(expected):
         problems.append("the ledger's samples differ")

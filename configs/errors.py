@@ -37,6 +37,10 @@ class UserError(ValueError):
         self.shared = shared
 
 
+class RunTaken(UserError):
+    """Another trainer has the run directory: nothing is written to it."""
+
+
 class TrainingFailed(RuntimeError):
     """Training cannot go on for a reason that is no bug (a loss that is not finite, a disk that is full).
 
@@ -45,6 +49,10 @@ class TrainingFailed(RuntimeError):
     """
 
     shared = True
+
+
+class RunLost(TrainingFailed):
+    """The run directory is another trainer's, or is not there any more: nothing is written to it."""
 
 
 class RanksApart(TrainingFailed):

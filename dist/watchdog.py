@@ -61,6 +61,7 @@ class Watchdog:
         self._identity = (socket.gethostname(), os.getpid(), born(os.getpid()))
         self._since = time.monotonic()
         self._number = 0
+        self._begun = False
         self._heard: dict[int, tuple[Sign | None, float]] = {}
         self._over = threading.Event()
         self._deciding = threading.Lock()
@@ -101,7 +102,9 @@ class Watchdog:
             return judge(0, {0: Heard(sign, 0.0)}, self._hang_s)
         suspicious = age > 3 * self._period
         try:
-            if suspicious or self._run.exists():  # a run that is refused as it starts leaves no folder behind
+            # A run that is refused as it starts leaves no folder behind, nor one that was moved away under way.
+            self._begun = self._begun or self._run.exists()
+            if self._run.exists() if self._begun else suspicious:
                 self._board.publish(sign)
         except OSError:
             return None  # who cannot write must not wonder that others are silent

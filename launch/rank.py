@@ -5,7 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
+from phalanx.configs.errors import ExitCode, RunLost, RunTaken, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist import environment, failure_report, mailbox, output
 from phalanx.dist.environment import Ranks
@@ -47,5 +47,5 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
 
 def _note(config: RunConfig | None, ranks: Ranks, error: Exception) -> None:
     """Leaves errors/rank-N.json in a run directory that is there."""
-    if config is not None and RunDirectory.of(config).exists():
+    if config is not None and not isinstance(error, RunLost | RunTaken) and RunDirectory.of(config).exists():
         failure_report.write(RunDirectory.of(config), ranks.rank, error)

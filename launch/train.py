@@ -43,9 +43,20 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
                 print(f"phalanx: {sentence}", file=sys.stderr, flush=True)
         from phalanx.train.start import run
 
-        return run(config, ranks, stop, stop_at[0])
+        return run(config, ranks, stop, stop_at[0], _job_is_over)
 
     return rank.run(configure, work)
+
+
+def _job_is_over(job: str) -> bool:
+    """Whether SLURM says that a job does not run: it has ended, or waits to be started again."""
+    from phalanx.slurm import ask
+
+    try:
+        found = ask.job(job)
+    except ask.SlurmError:
+        return False
+    return found is not None and (found.over or found.state == "PENDING")
 
 
 if __name__ == "__main__":

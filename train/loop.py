@@ -14,7 +14,7 @@ def train(run: Run) -> ExitCode:
     heartbeat.beat("loading", state.step + 1)
     for batch in run.loader.from_step(state.step, run.last_step):
         weights = [task.weights(micro_batch) for micro_batch in batch.micro_batches]
-        for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, stop=run.stop.asked):
+        for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, stop=run.asked_to_stop):
             engine.backward(task.losses(engine.model, micro_batch))
         run.saver.wait_for_copy()
         figures = engine.step()

@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from phalanx.configs.errors import ExitCode, TrainingFailed, UserError
+from phalanx.configs.errors import ExitCode, RunLost, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.data.loader import EvaluationLoader, Loader
 from phalanx.dist import heartbeat
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.save import Progress
 from phalanx.dist.checkpoint.saver import Saved, Saver
-from phalanx.dist.collectives import gather_json, main_does
+from phalanx.dist.collectives import gather_json, main_does, tell_all
 from phalanx.dist.engine import Engine
 from phalanx.dist.files import write_atomically
 from phalanx.dist.reports import StepFigures
 from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.run_owner import RunOwner
 from phalanx.dist.sampler import Stream
 from phalanx.dist.stop import StopRequest
 from phalanx.train.data_check import PassedOver
@@ -66,6 +67,7 @@ class Run:
     tracker: Tracker
     ledger: Ledger
     stop: StopRequest
+    owner: RunOwner
     due: Due
     last_step: int
     stop_at: int | None
@@ -155,6 +157,7 @@ class Run:
             TrainingFailed: where a loss or a parameter is not finite; nothing is written then.
         """
         heartbeat.beat("save")
+        self._end_if_lost()
         if self._begun == self.state.step:
             self._tell(self.saver.wait() if awaited else [])
         if self.saved == self.state.step or (self._begun == self.state.step and not awaited):
@@ -176,6 +179,21 @@ class Run:
         self._tell(self.saver.start(self.engine.entries(), progress, awaited))
         self._begun, self.improved = self.state.step, False
 
+    def _end_if_lost(self) -> None:
+        """
+        Raises:
+            RunLost: on every rank, where the run directory is not there any more, or another trainer's.
+        """
+        lost = tell_all(self.engine.world, self.owner.problem() if self.engine.world.ranks.is_main else None)
+        if lost is not None:
+            self.tracker.abandon()
+            raise RunLost(lost)
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether this rank wants all of them to stop: the next save then says why, or is the last."""
+        return self.stop.asked or self.owner.is_lost
+
     def _unwritten(self) -> str | None:
         """Why what comes before a checkpoint (metrics, ledger) is not on the disk of every rank. All ranks call together."""
         problem = None
@@ -191,6 +209,8 @@ class Run:
         self._tell(self.saver.take_ended())
 
     def _tell(self, ended: Sequence[Saved]) -> None:
+        if self.owner.is_lost:
+            return  # the next save says so, and writes nothing
         for save in ended:
             if save.path is None:
                 self.tracker.event("save_failed", save.step, reason=save.problem)

@@ -1,8 +1,9 @@
 """From a configuration to a finished run, on this rank: check, join, build, restore, train."""
 
+from collections.abc import Callable
 from typing import Any
 
-from phalanx.configs.errors import ExitCode, UserError
+from phalanx.configs.errors import ExitCode, RunLost, RunTaken, UserError
 from phalanx.configs.schema import CheckpointConfig, RunConfig
 from phalanx.dist import determinism, heartbeat
 from phalanx.dist.checkpoint import retention
@@ -13,6 +14,7 @@ from phalanx.dist.collectives import barrier, main_does, tell_all, together
 from phalanx.dist.environment import Ranks
 from phalanx.dist.process_group import World, join, leave
 from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.run_owner import RunOwner
 from phalanx.dist.stop import StopRequest
 from phalanx.dist.threads import choose_threads
 from phalanx.dist.watchdog import watched
@@ -46,23 +48,33 @@ def join_ranks(config: RunConfig, ranks: Ranks) -> tuple[World, int]:
     return join(ranks, config.dist, directory.path, threads), threads
 
 
-def run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None = None) -> ExitCode:
+def run(
+    config: RunConfig,
+    ranks: Ranks,
+    stop: StopRequest,
+    stop_at: int | None = None,
+    job_is_over: Callable[[str], bool] = lambda job: False,
+) -> ExitCode:
     """Trains, or goes on with the run of that name if it is there.
 
     Args:
         stop_at: step to save and stop at, leaving the schedule as it is.
+        job_is_over: whether SLURM says that a job, in which another trainer had the run, does not run any more.
 
     Raises:
         UserError: on bad input.
         TrainingFailed: where training cannot go on.
     """
-    with watched(RunDirectory.of(config), ranks, config.dist.hang_s):
-        return _run(config, ranks, stop, stop_at)
+    directory = RunDirectory.of(config)
+    owner = RunOwner(directory, ranks, job_is_over, lambda: stop.asked)
+    with watched(directory, ranks, config.dist.hang_s), owner:
+        return _run(config, ranks, stop, stop_at, owner)
 
 
-def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None) -> ExitCode:
+def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None, owner: RunOwner) -> ExitCode:
     world, threads = join_ranks(config, ranks)
     directory = RunDirectory.of(config)
+    _claim(world, owner, config)
     heartbeat.beat("build")
     before = directory.read_config() if directory.exists() else None
     goes_on = tell_all(world, bool(steps(directory.checkpoints)))
@@ -97,13 +109,17 @@ def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None
         elif stop_at is not None and state.step >= stop_at:
             raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
         else:
-            under_way = _prepare(config, directory, state, parts, tracker, best, stop, stop_at)
+            under_way = _prepare(config, directory, state, parts, tracker, best, stop, stop_at, owner)
             stop.unsaved = lambda: under_way.state.step - under_way.saved
             try:
                 code = train(under_way)
+            except RunLost:
+                raise
             except Exception:
                 under_way.let_saves_end()
                 raise
+    except RunLost:
+        raise
     except Exception as error:
         tracker.event("failure", state.step, reason=f"{type(error).__name__}: {error}")
         raise
@@ -116,6 +132,22 @@ def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None
     return code
 
 
+def _claim(world: World, owner: RunOwner, config: RunConfig) -> None:
+    """
+    Raises:
+        RunTaken: on every rank, where another trainer has the run.
+    """
+
+    def claim() -> None:
+        owner.claim()
+        RunDirectory.of(config).refuse_another_experiment(config)  # one that came and went since the ranks were started
+
+    try:
+        main_does(world, claim)
+    except UserError as refusal:
+        raise RunTaken(str(refusal), shared=True) from None
+
+
 def _prepare(
     config: RunConfig,
     directory: RunDirectory,
@@ -125,6 +157,7 @@ def _prepare(
     best: Best,
     stop: StopRequest,
     stop_at: int | None,
+    owner: RunOwner,
 ) -> Run:
     engine, keeping = parts.engine, config.checkpoint
     heartbeat.beat("warm-up")
@@ -146,10 +179,11 @@ def _prepare(
         tracker=tracker,
         ledger=Ledger(directory.ledger, engine.world.ranks, config.data.ledger),
         stop=stop,
+        owner=owner,
         due=Due(config.train.eval_every, config.checkpoint.every_steps, parts.last_step),
         last_step=parts.last_step,
         stop_at=stop_at,
-        saver=Saver(engine.world, directory.checkpoints, _retention(keeping), keeping.asynchronous),
+        saver=Saver(engine.world, directory.checkpoints, _retention(keeping), keeping.asynchronous, owner.problem),
         saved=state.step,
         passed_over=PassedOver(parts.training, engine.world),
         best=best,

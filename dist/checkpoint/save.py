@@ -3,7 +3,7 @@
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,13 @@ def save(
 
 
 def write(
-    world: World, checkpoints: Path, tensors: Sequence[plan.Facts], mine: Sequence[plan.Part], together: int, progress: Progress
+    world: World,
+    checkpoints: Path,
+    tensors: Sequence[plan.Facts],
+    mine: Sequence[plan.Part],
+    together: int,
+    progress: Progress,
+    refused: Callable[[], str | None] = lambda: None,
 ) -> Path:
     """Writes and commits what all ranks give.
 
@@ -63,6 +69,7 @@ def write(
         tensors: all there are, the same on every rank.
         mine: this rank's parts.
         together: ranks that share a file.
+        refused: why nothing must be written any more, if so; asked on rank 0 before anything is, and before the commit.
 
     Raises:
         SaveFailed: on every rank, where any rank could not write.
@@ -70,6 +77,7 @@ def write(
     aside, error = "", None
     if world.ranks.is_main:
         try:
+            _heed(refused)
             _refuse_too_little_room(checkpoints, plan.whole_bytes(tensors))
             aside = str(directory.prepare(checkpoints, progress.step))
         except (OSError, SaveFailed) as problem:
@@ -90,8 +98,9 @@ def write(
     if world.ranks.is_main:
         if not errors:
             try:
+                _heed(refused)
                 directory.commit(folder, progress.step, _manifest(world, tensors, progress, contents))
-            except OSError as problem:
+            except (OSError, SaveFailed) as problem:
                 errors.append(_words(problem, folder))
         if errors:
             shutil.rmtree(folder, ignore_errors=True)  # gives the space back; what is left the next save removes
@@ -99,6 +108,11 @@ def write(
     if errors:
         raise SaveFailed(errors[0])
     return directory.step_directory(checkpoints, progress.step)
+
+
+def _heed(refused: Callable[[], str | None]) -> None:
+    if (reason := refused()) is not None:
+        raise SaveFailed(reason)
 
 
 def _words(problem: Exception, place: Path) -> str:

@@ -41,12 +41,21 @@ class Saver:
 
     Args:
         asynchronous: whether `start` returns at once; then `wait_for_copy` comes before the state changes.
+        refused: why nothing must be written any more, if so.
     """
 
-    def __init__(self, world: World, checkpoints: Path, policy: Retention, asynchronous: bool):
+    def __init__(
+        self,
+        world: World,
+        checkpoints: Path,
+        policy: Retention,
+        asynchronous: bool,
+        refused: Callable[[], str | None] = lambda: None,
+    ):
         # A group of its own: messages of training and of saving must not meet.
         self._world = replace(world, control=patient_control(world, timedelta(seconds=_TIMEOUT_S)))
         self._checkpoints, self._policy, self._asynchronous = checkpoints, policy, asynchronous
+        self._refused = refused
         self._staging = Staging()
         self._left: list[str] = []  # what could not be removed, told already
         self._thread: threading.Thread | None = None
@@ -138,7 +147,7 @@ class Saver:
     ) -> Saved:
         path, problem = None, None
         try:
-            path = write(self._world, self._checkpoints, tensors, parts, together, progress)
+            path = write(self._world, self._checkpoints, tensors, parts, together, progress, self._refused)
         except SaveFailed as error:
             problem = str(error)
         seconds = time.monotonic() - begun

@@ -40,13 +40,18 @@ def parse_json(text: str, path: str) -> Any:
         )
         _check(value, 0)
     except json.JSONDecodeError as error:
-        wrong = next((sentence for pattern, sentence in _SENTENCES if re.search(pattern, error.msg)), "it is broken here")
-        raise Problem(Origin(path, error.lineno), f"this is not JSON: {line_of(text, error.lineno)}: {wrong}.") from None
+        said = f"this is not JSON: {line_of(text, error.lineno)}: {explain(error)}."
+        raise Problem(Origin(path, error.lineno), said) from None
     except _Fault as fault:
         raise Problem(Origin(path), str(fault)) from None
     except RecursionError:
         raise Problem(Origin(path), _TOO_DEEP) from None
     return value
+
+
+def explain(error: json.JSONDecodeError) -> str:
+    """What is wrong at an error's place."""
+    return next((sentence for pattern, sentence in _SENTENCES if re.search(pattern, error.msg)), "it is broken here")
 
 
 _TOO_DEEP = f"more than {_DEEPEST} values lie within each other. Write it flatter."

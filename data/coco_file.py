@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.json_text import explain
 from phalanx.data.text_file import decoded, read_bytes, shown
 from phalanx.data.values import flag, key, name, number, whole
 
 _REMEDY = "Give a file in COCO's format, with images, annotations and categories."
+_AROUND = 25  # characters that are shown before a broken place, and after it
 _MOST = 1 << 31  # pixels of a side
 
 
@@ -185,7 +187,9 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: this is not valid JSON ({error}). {_REMEDY}") from None
+        place = f"line {error.lineno}, column {error.colno}"
+        around = shown(text[max(0, error.pos - _AROUND) : error.pos + _AROUND])
+        raise UserError(f"{path}: this is not JSON: {place}, in {around}: {explain(error)}. {_REMEDY}") from None
     except RecursionError:
         raise UserError(f"{path}: this JSON is nested too deeply. {_REMEDY}") from None
     except ValueError:  # Python's bound on the digits of a whole number

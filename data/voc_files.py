@@ -17,6 +17,19 @@ _ENCODINGS = re.compile(
     re.IGNORECASE,
 )
 
+_BROKEN = {  # what expat says, and our words
+    "no element found": "the text ends before the annotation does",
+    "mismatched tag": "another element is closed than the one that is open",
+    "unclosed": "what begins here does not end",
+    "junk after": "something follows after the annotation",
+    "undefined entity": "an & begins a name that XML does not know; write &amp; for the character",
+    "invalid token": "a character stands where none can be; write &amp; for & and &lt; for < in names",
+    "duplicate attribute": "an attribute is there twice",
+    "unbound prefix": "the name has a prefix, as in a:b, which is not defined",
+    "invalid character": "the number of a character is not one that XML has",
+    "declaration not at start": "the line <?xml ...?> is not the first",
+}
+
 
 def read_stems(listed: Path, there: Callable[[str], str | None]) -> list[str]:
     """The names that a list holds, a line each: without the suffix, maybe with a folder, maybe with blanks.
@@ -62,7 +75,11 @@ def read_xml(path: Path) -> ElementTree.Element:
     try:
         tree = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise UserError(f"{path}: this is not valid XML ({error}). Write it again.") from None
+        line, column = error.position
+        wrong = next((words for said, words in _BROKEN.items() if said in str(error)), "it is broken here")
+        raise UserError(
+            f"{path}: line {line}, column {column + 1}: this is not XML: {wrong}. Correct it, or write it again."
+        ) from None
     if tree.tag.lower() != "annotation":
         raise UserError(f"{path}: this is XML, but not VOC's: its root is {shown(tree.tag)}, not 'annotation'. Write it again.")
     return tree

@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from phalanx.configs.errors import UserError
-from phalanx.data.text_file import lines, read_text, shown
+from phalanx.configs.text import line_of
+from phalanx.configs.yaml_errors import explain
+from phalanx.data.text_file import read_text, shown
 
 
 def read_keys(path: Path) -> dict[str, Any]:
@@ -23,16 +25,15 @@ def read_keys(path: Path) -> dict[str, Any]:
     try:
         node = yaml.compose(text, yaml.BaseLoader)
     except yaml.MarkedYAMLError as error:
-        mark, written = error.problem_mark or error.context_mark, lines(text)
-        number = min(mark.line, len(written) - 1) if mark else 0
-        problem = f"{shown(written[number].strip())} is not valid YAML ({error.problem or error.context})"
-        raise UserError(f"{path}: line {number + 1}: {problem}. Correct it.") from None
+        number, wrong = explain(error)
+        raise UserError(f"{path}: line {number or 1}: this is not YAML: {line_of(text, number)}: {wrong}.") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"{path}: line {line} has a control character, which YAML may not have. Remove it.") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        said = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise UserError(f"{path}: this is not valid YAML ({said}). Write it again.") from None
+    except RecursionError:
+        raise UserError(f"{path}: this YAML is nested too deeply. Write it flatter.") from None
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"{path}: this is not YAML. Write it again.") from None
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{path}: this is YAML, but it holds no keys with values. Write it as key: value, a line each.")
     return {key: _value(path, value) for key, value in _pairs(path, node).items()}

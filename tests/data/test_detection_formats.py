@@ -266,7 +266,7 @@ def test_an_object_that_cannot_be_used_is_named_or_left_out_and_counted(
 
 
 REFUSED: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
-    "no JSON": (lambda root: _coco(root, '{"images": ['), r"instances_train\.json: this is not valid JSON"),
+    "no JSON": (lambda root: _coco(root, '{"images": ['), r"instances_train\.json: this is not JSON"),
     "a list": (lambda root: _coco(root, "[1]"), r"not COCO's: it holds \[1\], not a dictionary"),
     "no categories": (_changed(lambda content: content.pop("categories")), r"not COCO's: it has no list 'categories'"),
     "no box": (_changed(lambda content: content["annotations"][0].pop("bbox")), r"'annotations' \(id 11\) has no 'bbox'"),
@@ -283,7 +283,7 @@ REFUSED: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
         _changed(lambda content: content["annotations"][0].update(id=13)),
         r"instances_train\.json: the annotation id 13 is there twice",
     ),
-    "XML": (lambda root: _voc(root, **{"7": "<object>"}), r"7\.xml: this is not valid XML"),
+    "XML": (lambda root: _voc(root, **{"7": "<object>"}), r"7\.xml: line 1, column 88: this is not XML"),
     "entities": (
         lambda root: _with_text(_voc(root), root / "Annotations/7.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'),
         r"7\.xml: this XML defines a document type",

@@ -114,7 +114,7 @@ def test_a_value_of_coco_that_means_nothing_is_refused_by_id_and_key(tmp_path: P
         ('{"images": [[]], "annotations": [], "categories": [1]}', r"entry 0 of 'images' is \[\] instead of a dictionary"),
         ('{"images": [null], "annotations": [], "categories": [1]}', r"entry 0 of 'images' is None instead of a dictionary"),
         ('"text"', "it holds 'text', not a dictionary"),
-        ('{"images": [1,]}', r"not valid JSON \(.*line 1 column 1"),
+        ('{"images": [1,]}', r"not JSON: line 1, column 1"),
     ],
 )
 def test_a_json_of_another_shape_is_refused_in_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
@@ -163,7 +163,7 @@ WRONG_VOC: dict[str, tuple[str, str]] = {
     "no box": (voc_xml("<object><name>dog</name></object>"), r"object 1: bndbox/xmin is missing"),
     "HTML": ("<html><body/></html>", r"this is XML, but not VOC's: its root is 'html'"),
     "no objects": ("<annotation></annotation>", r"the 1 annotations of the training split have no object with a name"),
-    "deep": ("<a>" * 100_000, "not valid XML"),
+    "deep": ("<a>" * 100_000, "this is not XML: the text ends before the annotation does"),
 }  # fmt: skip
 
 
@@ -237,13 +237,13 @@ ODD: dict[str, tuple[str, str]] = {
     "another count": ("names: [a, b]\nnc: 3", r"nc is '3', but names has 2"),
     "a list": ("- a\n- b", r"it holds no keys with values"),
     "empty": ("", r"it holds no keys with values"),
-    "two documents": ("names: [a, b]\n---\nnames: [c]", r"line 2: '---' is not valid YAML"),
-    "a tab": ("names:\n\t- a", r"line 2: '- a' is not valid YAML"),
+    "two documents": ("names: [a, b]\n---\nnames: [c]", r"line 2: this is not YAML: .*a second document begins here"),
+    "a tab": ("names:\n\t- a", r"line 2: this is not YAML: `- a`: it is indented by a tab"),
     "a control character": ("names: [a, b]\nx: \x07", r"line 2 has a control character"),
     "a list as a key": ("? [a]\n: b", r"line 1: a key is not a text"),
     "deep": ("names: " + "[" * 3000, r"nested too deeply"),
     "a bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nnames: [*c, *c]", r"the name of class 0 is \[\]"),
-    "an unknown alias": ("names: *x", r"line 1: .* is not valid YAML"),
+    "an unknown alias": ("names: *x", r"line 1: this is not YAML: `names: \*x`: there is no anchor"),
 }  # fmt: skip
 
 

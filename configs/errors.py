@@ -25,6 +25,10 @@ def printable(message: str) -> str:
     return "\n".join(lines)
 
 
+class Stopped(Exception):
+    """This rank was asked to stop while it waited for others to start; there is nothing to lose yet."""
+
+
 class UserError(ValueError):
     """Something that the user gave is wrong. The message says what, where and what to change; no traceback is shown.
 

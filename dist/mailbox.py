@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from phalanx.configs.errors import ExitCode
 from phalanx.dist.files import write_atomically
 from phalanx.dist.processes import born
 
@@ -13,6 +14,18 @@ _TOLD = "told"
 def _folder() -> Path | None:
     name = os.environ.get(VARIABLE)
     return Path(name) if name else None
+
+
+def is_open() -> bool:
+    """Whether a command started this rank, and hears from it here."""
+    return _folder() is not None
+
+
+def has_failed_before(rank: int) -> bool:
+    """Whether another rank has ended with a failure, of which it has said the reason."""
+    folder = _folder()
+    ended_well = (ExitCode.DONE, ExitCode.STOPPED_EARLY)
+    return folder is not None and any(o != rank and code not in ended_well for o, code in exit_codes(folder).items())
 
 
 def arrived(rank: int) -> None:

@@ -14,7 +14,7 @@ from torch._C._distributed_c10d import HashStore
 from phalanx.configs.errors import UserError
 from phalanx.dist import network
 from phalanx.dist.environment import Ranks
-from phalanx.dist.rendezvous import meeting_place, slurm_store
+from phalanx.dist.rendezvous import LOOPBACK, launched_store, meeting_place, slurm_store
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -102,32 +102,52 @@ def patient_control(world: World, timeout: timedelta) -> "torch.distributed.Proc
 
 def _meet(ranks: Ranks, device: torch.device, run_directory: Path, config: "DistConfig") -> "torch.distributed.ProcessGroup":
     """Makes the default group, for gradients, and the control group, which is returned."""
-    store, timeout = None, timedelta(seconds=config.timeout_s)
-    if config.interface is not None or ranks.launcher == "slurm":
-        own = network.address(config.interface, os.environ)
-        # Left alone, gloo takes the interface of the host's name, which may be the loopback's, or have no address at all.
-        for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME") if config.interface else ("GLOO_SOCKET_IFNAME",):
-            os.environ.setdefault(variable, config.interface or network.interface_of(own) or "")
-    if ranks.launcher == "slurm":
-        store = slurm_store(ranks, run_directory, timeout, own)
+    timeout = timedelta(seconds=config.timeout_s)
+    on_slurm = ranks.launcher == "slurm"
+    own = _network(ranks, config)
+    if on_slurm:
+        store, host, port = slurm_store(ranks, run_directory, timeout, own)
         # Accelerate takes the local rank for the GPU's number, which is 0 where each task sees one GPU of its own.
         local = ranks.local_rank if device.index is None else device.index
         os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(local))
-        os.environ.update(LOCAL_WORLD_SIZE=str(ranks.local_world), MASTER_ADDR=store.host, MASTER_PORT=str(store.port))
+        os.environ.update(LOCAL_WORLD_SIZE=str(ranks.local_world), MASTER_ADDR=host, MASTER_PORT=str(port))
+    else:
+        store = launched_store(ranks, timeout)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo finds its way
         torch.distributed.init_process_group(
             "gloo" if device.type == "cpu" else "nccl",
             store=store,
-            rank=ranks.rank if store is not None else -1,
-            world_size=ranks.world if store is not None else -1,
+            rank=ranks.rank,
+            world_size=ranks.world,
             timeout=timeout,
             device_id=device if device.type == "cuda" else None,
         )
     control = torch.distributed.new_group(backend="gloo", timeout=timeout)
-    if store is not None and ranks.is_main:
+    if on_slurm and ranks.is_main:
         meeting_place(run_directory).unlink(missing_ok=True)
     return cast(torch.distributed.ProcessGroup, control)
+
+
+def _network(ranks: Ranks, config: "DistConfig") -> str:
+    """This node's address for the other ranks; gloo and NCCL are told its interface, unless the environment tells them.
+
+    Left alone, gloo takes the interface of the host's name, which may be the loopback's, or have no address at all; and on
+    one node there is no need that anybody outside reaches it.
+    """
+    told = ["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"]
+    if config.interface is not None:
+        own = network.address(config.interface, os.environ)
+    elif ranks.local_world == ranks.world:
+        own = LOOPBACK
+    elif ranks.launcher == "slurm":
+        own, told = network.address(None, os.environ), told[:1]  # NCCL chooses among all that are fast
+    else:
+        return ""
+    if (interface := config.interface or network.interface_of(own)) is not None:
+        for variable in told:
+            os.environ.setdefault(variable, interface)
+    return own
 
 
 def _accelerator(device: torch.device) -> "Accelerator":

@@ -4,11 +4,13 @@ A Python signal handler never runs in a rank that sits in a collective. So the h
 each signal's number to a socket (`signal.set_wakeup_fd`), and a thread reads it.
 """
 
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -58,7 +60,8 @@ class StopRequest:
             if self._interrupts >= 2:
                 self._end()
             self.signal = self.signal or number
-            if number is signal.SIGINT and _speaks() and not mailbox.was_told():
+            is_answered = mailbox.was_told() or time.monotonic() - _asked_at < _ASKED_S
+            if number is signal.SIGINT and _speaks() and not is_answered:
                 _say(self._answer())
 
     def _answer(self) -> str:
@@ -80,10 +83,17 @@ class StopRequest:
 
 
 _current: StopRequest | None = None
+_asked_at = -math.inf
+_ASKED_S = 1.0
 
 
 def asked() -> signal.Signals | None:
-    """The signal that asked this process to stop, if one did: for whoever waits and would not return by itself."""
+    """The signal that asked this process to stop, if one did.
+
+    For whoever waits and would not return by itself: asks again and again, and gives the answer to an interrupt.
+    """
+    global _asked_at
+    _asked_at = time.monotonic()
     return None if _current is None else _current.signal
 
 

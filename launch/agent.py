@@ -4,9 +4,14 @@ import logging
 import os
 import signal
 import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from phalanx.dist import output
 from phalanx.dist.processes import die_with_parent
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 
 def main() -> int:
@@ -18,13 +23,24 @@ def main() -> int:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import static_tcp_rendezvous
 
+    static_tcp_rendezvous.TCPStore = _on_loopback  # type: ignore[assignment, attr-defined]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         launch_command(launch_command_parser().parse_args())
     except (ChildFailedError, SignalException):
         return 1
     return 0
+
+
+def _on_loopback(
+    address: str, port: int, world: int, is_master: bool, timeout: timedelta, multi_tenant: bool = False
+) -> "TCPStore":
+    """The launcher's store, with which the ranks find each other's: torch's own would listen on all interfaces."""
+    from phalanx.dist.rendezvous import LOOPBACK, open_store
+
+    return open_store(LOOPBACK, port, world, timeout, multi_tenant)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,19 @@
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
-from phalanx.configs.errors import ExitCode, RunLost, RunTaken, TrainingFailed, UserError
+from phalanx.configs.errors import ExitCode, RunLost, RunTaken, Stopped, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist import environment, failure_report, mailbox, output
 from phalanx.dist.environment import Ranks
 from phalanx.dist.processes import die_with_parent, kill_children
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.dist.stop import answer_no_more
+
+_ECHO_S = 2.0  # for the rank that failed first to say why
 
 
 def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], ExitCode]) -> int:
@@ -35,14 +38,36 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
         code = ExitCode.FAILED
         if ranks.is_main:
             print("phalanx: interrupted", file=sys.stderr, flush=True)
+    except Stopped as error:
+        code = ExitCode.STOPPED_EARLY
+        if ranks.is_main or not mailbox.is_open():
+            print(f"phalanx: {error}", file=sys.stderr, flush=True)
     except Exception as error:
         code = ExitCode.FAILED
-        print(f"phalanx: rank {ranks.rank} failed:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
+        if (echo := _echo(ranks, error)) is None:
+            print(f"phalanx: rank {ranks.rank} failed:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
+        elif echo:
+            print(f"phalanx: rank {ranks.rank} {echo}", file=sys.stderr, flush=True)
         _note(config, ranks, error)
     kill_children()
     answer_no_more()
     mailbox.ended(ranks.rank, code)
     return int(code)
+
+
+def _echo(ranks: Ranks, error: Exception) -> str | None:
+    """What to say of a failure that only echoes another rank's end; nothing where that one has spoken. None for all others."""
+    if ranks.world == 1 or not failure_report.is_echo(error):
+        return None
+    deadline = time.monotonic() + _ECHO_S
+    while mailbox.is_open() and time.monotonic() < deadline:
+        if mailbox.has_failed_before(ranks.rank):
+            return ""
+        time.sleep(0.05)
+    if isinstance(error, ConnectionError):
+        return None  # it may be the rank's own: of its data set, of a tracker
+    message = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"lost another rank, and ends with it: {message}"
 
 
 def _note(config: RunConfig | None, ranks: Ranks, error: Exception) -> None:

@@ -171,6 +171,10 @@ class Forked:
     def _written(self, kind: str) -> str:
         return "".join((self._folder / f"{rank}.{kind}").read_text() for rank in range(len(self.processes)))
 
+    def errors_so_far(self) -> str:
+        there = [self._folder / f"{rank}.err" for rank in range(len(self.processes))]
+        return "".join(file.read_text() for file in there if file.exists())
+
     def send_signal(self, number: signal.Signals) -> None:
         for process in self.processes:
             os.kill(process, number)

@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate, get_worker_info
 
 from phalanx.configs.errors import UserError
+from phalanx.data import room
 from phalanx.data.dataset import Dataset
-from phalanx.data.packing import pack, unpack
+from phalanx.data.packing import Load, load_of, pack, shared, unpack
+from phalanx.data.scarcity import LoaderFailed, explained
 from phalanx.data.workers import in_processes, started
 from phalanx.dist.randomness import key, seed_loading, undisturbed
 from phalanx.dist.sampler import Draw, MicroBatches, Share, Stream
@@ -117,15 +119,24 @@ class _Maker(torch.utils.data.Dataset[Any]):
             with loading():
                 stored = [self._samples.stored(draw) for draw in asked.draws]
                 if self._device is not None:
-                    return asked.step, {name: pack([sample[name] for sample in stored]) for name in _names(stored)}
+                    return self._sent(
+                        (asked.step, {name: pack([sample[name] for sample in stored]) for name in _names(stored)})
+                    )
                 made = self._together(asked.step, [self._samples.transformed(sample) for sample in stored])
-                return {name: pack(value) for name, value in made.items()}
+                return self._sent({name: pack(value) for name, value in made.items()})
         except UserError as error:
             return error
+        except RuntimeError as error:
+            if get_worker_info() is None or (reason := explained(error)) is None:
+                raise
+            return LoaderFailed(reason)
+
+    def _sent(self, value: Any) -> Any:
+        return value if get_worker_info() is None else shared(value)
 
     def arrived(self, sent: Any) -> MicroBatch:
         """In the training process: the micro-batch."""
-        if isinstance(sent, UserError):
+        if isinstance(sent, UserError | LoaderFailed):
             raise sent
         if self._device is None:
             return {name: unpack(value) for name, value in sent.items()}
@@ -136,10 +147,6 @@ class _Maker(torch.utils.data.Dataset[Any]):
             images = [sample["image"].to(self._device, non_blocking=True) for sample in stored]
             pairs = zip(stored, images, strict=True)
             return self._together(step, [self._samples.transformed(sample | {"image": image}) for sample, image in pairs])
-
-    def here(self, asked: _Asked) -> MicroBatch:
-        """The micro-batch, made here and now."""
-        return self.arrived(self[asked])
 
     def _together(self, step: int, samples: list[dict[str, Any]]) -> MicroBatch:
         batch = collate(samples, self._samples.ragged)
@@ -223,7 +230,7 @@ def _fork_loader(maker: _Maker, batches: Any, workers: int, pin: bool, ahead: in
         sampler=batches,
         collate_fn=_as_made,
         pin_memory=pin,
-        prefetch_factor=max(2, -(-ahead // workers)) if workers else None,
+        prefetch_factor=room.prefetch(workers, ahead) if workers else None,
         **in_processes(workers),
     )
     return map(maker.arrived, started(loader))
@@ -249,12 +256,12 @@ class Loader:
     ):
         self._maker = _Maker(samples, batchwise, device)
         self._stream, self._mine, self._workers, self._pin = stream, mine, workers, pin
+        self._load: Load | None = None
 
     def from_step(self, step: int, last_step: int) -> Iterator[Batch]:
         """This rank's parts of the steps after `step` finished ones, up to `last_step`."""
         batches = _TrainingBatches(self._stream, self._mine, step, last_step)
-        # A step takes all its micro-batches at once: the next step's must be there by then.
-        micro_batches = _fork_loader(self._maker, batches, self._workers, self._pin, ahead=2 * self._mine.size)
+        micro_batches = _fork_loader(self._maker, batches, self._workers, self._pin, self._ahead)
         for current in range(step, last_step):
             part = [next(micro_batches) for _ in range(self._mine.size)]
             yield Batch(current, self._stream.global_batch, part)
@@ -262,7 +269,23 @@ class Loader:
     def examples(self, step: int, some: Share) -> list[MicroBatch]:
         """Some of the micro-batches of a step, loaded here and now."""
         draws = self._stream.micro_batches(step, some.first, some.last)
-        return [self._maker.here(_Asked(step, micro_batch)) for micro_batch in draws]
+        made = [self._maker[_Asked(step, micro_batch)] for micro_batch in draws]
+        self._load = max((load_of(sent) for sent in made), default=None)
+        return [self._maker.arrived(sent) for sent in made]
+
+    def check_room(self, local_ranks: int) -> None:
+        """Whether loader processes will find the room that micro-batches such as the examples take.
+
+        Raises:
+            UserError: where they will not.
+        """
+        if self._load is not None:
+            room.check(self._load, self._workers, self._ahead, local_ranks)
+
+    @property
+    def _ahead(self) -> int:
+        """A step takes all its micro-batches at once: the next step's must be there by then."""
+        return 2 * self._mine.size
 
 
 class EvaluationLoader:

@@ -3,7 +3,7 @@
 A tensor travels as an open file, about a millisecond each. So small tensors are sent by value, and a list of tensors as one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +26,42 @@ class Packed(NamedTuple):
     dtypes: tuple[torch.dtype, ...]
     shapes: tuple[tuple[int, ...], ...]
     is_list: bool
+
+
+class Load(NamedTuple):
+    """What a micro-batch takes on its way: bytes of shared memory, and open files."""
+
+    bytes: int
+    files: int
+
+
+def shared(value: Any) -> Any:
+    """The same value, its tensors in shared memory: where there is no room it fails here, and not on its way.
+
+    Raises:
+        RuntimeError: where there is none.
+    """
+    for tensor in _travelling(value):
+        tensor.share_memory_()
+    return value
+
+
+def load_of(value: Any) -> Load:
+    """Of what a loader process sends."""
+    tensors = list(_travelling(value))
+    return Load(sum(tensor.nbytes for tensor in tensors), len(tensors))
+
+
+def _travelling(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value that travel as open files."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _travelling(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _travelling(item)
 
 
 def pack(value: Any) -> Any:

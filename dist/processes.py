@@ -4,6 +4,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,6 +27,8 @@ def die_with_parent(parent: int | None = None) -> None:
 
 def kill_children() -> None:
     """Ends the loader processes that are left after a failure: they ignore SIGTERM, and Python would wait for them at exit."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise, wherever this process is by then
     for child in multiprocessing.active_children():
         child.kill()
 

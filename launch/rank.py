@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from phalanx.configs.errors import ExitCode, RunLost, RunTaken, Stopped, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
+from phalanx.data.room import raise_file_limit
+from phalanx.data.scarcity import explained, is_of_a_worker
 from phalanx.dist import environment, failure_report, mailbox, output
 from phalanx.dist.environment import Ranks
 from phalanx.dist.processes import die_with_parent, kill_children
@@ -20,6 +22,7 @@ _ECHO_S = 2.0  # for the rank that failed first to say why
 def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], ExitCode]) -> int:
     """Does a rank's work; returns its exit code, which the command that started it gets to know too."""
     output.keep_steady()
+    raise_file_limit()
     ranks, config = Ranks(), None
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()
@@ -44,7 +47,9 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
             print(f"phalanx: {error}", file=sys.stderr, flush=True)
     except Exception as error:
         code = ExitCode.FAILED
-        if (echo := _echo(ranks, error)) is None:
+        if is_of_a_worker(error):
+            print(f"phalanx: rank {ranks.rank}: {explained(error)}", file=sys.stderr, flush=True)
+        elif (echo := _echo(ranks, error)) is None:
             print(f"phalanx: rank {ranks.rank} failed:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
         elif echo:
             print(f"phalanx: rank {ranks.rank} {echo}", file=sys.stderr, flush=True)

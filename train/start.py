@@ -5,6 +5,7 @@ from typing import Any
 
 from phalanx.configs.errors import ExitCode, RunLost, RunTaken, UserError
 from phalanx.configs.schema import CheckpointConfig, RunConfig
+from phalanx.data import room
 from phalanx.dist import determinism, heartbeat
 from phalanx.dist.checkpoint import retention
 from phalanx.dist.checkpoint.directory import steps
@@ -161,8 +162,10 @@ def _prepare(
 ) -> Run:
     engine, keeping = parts.engine, config.checkpoint
     heartbeat.beat("warm-up")
-    examples = parts.loader.examples(state.step, engine.warm_up_share)
-    for sentence in engine.warm_up(parts.task.losses, examples):
+    examples, local_ranks = parts.loader.examples(state.step, engine.warm_up_share), engine.world.ranks.local_world
+    together(engine.world, lambda: parts.loader.check_room(local_ranks))
+    crowded = room.doubt(config.data.workers, local_ranks)
+    for sentence in [*engine.warm_up(parts.task.losses, examples), *([crowded] if crowded else [])]:
         tracker.progress.say(f"phalanx: {sentence}")
         tracker.event("warning", state.step, reason=sentence)
     for line in engine.describe():

@@ -1,0 +1,151 @@
+"""Where loader processes lack memory, room in /dev/shm or open files, one sentence says so, before the first step if it can."""
+
+import os
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from phalanx.configs.errors import UserError
+from phalanx.data import room
+from phalanx.data.loader import EvaluationLoader, Loader, Samples
+from phalanx.data.packing import Load
+from phalanx.data.scarcity import LoaderFailed, explained
+from phalanx.dist.sampler import Stream, share
+from tests.running import DIGITS, ranks
+
+SHARED = "/dev/shm, over which loader processes hand over batches, is full or too small"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a loader process was killed: most often"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "a loader process ended without a word"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. "), "ended: Segmentation fault"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"), SHARED),
+        (RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"), SHARED),
+        (
+            RuntimeError("unable to open shared memory object </torch_1> in read-write mode: Too many open files (24)"),
+            "too many",
+        ),
+        (RuntimeError("received 0 items of ancdata"), "too many open files"),
+        (OSError(24, "Too many open files"), "too many open files: this process may have"),
+        (OSError(28, "No space left on device", "/dev/shm/sem.x"), SHARED),
+        (BlockingIOError(11, "Resource temporarily unavailable"), "no more processes can be started here"),
+        (OSError(12, "Cannot allocate memory"), "not enough memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_a_sentence_with_the_key_to_change(error: Exception, sentence: str) -> None:
+    said = explained(error)
+    assert said is not None and sentence in said and "data.workers" in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("mat1 and mat2 shapes cannot be multiplied"),
+        RuntimeError("out of resource: shared memory, Required: 147456, Hardware limit: 101376"),
+        OSError(28, "No space left on device", "/data/cache"),
+        ValueError("too many open files"),
+    ],
+)
+def test_an_error_of_another_kind_stays_as_it_is(error: Exception) -> None:
+    assert explained(error) is None
+
+
+def test_too_little_shared_memory_is_refused_before_the_first_step_with_the_number_that_fits() -> None:
+    found = os.statvfs("/dev/shm")
+    free = found.f_bavail * found.f_frsize
+    load = Load(free // 30, 1)
+    room.check(load, 7, 2, local_ranks=2)  # two that each process has ready, and one in use: 15 a rank
+    with pytest.raises(UserError, match=r"data.workers=8: .* MB of /dev/shm .* MB are free. Set data.workers=7, or enlarge"):
+        room.check(load, 8, 2, local_ranks=2)
+    with pytest.raises(UserError, match=r"Set data.workers=0 \(loads in the training process\)"):
+        room.check(Load(free, 1), 2, 2, local_ranks=1)
+    room.check(Load(free, 1), 0, 2, local_ranks=1)
+
+
+def test_too_few_open_files_are_refused_before_the_first_step() -> None:
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room.check(Load(1, 2), 2, 2, local_ranks=1)
+    with pytest.raises(UserError, match=f"data.workers=2: a rank needs about .* open files .* but may have {limit}. Set"):
+        room.check(Load(1, limit), 2, 2, local_ranks=1)
+
+
+def test_many_more_loader_processes_than_cores_are_told_of() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert room.doubt(1, 2 * cores) is None and room.doubt(0, 8) is None
+    assert f"{64 * cores} loader processes on this node, which has {cores} core" in (room.doubt(64, cores) or "")
+
+
+class Ends:
+    """A data set whose loader process meets its end at the sixth sample."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        if number == 5 and self._how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == 5 and self._how == "no room":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+        if number == 5 and self._how == "no files":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+        return {"image": torch.zeros(3, 160, 160), "boxes": torch.zeros(9000, 4), "target": number}
+
+
+def _same(sample: dict[str, Any]) -> dict[str, Any]:
+    return sample
+
+
+_same.ragged = frozenset({"boxes"})  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("how", "sentence"),
+    [("killed", "where memory runs out"), ("no room", "/dev/shm, over which"), ("no files", "too many open files")],
+)
+def test_a_loader_process_that_lacks_something_fails_with_a_sentence_and_never_hangs(
+    how: str, sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    samples = Samples(Ends(how), _same, seed=0)
+    loaders = [EvaluationLoader(samples, 24, 2, 0, 1, workers=2)]
+    loaders += [Loader(samples, Stream(24, 0, 8, 4), share(2, 0, 1), 2, pin=False).from_step(0, 12)]
+    for loader in loaders:
+        with pytest.raises(LoaderFailed) as failed:
+            list(loader)
+        assert sentence in f"{failed.value}\n{capfd.readouterr().err}"  # the process itself says why it cannot send
+
+
+KILLS = """
+import os, signal
+import torch
+from torch.utils.data import get_worker_info
+
+class Kills:
+    classes = ("left", "right")
+    channels, mean, std = 3, (0.5,) * 3, (0.5,) * 3
+    def __init__(self, root, split): pass
+    def __len__(self): return 24
+    def __getitem__(self, i):
+        if i == 7 and get_worker_info() is not None and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"image": torch.zeros(3, 8, 8), "target": i % 2}
+"""
+
+
+def test_a_killed_loader_process_ends_all_ranks_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "kills.py").write_text(KILLS)
+    small = ["model.stem=small", "data.image_size=16", "train.global_batch=16", "train.micro_batch=4", "train.steps=9"]
+    own = ["data.name=./kills.py:Kills", "data.workers=2", "data.augment.shift=0", "dist.device=cpu", "name=killed"]
+    failed = ranks(2, DIGITS, *small, *own, cwd=tmp_path, expect=1)
+    assert "phalanx: rank 1: a loader process" in failed.errors and "Set data.workers to fewer" in failed.errors
+    assert "phalanx: rank 0 lost another rank, and ends with it: " in failed.errors and "Traceback" not in failed.errors
+    assert "Traceback" in (tmp_path / "runs/killed/errors/rank-0.json").read_text()

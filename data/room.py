@@ -1,10 +1,13 @@
-"""Whether a machine has the room for loader processes, as far as that can be known before the first step."""
+"""Whether a machine has the room for loader processes, as far as that can be known before the first step. No torch here."""
 
 import os
 import resource
+from typing import TYPE_CHECKING
 
 from phalanx.configs.errors import UserError
-from phalanx.data.packing import Load
+
+if TYPE_CHECKING:
+    from phalanx.data.packing import Load
 
 _SHARED = "/dev/shm"
 _FILES_OF_A_WORKER = 4  # its queue's two ends, the sentinel, and one while it starts
@@ -31,7 +34,7 @@ def prefetch(workers: int, ahead: int) -> int:
     return max(2, -(-ahead // workers))
 
 
-def check(load: Load, workers: int, ahead: int, local_ranks: int) -> None:
+def check(load: "Load", workers: int, ahead: int, local_ranks: int) -> None:
     """Whether micro-batches find room on their way from so many loader processes a rank.
 
     Raises:
@@ -59,7 +62,7 @@ def check(load: Load, workers: int, ahead: int, local_ranks: int) -> None:
         )
 
 
-def _needed(load: Load, workers: int, ahead: int, local_ranks: int) -> int:
+def _needed(load: "Load", workers: int, ahead: int, local_ranks: int) -> int:
     return load.bytes * under_way(workers, ahead) * local_ranks
 
 

@@ -127,6 +127,11 @@ class DataConfig(Section):
     max_pixels: Whole = experiment(
         MAX_PIXELS, "the most pixels an image or a mask may have: a larger one counts as one that cannot be read", ge=1
     )
+    changed: Literal["refuse", "accept"] = bookkeeping(
+        "refuse",
+        "a resume whose training samples, or the class of one, are no longer those that the run began with: refuse it, or "
+        "accept them as they are now, so that some may come twice in this epoch, or not at all",
+    )
     check: Literal["full", "quick"] = bookkeeping(
         "quick", "before the first step: names, counts and labels (quick), or every image and mask as well (full)"
     )

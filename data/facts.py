@@ -6,6 +6,7 @@ import numpy
 from numpy.typing import NDArray
 
 from phalanx.data.dataset import Dataset, Kind
+from phalanx.data.names import Names
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +85,12 @@ def path(dataset: Dataset, index: int) -> str:
     return f"sample {index}"
 
 
+def sample_names(dataset: Dataset) -> Names | None:
+    """The name of each sample, as the dataset's folder or list has it; None where samples have no names."""
+    found: Names | None = dataset.sample_names() if hasattr(dataset, "sample_names") else None
+    return found
+
+
 def image_id(dataset: Dataset, index: int) -> int | str:
     """The dataset's own id of an image, or its number where it has none."""
     return dataset.image_id(index) if hasattr(dataset, "image_id") else index
@@ -138,6 +145,9 @@ class View:
     @property
     def category_ids(self) -> list[int | str]:
         return category_ids(self.dataset)
+
+    def sample_names(self) -> Names | None:
+        return sample_names(self.dataset)
 
     def image_id(self, index: int) -> int | str:
         return image_id(self.dataset, index)

@@ -41,6 +41,10 @@ class ImageFiles:
     def path(self, index: int) -> str:
         return str(self._folder / self._names[index])
 
+    def sample_names(self) -> Names:
+        """The file of each sample, relative to the folder: the same wherever that lies."""
+        return self._names
+
     def files(self, index: int) -> tuple[str, ...]:
         """All files that a sample is made of."""
         return (self.path(index),)

@@ -1,5 +1,6 @@
 """Many strings in a few arrays, for lists of millions of files. No torch here."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 
@@ -31,6 +32,23 @@ class Names:
     def after(self, count: int) -> "Names":
         """All but the first so many."""
         return Names(self._content, self._starts[count:], self._ends[count:])
+
+    def taken(self, indices: NDArray[numpy.int64]) -> "Names":
+        """Those of some numbers, in their order."""
+        return Names(self._content, self._starts[indices], self._ends[indices])
+
+    def digest(self) -> str:
+        """Of all names in their order, however they are stored: a million in a fraction of a second."""
+        found = hashlib.blake2b(digest_size=16)
+        lengths = self._ends - self._starts
+        found.update(lengths.astype("<i8").tobytes())
+        if len(self) and numpy.array_equal(self._starts[1:], self._ends[:-1]):
+            found.update(self._content[self._starts[0] : self._ends[-1]].tobytes())
+        else:
+            content = memoryview(self._content.tobytes())
+            pairs = zip(self._starts.tolist(), self._ends.tolist(), strict=True)
+            found.update(b"".join([content[start:end] for start, end in pairs]))
+        return found.hexdigest()
 
     def __len__(self) -> int:
         return len(self._starts)

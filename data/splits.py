@@ -12,6 +12,7 @@ from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.data import facts
 from phalanx.data.dataset import Dataset, Split
+from phalanx.data.names import Names
 from phalanx.dist.randomness import key
 from phalanx.dist.sampler import permute
 
@@ -62,6 +63,10 @@ class Subset(facts.View):
 
     def path(self, index: int) -> str:
         return facts.path(self.dataset, int(self.indices[index]))
+
+    def sample_names(self) -> Names | None:
+        known = facts.sample_names(self.dataset)
+        return None if known is None else known.taken(self.indices)
 
     def image_id(self, index: int) -> int | str:
         return facts.image_id(self.dataset, int(self.indices[index]))

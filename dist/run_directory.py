@@ -37,6 +37,11 @@ class RunDirectory:
         return self.path / "run.json"
 
     @property
+    def data(self) -> Path:
+        """What is known of the data that was learnt from."""
+        return self.path / "data.json"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 

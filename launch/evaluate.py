@@ -28,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from phalanx.train.evaluate_run import Asked, Evaluation, evaluate_run
 
         def report(found: Evaluation, problem: str | None) -> None:
+            for note in found.notes:
+                print(f"phalanx: {note}", file=sys.stderr, flush=True)
             if problem is not None:
                 print(f"phalanx: {problem}", file=sys.stderr, flush=True)
             if given[0].json:

@@ -17,6 +17,7 @@ from phalanx.data.dataset import Dataset, open_split
 from phalanx.data.loader import EvaluationLoader, Loader, Samples
 from phalanx.data.mosaic import mosaics
 from phalanx.data.pipeline import Statistics, pipeline
+from phalanx.data.same_classes import by_name
 from phalanx.dist.checkpoint import foreign
 from phalanx.dist.engine import Engine
 from phalanx.dist.process_group import World
@@ -78,6 +79,7 @@ def gather(config: RunConfig, goes_on: bool = False) -> Ingredients:
         UserError: where the data or the weights cannot be used.
     """
     training, validation = (open_split(config.data, split, config.seed) for split in ("train", "val"))
+    validation = by_name(validation, training, config.data.val_split)
     known = facts(training, config)
     task, last_step = tasks.build(config, known), length(config, len(training))
     model = network(config, known)

@@ -24,6 +24,7 @@ from phalanx.train import restore
 from phalanx.train.build import assemble, facts, gather
 from phalanx.train.evaluate import measure
 from phalanx.train.results_file import ResultsFile
+from phalanx.train.same_data import held_for_evaluation, refuse_other_classes
 from phalanx.train.start import join_ranks
 from phalanx.train.tasks import Combines, Details, GivesResults, Illustrates, Task
 from phalanx.train.trained import another
@@ -57,6 +58,7 @@ class Evaluation:
     Attributes:
         checkpoints: that were asked, the run's own first.
         details: what is too long for a log: a row a class, a confusion matrix.
+        notes: sentences about the data.
     """
 
     step: int
@@ -64,6 +66,7 @@ class Evaluation:
     checkpoints: list[str]
     metrics: dict[str, float]
     details: dict[str, Any]
+    notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         facts = {"step": self.step, "split": self.split, "checkpoints": self.checkpoints}
@@ -83,6 +86,7 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
     world, _ = join_ranks(config, ranks)
     run = RunDirectory.of(config)
     ingredients = together(world, lambda: gather(_on_split(config, asked.split), goes_on=True))
+    together(world, lambda: refuse_other_classes(run, config, ingredients.training))
     parts = assemble(config, ingredients, world)
     stored = restore.chosen(run, parts.engine, config, asked.step, asked.best)
     parts.engine.make_room(stored)
@@ -105,7 +109,8 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
         details = task.details(sums) if isinstance(task, Details) else {}
         held_out = config.data.fold or config.data.val_fraction
         split = asked.split or ("val" if held_out else config.data.val_split)
-        evaluation = Evaluation(stored.step, split, [str(path) for path in checkpoints], task.metrics(sums), details)
+        notes = [] if asked.split else held_for_evaluation(run, ingredients.validation)
+        evaluation = Evaluation(stored.step, split, [str(path) for path in checkpoints], task.metrics(sums), details, notes)
         problem = _write(run.path / FILE, evaluation)
         if isinstance(task, Illustrates):
             problem = problem or _draw(run.path / "pictures", task.pictures(sums))

@@ -1,24 +1,30 @@
-"""What a run has learnt from, as far as predictions need it: `data.json`, so that they need no data."""
+"""What a run has learnt from: `data.json`. Predictions need no data by it, and data that has changed since is noticed by it."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from phalanx.configs.errors import UserError
 from phalanx.data.dataset import Dataset
+from phalanx.data.identity import Identity, identity
 from phalanx.dist.files import write_atomically
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.train.tasks import DataFacts
 
-FILE = "data.json"
-
 
 @dataclass(frozen=True)
 class Recorded:
-    """The training data's facts, and what its images are normalised by where the recipe does not say."""
+    """The training data's facts, and what its images are normalised by where the recipe does not say.
+
+    Attributes:
+        splits: the samples of `train` and `val`; empty where the run is older than that.
+    """
 
     facts: DataFacts
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    splits: Mapping[str, Identity] = field(default_factory=dict)
 
     @property
     def channels(self) -> int:
@@ -29,12 +35,14 @@ class Recorded:
         return self.facts.kind
 
 
-def record(run: RunDirectory, facts: DataFacts, training: Dataset) -> None:
-    """Writes it, where it is not there yet. One rank calls."""
-    path = run.path / FILE
-    if not path.exists():
-        statistics = {"mean": list(training.mean), "std": list(training.std)}
-        write_atomically(path, json.dumps({"facts": asdict(facts)} | statistics, allow_nan=False) + "\n")
+def record(run: RunDirectory, facts: DataFacts, training: Dataset, validation: Dataset) -> None:
+    """Writes it, where that is not what the file says already. One rank calls."""
+    path = run.data
+    statistics = {"mean": list(training.mean), "std": list(training.std)}
+    splits = {"train": asdict(identity(training)), "val": asdict(identity(validation))}
+    content = json.dumps({"facts": asdict(facts)} | statistics | {"splits": splits}, allow_nan=False) + "\n"
+    if not path.is_file() or path.read_bytes() != content.encode():
+        write_atomically(path, content)
 
 
 def recorded(run: RunDirectory) -> Recorded | None:
@@ -43,7 +51,7 @@ def recorded(run: RunDirectory) -> Recorded | None:
     Raises:
         UserError: where the file is broken.
     """
-    path = run.path / FILE
+    path = run.data
     if not path.exists():
         return None
     try:
@@ -51,6 +59,14 @@ def recorded(run: RunDirectory) -> Recorded | None:
         facts = said["facts"]
         for key in ("classes", "class_counts", "image_size"):
             facts[key] = None if facts[key] is None else tuple(facts[key])
-        return Recorded(DataFacts(**facts), tuple(said["mean"]), tuple(said["std"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        splits = {name: _identity(split) for name, split in said.get("splits", {}).items()}
+        return Recorded(DataFacts(**facts), tuple(said["mean"]), tuple(said["std"]), splits)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: this file is broken. Remove it, where the data of the run can be read.") from None
+
+
+def _identity(said: Any) -> Identity:
+    found = Identity(**said)
+    if not isinstance(found.samples, int):
+        raise ValueError
+    return found

@@ -31,6 +31,7 @@ from phalanx.train.patience import Best, best_so_far
 from phalanx.train.recorded import record
 from phalanx.train.resize import Resize, Setting, as_written
 from phalanx.train.run import Due, Run
+from phalanx.train.same_data import held_for_training
 from phalanx.train.schedules import DEPENDS_ON_LENGTH, learning_rate
 from phalanx.train.state import TrainState
 from phalanx.train.tracking import Tracker
@@ -80,12 +81,13 @@ def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None
     before = directory.read_config() if directory.exists() else None
     goes_on = tell_all(world, bool(steps(directory.checkpoints)))
     made = together(world, lambda: gather(config, goes_on))
-    doubts = check_data(config, made.training, made.validation, world, goes_on)
+    changed = together(world, lambda: held_for_training(directory, config, made.training, made.validation)) if goes_on else []
+    doubts = changed + check_data(config, made.training, made.validation, world, goes_on)
     parts = assemble(config, made, world)
     heartbeat.beat("restore")
     stored, passed_over = restore.newest(directory, parts.engine, config)
     main_does(world, lambda: directory.create(config, threads))
-    main_does(world, lambda: record(directory, facts_of(made.training, config), made.training))
+    main_does(world, lambda: record(directory, facts_of(made.training, config), made.training, made.validation))
     state = TrainState()
     if stored is not None:
         parts.engine.make_room(stored)

@@ -16,6 +16,7 @@ from phalanx.dist.checkpoint.reader import Readers
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.models import weights
 from phalanx.train import build
+from phalanx.train.recorded import recorded
 from phalanx.train.tasks import DataFacts
 
 _TORCH = {name: dtype for dtype, name in DTYPES.items()}
@@ -73,8 +74,9 @@ def another(text: str, config: RunConfig, facts: DataFacts, device: torch.device
             raise UserError(str(error)) from None
         return chosen, ready(network, config, device)
     own = RunDirectory(chosen.parent.parent).read_config()
-    if own.data != config.data:
-        there = build.facts(open_split(own.data, "train", own.seed), own)
+    known = recorded(RunDirectory(chosen.parent.parent))
+    if known is not None or own.data != config.data:
+        there = build.facts(open_split(own.data, "train", own.seed), own) if known is None else known.facts
         if (there.classes, there.channels, there.kind) != (facts.classes, facts.channels, facts.kind):
             raise UserError(f"{text}: this network has learnt other classes, or on other images. Leave it out.")
     return chosen, trained(chosen, own, facts, device)

@@ -103,6 +103,12 @@ def _fill(aside: RunDirectory, run: RunDirectory, checkpoint: Path, stored: Mani
     write_atomically(target / manifest.NAME, manifest.dumps(replace(stored, experiment=digest(config), state=state)))
     fsync_directory(aside.checkpoints)
     write_atomically(aside.config, to_yaml(config))
+    before = run.read_config()
+    same_data = before.data.root == config.data.root and not any(
+        key.startswith("data.") for key, _, _ in differences(before, config, ["experiment"])
+    )
+    if same_data and run.data.is_file():  # on other data the fork has other classes and samples, as was asked for
+        write_atomically(aside.data, run.data.read_text())
     identity = run.read_identity()
     origin = {"run": identity["run"], "step": stored.step, "experiment": stored.experiment}
     # As many threads as there, which round alike.

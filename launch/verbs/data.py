@@ -3,6 +3,7 @@
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,10 +27,13 @@ def main(arguments: Sequence[str]) -> int:
     from phalanx.data.overview import overview
     from phalanx.models import registry
     from phalanx.train import build
+    from phalanx.train.same_data import changes
 
     if given.anchors and given.split != "train":
         raise UserError("--anchors fits to what is trained on. Leave away --split val.")
     dataset = open_split(config.data, given.split, config.seed)
+    for sentence in changes(config, given.split, dataset):
+        print(f"phalanx: {sentence}", file=sys.stderr)
     try:
         statistics = build.statistics(config, dataset.channels)
     except (registry.BadOption, registry.UnknownModel) as error:

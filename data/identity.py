@@ -1,0 +1,42 @@
+"""Whether a split still holds the same samples: by their number, and digests of their names and classes, not of contents."""
+
+import hashlib
+from dataclasses import dataclass
+
+from phalanx.data import facts
+from phalanx.data.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A split's samples, in their order.
+
+    Attributes:
+        samples: their number.
+        names: digest of their names; None where the dataset has none.
+        labels: digest of the class of each; None where the dataset does not tell, or a sample has not one class.
+    """
+
+    samples: int
+    names: str | None = None
+    labels: str | None = None
+
+    def difference(self, now: "Identity") -> str | None:
+        """What is no longer as it was, in words; None for nothing, as far as both tell."""
+        if now.samples != self.samples:
+            return f"{now.samples:,} samples instead of {self.samples:,}"
+        if None not in (self.names, now.names) and now.names != self.names:
+            return f"as many samples as before, {now.samples:,}, but with other names or in another order"
+        if None not in (self.labels, now.labels) and now.labels != self.labels:
+            return f"the same {now.samples:,} samples, but some are of another class"
+        return None
+
+
+def identity(dataset: Dataset) -> Identity:
+    """Of a split as it is read now."""
+    names, labels = facts.sample_names(dataset), facts.labels(dataset)
+    return Identity(
+        len(dataset),
+        None if names is None else names.digest(),
+        None if labels is None else hashlib.blake2b(labels.numpy().astype("<i8").tobytes(), digest_size=16).hexdigest(),
+    )

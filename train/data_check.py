@@ -10,6 +10,7 @@ from phalanx.data.skipping import Skipping
 from phalanx.dist import heartbeat
 from phalanx.dist.collectives import gather_json, together
 from phalanx.dist.process_group import World
+from phalanx.train.mask_check import check_masks
 
 _NAMED = 10  # files that an event names
 
@@ -40,6 +41,8 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
         said += judge(problems, dataset, settings, split)
         said += [] if goes_on else facts.notes(dataset)
     if not goes_on and facts.kind(training) == "segmentation":
+        for split, dataset in splits:
+            said += check_masks(config, dataset, split, world)
         said += together(world, lambda: enlarged(training, settings))
     return list(dict.fromkeys(said))  # both splits may say the same of their classes
 

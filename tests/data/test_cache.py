@@ -3,8 +3,10 @@
 import os
 import resource
 import signal
+import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,3 +123,76 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data\.cache=.*/file/x: the folder cannot be made: Not a directory"):
         open_split(config("image_folder", tmp_path / "data", cache=str(tmp_path / "file/x")), "train")
+
+
+def dataset_of(root: Path, cache: Path) -> Any:
+    return open_split(config("image_folder", root / "data", cache=str(cache)), "train")
+
+
+def test_a_folder_of_the_cache_is_the_owner_s_alone(tmp_path: Path) -> None:
+    image_folder(tmp_path / "data")
+    dataset_of(tmp_path, tmp_path / "cache")[0]
+    folders = [tmp_path / "cache", *(path for path in (tmp_path / "cache").iterdir())]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in folders] == [0o700, 0o700]
+
+
+def test_in_a_place_of_all_users_the_cache_is_a_folder_of_one_s_own(tmp_path: Path) -> None:
+    image_folder(tmp_path / "data")
+    place = tmp_path / "shm"
+    place.mkdir()
+    place.chmod(0o1777)
+    dataset_of(tmp_path, place)[0]
+    assert [path.name for path in place.iterdir()] == [f"phalanx-{os.geteuid()}"]
+    assert len(kept(place)) == 1 and stat.S_IMODE(next(place.iterdir()).stat().st_mode) == 0o700
+
+
+def test_a_folder_in_which_others_may_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_folder(tmp_path / "data")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(UserError, match=r"/open: every user may write there \(mode 0777\).*Run chmod o-w"):
+        dataset_of(tmp_path, tmp_path / "open")
+    (tmp_path / "open").chmod(0o775)
+    (tmp_path / "link").symlink_to("open")
+    assert len(dataset_of(tmp_path, tmp_path / "link")) == 8
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    for name, what in (("open", "the folder"), ("link", "the link")):
+        with pytest.raises(UserError, match=rf"/{name}: {what} belongs to .*, who could put other images there"):
+            dataset_of(tmp_path, tmp_path / name)
+
+
+def test_planted_links_are_neither_read_nor_followed(tmp_path: Path) -> None:
+    image_folder(tmp_path / "data", (1, 1))
+    before = dataset_of(tmp_path, tmp_path / "cache")[0]["image"]
+    (entry,) = kept(tmp_path / "cache")
+    other = tmp_path / "other"
+    content = bytearray(entry.read_bytes())
+    content[-1] ^= 255
+    other.write_bytes(content)
+    entry.unlink()
+    entry.symlink_to(other)
+    assert torch.equal(dataset_of(tmp_path, tmp_path / "cache")[0]["image"], before), "an entry that is a link is not read"
+    assert other.read_bytes() == content and not entry.is_symlink(), "it is replaced, and what it named stays"
+    elsewhere = tmp_path / "elsewhere"
+    entry.parent.rename(elsewhere)
+    entry.parent.symlink_to(elsewhere)
+    (elsewhere / entry.name).write_bytes(content)
+    assert torch.equal(dataset_of(tmp_path, tmp_path / "cache")[0]["image"], before), "nor one in a folder that is a link"
+    assert [path.name for path in elsewhere.iterdir()] == [entry.name]
+
+
+def test_entries_of_another_user_are_not_read_and_a_pipe_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image_folder(tmp_path / "data", (1, 1))
+    dataset = dataset_of(tmp_path, tmp_path / "cache")
+    before = dataset[0]["image"]
+    (entry,) = kept(tmp_path / "cache")
+    content = bytearray(entry.read_bytes())
+    content[-1] ^= 255
+    entry.write_bytes(content)
+    assert not torch.equal(dataset[0]["image"], before), "one's own are read as they are"
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert torch.equal(dataset[0]["image"], before)
+    monkeypatch.undo()
+    entry.unlink()
+    os.mkfifo(entry)
+    assert torch.equal(dataset[0]["image"], before)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from phalanx.data.drawing import colour
+from tests.data.pictures import picture
 from tests.running import DIGITS, lines, phalanx, ranks
 
 CLASSES = ("ground", "disc", "bar")
@@ -144,7 +145,7 @@ def test_a_number_that_is_no_class_is_named(folder: Path, tmp_path: Path) -> Non
 
 def test_a_mask_in_colours_is_named(folder: Path, tmp_path: Path) -> None:
     mask = changed(folder, tmp_path) / "masks/train/02.png"
-    Image.new("RGB", Image.open(mask).size, (200, 10, 10)).save(mask)
+    picture(1, *numpy.array(Image.open(mask)).shape[::-1]).save(mask)
     assert "masks/train/02.png: " in refused(tmp_path, "data.check=full")
 
 

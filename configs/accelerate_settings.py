@@ -251,7 +251,7 @@ def _mesh(settings: _Settings, kind: _Setting, result: Statements) -> bool:
 def _deepspeed(settings: _Settings, kind: _Setting, result: Statements) -> None:
     stage, file = settings.get("zero_stage"), settings.get("deepspeed_config_file")
     if file is not None and file.word not in ("none", ""):
-        _say(result, file, "dist.deepspeed", file.value)
+        _say(result, file, "dist.deepspeed", os.path.expanduser(file.value))
     elif stage is None:
         stage = _Setting("2", f"{kind.written}, whose zero_stage is 2 by default,", kind.origin)
     if stage is not None and stage.word not in ("0", "1", "2", "3"):

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from phalanx.configs import credentials, options
+from phalanx.configs import credentials, options, places
 from phalanx.configs.errors import UserError
 from phalanx.configs.foreign import Filling, Written, fill
 from phalanx.configs.origin import COMMAND_LINE, Origin, Problem
@@ -63,6 +63,7 @@ def _sources(files: Sequence[str], overrides: Sequence[str]) -> _Sources:
             sources.origins.update(found)
     if problems:
         raise _refuse(problems)
+    sources.values = places.at_home(sources.values)
     return sources
 
 
@@ -78,7 +79,9 @@ def load(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, An
         UserError: with one line for every problem found: file and line, key, value, what is allowed.
     """
     sources = _sources(files, overrides)
-    config = _validated(sources, base or {}, fill(Written(sources.values, sources.where, base or {})))
+    filling = fill(Written(sources.values, sources.where, base or {}))
+    sources.values, filling.values = places.absolute(sources.values), places.absolute(filling.values)
+    config = _validated(sources, base or {}, filling)
     if secrets := [(sources.where(key), sentence) for key, sentence in credentials.in_values(flat(config))]:
         raise _refuse(secrets)
     return config
@@ -112,6 +115,9 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
             found = list(options.faults(given, f"{section}.options"))
             problems += [(sources.where(key), sentence) for key, sentence in found]
             values[section] = {**values[section], "options": {} if found else options.typed(given)}
+    given = _lookup(values, "data", "options", {})
+    if _lookup(values, "task", "name") == "instance" and _lookup(values, "data", "name") == "coco" and isinstance(given, dict):
+        values["data"] = {**values["data"], "options": {"masks": True, **given}}
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
@@ -121,6 +127,10 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
     if problems:
         raise _refuse(problems)
     return config
+
+
+def _lookup(values: dict[str, Any], section: str, key: str, otherwise: Any = None) -> Any:
+    return values[section].get(key, otherwise) if isinstance(values.get(section), dict) else otherwise
 
 
 def _name_of(file: str) -> str:

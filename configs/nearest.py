@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import re
 
 from phalanx.configs import synonyms
 from phalanx.configs.schema import keys
@@ -39,12 +40,14 @@ def key(unknown: str) -> str:
 
 
 def _spelt(word: str, section: str, last: str) -> str | None:
-    """The key that is spelt nearly so: one of the same section, else of all, else a section."""
+    """The key that is spelt nearly so: one of the same section, or of one that is spelt so, else of all; or a section."""
+    sections = {name.rpartition(".")[0] for name in _names()}
+    if section and section not in sections and (near := difflib.get_close_matches(section, sections, n=1, cutoff=0.75)):
+        section = near[0]
     beside = {name.rpartition(".")[2]: name for name in _names() if name.rpartition(".")[0] == section}
-    if section and (close := difflib.get_close_matches(last, beside, n=1, cutoff=0.75)):
+    if close := difflib.get_close_matches(last, beside, n=1, cutoff=0.75):
         return beside[close[0]]
-    sections = {name.rpartition(".")[0] for name in _names()} - {""}
-    if close := difflib.get_close_matches(word, [*_names(), *sections], n=1, cutoff=0.8):
+    if "." not in word and (close := difflib.get_close_matches(word, sections - {""}, n=1, cutoff=0.75)):
         return close[0]
     by_word: dict[str, list[str]] = {}
     for name in _names():
@@ -62,12 +65,17 @@ def value(key: str, given: str) -> str:
     return meant + (f" {note}" if note else "")
 
 
-def network(name: str) -> str:
-    """The same for a network's name, which may be one of timm's."""
+def network(name: str, key: str = "model.name") -> str:
+    """The same for a network's name, which may be one of timm's, or hold that of its backbone."""
     word = _plain(name)
     if meant := value("model.name", name):
         return meant
-    return f" timm has networks of this family: model.name=timm/{word}." if word.startswith(synonyms.TIMM) else ""
+    if word.startswith(synonyms.TIMM):
+        return f" timm has networks of this family: {key}=timm/{word}."
+    parts = re.fullmatch(r"(\w+?\+?)_((?:wide_)?(?:resnet|resnext|vgg)\w+?)(?:_fpn)?(?:_v2)?", word)
+    if key == "model.name" and parts and parts[1] in synonyms.WITH_BACKBONE:
+        return f" Did you mean model.name={synonyms.WITH_BACKBONE[parts[1]]} model.backbone={parts[2]}?"
+    return ""
 
 
 def _listed(words: tuple[str, ...]) -> str:

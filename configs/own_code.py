@@ -4,6 +4,8 @@ A job on a cluster runs from a snapshot of the code (`phalanx.slurm.snapshot`): 
 where copies of such files lie, and a copy there wins over the file itself, which may have been edited since.
 """
 
+import ast
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -14,6 +16,7 @@ import warnings
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from phalanx.configs import places
 from phalanx.configs.errors import UserError
 
 OWN_CODE = "PHALANX_OWN_CODE"
@@ -50,29 +53,71 @@ def file_of(name: str) -> Path:
     folder = os.environ.get(OWN_CODE)
     if folder and (copy := Path(folder, place(name))).is_file():
         return copy
-    return Path(_parts(name)[0])
+    return places.found(_parts(name)[0])
+
+
+def refuse_half(key: str, name: str) -> None:
+    """Refuses a name that is nobody's but was meant for a class of the user's own.
+
+    Raises:
+        UserError: saying how one is named.
+    """
+    if ".py" in name or name.startswith((".", "/", "~")) or re.fullmatch(r"\w+(\.\w+)*[.:][A-Z]\w*", name):
+        raise UserError(f"{key}={name}: a class of your own is named by its file and its name: ./file.py:Class. Write both.")
 
 
 def check(key: str, name: str) -> None:
-    """Whether the file is there and is Python, without running it.
+    """Whether the file is there, is Python, and defines the class as far as that can be told without running it.
 
     Raises:
         UserError: naming the key and the file.
     """
-    path = file_of(name)
+    path, wanted = file_of(name), _parts(name)[1]
     if not path.is_file():
-        raise UserError(f"{key}={name}: there is no file {_parts(name)[0]}. Give the path from the folder you start in.")
+        raise UserError(
+            f"{key}={name}: there is no file {_parts(name)[0]}{places.beginning(_parts(name)[0])}. "
+            "Give the path from the folder you start in."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come when the file is run
-            compile(path.read_bytes(), path, "exec", dont_inherit=True)
+            source = path.read_bytes()
+            compile(source, path, "exec", dont_inherit=True)
+            names = _defined(ast.parse(source))
     except OSError as error:
         raise UserError(f"{key}={name}: {path} cannot be read: {error.strerror}. Make it readable.") from None
     except SyntaxError as error:
         line = f", line {error.lineno}" if error.lineno else ""
         raise UserError(f"{key}={name}: {path}{line} is not Python: {error.msg}. Correct it.") from None
-    except ValueError as error:
-        raise UserError(f"{key}={name}: {path} is not Python: {error}. Name a Python file.") from None
+    except (ValueError, RecursionError, MemoryError, OverflowError) as error:
+        raise UserError(f"{key}={name}: {path} is not Python: {error or type(error).__name__}. Name a Python file.") from None
+    if names is not None and wanted not in names:
+        near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
+        remedy = f"Did you mean {near[0]}?" if near else "Name a class that is defined there."
+        raise UserError(f"{key}={name}: {path} has no {wanted}. {remedy}")
+
+
+def _defined(module: ast.Module) -> set[str] | None:
+    """The names that a module binds; None where only running it would tell."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = list(module.body)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+            continue
+        if isinstance(node, ast.Lambda):
+            continue
+        if isinstance(node, ast.Name) and node.id in ("globals", "exec", "eval", "setattr", "vars", "locals", "__import__"):
+            return None
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        for alias in node.names if isinstance(node, ast.Import | ast.ImportFrom) else ():
+            if alias.name == "*":
+                return None
+            found.add((alias.asname or alias.name).split(".")[0])
+        waiting += ast.iter_child_nodes(node)
+    return None if "__getattr__" in found else found
 
 
 def load_own(key: str, name: str) -> Any:

@@ -190,7 +190,7 @@ def override(text: str) -> tuple[dict[str, Any], dict[str, Origin]]:
     key, _, written = text.partition("=")
     if (unseen := control(written)) is not None:
         raise Problem(COMMAND_LINE, f"{unseen[0]} stands in the value of {brief(key)}. Remove it.")
-    value, _ = parse(written, COMMAND_LINE)
+    value = "~" if written.strip() == "~" else parse(written, COMMAND_LINE)[0]  # home: null is written as null there
     return nested(key, value), {key: COMMAND_LINE}
 
 

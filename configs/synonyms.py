@@ -282,6 +282,35 @@ VALUE_NOTES = {
     ("optim.name", "nesterov"): "Set optim.nesterov=true with it.",
 }
 
+# Networks on a backbone that is fixed, and those of the same kind on any.
+ON_ANY_BACKBONE = {
+    "fcn_resnet50": "fcn",
+    "fcn_resnet101": "fcn",
+    "deeplabv3_resnet50": "deeplabv3",
+    "deeplabv3_resnet101": "deeplabv3",
+    "fasterrcnn_resnet50_fpn": "faster_rcnn",
+    "fasterrcnn_resnet50_fpn_v2": "faster_rcnn",
+    "maskrcnn_resnet50_fpn": "mask_rcnn",
+    "maskrcnn_resnet50_fpn_v2": "mask_rcnn",
+    "retinanet_resnet50_fpn": "retinanet",
+    "fcos_resnet50_fpn": "fcos",
+}
+# Names that hold a backbone's, and the network that is meant.
+WITH_BACKBONE = {
+    "maskrcnn": "mask_rcnn",
+    "mask_rcnn": "mask_rcnn",
+    "fasterrcnn": "faster_rcnn",
+    "faster_rcnn": "faster_rcnn",
+    "retinanet": "retinanet",
+    "fcos": "fcos",
+    "fcn": "fcn",
+    "unet": "unet",
+    "pspnet": "pspnet",
+    "deeplabv3": "deeplabv3",
+    "deeplabv3plus": "deeplabv3plus",
+    "deeplabv3+": "deeplabv3plus",
+}
+
 # The first letters of families of networks that timm has and Phalanx does not.
 TIMM = (
     "efficientnet", "tf_efficientnet", "mobilenet", "regnet", "densenet", "deit", "beit", "resnest", "convnextv2", "swinv2",

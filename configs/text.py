@@ -4,9 +4,8 @@ import codecs
 import os
 import re
 import stat
-from pathlib import Path
 
-from phalanx.configs import credentials
+from phalanx.configs import credentials, places
 from phalanx.configs.origin import Origin, Problem
 
 LARGEST = 1 << 20
@@ -70,7 +69,7 @@ def read_text(path: str, wanted: str = "YAML") -> str:
                 raise Problem(origin, f"this is a pipe or a device, which can be read but once. Give a {wanted} file.")
             raw = file.read(LARGEST + 1)
     except FileNotFoundError:
-        raise Problem(origin, f"there is no such file. Check the path{_from(path)}.") from None
+        raise Problem(origin, f"there is no such file{places.beginning(path)}. Check the path.") from None
     except IsADirectoryError:
         raise Problem(origin, f"this is a folder. Give a {wanted} file.") from None
     except ValueError:  # a NUL in the path
@@ -86,11 +85,6 @@ def read_text(path: str, wanted: str = "YAML") -> str:
     if (unseen := control(text)) is not None:
         raise Problem(Origin(path, unseen[1]), f"{line_of(text, unseen[1])}: {unseen[0]} stands in this line. Remove it.")
     return text
-
-
-def _from(path: str) -> str:
-    """Where a relative path begins, for messages."""
-    return "" if Path(path).is_absolute() else f"; it is relative to {os.getcwd()}"
 
 
 def control(text: str) -> tuple[str, int] | None:

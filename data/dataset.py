@@ -4,10 +4,11 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from phalanx.configs import nearest, places
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.configs.own_code import check as check_own
-from phalanx.configs.own_code import is_own, load_ours, load_own
+from phalanx.configs.own_code import is_own, load_ours, load_own, refuse_half
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,8 +78,8 @@ class Dataset(Protocol):
         ...
 
 
-def check(config: DataConfig) -> None:
-    """Whether the dataset exists and its folder is there and not empty; nothing is read.
+def check_name(config: DataConfig) -> None:
+    """Whether the dataset exists, and takes the options that it is given.
 
     Raises:
         UserError: saying what to change.
@@ -86,19 +87,29 @@ def check(config: DataConfig) -> None:
     if is_own(config.name):
         check_own("data.name", config.name)
     elif config.name not in DATASETS:
-        near = difflib.get_close_matches(config.name, DATASETS, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(DATASETS)}; your own is ./file.py:Class."
-        raise UserError(f"data.name={config.name}: there is no such dataset. {hint}")
+        refuse_half("data.name", config.name)
+        near = difflib.get_close_matches(config.name, DATASETS, n=1, cutoff=0.7)
+        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(DATASETS)}; your own is ./file.py:Class."
+        raise UserError(f"data.name={config.name}: there is no such dataset.{nearest.value('data.name', config.name) or hint}")
     elif config.options and config.name not in _WITH_OPTIONS:
         takes = ", ".join(sorted(_WITH_OPTIONS))
         raise UserError(f"data.options are for {takes} and for a dataset of your own; {config.name} takes none. Remove them.")
+
+
+def check(config: DataConfig) -> None:
+    """The same, and whether its folder is there and not empty; nothing is read.
+
+    Raises:
+        UserError: saying what to change.
+    """
+    check_name(config)
     if config.root is None:
         if not is_own(config.name) and config.name not in _WITHOUT_FILES:
             raise UserError(f"data.name={config.name} reads files, but data.root is not set. Set data.root=FOLDER.")
         return
     root = Path(config.root)
     if not root.is_dir():
-        raise UserError(f"data.root={config.root}: there is no such folder. Check the path.")
+        raise UserError(f"data.root={config.root}: there is no such folder{places.beginning(root)}. Check the path.")
     if not any(root.iterdir()):
         raise UserError(f"data.root={config.root}: the folder is empty. Put the files of {config.name} there, or name another.")
 

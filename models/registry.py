@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MODELS",
     "BadOption",
+    "UnknownBackbone",
     "UnknownModel",
     "backbone_of",
     "build",
@@ -54,6 +55,10 @@ _STATISTICS = {
 
 class UnknownModel(ValueError):
     """There is no network of that name; the message lists the nearest."""
+
+
+class UnknownBackbone(BadOption):
+    """There is no backbone of that name; the message lists the nearest."""
 
 
 def names(of: str | None = None) -> list[str]:
@@ -134,7 +139,7 @@ def check(name: str, **options: Any) -> None:
             raise UnknownModel(f"{name!r} needs the package timm. Install it: pip install timm.")
         return
     if name not in MODELS:
-        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.7)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`phalanx models` lists all."
         raise UnknownModel(f"there is no network {name!r}. {hint}")
     entry, wanted = MODELS[name], _options(options)
@@ -172,9 +177,9 @@ def _check_backbone(name: str, entry: Entry, backbone: str, options: Options) ->
             f"model.backbone={backbone}: {name} has one of {', '.join(entry.backbones)}. Set one of them, or remove the key."
         )
     if not timm_networks.is_one(backbone) and backbone not in BACKBONES:
-        near = difflib.get_close_matches(backbone, BACKBONES, n=3, cutoff=0.4)
+        near = difflib.get_close_matches(backbone, BACKBONES, n=3, cutoff=0.7)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`phalanx models --kind backbone` lists all."
-        raise BadOption(f"model.backbone={backbone}: there is no backbone {backbone!r}. {hint}")
+        raise UnknownBackbone(f"model.backbone={backbone}: there is no backbone {backbone!r}. {hint}")
     check(backbone, image_size=options.image_size, output_stride=options.output_stride)
 
 

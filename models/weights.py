@@ -131,7 +131,8 @@ def open_source(path: Path) -> Source:
     """
     _refuse_our_own(path)
     if not path.exists():
-        raise BadWeights(f"{path}: there is no such file or folder. Check model.weights.")
+        where = "" if path.is_absolute() else f" (it is relative to {Path.cwd()})"
+        raise BadWeights(f"{path}: there is no such file or folder{where}. Check model.weights.")
     try:
         return _open_folder(path) if path.is_dir() else _open_file(path)
     except BadWeights:

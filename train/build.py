@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from phalanx.configs import places
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import ModelConfig, RunConfig
 from phalanx.data import facts as data_facts
@@ -189,6 +189,6 @@ def _start_from(config: ModelConfig, model: nn.Module) -> weights.Loaded | None:
 
 
 def _load(model: nn.Module, name: str, given: str, fresh: Sequence[str] = (), unused: Sequence[str] = ()) -> weights.Loaded:
-    path = pretrained.file(name, given) if registry.is_pretrained(given) else Path(given)
+    path = pretrained.file(name, given) if registry.is_pretrained(given) else places.found(given)
     # A folder of torch.distributed.checkpoint is for dist/: models/ knows nothing of ranks.
     return weights.load(model, path, foreign.open_folder(path) if foreign.is_one(path) else None, fresh, unused)

@@ -2,9 +2,9 @@
 
 import importlib.util
 
-from phalanx.configs import foreign
+from phalanx.configs import foreign, nearest, synonyms
 from phalanx.configs.errors import UserError
-from phalanx.configs.own_code import is_own
+from phalanx.configs.own_code import is_own, refuse_half
 from phalanx.configs.schema import RunConfig
 from phalanx.data import dataset
 from phalanx.dist.run_directory import RunDirectory, is_writable
@@ -48,12 +48,25 @@ def check_model(config: RunConfig) -> None:
         UserError: saying what to change.
     """
     model = config.model
+    if model.backbone is not None and (other := synonyms.ON_ANY_BACKBONE.get(model.name)):
+        raise UserError(
+            f"model.backbone={model.backbone}: {model.name} is torchvision's, whose backbone is fixed. "
+            f"Set model.name={other}, which takes any, or remove model.backbone."
+        )
     try:
         registry.check(model.name, **registry.choices(model.model_dump(), config.data.image_size))
         if model.weights is not None and registry.is_pretrained(model.weights):
             registry.check_weights(model.name, model.weights)
     except registry.UnknownModel as error:
-        raise UserError(f"model.name={model.name}: {error}") from None
+        refuse_half("model.name", model.name)
+        meant = nearest.network(model.name)
+        said = f"there is no network {model.name!r}.{meant}" if meant else error
+        raise UserError(f"model.name={model.name}: {said}") from None
+    except registry.UnknownBackbone as error:
+        meant = nearest.network(str(model.backbone), "model.backbone")
+        raise UserError(
+            f"model.backbone={model.backbone}: there is no such backbone.{meant}" if meant else str(error)
+        ) from None
     except registry.BadOption as error:
         raise UserError(str(error)) from None
     if model.fresh and model.weights is None:
@@ -133,8 +146,8 @@ def _check_masks(name: str, task: str) -> None:
         )
 
 
-def check(config: RunConfig, world: int) -> None:
-    """Whether the run can start on so many ranks, as far as that can be told beforehand.
+def check_recipe(config: RunConfig) -> None:
+    """All that can be told of the recipe by itself, whatever the data and the machine: `phalanx config` asks it too.
 
     Raises:
         UserError: saying what to change.
@@ -143,6 +156,16 @@ def check(config: RunConfig, world: int) -> None:
     tasks.check(config.task.name)
     if config.task.options and not is_own(config.task.name):
         raise UserError(f"task.options are for a task of your own; {config.task.name} takes none. Remove them.")
+    dataset.check_name(config.data)
+
+
+def check(config: RunConfig, world: int) -> None:
+    """Whether the run can start on so many ranks, as far as that can be told beforehand.
+
+    Raises:
+        UserError: saying what to change.
+    """
+    check_recipe(config)
     dataset.check(config.data)
     if config.track.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError(

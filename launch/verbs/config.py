@@ -9,6 +9,7 @@ from phalanx.configs.load import filled, split_arguments, to_yaml
 from phalanx.configs.schema import RunConfig, digest, flat, keys
 from phalanx.configs.statement import shown
 from phalanx.launch.arguments import Parser, add_config, recipe
+from phalanx.train.checks import check_recipe
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,6 +23,7 @@ def main(arguments: Sequence[str]) -> int:
         _print_keys(given.json)
         return 0
     config = recipe(given.config)
+    check_recipe(config)
     if given.deepspeed:
         _print_deepspeed(config)
     elif given.json:

@@ -51,7 +51,7 @@ TRAIN = ("train", DIGITS, "--nproc", "2")
         ("model.backbone=resnet18", ["takes no backbone", "Remove"]),
         ("data.name=digit", ["there is no such dataset", "Did you mean digits?"]),
         ("data.name=fashion_mnist", ["data.root is not set", "data.root=FOLDER"]),
-        ("data.root=nowhere", ["data.root=nowhere: there is no such folder"]),
+        ("data.root=nowhere", ["/nowhere: there is no such folder"]),
         ("task.name=classify", ["there is no such task", "classification"]),
         ("task.name=./mine.py:Task", ["there is no file ./mine.py"]),
         ("name=../elsewhere", ["name=../elsewhere is not allowed", "a folder's name"]),

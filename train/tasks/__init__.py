@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from phalanx.configs import nearest
 from phalanx.configs.errors import UserError
 from phalanx.configs.own_code import check as check_own
-from phalanx.configs.own_code import is_own, load_ours, load_own
+from phalanx.configs.own_code import is_own, load_ours, load_own, refuse_half
 from phalanx.configs.schema import RunConfig
 
 if TYPE_CHECKING:
@@ -189,9 +190,10 @@ def check(name: str) -> None:
     if is_own(name):
         check_own("task.name", name)
     elif name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.4)
-        hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(TASKS)}; your own is ./file.py:Class."
-        raise UserError(f"task.name={name}: there is no such task. {hint}")
+        refuse_half("task.name", name)
+        near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.7)
+        hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(TASKS)}; your own is ./file.py:Class."
+        raise UserError(f"task.name={name}: there is no such task.{nearest.value('task.name', name) or hint}")
 
 
 def build(config: RunConfig, data: DataFacts) -> Task:

@@ -60,8 +60,12 @@ def _folder(config: DataConfig, split: str) -> Path:
         return folder
     if config.val_fraction is not None or config.fold is not None:
         return Path(config.root)
+    below = next((entry for entry in _folders(config.root) if Path(config.root, entry, split).is_dir()), None)
+    if below is not None:
+        nearer = Path(config.root, below)
+        raise UserError(f"{folder}: there is no such folder, but there is {nearer / split}. Set data.root={nearer}.")
     key = "train_split" if split == config.train_split else "val_split"
-    there = sorted(entry.name for entry in os.scandir(config.root) if _may_be_a_class(entry))
+    there = _folders(config.root)
     raise UserError(
         f"{folder}: there is no such folder. Set data.{key} to the name of one in {config.root} "
         f"({_listed(there) or 'there is none'}), or data.val_fraction to hold out a share."
@@ -76,8 +80,12 @@ def _may_be_a_class(entry: "os.DirEntry[str]") -> bool:
     return not (entry.is_symlink() and above.startswith(os.path.join(os.path.realpath(entry.path), "")))
 
 
+def _folders(folder: str | Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if _may_be_a_class(entry))
+
+
 def _class_folders(folder: Path) -> tuple[str, ...]:
-    found = tuple(sorted(entry.name for entry in os.scandir(folder) if _may_be_a_class(entry)))
+    found = tuple(_folders(folder))
     if not found:
         raise UserError(f"{folder}: there are no folders in it. Put the images of each class into a folder of its name.")
     spelt = {name.casefold() for name in found}

@@ -89,18 +89,27 @@ def is_deep_colour(content: bytes) -> bool:
 
 @contextmanager
 def opened(content: bytes, max_pixels: int) -> Iterator[Any]:
-    """Pillow's image of one of our formats, to be decoded within; Pillow's own bound on sizes is set aside.
+    """Pillow's image of one of our formats, to be decoded within.
 
     Raises:
         TooLarge: where it has more pixels than `max_pixels`.
     """
     from PIL import Image
 
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
+    with without_bound():
         image = Image.open(io.BytesIO(content), formats=known_formats())
         refuse_too_large(*image.size, max_pixels)
         yield image
+
+
+@contextmanager
+def without_bound() -> Iterator[None]:
+    """Sets aside Pillow's own bound on sizes, which is the whole process's."""
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
-from phalanx.data.bad_sample import bad
+from phalanx.data.bad_sample import BadSample, bad
 from phalanx.data.ignored_class import Learnt
+from phalanx.data.image_header import read_header
 from phalanx.data.labelled import ImageFiles
 from phalanx.data.names import Names
 
@@ -89,14 +90,16 @@ class MaskedImages(ImageFiles):
     def __getitem__(self, index: int) -> dict[str, Any]:
         image, mask = self._image(index), self.mask(index)
         if image.shape[1:] != mask.shape:
-            (height, width), (own_height, own_width) = image.shape[1:], mask.shape
-            raise bad(
-                self.mask_path(index),
-                f"the mask is {own_width} x {own_height} pixels, but the image {self.path(index)} is {width} x {height}",
-                "Make them the same size.",
-                "{count} of {total} masks have another size than their image",
-            )
+            raise self._of_another_size(index, tuple(image.shape[1:]), tuple(mask.shape))
         return {"image": image, "mask": mask}
+
+    def _of_another_size(self, index: int, size: tuple[int, ...], own: tuple[int, ...]) -> BadSample:
+        problem = f"the mask is {own[1]} x {own[0]} pixels, but the image {self.path(index)} is {size[1]} x {size[0]}"
+        remedy, header = "Make them the same size.", read_header(Path(self.path(index)))
+        if header is not None and header.on_its_side and own == (header.height, header.width):
+            problem += ", turned by 90 degrees as its EXIF orientation says"
+            remedy = "If the mask lies on the stored pixels, take the orientation away: exiftool -Orientation= FILE."
+        return bad(self.mask_path(index), problem, remedy, "{count} of {total} masks have another size than their image")
 
     def mask_path(self, index: int) -> str:
         """The file of a sample's mask."""

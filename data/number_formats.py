@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from phalanx.data.image_formats import is_deep_colour
 
-_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLE_FORMAT, _SUBFILE = 258, 259, 262, 339, 254  # tags of TIFF 6.0
+_SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 254, 258, 259, 262, 284, 339  # tags of TIFF 6.0
 _WHITE_IS_ZERO, _SIGNED, _JPEG_IN_TIFF, _REDUCED_OR_MASK = 0, 2, (6, 7), 5
 _MOST = 0xFFFF
 _AS_THEY_ARE = ("L", "LA", "RGB", "RGBA")
@@ -68,8 +68,9 @@ def classes_of(image: Any, content: bytes) -> NDArray[Any]:
     _refuse_signed(image)
     if is_deep_colour(content) or (_tag(image, _BITS, 0) == 16 and image.mode in ("RGB", "RGBA", "CMYK")):
         raise NoMeaning("a mask has one number a pixel, its class, but this image has several channels of 16 bits")
-    if _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO and image.mode not in ("1", "L"):
-        raise NoMeaning("this TIFF says that white is zero, so that its numbers may be meant as they are or inverted")
+    if _tag(image, _PHOTOMETRIC, 1) == _WHITE_IS_ZERO or content.startswith((b"P1", b"P4")):
+        kind = "TIFF" if image.format == "TIFF" else "PBM"
+        raise NoMeaning(f"this {kind} says that white is zero, so that its numbers may be meant as they are or inverted")
     _refuse_pages(image)
     depth, most = _grey_depth(image, content), _portable_most(content)
     if image.mode in ("P", "1"):
@@ -101,6 +102,8 @@ def _deep_colours(image: Any) -> NDArray[numpy.uint16] | None:
     raw = arguments[0] if isinstance(arguments, tuple) else arguments
     if image.format == "PPM" and image.mode == "RGB" and isinstance(arguments, tuple) and arguments[-1] > 255:
         return _portable_colours(image.fp.getvalue(), image.size, arguments[-1])
+    if _tag(image, _BITS, 0) == 16 and _tag(image, _PLANES, 1) == 2 and image.mode != "I;16":
+        raise NoMeaning("this TIFF stores colours of 16 bits in a plane each, which Pillow misreads")
     kind = re.fullmatch(r"(RGBA?|RGBX);16([LBN])", str(raw))
     if image.format != "TIFF" or kind is None:
         return None

@@ -30,15 +30,16 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 def tiff(
     width: int, height: int, data: bytes, bits: int, sample_format: int = 1, photometric: int = 1, samples: int = 1,
-    order: str = "<", deflated: bool = False, premultiplied: bool = False,
+    order: str = "<", deflated: bool = False, premultiplied: bool = False, planes: bool = False,
 ) -> bytes:  # fmt: skip
-    """A TIFF of one strip (TIFF 6.0, section 2)."""
+    """A TIFF of one strip (TIFF 6.0, section 2); with `planes` it says that each colour lies in a plane of its own."""
     data = zlib.compress(data) if deflated else data
-    after = 8 + 2 + 12 * 10 + 4  # header, tags and where the next ones are: none
+    after = 8 + 2 + 12 * (10 + planes) + 4  # header, tags and where the next ones are: none
     depth = (258, "H", [bits]) if samples == 1 else (258, "I", [after if samples > 2 else bits << 16 | bits])
     tags = [
         *((256, "I", [width]), (257, "I", [height]), depth, (259, "H", [8 if deflated else 1]), (262, "H", [photometric])),
         *((273, "I", [after + 2 * samples]), (277, "H", [samples]), (278, "I", [height]), (279, "I", [len(data)])),
+        *([(284, "H", [2])] if planes else []),
         (338, "H", [1]) if premultiplied else (339, "H", [sample_format]),
     ]
     content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))

@@ -69,6 +69,15 @@ def test_a_mask_of_another_size_is_told(tmp_path: Path) -> None:
         open_split(config("masks", tmp_path), "val")[1]
 
 
+def test_a_mask_of_the_stored_pixels_of_a_turned_photograph_is_told_as_such(tmp_path: Path) -> None:
+    masks(tmp_path)
+    turned = Image.Exif()
+    turned[0x112] = 6
+    picture(1).save(tmp_path / "images/val/1.jpg", exif=turned)
+    with pytest.raises(BadSample, match=r"1\.jpg is 16 x 20, turned by 90 degrees as its EXIF orientation says.*exiftool"):
+        open_split(config("masks", tmp_path), "val")[1]
+
+
 def test_files_that_are_alone_are_told(tmp_path: Path) -> None:
     masks(tmp_path)
     (tmp_path / "masks/train/1.png").unlink()

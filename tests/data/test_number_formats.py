@@ -75,6 +75,7 @@ IMAGES_REFUSED = {
     "floating point numbers, from 0 to 1000,": encoded((NUMBERS > 10).astype(numpy.float32) * 1000, "TIFF"),
     "floating point numbers, from nan to nan": encoded(numpy.full((3, 4), numpy.nan, numpy.float32), "TIFF"),
     "are LAB, which are not converted": encoded(Image.new("LAB", (4, 3)), "TIFF"),
+    "colours of 16 bits in a plane each": as_tiff(numpy.moveaxis(DEEP, 2, 0), "<u2", 16, photometric=2, samples=3, planes=True),
     "numbers are of a kind that is not read": as_tiff(NUMBERS, "<f8", 64, sample_format=3),
 }
 
@@ -140,7 +141,9 @@ MASKS_REFUSED = {
     "numbers from 0 to 110000": encoded(NUMBERS.astype(numpy.int32) * 10000, "TIFF"),
     "numbers from -3 to 8": encoded((NUMBERS - 3).astype(numpy.int32), "TIFF"),
     "not all of them are whole": encoded((NUMBERS / 2).astype(numpy.float32), "TIFF"),
-    "says that white is zero": as_tiff(NUMBERS, "<u2", 16, photometric=0),
+    "TIFF says that white is zero": as_tiff(NUMBERS, "<u2", 16, photometric=0),
+    "this TIFF says that white is zero, so": as_tiff(NUMBERS, "<u1", 8, photometric=0),
+    "PBM says that white is zero": b"P1\n2 2\n0 1\n1 0\n",
 }
 
 

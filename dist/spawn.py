@@ -6,14 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from phalanx.configs.dist import DistConfig
 from phalanx.configs.errors import ExitCode
-from phalanx.dist import mailbox
+from phalanx.dist import mailbox, scratch
 from phalanx.dist.environment import without_ranks
 from phalanx.dist.stop import answer_from_now_on, answered
 
@@ -43,7 +42,7 @@ def _command(module: str, arguments: Sequence[str], processes: int) -> list[str]
 
 
 def _environment(config: DistConfig, folder: Path) -> dict[str, str]:
-    environment = without_ranks(os.environ) | {mailbox.VARIABLE: str(folder)}
+    environment = without_ranks(os.environ) | {mailbox.VARIABLE: str(folder)} | scratch.environment(folder)
     environment["PYTHONSAFEPATH"] = "1"  # a user's own train.py or data/ must not shadow anybody's modules
     if config.device == "cpu" or count_gpus() == 0:
         environment["ACCELERATE_USE_CPU"] = "true"
@@ -106,8 +105,7 @@ def spawn(module: str, arguments: Sequence[str], processes: int, config: DistCon
     Returns:
         The ranks' own exit code: the first failure's in time, else 75 if they stopped early, else 0.
     """
-    with tempfile.TemporaryDirectory(prefix="phalanx-") as name:
-        folder = Path(name)
+    with scratch.opened() as folder:
         signals = _Signals(folder, processes)
         try:
             launcher = subprocess.Popen(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from phalanx.configs.errors import ExitCode, UserError
-from phalanx.dist import environment, heartbeat, mailbox
+from phalanx.dist import environment, heartbeat, mailbox, scratch
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
 
@@ -78,6 +78,7 @@ class StopRequest:
             _say("interrupted twice: stopping at once, without a checkpoint")
         try:
             mailbox.ended(_rank(), ExitCode.FAILED)
+            scratch.remove()
         finally:
             os._exit(ExitCode.FAILED)
 

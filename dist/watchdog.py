@@ -19,7 +19,7 @@ from types import FrameType
 
 import phalanx
 from phalanx.configs.errors import ExitCode
-from phalanx.dist import failure_report, heartbeat, mailbox
+from phalanx.dist import failure_report, heartbeat, mailbox, scratch
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.environment import Ranks, start_of_run
 from phalanx.dist.hang import Heard, Noticeboard, Sign, Verdict, judge
@@ -145,6 +145,7 @@ class Watchdog:
         try:
             mailbox.ended(self._ranks.rank, ExitCode.STOPPED_EARLY)
             kill_children()
+            scratch.remove()
         finally:
             os._exit(ExitCode.STOPPED_EARLY)
 

@@ -10,7 +10,7 @@ from phalanx.configs.errors import ExitCode, RunLost, RunTaken, Stopped, Trainin
 from phalanx.configs.schema import RunConfig
 from phalanx.data.room import raise_file_limit
 from phalanx.data.scarcity import explained, is_of_a_worker
-from phalanx.dist import environment, failure_report, mailbox, output
+from phalanx.dist import environment, failure_report, mailbox, output, scratch
 from phalanx.dist.environment import Ranks
 from phalanx.dist.processes import die_with_parent, kill_children
 from phalanx.dist.run_directory import RunDirectory
@@ -23,6 +23,11 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
     """Does a rank's work; returns its exit code, which the command that started it gets to know too."""
     output.keep_steady()
     raise_file_limit()
+    with scratch.used():
+        return _run(configure, work)
+
+
+def _run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], ExitCode]) -> int:
     ranks, config = Ranks(), None
     if "TORCHELASTIC_RUN_ID" in os.environ:
         die_with_parent()

@@ -1,16 +1,23 @@
 """Data of which nothing can be learnt is refused before the first step, with counts, and with where labels lie instead."""
 
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
+from phalanx.configs.load import load
 from phalanx.data.dataset import open_split
 from phalanx.data.nothing import nothing_in_validation, refuse_nothing
+from phalanx.dist.environment import Ranks
+from phalanx.dist.process_group import World
+from phalanx.train.data_check import check_data
 from tests.data.annotations import COCO, coco, voc, voc_object, voc_xml, yolo
 from tests.data.pictures import picture, save
+from tests.running import ROOT
 
 HARD = "<difficult>1</difficult>"
 
@@ -62,6 +69,18 @@ def test_a_training_split_without_anything_to_learn_is_refused_with_counts_and_a
     assert "\n" not in str(caught.value) and caught.value.shared
     (note,) = nothing_in_validation(data)
     assert "give the validation split no" in note
+
+
+def test_training_looks_before_its_first_step_and_says_so_of_validation(tmp_path: Path) -> None:
+    config = load([str(ROOT / "configs/recipes/digits_resnet18.yaml")], ["data.check=quick", "data.workers=0"])
+    alone = World(Ranks(), torch.device("cpu"), cast(Any, None), None, timedelta(seconds=1))
+    empty, full = (
+        open_split(made(tmp_path / name), "train") for name, made in (("empty", lambda root: yolo(root, "")), ("full", yolo))
+    )
+    with pytest.raises(UserError, match="give the training split no object, so that nothing can be learnt"):
+        check_data(config, empty, full, alone, goes_on=False)
+    (said,) = check_data(config, full, empty, alone, goes_on=False)
+    assert "give the validation split no object" in said
 
 
 def test_a_part_of_a_split_is_looked_at_too_and_data_with_objects_passes(tmp_path: Path) -> None:

@@ -177,7 +177,7 @@ def number(value: Any) -> float | None:
     """What a line says of a figure, "nan" and "inf" included; None where that is no number."""
     if value in ("nan", "inf", "-inf"):
         return float(value)
-    return float(value) if _is(value, float) else None
+    return float(value) if isinstance(value, float) or _is(value, float) else None
 
 
 def join_last(path: Path, line: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@
 finished file its name, which succeeds for one of two who try it at the same moment.
 """
 
+import math
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from phalanx.dist.run_directory import RunDirectory
 PERIOD_S = 5.0  # between two signs of life
 STALE_S = 60.0  # without any: NFS may show one late, and a loaded node may give one late
 _CLAIM = re.compile(r"claim-(\d{6,12})\.json")
+_TOKEN = re.compile(r"[0-9a-f]{16}")
 _EXITING, _SIGKILL = 0x4, 1 << 8  # bits of the kernel's: PF_EXITING, and of the pending signals
 
 Life = Literal["alive", "gone", "unclear"]
@@ -132,9 +134,17 @@ def read(path: Path) -> Owner | None:
     kinds = {field.name: field.type for field in fields(Owner)}
     for name, kind in kinds.items():
         value = said.get(name)
-        if not isinstance(value, int | float if kind is float else kind) or isinstance(value, bool):  # type: ignore[arg-type]
+        if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
             return None
-    return Owner(**{name: said[name] for name in kinds}) if re.fullmatch(r"[0-9a-f]{16}", said["token"]) else None
+    is_possible = 0 < said["process"] < 2**31 and math.isfinite(said["started"]) and _is_path(said["path"])
+    return Owner(**{name: said[name] for name in kinds}) if is_possible and _TOKEN.fullmatch(said["token"]) else None
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeError:
+        return False
 
 
 def beat_of(folder: Path, owner: Owner) -> bytes | None:
@@ -222,6 +232,18 @@ def life(run: RunDirectory, owner: Owner, job_is_over: Callable[[str], bool] = l
     folder = folder_of(run)
     silent = age(folder, beat_path(folder, owner.token))
     return "gone" if silent is not None and silent > STALE_S else "unclear"
+
+
+def is_alive(run: RunDirectory, owner: Owner) -> bool:
+    """Whether a trainer seems to be alive, for whoever only looks on: by this machine's clock where nothing else tells."""
+    state = life(run, owner)
+    if state != "unclear":
+        return state == "alive"
+    try:
+        silent = time.time() - beat_path(folder_of(run), owner.token).stat().st_mtime
+    except OSError:
+        return False
+    return silent < STALE_S
 
 
 @cache

@@ -14,6 +14,7 @@ from phalanx import __version__
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import differences, stored, to_yaml
 from phalanx.configs.schema import RunConfig, digest
+from phalanx.configs.system_errors import trouble
 from phalanx.dist.files import read_json_object, write_atomically, write_json
 from phalanx.dist.json_lines import JsonLines, read_lines
 
@@ -77,7 +78,17 @@ class RunDirectory:
         return self.path / "slurm"
 
     def exists(self) -> bool:
-        return self.identity.exists()
+        """
+        Raises:
+            UserError: where that may not be known.
+        """
+        try:
+            self.identity.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise UserError(trouble(error) or f"{self.identity}: {error.strerror}. Check the path.") from None
+        return True
 
     def read_config(self) -> RunConfig:
         """The configuration that the run was last started with.
@@ -99,6 +110,8 @@ class RunDirectory:
                 raise ValueError
             if not isinstance(identity.get("threads"), int | None) or isinstance(identity.get("threads"), bool):
                 raise ValueError
+        except PermissionError as error:
+            raise UserError(trouble(error) or str(error)) from None
         except (OSError, ValueError):
             raise UserError(f"{self.identity}: this file is broken. Restore it, or start under another name.") from None
         return identity

@@ -231,7 +231,7 @@ class RunOwner:
                 return None
             if there is not None and there.owner is None and there.path == self._path:
                 return None  # it cannot be read just now
-            is_there = self._folder.exists() or self._run.exists()
+            is_there = self._folder.exists() or os.path.exists(self._run.identity)
         except OSError as error:
             if error.errno != errno.ESTALE:
                 return None  # the file system does not answer: who writes will see
@@ -288,7 +288,7 @@ class RunOwner:
             for path in (self._path, records.beat_path(self._folder, self._own.token)):
                 with suppress(OSError):
                     path.unlink()
-            if not self._run.exists():
+            if not os.path.exists(self._run.identity):
                 self._remove_made()
         _active.discard(self._own.token)
         self._own = None

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 
 import phalanx
-from phalanx.configs.errors import ExitCode
+from phalanx.configs.errors import ExitCode, UserError
 from phalanx.dist import failure_report, heartbeat, mailbox, scratch
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.environment import Ranks, start_of_run
@@ -106,7 +106,7 @@ class Watchdog:
             self._begun = self._begun or self._run.exists()
             if self._run.exists() if self._begun else suspicious:
                 self._board.publish(sign)
-        except OSError:
+        except (OSError, UserError):
             return None  # who cannot write must not wonder that others are silent
         if not suspicious:
             self._heard.clear()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from phalanx import __version__
 from phalanx.configs.errors import ExitCode, UserError
+from phalanx.configs.system_errors import trouble
 from phalanx.dist import output
 from phalanx.launch.verbs import VERBS
 
@@ -44,6 +45,11 @@ def _run(given: Sequence[str]) -> int:
         return _verb(given[0])(given[1:])
     except UserError as error:
         print("\n".join(f"phalanx: {line}" for line in str(error).splitlines()), file=sys.stderr)
+        return ExitCode.BAD_INPUT
+    except OSError as error:
+        if (sentence := trouble(error)) is None:
+            raise
+        print(f"phalanx: {sentence}", file=sys.stderr)
         return ExitCode.BAD_INPUT
     except KeyboardInterrupt:
         print("phalanx: interrupted", file=sys.stderr)

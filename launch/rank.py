@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from phalanx.configs.errors import ExitCode, RunLost, RunTaken, Stopped, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
+from phalanx.configs.system_errors import trouble
 from phalanx.data.room import raise_file_limit
 from phalanx.data.scarcity import explained, is_of_a_worker
 from phalanx.dist import environment, failure_report, mailbox, output, scratch
@@ -54,6 +55,8 @@ def _run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], 
         code = ExitCode.FAILED
         if is_of_a_worker(error):
             print(f"phalanx: rank {ranks.rank}: {explained(error)}", file=sys.stderr, flush=True)
+        elif isinstance(error, OSError) and (sentence := trouble(error)) is not None:
+            print(f"phalanx: rank {ranks.rank}: {sentence}", file=sys.stderr, flush=True)  # errors/ has the traceback
         elif (echo := _echo(ranks, error)) is None:
             print(f"phalanx: rank {ranks.rank} failed:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
         elif echo:

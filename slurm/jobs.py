@@ -1,17 +1,21 @@
 """The jobs of a run: `slurm/jobs.jsonl`, a line a submission."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from phalanx.configs.errors import UserError
 from phalanx.configs.load import to_yaml
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.files import write_atomically
 from phalanx.dist.json_lines import JsonLines, read_lines
 from phalanx.dist.run_directory import RunDirectory
+
+_JOB = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,13 @@ def _file(run: RunDirectory) -> Path:
 def submissions(run: RunDirectory) -> list[Submission]:
     """All jobs of a run, the newest last."""
     names = {"job": str, "where": str, "time": float, "config": str, "nodes": int, "ranks": int}
-    return [Submission(*(line[name] for name in names)) for line in read_lines(_file(run), **names)]
+    lines = read_lines(_file(run), **names)
+    return [Submission(*(line[name] for name in names)) for line in lines if _is_a_job(line["job"], line["where"])]
+
+
+def _is_a_job(job: str, where: str) -> bool:
+    """Whether that is what `record` writes: the number of a process here is a whole number above zero."""
+    return (where == "slurm" and bool(_JOB.fullmatch(job))) or (where == "local" and job.isdecimal() and 0 < int(job) < 2**31)
 
 
 def newest(run: RunDirectory) -> Submission | None:
@@ -73,5 +83,14 @@ def record(run: RunDirectory, job: str, where: str, path: Path, config: RunConfi
 
 
 def end_local(submission: Submission) -> None:
-    """Asks a job on this machine to save and end."""
-    os.kill(int(submission.job), signal.SIGTERM)
+    """Asks a job on this machine to save and end.
+
+    Raises:
+        UserError: where it may not be asked.
+    """
+    try:
+        os.kill(int(submission.job), signal.SIGTERM)
+    except ProcessLookupError:
+        return  # it has ended just now
+    except OSError as error:
+        raise UserError(f"process {submission.job} cannot be ended: {error.strerror}. Ask its owner.") from None

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import UserError, printable
 from phalanx.dist.run_directory import RunDirectory, read_events
 from phalanx.slurm import failures, jobs
 from phalanx.slurm.failures import Report
@@ -57,13 +57,16 @@ def lines(run: RunDirectory, rank: int | None, count: int) -> list[str]:
     if others := len(reports) - 1 if first and not first.apart else 0:  # the others say the same
         told.append(f"{others} more rank{'s' if others > 1 else ''} failed after it: errors/ has their reports")
     shown = rank if rank is not None else first.rank if first and (first.apart or not first.echo) else 0
-    return [*told, *_tail(run, shown, count, wanted=rank is not None)]
+    return [*map(printable, told), *_tail(run, shown, count, wanted=rank is not None)]
 
 
 def _told(report: Report) -> list[str]:
     if report.apart:
         return [report.message]  # no bug: it says who, where and what to change
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time))
+    try:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.time))
+    except (ValueError, OverflowError, OSError):  # a time beyond all calendars
+        at = str(report.time)
     return [
         f"rank {report.rank} on {report.host} failed first, at {at}: {report.kind}: {report.message}",
         report.traceback.rstrip(),

@@ -1,18 +1,20 @@
 """Where a run stands: what SLURM says of its job, and what the run directory says of the training."""
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from phalanx.configs.errors import UserError
+from phalanx.dist import owner_record
 from phalanx.dist.checkpoint.directory import steps
-from phalanx.dist.json_lines import read_lines
+from phalanx.dist.json_lines import number, read_lines
 from phalanx.dist.run_directory import RunDirectory, read_events
 from phalanx.slurm import ask, jobs
 from phalanx.slurm.submit import state_of
 
-# What a run without a job is, by the last thing that happened to it, in SLURM's words.
-_STATES = {"done": "COMPLETED", "failure": "FAILED", "preempt": "PREEMPTED", "hang": "FAILED"}
+# What a run that no job trains is, by the last thing that happened to it.
+_STATES = {"done": "COMPLETED", "failure": "FAILED", "preempt": "STOPPED", "hang": "FAILED"}
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,15 @@ class Status:
     """A run and its job.
 
     Attributes:
-        state: in SLURM's word; UNKNOWN where nobody can say.
+        state: of a job, in SLURM's word; of a run that no job trains RUNNING, KILLED, STOPPED, FAILED or COMPLETED. UNKNOWN
+            where nobody can say.
         job: number of the newest job; None where there never was one.
         reason: why it waits, or ended so.
         nodes: that it runs on.
         restarts: how often the job was requeued.
         step: the last one that was logged; `steps` of how many, as far as known.
         checkpoint: step of the newest checkpoint; 0 for none.
-        metrics: the last line of metrics.jsonl.
+        metrics: the last line of metrics.jsonl; "nan" and "inf" are words.
         elapsed_s: seconds since the job's start, while it runs.
     """
 
@@ -40,7 +43,7 @@ class Status:
     step: int
     steps: int | None
     checkpoint: int
-    metrics: dict[str, float]
+    metrics: dict[str, float | str]
     elapsed_s: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -52,7 +55,8 @@ class Status:
         job = "no job" if self.job is None else f"job {self.job}{where}, {_times(self.restarts)}"
         of = f" of {self.steps}" if self.steps else ""
         saved = f"checkpoint of step {self.checkpoint}" if self.checkpoint else "no checkpoint yet"
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in self.metrics.items() if "/" in name)
+        known = {name: number(value) for name, value in self.metrics.items() if "/" in name}
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in known.items() if value is not None)
         reason = f" ({self.reason})" if self.reason else ""
         return [
             f"{self.run}: {self.state}{reason}",
@@ -74,18 +78,15 @@ def status(run: RunDirectory) -> Status:
     """
     config = run.read_config()
     last, job = jobs.newest(run), None
-    state, reason = _by_events(run)
-    if last is not None and last.where == "local":
-        state = state_of(last) or state
-    elif last is not None:
+    state, reason = _here(run, last)
+    if last is not None and last.where == "slurm" and state != "RUNNING":
         try:
             job = ask.job(last.job)
         except ask.SlurmError as error:
             state, reason = "UNKNOWN", str(error)
         if job is not None:
             state, reason = job.state, job.reason
-    metrics = list(read_lines(run.metrics))
-    values = metrics[-1] if metrics else {}
+    values = next(reversed(list(read_lines(run.metrics, step=int))), {"step": 0})
     elapsed = time.time() - job.start if job is not None and job.state == "RUNNING" and job.start else None
     return Status(
         run=str(run.path),
@@ -94,20 +95,40 @@ def status(run: RunDirectory) -> Status:
         reason=reason,
         nodes=job.nodes if job else (),
         restarts=job.restarts if job else 0,
-        step=int(values.get("step", 0)),
+        step=values["step"],
         steps=config.train.steps,
         checkpoint=max(steps(run.checkpoints), default=0),
-        metrics={name: value for name, value in values.items() if name not in ("step", "time")},
+        metrics=_figures(values),
         elapsed_s=elapsed,
     )
 
 
-def _by_events(run: RunDirectory) -> tuple[str, str | None]:
-    """A run that SLURM doesn't know, by what happened last."""
+def _figures(line: dict[str, Any]) -> dict[str, float | str]:
+    """What a line of metrics.jsonl says of the training; JSON has no word for what is not finite."""
+    known = {name: number(value) for name, value in line.items() if name not in ("step", "time")}
+    return {name: value if math.isfinite(value) else str(value) for name, value in known.items() if value is not None}
+
+
+def _here(run: RunDirectory, last: jobs.Submission | None) -> tuple[str, str | None]:
+    """A run that no job trains: by its trainer's claim and its signs of life, then by what happened last."""
+    if last is not None and last.where == "local" and (state := state_of(last)):
+        return state, None
+    owner = _owner(run)
+    lives = owner is not None and owner_record.is_alive(run, owner)
+    if owner is not None and lives and not (last is not None and last.where == "slurm" and owner.job == last.job):
+        return "RUNNING", str(owner)
     told = [event for event in read_events(run) if event["event"] in (*_STATES, "start", "resume")]
-    if not told or told[-1]["event"] not in _STATES:
-        return "UNKNOWN", None
-    return _STATES[told[-1]["event"]], told[-1].get("reason")
+    if owner is not None and not lives and (not told or told[-1]["time"] < owner.started or told[-1]["event"] not in _STATES):
+        return "KILLED", f"{owner} is gone without a word"
+    if told and told[-1]["event"] in _STATES:
+        reason = told[-1].get("reason")
+        return _STATES[told[-1]["event"]], str(reason) if reason is not None else None
+    return ("KILLED", "nothing trains it any more") if told and last is None else ("UNKNOWN", None)
+
+
+def _owner(run: RunDirectory) -> owner_record.Owner | None:
+    claim = owner_record.newest(run)
+    return claim.owner if claim is not None else None
 
 
 def cancel(run: RunDirectory) -> jobs.Submission:
@@ -120,9 +141,14 @@ def cancel(run: RunDirectory) -> jobs.Submission:
     last = jobs.newest(run)
     if last is None or state_of(last) is None:
         ended = "was never submitted" if last is None else f"has no job under way: job {last.job} has ended"
+        if (owner := _owner(run)) is not None and owner_record.is_alive(run, owner):
+            ended += f"; {owner} trains it, and `kill {owner.process}` there makes it save and end"
         raise UserError(f"{run.path} {ended}. `phalanx status {run.path}` says more.")
     if last.where == "local":
         jobs.end_local(last)
     else:
-        ask.cancel(last.job)
+        try:
+            ask.cancel(last.job)
+        except ask.SlurmError as error:
+            raise UserError(f"job {last.job} could not be ended: {error}.") from None
     return last

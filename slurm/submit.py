@@ -9,6 +9,8 @@ from pathlib import Path
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
+from phalanx.dist import owner_record
+from phalanx.dist.files import create_aside
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.dist.threads import choose_threads
 from phalanx.slurm import ask, jobs
@@ -33,13 +35,25 @@ def refuse_under_way(run: RunDirectory) -> None:
             f"{run.path}: job {last.job} trains this run already ({state}). Wait for it, or end it first with "
             f"`phalanx cancel {run.path}`."
         )
+    claim = owner_record.newest(run)
+    if claim is not None and claim.owner is not None and owner_record.is_alive(run, claim.owner):
+        raise UserError(f"{run.path}: {claim.owner} trains this run already. Wait for it, or end it first.")
 
 
 def state_of(submission: Submission) -> str | None:
-    """The state of a job that has not ended, in SLURM's word; None once it has."""
+    """The state of a job that has not ended, in SLURM's word; None once it has.
+
+    Raises:
+        UserError: where SLURM does not answer.
+    """
     if submission.where == "local":
         return "RUNNING" if _is_running_here(submission) else None
-    found = ask.job(submission.job)
+    try:
+        found = ask.job(submission.job)
+    except ask.SlurmError as error:
+        raise UserError(
+            f"job {submission.job}: what became of it is not known: {error}. Try again where SLURM answers."
+        ) from None
     return found.state if found is not None and not found.over else None
 
 
@@ -112,12 +126,34 @@ def _prepare(config: RunConfig, run: RunDirectory, say: Say) -> tuple[Path, Snap
     if "%" in str(run.path.absolute()):
         raise UserError(f"{run.path.absolute()}: SLURM takes `%` in a path for a placeholder. Set runs=FOLDER to one without.")
     run.create(config, choose_threads(config.dist))
-    run.slurm.mkdir(mode=0o700, exist_ok=True)
+    _make_private(run.slurm)
     run.logs.mkdir(exist_ok=True)
     code = snapshot(run, config)
     for place, reason in code.left_out:
         say(f"{place} is not in the snapshot of the code: {reason}")
     return jobs.write_config(run, config), code
+
+
+def _make_private(folder: Path) -> None:
+    """The folder in which submitit keeps its files, some of which it unpickles: nobody else may write there.
+
+    Raises:
+        UserError: where it is, or holds, something that others may have put there.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or not folder.is_dir():
+        raise UserError(f"{folder}: this is no folder. Remove it: what jobs run is kept there.")
+    descriptor, probe = create_aside(folder / "owner")
+    try:
+        ours = os.fstat(descriptor).st_uid  # as the file system says it, which over NFS may not be this process's user
+    finally:
+        os.close(descriptor)
+        probe.unlink()
+    for path in (folder, *sorted(folder.iterdir())):
+        if path.lstat().st_uid != ours:
+            raise UserError(f"{path}: this is another user's. Look at it and remove it: what jobs run is kept in {folder}.")
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import UserError, printable
 from phalanx.dist.checkpoint import choose
 from phalanx.dist.checkpoint.listing import Listed, listed
 from phalanx.dist.checkpoint.manifest import scalars_to_json
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.json:
         print(json.dumps([_facts(one) for one in found], indent=1, allow_nan=False))
     elif found:
-        print("\n".join(_table(found, metric)))
+        print(printable("\n".join(_table(found, metric))))
     else:
         print(f"{run.path} has no checkpoint yet")
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phalanx.configs.errors import ExitCode, UserError
+from phalanx.configs.errors import ExitCode, UserError, printable
 from phalanx.dist.checkpoint import choose, directory
 from phalanx.dist.checkpoint.verify import Verified, bytes_of, verify
 from phalanx.dist.run_directory import RunDirectory
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
             continue  # a training run has pruned it meanwhile
         found.append((path, one))
         if not given.json:
-            print("\n".join(_lines(path, one)), flush=True)
+            print(printable("\n".join(_lines(path, one))), flush=True)
     if given.json:
         print(json.dumps([_facts(path, one) for path, one in found], indent=1))
     return ExitCode.BAD_INPUT if any(one.problems for _, one in found) else ExitCode.DONE

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from phalanx.configs.errors import ExitCode
 from phalanx.dist.run_directory import RunDirectory
-from phalanx.launch.arguments import Parser
+from phalanx.launch.arguments import Parser, positive
 from phalanx.slurm import logs
 
 
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="phalanx logs", description="What went wrong first, then the last lines of a rank.")
     parser.add_argument("run", metavar="RUN", help="the run directory")
     parser.add_argument("--rank", type=int, metavar="N", help="whose lines (default: the failed rank's, else rank 0's)")
-    parser.add_argument("--lines", type=int, default=20, metavar="N", help="how many lines (default: 20)")
+    parser.add_argument("--lines", type=positive, default=20, metavar="N", help="how many lines (default: 20)")
     parser.add_argument("--json", action="store_true", help="print the failures as JSON, the first one first")
     given = parser.parse_args(arguments)
     run = RunDirectory(Path(given.run))

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from phalanx.configs.errors import ExitCode
+from phalanx.configs.errors import ExitCode, printable
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser
 from phalanx.slurm.status import status
@@ -16,5 +16,5 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)
     found = status(RunDirectory(Path(given.run)))
-    print(json.dumps(found.to_json()) if given.json else "\n".join(found.lines()))
+    print(json.dumps(found.to_json()) if given.json else printable("\n".join(found.lines())))
     return ExitCode.DONE

@@ -89,7 +89,7 @@ def test_a_run_goes_on_in_the_background_of_this_machine(tmp_path: Path) -> None
     _until(lambda: len(lines(run / "metrics.jsonl")) > 0)
     assert "RUNNING" in phalanx("status", "runs/here", cwd=tmp_path).output
     phalanx("cancel", "runs/here", cwd=tmp_path)
-    _until(lambda: "PREEMPTED" in phalanx("status", "runs/here", cwd=tmp_path).output)
+    _until(lambda: "STOPPED" in phalanx("status", "runs/here", cwd=tmp_path).output)
     assert [e["event"] for e in lines(run / "events.jsonl")] == ["start", "save", "preempt"]
 
 

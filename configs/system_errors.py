@@ -1,0 +1,39 @@
+"""Files and folders that cannot be used: one sentence for what the operating system says of them."""
+
+import errno
+import os
+import pwd
+from contextlib import suppress
+from pathlib import Path
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_DENIED = (errno.EACCES, errno.EPERM)
+_BROKEN = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT)
+_WRONG = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+def trouble(error: OSError) -> str | None:
+    """What is wrong with a place, and what to do; None for what may be a fault of the program."""
+    if error.filename is None:
+        return None
+    place, said = error.filename, (error.strerror or "").lower()
+    if error.errno in _DENIED:
+        return f"{place}: {said}{owned_by(str(place))}. Ask the owner for access, or work as that user."
+    if error.errno in _FULL:
+        return f"{place}: {said}. Make room there, then start again."
+    if error.errno == errno.EROFS:
+        return f"{place}: {said}. Choose another place."
+    if error.errno in _BROKEN:
+        return f"{place}: {said}. Look at its disk or file server, then start again."
+    return f"{place}: {said}. Check the path." if error.errno in _WRONG else None
+
+
+def owned_by(place: str) -> str:
+    """` (SOMETHING belongs to SOMEBODY)`, of the innermost part of a path that is another user's and is shut."""
+    for path in (Path(place), *Path(place).absolute().parents):
+        with suppress(OSError, KeyError):
+            owner = path.stat().st_uid
+            if owner == os.geteuid():
+                return ""
+            return f" ({path} belongs to {pwd.getpwuid(owner).pw_name})"
+    return ""

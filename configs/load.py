@@ -1,5 +1,6 @@
 """Reads YAML files and `key=value` overrides into one frozen `RunConfig`; reports everything that is wrong at once."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -140,7 +141,7 @@ def _name_of(file: str) -> str:
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Command line arguments to (files, overrides): `a.b=c` is an override unless a file has that name."""
-    overrides = [a for a in arguments if OVERRIDE.match(a) and not Path(a).exists()]
+    overrides = [a for a in arguments if OVERRIDE.match(a) and not os.path.exists(a)]
     return [a for a in arguments if a not in overrides], overrides
 
 

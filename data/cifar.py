@@ -12,6 +12,7 @@ import torch
 from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.data.arrays import ArrayImages
+from phalanx.data.text_file import read_text
 
 _SIDE = 32
 _IMAGE_BYTES = 3 * _SIDE * _SIDE
@@ -53,7 +54,7 @@ class _CIFAR(ArrayImages):
         path = root / self.names_file
         if not path.is_file():
             raise UserError(f"{path}: there is no such file, which names the classes. Fetch the whole archive.")
-        return tuple(path.read_text().split())
+        return tuple(read_text(path).split())
 
 
 class CIFAR10(_CIFAR):

@@ -46,8 +46,8 @@ def open_index(index: Path) -> SafetensorsFiles:
     """
     try:
         where = dict(json.loads(index.read_text())["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadWeights(f"{index}: this is no index of safetensors files ({error}). Write it again.") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise BadWeights(f"{index}: this is no index of safetensors files: JSON with a 'weight_map'. Write it again.") from None
     names = sorted({str(file) for file in where.values()})
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():

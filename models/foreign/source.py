@@ -7,6 +7,10 @@ from typing import Protocol
 
 from torch import Tensor
 
+# What a reader that meets nonsense lets through from Python and from parsers.
+_FROM_PYTHON = re.compile(r"invalid literal|codec can't|while parsing|unpack|out of range|object|Exceeds the limit|recursion")
+_LONGEST = 300  # characters of a reason: it may repeat the file
+
 
 class BadWeights(ValueError):
     """The file or folder of weights cannot be used; the message says why."""
@@ -55,7 +59,8 @@ def reason(error: Exception) -> str:
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))
     if asked:
         return f"it asks for {asked[1]}, which is no tensor"
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return "its content is broken" if _FROM_PYTHON.search(said) else said[:_LONGEST]
 
 
 def unreadable(path: Path, error: Exception) -> BadWeights:

@@ -11,7 +11,7 @@ from tests.fuzz.targets import TARGETS
 from tests.fuzz.targets.faulty import FAULTS
 from tests.fuzz.worker import Worker
 
-CLEAN = ["checkpoints", "arrays"]
+CLEAN = [name for name in TARGETS if name != "runs"]
 
 
 @pytest.fixture(scope="module")

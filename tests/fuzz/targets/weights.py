@@ -97,20 +97,16 @@ def _weights(draw: mutations.Draw) -> Case:
 
 
 def _door(case: Case, _: Path) -> None:
+    from phalanx.configs.errors import UserError
     from phalanx.models import weights
 
     try:
         weights.load(_network(), Path(case.given))
+    except weights.BadWeights as error:  # as a training says it
+        raise UserError(str(error)) from None
     finally:
         if Path("unpickled").exists():
             raise Broken("something was unpickled")
-
-
-def _refusals() -> tuple[type[Exception], ...]:
-    from phalanx.configs.errors import UserError
-    from phalanx.models.weights import BadWeights
-
-    return UserError, BadWeights
 
 
 def _prepare() -> None:
@@ -118,4 +114,4 @@ def _prepare() -> None:
 
 
 _MEANING = "safetensors, their index, torch's zip and the pickle in it"
-TARGETS = [Target("weights", _MEANING, 60, _weights, _door, _refusals, _prepare)]
+TARGETS = [Target("weights", _MEANING, 60, _weights, _door, prepare=_prepare)]

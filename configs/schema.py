@@ -104,6 +104,9 @@ def _metric(value: str) -> str:
 
 class CheckpointConfig(Section):
     every_steps: Whole | None = bookkeeping(None, "steps between checkpoints; there is always one at the end", ge=1)
+    every_minutes: float | None = bookkeeping(
+        10.0, "minutes after a checkpoint until the next one, whatever every_steps says; never by time if null", gt=0
+    )
     keep: Whole = bookkeeping(3, "newest checkpoints to keep", ge=1)
     keep_every: Whole | None = bookkeeping(None, "keep every checkpoint whose step is a multiple of this, too", ge=1)
     best: Annotated[str, AfterValidator(_metric)] | None = bookkeeping(

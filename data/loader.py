@@ -314,3 +314,9 @@ class EvaluationLoader:
         numbered = _EvaluationBatches(self._count, self._batch, self._first, self._last)
         workers = min(self._workers, len(numbered))
         yield from enumerate(_fork_loader(self._maker, numbered, workers, False), self._first)
+
+    def example(self) -> MicroBatch:
+        """As many samples as a batch has, from all over the split, loaded here and now."""
+        size = min(self._batch, self._count)
+        asked = _Asked(0, [Draw(0, place * self._count // size) for place in range(size)])
+        return self._maker.arrived(self._maker[asked])

@@ -57,6 +57,7 @@ class Engine:
         model: what a task calls, under the strategy.
         plain: the same model without its strategy.
         stop_agreed: whether the ranks agreed to stop after the step that is under way.
+        save_agreed: whether they agreed to save after it.
         skipped: steps that took data but changed no weight, for overflow in fp16.
 
     Raises:
@@ -100,13 +101,18 @@ class Engine:
         self._agreed: Agreed | None = None
         self._losses: tuple[str, ...] = ()
         self._step, self._turn = 0, self.turns[0]
-        self.stop_agreed = False
+        self.stop_agreed = self.save_agreed = False
         self.skipped = 0
 
     # -- a step ---------------------------------------------------------------------------------------------------------
 
     def micro_batches(
-        self, step: int, batch: Sequence[MicroBatch], weights: Sequence[Mapping[str, float]], stop: bool = False
+        self,
+        step: int,
+        batch: Sequence[MicroBatch],
+        weights: Sequence[Mapping[str, float]],
+        stop: bool = False,
+        save: bool = False,
     ) -> Iterator[MicroBatch]:
         """This rank's turns of a step, one after another, each set up to run.
 
@@ -115,10 +121,11 @@ class Engine:
             batch: the micro-batches, on the CPU.
             weights: of each, the weights of the losses that are known from its targets.
             stop: whether this rank was asked to stop; all ranks will have agreed by the end of the step.
+            save: whether it is time for a checkpoint by this rank's clock; likewise.
         """
         assert self._exchange is not None, "the engine must be warmed up first"
         self._step, self._agreed = step, None
-        self._pending = self._exchange.send(weights, self._reports.to_send(), stop)
+        self._pending = self._exchange.send(weights, self._reports.to_send(), stop, save)
         self.plain.train()
         for place, turn in enumerate(self.turns):
             with self._strategy.turn(turn.first, last=place == len(self.turns) - 1):
@@ -154,7 +161,7 @@ class Engine:
         if self._agreed is None:
             assert self._pending is not None
             self._agreed = self._pending.receive()
-            self.stop_agreed = self._agreed.stop
+            self.stop_agreed, self.save_agreed = self._agreed.stop, self._agreed.save
             self._reports.received(self._agreed.sums)
         return self._agreed
 

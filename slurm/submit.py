@@ -125,7 +125,8 @@ def _prepare(config: RunConfig, run: RunDirectory, say: Say) -> tuple[Path, Snap
     """The run directory with all that a job needs: its identity (and so its W&B run), its configuration, its code."""
     if "%" in str(run.path.absolute()):
         raise UserError(f"{run.path.absolute()}: SLURM takes `%` in a path for a placeholder. Set runs=FOLDER to one without.")
-    run.create(config, choose_threads(config.dist))
+    if not run.exists():  # else the job says and writes what changes, where there is something left to do
+        run.create(config, choose_threads(config.dist))
     _make_private(run.slurm)
     run.logs.mkdir(exist_ok=True)
     code = snapshot(run, config)

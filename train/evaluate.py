@@ -1,21 +1,66 @@
 """Evaluation over all ranks: each sample counted once, and the same figures however many ranks there are."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from phalanx.configs.errors import UserError
 from phalanx.data.loader import EvaluationLoader
 from phalanx.dist import heartbeat
-from phalanx.dist.collectives import gather_json, gather_rows, sum_exactly
+from phalanx.dist.collectives import gather_json, gather_rows, sum_exactly, together
 from phalanx.dist.engine import Engine
+from phalanx.dist.randomness import undisturbed
 from phalanx.train.tasks import Rows, Task
 
 
 def evaluate(engine: Engine, task: Task, loader: EvaluationLoader) -> dict[str, float]:
     """The task's metrics over the validation split. All ranks call together."""
     return task.metrics(measure(engine, task, loader))
+
+
+def rehearse(engine: Engine, task: Task, loader: EvaluationLoader, best: str | None) -> str | None:
+    """One batch of the validation split through all of an evaluation, so that its faults show before the first step.
+
+    Leaves no trace: weights and statistics are back to the last bit, and so is every generator. All ranks call together.
+
+    Args:
+        best: `checkpoint.best`.
+
+    Returns:
+        What the user should read: metrics of a task of the user's own may not be defined on so few samples.
+
+    Raises:
+        UserError: where the batch cannot be read, or the task does not measure `best`.
+    """
+    heartbeat.beat("warm-up")
+    ranks = engine.world.ranks
+    batch = together(engine.world, loader.example)
+    sums = _Sums(engine.world.device)
+    with undisturbed(engine.world.device), torch.compiler.set_stance("force_eager"):
+        with engine.evaluation() as model, torch.inference_mode():
+            sums.add(ranks.rank, task.measure(model, engine.to_device(batch)))
+        measured = sums.over_all(engine, ranks.world)
+    try:
+        metrics = task.metrics(measured)
+    except UserError:
+        raise
+    except Exception as error:
+        return f"the metrics of a few validation samples could not be computed ({type(error).__name__}: {error})"
+    if best is not None:
+        check_best(best, metrics)
+    return None
+
+
+def check_best(metric: str, measured: Iterable[str]) -> None:
+    """
+    Raises:
+        UserError: where `checkpoint.best` names no metric of the task.
+    """
+    there = [f"val/{name}" for name in measured]
+    if metric not in there:
+        raise UserError(f"checkpoint.best={metric}: the task measures {', '.join(there)}. Set one of these.", shared=True)
 
 
 def measure(

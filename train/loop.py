@@ -14,7 +14,8 @@ def train(run: Run) -> ExitCode:
     heartbeat.beat("loading", state.step + 1)
     for batch in run.loader.from_step(state.step, run.last_step):
         weights = [task.weights(micro_batch) for micro_batch in batch.micro_batches]
-        for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, stop=run.asked_to_stop):
+        flags = {"stop": run.asked_to_stop, "save": run.is_time_to_save}
+        for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, **flags):
             engine.backward(task.losses(engine.model, micro_batch))
         run.saver.wait_for_copy()
         figures = engine.step()
@@ -23,15 +24,17 @@ def train(run: Run) -> ExitCode:
         run.log(figures)
         run.look_after_saves()
 
-        stopping = engine.stop_agreed or state.step == run.stop_at
+        last = state.step == run.last_step
+        stopping = engine.stop_agreed or (state.step == run.stop_at and not last)
+        if run.due.checkpoint(state.step) or engine.save_agreed or stopping:
+            run.save(awaited=stopping or last)  # before an evaluation, which may fail
         if run.due.evaluation(state.step) and not stopping:
             run.evaluate()
-        ending = stopping or run.best.is_over or state.step == run.last_step
-        if run.due.checkpoint(state.step) or run.improved or ending:
-            run.save(awaited=ending)
+        if run.improved or run.best.is_over:
+            run.save(awaited=run.best.is_over)
         if run.best.is_over:
             return run.done()
-        if stopping and state.step < run.last_step:
+        if stopping:
             return run.stopped()
         heartbeat.beat("loading", state.step + 1)
     return run.done()

@@ -1,16 +1,17 @@
 """A run under way: what the loop does besides training: log, evaluate, save, end."""
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from phalanx.configs.errors import ExitCode, RunLost, TrainingFailed, UserError
+from phalanx.configs.errors import ExitCode, RunLost, TrainingFailed
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.data.loader import EvaluationLoader, Loader
 from phalanx.dist import heartbeat
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.save import Progress
 from phalanx.dist.checkpoint.saver import Saved, Saver
-from phalanx.dist.collectives import gather_json, main_does, tell_all
+from phalanx.dist.collectives import gather_json, tell_all
 from phalanx.dist.engine import Engine
 from phalanx.dist.files import write_atomically
 from phalanx.dist.reports import StepFigures
@@ -19,7 +20,7 @@ from phalanx.dist.run_owner import RunOwner
 from phalanx.dist.sampler import Stream
 from phalanx.dist.stop import StopRequest
 from phalanx.train.data_check import PassedOver
-from phalanx.train.evaluate import evaluate
+from phalanx.train.evaluate import check_best, evaluate
 from phalanx.train.ledger import Ledger
 from phalanx.train.patience import Best
 from phalanx.train.state import TrainState
@@ -33,6 +34,7 @@ class Due:
 
     eval_every: int | None
     save_every: int | None
+    save_minutes: float | None
     last_step: int
 
     def evaluation(self, step: int) -> bool:
@@ -40,6 +42,10 @@ class Due:
 
     def checkpoint(self, step: int) -> bool:
         return step == self.last_step or (self.save_every is not None and step % self.save_every == 0)
+
+    def checkpoint_by_time(self, seconds: float) -> bool:
+        """So many seconds after the last one."""
+        return self.save_minutes is not None and seconds >= 60 * self.save_minutes
 
 
 @dataclass
@@ -51,6 +57,7 @@ class Run:
         last_step: the run's number of steps.
         stop_at: step to save and stop at; None for none.
         saved: step of the newest checkpoint; 0 for none.
+        evaluated: whether the evaluation after the step of that checkpoint is in it, as the run starts.
         best: the best value so far of the metric `checkpoint.best`, and how long ago it was.
         passed_over: samples that could not be read.
         improved: whether the last evaluation, after this step, gave a better one.
@@ -73,10 +80,12 @@ class Run:
     stop_at: int | None
     saver: Saver
     saved: int
+    evaluated: bool
     best: Best
     passed_over: PassedOver
     improved: bool = False
     _begun: int = 0
+    _begun_at: float = field(default_factory=time.monotonic)
     _measured: tuple[int, dict[str, float]] = (0, {})
 
     def log(self, figures: Sequence[StepFigures]) -> None:
@@ -96,8 +105,8 @@ class Run:
         losses = ", ".join(f"{name} {value}" for name, value in known.losses.items())
         return (
             f"step {known.step}: the loss is not finite ({losses}), in micro-batch {', '.join(map(str, numbers))}, "
-            f"epoch {draws[0].epoch}, samples {', '.join(str(d.sample) for d in draws)}. {self._last_good()} "
-            "Look at these samples, lower optim.lr, or set train.clip_norm."
+            f"epoch {draws[0].epoch}. {self._last_good()} Lower optim.lr, set train.clip_norm, or look at the "
+            f"{len(draws)} samples of the micro-batch: {', '.join(str(d.sample) for d in draws)}."
         )
 
     def _last_good(self) -> str:
@@ -107,7 +116,7 @@ class Run:
         return f"The last good checkpoint is {directory.step_directory(self.directory.checkpoints, self.saved)}."
 
     def evaluate(self) -> None:
-        """Metrics of the validation split, logged. All ranks call together.
+        """Metrics of the validation split: logged, and added to the checkpoint of this step. All ranks call together.
 
         Raises:
             UserError: where `checkpoint.best` names none of them.
@@ -121,29 +130,37 @@ class Run:
         measured = {f"val/{name}": value for name, value in metrics.items()}
         self._measured = (self.state.step, measured)
         metric = self.config.checkpoint.best
-        if metric is None:
-            return
-        if metric not in measured:
-            there = ", ".join(measured)
-            raise UserError(f"checkpoint.best={metric}: the task measures {there}. Set one of these.", shared=True)
-        self.improved = self.best.add(self.state.step, measured[metric])
+        if metric is not None:
+            check_best(metric, metrics)
+            self.improved = self.best.add(self.state.step, measured[metric])
+        if self._begun == self.state.step:
+            self._tell(self.saver.wait())
+        if self.saved == self.state.step:
+            self._add_metrics()
 
     def catch_up(self) -> None:
-        """Evaluates where the run was stopped just when that was due: its best checkpoint, and its end, may depend on it.
+        """Evaluates where the run ended after a step whose evaluation was due, and had not come. All ranks call together.
 
-        All ranks call together.
+        Its best checkpoint, and its end, may depend on it.
         """
-        due = self.state.step > 0 and self.due.evaluation(self.state.step)
-        if due and self.config.checkpoint.best is not None and self.best.evaluated < self.state.step:
+        if self.state.step > 0 and self.due.evaluation(self.state.step) and not self.evaluated:
             self.evaluate()
-            main_does(self.engine.world, self._add_metrics)
-            self.improved = False  # this step has its checkpoint
 
     def _add_metrics(self) -> None:
-        """To the checkpoint of this step, which was saved without."""
-        path = directory.step_directory(self.directory.checkpoints, self.state.step) / manifest.NAME
-        stored = replace(manifest.read(path.parent), metrics=self._measured[1])
-        write_atomically(path, manifest.dumps(stored))
+        """To the checkpoint of this step, which was saved without. Where that fails, a resume from it evaluates again."""
+        self.improved = False  # this step has its checkpoint
+        # What the checkpoint says to be measured has to be in metrics.jsonl first.
+        if self._unwritten() is not None or not self.engine.world.ranks.is_main:
+            return
+        path = directory.step_directory(self.directory.checkpoints, self.state.step)
+        try:
+            stored = replace(manifest.read(path), metrics=self._measured[1])
+            write_atomically(path / manifest.NAME, manifest.dumps(stored))
+        except (OSError, manifest.BrokenCheckpoint) as problem:
+            self.tracker.progress.say(f"phalanx: {path}: the metrics could not be added to the checkpoint: {problem}")
+            return
+        if self.config.checkpoint.best is not None:
+            self.saver.prune(Saved(self.state.step, path, None, 0.0, 0.0))
 
     def save(self, awaited: bool) -> None:
         """Begins a checkpoint of the finished step, once it is known to be finite. All ranks call together.
@@ -158,6 +175,7 @@ class Run:
         """
         heartbeat.beat("save")
         self._end_if_lost()
+        self._begun_at, self.improved = time.monotonic(), False
         if self._begun == self.state.step:
             self._tell(self.saver.wait() if awaited else [])
         if self.saved == self.state.step or (self._begun == self.state.step and not awaited):
@@ -177,7 +195,7 @@ class Run:
         metrics = metrics if measured_at == self.state.step else {}
         progress = Progress(self.state.step, self.state.samples, strategy, experiment, scalars, metrics)
         self._tell(self.saver.start(self.engine.entries(), progress, awaited))
-        self._begun, self.improved = self.state.step, False
+        self._begun = self.state.step
 
     def _end_if_lost(self) -> None:
         """
@@ -203,6 +221,11 @@ class Run:
         except OSError as error:
             problem = f"{error.filename}: {error.strerror}"
         return next((found for found in gather_json(self.engine.world, problem) if found), None)
+
+    @property
+    def is_time_to_save(self) -> bool:
+        """By this rank's clock."""
+        return self.due.checkpoint_by_time(time.monotonic() - self._begun_at)
 
     def look_after_saves(self) -> None:
         """Tells of a save in flight that has ended."""
@@ -248,6 +271,7 @@ class Run:
 
     def done(self) -> ExitCode:
         """The last step is finished, or the patience is over."""
+        self.save(awaited=True)  # where that failed before the evaluation
         self._insist_on_checkpoint()
         if self.state.step < self.last_step:
             self.tracker.event(

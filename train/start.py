@@ -7,11 +7,12 @@ from phalanx.configs.errors import ExitCode, RunLost, RunTaken, UserError
 from phalanx.configs.schema import CheckpointConfig, RunConfig
 from phalanx.data import room
 from phalanx.dist import determinism, heartbeat
-from phalanx.dist.checkpoint import retention
+from phalanx.dist.checkpoint import plan, rehearsal, retention
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.saver import Saver
 from phalanx.dist.collectives import barrier, main_does, tell_all, together
+from phalanx.dist.engine import Engine
 from phalanx.dist.environment import Ranks
 from phalanx.dist.process_group import World, join, leave
 from phalanx.dist.run_directory import RunDirectory
@@ -24,10 +25,13 @@ from phalanx.train.build import Parts, assemble, gather, length
 from phalanx.train.build import facts as facts_of
 from phalanx.train.checks import check
 from phalanx.train.data_check import PassedOver, check_data
+from phalanx.train.evaluate import rehearse
 from phalanx.train.hints import average_without_ramp
 from phalanx.train.ledger import Ledger, cut_ledgers
 from phalanx.train.loop import train
+from phalanx.train.over import changes, is_evaluated, is_settled, why_over
 from phalanx.train.patience import Best, best_so_far
+from phalanx.train.progress import Progress
 from phalanx.train.recorded import record
 from phalanx.train.resize import Resize, Setting, as_written
 from phalanx.train.run import Due, Run
@@ -86,41 +90,38 @@ def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None
     parts = assemble(config, made, world)
     heartbeat.beat("restore")
     stored, passed_over = restore.newest(directory, parts.engine, config)
+    state = TrainState() if stored is None else TrainState(stored.step, stored.samples)
+    best = best_so_far(world, directory, config, state.step)
+    due = Due(config.train.eval_every, config.checkpoint.every_steps, config.checkpoint.every_minutes, parts.last_step)
+    if stored is not None and before is not None and (reason := why_over(stored, due, best)) is not None:
+        _leave_as_it_is(config, before, reason, directory, state, world)
+        return ExitCode.DONE
+    if stop_at is not None and state.step >= stop_at:
+        raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
     main_does(world, lambda: directory.create(config, threads))
     main_does(world, lambda: record(directory, facts_of(made.training, config), made.training, made.validation))
-    state = TrainState()
     if stored is not None:
         parts.engine.make_room(stored)
         restore.fill(directory, parts.engine, stored)
         restore.set_aside(directory, parts.engine, passed_over)
-        state = TrainState(stored.step, stored.samples)
     main_does(world, lambda: cut_ledgers(directory.ledger, state.step))
     tracker = together(world, lambda: Tracker(config, directory, ranks, state.step, parts.last_step))
-    best = best_so_far(world, directory, config, state.step)
     code = ExitCode.FAILED
     try:
         _tell(config, before, stored, passed_over, world, parts, tracker)
         for sentence in doubts:
             tracker.progress.say(f"phalanx: {sentence}")
             tracker.event("warning", state.step, reason=sentence)
-        if state.step >= parts.last_step:
-            tracker.progress.say(f"all {parts.last_step} steps are done; raise train.steps or train.epochs to go on")
-            code = ExitCode.DONE
-        elif best.is_over:
-            tracker.progress.say(f"ended early at step {state.step}: {best}; raise train.patience to go on")
-            code = ExitCode.DONE
-        elif stop_at is not None and state.step >= stop_at:
-            raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
-        else:
-            under_way = _prepare(config, directory, state, parts, tracker, best, stop, stop_at, owner)
-            stop.unsaved = lambda: under_way.state.step - under_way.saved
-            try:
-                code = train(under_way)
-            except RunLost:
-                raise
-            except Exception:
-                under_way.let_saves_end()
-                raise
+        evaluated = stored is not None and is_evaluated(stored, due, best)
+        under_way = _prepare(config, directory, state, parts, tracker, best, due, evaluated, stop, stop_at, owner)
+        stop.unsaved = lambda: under_way.state.step - under_way.saved
+        try:
+            code = train(under_way)
+        except RunLost:
+            raise
+        except Exception:
+            under_way.let_saves_end()
+            raise
     except RunLost:
         raise
     except Exception as error:
@@ -151,6 +152,26 @@ def _claim(world: World, owner: RunOwner, config: RunConfig) -> None:
         raise RunTaken(str(refusal), shared=True) from None
 
 
+def _leave_as_it_is(
+    config: RunConfig, before: RunConfig, reason: str, directory: RunDirectory, state: TrainState, world: World
+) -> None:
+    """Says that there is nothing to do, and what config.yaml does not say because of it. All ranks call together."""
+    settled = tell_all(world, is_settled(directory))
+    say = Progress(state.step, state.step, world.ranks.is_main).say
+    if not settled:
+        # The attempt that came so far was killed at its end, or its W&B run lacks something.
+        tracker = together(world, lambda: Tracker(before, directory, world.ranks, state.step, state.step))
+        tracker.event("resume", state.step)
+        tracker.event("done", state.step)
+        tracker.close(int(ExitCode.DONE))
+    say(reason)
+    if (changed := changes(before, config, "hardware", "bookkeeping")) is not None:
+        say(f"phalanx: nothing was changed: config.yaml stays as it is, without {changed}")
+    heartbeat.beat("end")
+    barrier(world)
+    leave()
+
+
 def _prepare(
     config: RunConfig,
     directory: RunDirectory,
@@ -158,6 +179,8 @@ def _prepare(
     parts: Parts,
     tracker: Tracker,
     best: Best,
+    due: Due,
+    evaluated: bool,
     stop: StopRequest,
     stop_at: int | None,
     owner: RunOwner,
@@ -172,6 +195,11 @@ def _prepare(
         tracker.event("warning", state.step, reason=sentence)
     for line in engine.describe():
         tracker.progress.say(line)
+    # Whatever an evaluation or a save may stumble over, it does so before anything is there to be lost.
+    rehearsal.rehearse(engine.world, directory.checkpoints, engine.entries(), state.step, _state_to_come(config, engine))
+    if (doubt := rehearse(engine, parts.task, parts.evaluation, config.checkpoint.best)) is not None:
+        tracker.progress.say(f"phalanx: {doubt}")
+        tracker.event("warning", state.step, reason=doubt)
     return Run(
         config=config,
         directory=directory,
@@ -185,14 +213,25 @@ def _prepare(
         ledger=Ledger(directory.ledger, engine.world.ranks, config.data.ledger),
         stop=stop,
         owner=owner,
-        due=Due(config.train.eval_every, config.checkpoint.every_steps, parts.last_step),
+        due=due,
         last_step=parts.last_step,
         stop_at=stop_at,
         saver=Saver(engine.world, directory.checkpoints, _retention(keeping), keeping.asynchronous, owner.problem),
         saved=state.step,
+        evaluated=evaluated,
         passed_over=PassedOver(parts.training, engine.world),
         best=best,
     )
+
+
+def _state_to_come(config: RunConfig, engine: Engine) -> int:
+    """Bytes of the optimizer's state that is not there before its first step."""
+    if any(entry.kind == "optimizer" for entry in engine.entries()):
+        return 0
+    states = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
+    trained = {name for name, parameter in engine.plain.named_parameters() if parameter.requires_grad}
+    entries = [e for e in engine.entries() if e.kind == "model" and e.name in trained]
+    return states * plan.whole_bytes(plan.facts(entries))
 
 
 def _retention(config: CheckpointConfig) -> retention.Retention:
@@ -225,6 +264,8 @@ def _tell(
             say(f"phalanx: {hint}")
             tracker.event("warning", 0, reason=hint)
         return
+    if before is not None and (changed := changes(before, config, "bookkeeping")) is not None:
+        say(f"phalanx: changed from now on: {changed}")
     resized = _resized(config, before or config, stored, world, parts, tracker)
     tracker.event("resume", stored.step, samples=stored.samples, **facts, report=resized.to_json())
     if stored.world_size != ranks:

@@ -17,8 +17,9 @@ class Tracker:
     """Writes one line a step, however many parts of it come one after another (the training's, then the evaluation's)."""
 
     def __init__(self, config: RunConfig, run: RunDirectory, ranks: Ranks, first_step: int, last_step: int):
-        self._log_every = config.train.log_every
+        self._log_every, self._last_step = config.train.log_every, last_step
         self._row: dict[str, float] = {}
+        self._in_file: dict[str, float] = {}  # what of the row metrics.jsonl has
         self._row_step = self._first_step = first_step
         self._sinks: list[Sink] = []
         self._waits = False
@@ -43,7 +44,7 @@ class Tracker:
         self._sinks = open_sinks(config, run, first_step, rows, self.already_logged, self.progress.say)
 
     def training(self, figures: Sequence[StepFigures]) -> None:
-        """Figures of finished steps; every `train.log_every`-th is logged."""
+        """Figures of finished steps; every `train.log_every`-th is logged, and the first and the last."""
         for known in figures:
             values = {"train/loss": sum(known.losses.values()), "train/lr": known.learning_rate}
             if len(known.losses) > 1:
@@ -54,7 +55,7 @@ class Tracker:
                 values["train/loss_scale"] = known.loss_scale
             if known.skipped:
                 self.event("overflow", known.step, loss_scale=known.loss_scale)
-            due = known.step % self._log_every == 0
+            due = known.step % self._log_every == 0 or known.step in (1, self._last_step)
             self.progress.step(known.step, {"loss": values["train/loss"], "lr": values["train/lr"]}, due)
             if due:
                 self._add(known.step, values)
@@ -78,30 +79,41 @@ class Tracker:
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:
         if step != self._row_step:
-            self._write_row()
+            self._end_row()
             self._row_step = step
         self._row |= values
 
-    def _write_row(self) -> None:
-        if self._metrics is not None and self._row:
-            # The file first: a sink may lack a step that a kill took, but never has one twice.
-            line = {"step": self._row_step, "time": time.time(), **self._row}
-            if self._row_step == self._first_step:
-                self._metrics = self._joined(self._metrics, line)
-            else:
-                self._look_at(self._metrics.append(line))
-            for sink in list(self._sinks):
-                try:
-                    sink.log(self._row_step, self._row)
-                except Exception as error:
-                    self._lose(sink, error)
-        self._row = {}
+    def _end_row(self) -> None:
+        """The step has no further figures."""
+        # The file first: a sink may lack a step that a kill took, but never has one twice.
+        self._write_row()
+        for sink in list(self._sinks) if self._row else ():
+            try:
+                sink.log(self._row_step, self._row)
+            except Exception as error:
+                self._lose(sink, error)
+        self._row, self._in_file = {}, {}
 
-    @staticmethod
-    def _joined(metrics: JsonLines, line: dict[str, Any]) -> JsonLines:
-        """An evaluation that was due when the run was stopped: the step has its line already."""
-        metrics.close()
-        join_last(metrics.path, line)
+    def _write_row(self) -> None:
+        """The step's figures as far as they are known, in its one line of metrics.jsonl."""
+        if self._metrics is None or self._row == self._in_file:
+            return
+        line = {"step": self._row_step, "time": time.time(), **self._row}
+        if self._in_file or self._row_step == self._first_step:
+            self._metrics = self._joined(self._metrics, line)
+        else:
+            self._look_at(self._metrics.append(line))
+        self._in_file = dict(self._row)
+
+    def _joined(self, metrics: JsonLines, line: dict[str, Any]) -> JsonLines:
+        """An evaluation after the checkpoint of its step, or after a resume: the step has its line already."""
+        try:
+            metrics.sync()
+            join_last(metrics.path, line)
+        except OSError:
+            self._look_at(metrics.append(line))  # a line of its own, which waits for room
+            return metrics
+        metrics.abandon()  # the file has another one's place now
         return JsonLines(metrics.path)
 
     def _lose(self, sink: Sink, error: Exception) -> None:
@@ -125,7 +137,7 @@ class Tracker:
             self._events.sync()
 
     def close(self, exit_code: int) -> None:
-        self._write_row()
+        self._end_row()
         for sink in list(self._sinks):
             try:
                 sink.close(exit_code)
@@ -140,7 +152,7 @@ class Tracker:
 
     def abandon(self) -> None:
         """Nothing is written to the run directory any more."""
-        self._row = {}
+        self._row, self._in_file = {}, {}
         for file in (self._metrics, self._events):
             if file is not None:
                 file.abandon()

@@ -78,10 +78,10 @@ def write(
     if world.ranks.is_main:
         try:
             _heed(refused)
-            _refuse_too_little_room(checkpoints, plan.whole_bytes(tensors))
+            refuse_too_little_room(checkpoints, plan.whole_bytes(tensors))
             aside = str(directory.prepare(checkpoints, progress.step))
         except (OSError, SaveFailed) as problem:
-            error = _words(problem, checkpoints)
+            error = words(problem, checkpoints)
     first = tell_all(world, {"aside": aside, "error": error})
     if first["error"]:
         raise SaveFailed(first["error"])
@@ -101,7 +101,7 @@ def write(
                 _heed(refused)
                 directory.commit(folder, progress.step, _manifest(world, tensors, progress, contents))
             except (OSError, SaveFailed) as problem:
-                errors.append(_words(problem, folder))
+                errors.append(words(problem, folder))
         if errors:
             shutil.rmtree(folder, ignore_errors=True)  # gives the space back; what is left the next save removes
     errors = tell_all(world, errors)
@@ -115,11 +115,11 @@ def _heed(refused: Callable[[], str | None]) -> None:
         raise SaveFailed(reason)
 
 
-def _words(problem: Exception, place: Path) -> str:
+def words(problem: Exception, place: Path) -> str:
     return f"{problem.filename or place}: {problem.strerror or problem}" if isinstance(problem, OSError) else str(problem)
 
 
-def _refuse_too_little_room(checkpoints: Path, needed: int) -> None:
+def refuse_too_little_room(checkpoints: Path, needed: int) -> None:
     """Said before anything is written; where a quota counts, the write itself will fail."""
     status = os.statvfs(checkpoints)
     free = status.f_bavail * status.f_frsize
@@ -139,7 +139,7 @@ def _write_mine(aside: Path, mine: Sequence[plan.Part], rank: int, index: Mappin
             ranges = [[index[part.name], part.range.start, part.range.stop] for part in group]
             written.append({"file": name, "sum": file_sum.to_json(), "ranges": ranges})
     except OSError as error:
-        return {"error": _words(error, aside)}
+        return {"error": words(error, aside)}
     return {"files": written}
 
 

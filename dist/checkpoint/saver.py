@@ -113,6 +113,11 @@ class Saver:
         ended, self._ended = self._ended, None
         return [] if ended is None else [ended]
 
+    def prune(self, saved: Saved) -> None:
+        """Removes in the background what a checkpoint has superseded now that its metrics are known; no save is in flight."""
+        assert self._thread is None
+        self._begin(lambda: self._prune(saved))
+
     def _begin(self, action: Callable[[], Saved | None]) -> None:
         def in_background() -> None:
             try:

@@ -290,20 +290,21 @@ def test_a_parameter_that_is_not_finite_on_one_rank_is_known_to_all(pool: Pool) 
     assert pool.run(3, diverged) == [False, False, False]
 
 
-def stopped(world: World) -> list[bool]:
-    """Rank 1 is asked in the second step."""
+def agreed_on(world: World) -> list[tuple[bool, bool]]:
+    """Rank 1 is asked to stop in the second step; by rank 2's clock it is time to save in the third."""
     engine = engine_on(world, config())
     warm_up(engine)
     agreed = []
     for step in range(3):
         batch = [micro_batch(step, v) for v in range(engine.mine.first, engine.mine.last)]
         asked = step == 1 and world.ranks.rank == 1
-        for part in engine.micro_batches(step, batch, [weights(b) for b in batch], stop=asked):
+        late = step == 2 and world.ranks.rank == 2
+        for part in engine.micro_batches(step, batch, [weights(b) for b in batch], stop=asked, save=late):
             engine.backward(losses(engine.model, part))
         engine.step()
-        agreed.append(engine.stop_agreed)
+        agreed.append((engine.stop_agreed, engine.save_agreed))
     return agreed
 
 
-def test_all_ranks_agree_on_the_step_to_stop_after(pool: Pool) -> None:
-    assert pool.run(3, stopped) == [[False, True, False]] * 3
+def test_all_ranks_agree_on_the_step_to_stop_or_to_save_after(pool: Pool) -> None:
+    assert pool.run(3, agreed_on) == [[(False, False), (True, False), (False, True)]] * 3

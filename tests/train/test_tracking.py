@@ -3,6 +3,13 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from phalanx.configs.load import load
+from phalanx.dist.environment import Ranks
+from phalanx.dist.reports import StepFigures
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.train.tracking import Tracker
 from phalanx.train.wandb_pieces import pieces, rows
 from tests.running import DIGITS, FEW_EVALUATED, PHALANX, lines, phalanx, start
 
@@ -53,8 +60,42 @@ def test_every_step_stands_once_in_every_place_through_a_kill(tmp_path: Path) ->
     # What the killed process had not handed over, the next one did.
     found = [row for piece in there for row in rows(piece)]
     assert [int(row["_step"]) for row in found] == list(range(1, 13))
+    assert [int(row["_step"]) for row in found if "val/top1" in row] == [4, 8, 12]  # the last came after its step's checkpoint
     by_step = {line["step"]: line for line in logged}
     assert all(row["train/loss"] == by_step[int(row["_step"])]["train/loss"] for row in found)
+
+
+def test_the_first_and_the_last_step_are_logged_however_short_the_run_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load([DIGITS], [f"runs={tmp_path}", "name=short", "train.log_every=5"])
+    run = RunDirectory.of(settings)
+    run.create(settings, 1)
+    tracker = Tracker(settings, run, Ranks(0, 1, 0, 1), 0, 7)
+    for step in range(1, 8):
+        tracker.training([StepFigures(step, {"ce": 1.0 / step}, 0.1, None, None, False, ())])
+    tracker.close(0)
+    assert [line["step"] for line in lines(run.metrics)] == [1, 5, 7]
+    assert "step 1/7  loss 1 " in capsys.readouterr().out
+
+
+def test_figures_that_come_after_a_checkpoint_join_the_line_of_their_step(tmp_path: Path) -> None:
+    settings = load([DIGITS], [f"runs={tmp_path}", "name=joined", "train.log_every=1"])
+    run = RunDirectory.of(settings)
+    run.create(settings, 1)
+    tracker = Tracker(settings, run, Ranks(0, 1, 0, 1), 0, 3)
+    for step in range(1, 4):
+        tracker.training([StepFigures(step, {"ce": 1.0}, 0.1, None, None, False, ())])
+        tracker.sync()  # a checkpoint
+        assert [line["step"] for line in lines(run.metrics)] == list(range(1, step + 1))
+        if step > 1:
+            tracker.evaluation(step, {"top1": 0.5})
+            tracker.sync()
+            tracker.sync()
+    tracker.close(0)
+    logged = lines(run.metrics)
+    assert [line["step"] for line in logged] == [1, 2, 3] and all("train/loss" in line for line in logged)
+    assert ["val/top1" in line for line in logged] == [False, True, True]
 
 
 def test_online_without_a_key_goes_offline_and_says_so(tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ class Task(Protocol):
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Metrics from the sums over the whole split, such as `{"top1": 0.97}`.
 
-        A sum of shape [] is a number; others, and rows, are tensors on the CPU.
+        Always the same names. A sum of shape [] is a number; others, and rows, are tensors on the CPU. Asked once for a few
+        samples before the first step, so that what is wrong with an evaluation shows before anything is trained.
         """
         ...
 

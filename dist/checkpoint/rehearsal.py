@@ -1,0 +1,68 @@
+"""Whether a checkpoint could be written, found out before anything is there to be lost.
+
+A small file of every rank, written, fsynced and removed where a checkpoint's would be, shows what most often goes wrong: a
+folder that may not be written, a disk that is full, a node that sees another file system. Room for all of a checkpoint is asked
+for; a quota shows only when it is reached.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from phalanx.configs.errors import UserError
+from phalanx.dist.checkpoint import directory, plan
+from phalanx.dist.checkpoint.entries import Entry
+from phalanx.dist.checkpoint.save import SaveFailed, refuse_too_little_room, words
+from phalanx.dist.collectives import gather_json, tell_all
+from phalanx.dist.process_group import World
+
+_BYTES = 4096
+
+
+def rehearse(world: World, checkpoints: Path, entries: Sequence[Entry], step: int, to_come: int = 0) -> None:
+    """Leaves nothing behind; what a kill leaves has a name that the next save clears away. All ranks call together.
+
+    Args:
+        entries: what a checkpoint would hold by now.
+        to_come: bytes that it will hold besides: an optimizer that has not stepped yet has no state.
+
+    Raises:
+        UserError: on every rank, where any rank could not write.
+    """
+    aside, problem = "", None
+    if world.ranks.is_main:
+        try:
+            refuse_too_little_room(checkpoints, plan.whole_bytes(plan.facts(entries)) + to_come)
+            aside = str(directory.prepare(checkpoints, step))
+        except (OSError, SaveFailed) as error:
+            problem = words(error, checkpoints)
+    told = tell_all(world, {"aside": aside, "problem": problem})
+    problem = told["problem"]
+    if problem is None:
+        problems = gather_json(world, _try(Path(told["aside"]), world.ranks.rank))
+        problem = next((found for found in problems if found is not None), None)
+        if world.ranks.is_main:
+            shutil.rmtree(told["aside"], ignore_errors=True)
+    if problem is not None:
+        raise UserError(
+            f"no checkpoint could be written: {problem}. Make room or permit it, or set runs=FOLDER to another place.",
+            shared=True,
+        )
+
+
+def _try(aside: Path, rank: int) -> str | None:
+    """Why this rank cannot write there, if so."""
+    try:
+        if not aside.is_dir():
+            return f"rank {rank} does not see {aside}; all ranks need the same file system"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(aside / f"shards/rank-{rank:05d}.probe", flags, 0o600)
+        try:
+            os.write(file, bytes(_BYTES))
+            os.fsync(file)
+        finally:
+            os.close(file)
+    except OSError as error:
+        return words(error, aside)
+    return None

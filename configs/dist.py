@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from phalanx.configs.section import Section, Whole, experiment, hardware
+from phalanx.configs.section import Section, Whole, divisors, experiment, hardware
 
 ZERO = ("zero1", "zero2", "zero3")
 SHARDED = ("fsdp", "hsdp")
@@ -89,8 +89,8 @@ def contradictions(dist: DistConfig, micro_batches: int) -> Iterator[tuple[str, 
         micro_batches: of a step.
     """
     if isinstance(dist.sync_bn, int) and micro_batches % dist.sync_bn:
-        fits = [n for n in range(2, micro_batches + 1) if micro_batches % n == 0]
-        allowed = ", ".join(map(str, fits)) or "off"
+        fits = divisors(micro_batches)[1:]
+        allowed = ", ".join(map(str, fits[:20])) or "off"
         yield (
             "dist.sync_bn",
             f"dist.sync_bn={dist.sync_bn} does not divide the {micro_batches} micro-batches of a step "

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from phalanx.configs.section import REQUIRED, Factor, Section, Whole, experiment
 
@@ -14,6 +14,7 @@ def _rising(value: list[float]) -> list[float]:
     return value
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 Milestones = Annotated[list[float], AfterValidator(_rising)]
 
 
@@ -23,7 +24,7 @@ class OptimConfig(Section):
     weight_decay: float = experiment(0.0, "weight decay (decoupled for adamw)", ge=0)
     momentum: float = experiment(0.9, "momentum of sgd", ge=0, lt=1)
     nesterov: bool = experiment(False, "Nesterov momentum for sgd")
-    betas: tuple[float, float] = experiment((0.9, 0.999), "decay of adamw's two moments")
+    betas: tuple[Beta, Beta] = experiment((0.9, 0.999), "decay of adamw's two moments")
     eps: float = experiment(1e-8, "added to adamw's denominator", gt=0)
     no_decay: list[str] = experiment(
         [], "parameters without weight decay: patterns of their names, or the words norm (of normalisation layers) and bias"

@@ -22,7 +22,7 @@ from phalanx.configs.dist import DistConfig
 from phalanx.configs.evaluate import EvaluateConfig
 from phalanx.configs.loss import LossConfig
 from phalanx.configs.optim import OptimConfig, ScheduleConfig
-from phalanx.configs.section import REQUIRED, RunName, Section, Tag, Whole, bookkeeping, experiment, hardware
+from phalanx.configs.section import REQUIRED, RunName, Section, Tag, Whole, bookkeeping, divisors, experiment, hardware
 from phalanx.configs.slurm import SlurmConfig
 
 
@@ -56,8 +56,8 @@ class ModelConfig(Section):
         None, "weights of a classification network that the backbone starts from: what model.weights takes"
     )
     options: dict[str, Any] = experiment({}, "options that only this network has, such as {multi_grid: [1, 2, 4]} of deeplabv3")
-    num_classes: Whole | None = experiment(None, "outputs; the data's number of classes if not given", ge=1)
-    in_channels: Whole | None = experiment(None, "channels of the image; the data's if not given", ge=1)
+    num_classes: Whole | None = experiment(None, "outputs; the data's number of classes if not given", ge=1, le=10**8)
+    in_channels: Whole | None = experiment(None, "channels of the image; the data's if not given", ge=1, le=10**5)
     stem: Literal["standard", "small"] = experiment(
         "standard", "first layers of a ResNet: the paper's 7x7 with stride 4 in all, or a 3x3 with stride 1 for small images"
     )
@@ -72,12 +72,12 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    global_batch: Whole = experiment(REQUIRED, "samples a step, over all ranks", ge=1)
+    global_batch: Whole = experiment(REQUIRED, "samples a step, over all ranks", ge=1, le=10**9)
     micro_batch: Whole = experiment(
         REQUIRED, "samples of one forward and backward on one device, so what BatchNorm sees; divides global_batch", ge=1
     )
     steps: Whole | None = bookkeeping(None, "length of the run in steps; wins over epochs", ge=1)
-    epochs: float | None = bookkeeping(None, "length of the run in epochs", gt=0)
+    epochs: float | None = bookkeeping(None, "length of the run in epochs", gt=0, le=1e9)
     clip_norm: float | None = experiment(None, "largest norm of the whole gradient", gt=0)
     ema: float | None = experiment(
         None, "decay a step, such as 0.999, of a moving average of the weights, which evaluation uses; off if null", gt=0, lt=1
@@ -218,8 +218,7 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Pairs of key and sentence for values that are each allowed but do not go together."""
     train = config.train
     if train.global_batch % train.micro_batch:
-        near = [m for m in range(1, train.global_batch + 1) if train.global_batch % m == 0]
-        nearest = min(near, key=lambda m: abs(m - train.micro_batch))
+        nearest = min(divisors(train.global_batch), key=lambda m: abs(m - train.micro_batch))
         multiple = max(1, round(train.global_batch / train.micro_batch)) * train.micro_batch
         yield (
             "train.micro_batch",

@@ -1,5 +1,6 @@
 """What sections of the schema are made of: keys with a tag and a meaning, and the types that several sections use."""
 
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,12 @@ def _whole(value: Any) -> Any:
         number = float(value)
         return int(number) if number.is_integer() else value
     return value
+
+
+def divisors(number: int) -> list[int]:
+    """All of them, the smallest first, in the time of a square root."""
+    low = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return low + [number // d for d in reversed(low) if d * d != number]
 
 
 def _run_name(value: str) -> str:

@@ -6,6 +6,7 @@ from phalanx.configs import foreign, nearest, synonyms
 from phalanx.configs.errors import UserError
 from phalanx.configs.own_code import is_own, refuse_half
 from phalanx.configs.schema import RunConfig
+from phalanx.configs.section import divisors
 from phalanx.data import dataset
 from phalanx.dist.run_directory import RunDirectory, is_writable
 from phalanx.models import registry
@@ -29,7 +30,7 @@ def check_world(config: RunConfig, world: int) -> None:
     if world <= config.micro_batches:
         return
     batch, micro = config.train.global_batch, config.train.micro_batch
-    fits = [m for m in range(1, batch + 1) if batch % m == 0 and batch // m >= world]
+    fits = [m for m in divisors(batch) if batch // m >= world]
     other = (
         f"or set train.micro_batch={max(fits)} (another experiment: BatchNorm would see {max(fits)} samples instead of {micro})"
         if fits

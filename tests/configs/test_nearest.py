@@ -12,6 +12,7 @@ from phalanx.configs.schema import RunConfig, keys
 from phalanx.data.dataset import DATASETS
 from phalanx.launch.main import main
 from phalanx.models.registry import MODELS
+from phalanx.train.checks import check_world
 from phalanx.train.tasks import TASKS
 from tests.running import DIGITS
 
@@ -156,3 +157,20 @@ def test_wrong_values_of_a_union_are_said_once() -> None:
         "data.mean": "data.mean=x is not allowed; wanted: a list, such as [A, B].",
         "optim.betas": "optim.betas=[0.9] is not allowed; wanted: a list of two values.",
     }
+
+
+def test_numbers_without_measure_are_answered_at_once() -> None:
+    """The nearest number that would do is not looked for one by one."""
+    for overrides in (
+        ["train.global_batch=999999937", "train.micro_batch=7"],
+        ["train.global_batch=1000000000", "train.micro_batch=1", "dist.sync_bn=7"],
+        ["train.global_batch=1e18", "train.micro_batch=7"],
+        ["train.epochs=1e300"],
+        ["optim.betas=[0.9, 5]"],
+    ):
+        with pytest.raises(UserError) as caught:
+            load([DIGITS], overrides)
+        assert len(str(caught.value)) < 500
+    huge = load([DIGITS], ["train.global_batch=1000000000", "train.micro_batch=500000000"])
+    with pytest.raises(UserError, match=r"set train\.micro_batch=250000000"):
+        check_world(huge, 4)

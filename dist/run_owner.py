@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from phalanx.configs.errors import TrainingFailed, UserError
+from phalanx.configs.errors import Stopped, UserError
 from phalanx.dist import heartbeat
 from phalanx.dist import owner_record as records
 from phalanx.dist.environment import Ranks
@@ -131,7 +131,7 @@ class RunOwner:
 
         Raises:
             UserError: where it lives.
-            TrainingFailed: where this process is asked to stop while it waits.
+            Stopped: where this process is asked to stop while it waits.
         """
         if there.owner is None:
             return self._wait_for_a_claim_to_be_written(there)
@@ -190,7 +190,7 @@ class RunOwner:
         heartbeat.beat("join")
         time.sleep(_POLL_S)
         if self._stopped():
-            raise TrainingFailed(f"{self._run.path}: asked to stop while waiting for another trainer to give a sign of life.")
+            raise Stopped(f"{self._run.path}: stopped while waiting for another trainer's sign of life. Nothing is lost.")
 
     def _refusal(self, owner: Owner) -> str:
         age = _span(time.time() - owner.started)

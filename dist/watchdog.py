@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -163,7 +163,8 @@ class Watchdog:
         self._wait_for([rank for rank in range(world) if rank != own and rank not in verdict.silent], _OTHERS_S)
         seconds = round(verdict.seconds, 1)
         details = {"ranks": verdict.hung, "silent": verdict.silent, "stage": verdict.stage, "places": verdict.places}
-        Events(self._run).write("hang", max(verdict.step, 0), **details, seconds=seconds)
+        with suppress(OSError):  # the run directory may be what is gone
+            Events(self._run).write("hang", max(verdict.step, 0), **details, seconds=seconds)
         print(f"phalanx: {self._sentence(verdict)}", file=sys.stderr, flush=True)
         for rank in verdict.silent:
             mailbox.ended(rank, ExitCode.STOPPED_EARLY)

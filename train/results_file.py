@@ -4,12 +4,13 @@ import contextlib
 import heapq
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from phalanx.dist.collectives import barrier, main_does, together
-from phalanx.dist.files import fsync_directory
+from phalanx.dist.collectives import barrier, main_does, tell_all, together
+from phalanx.dist.files import create_aside, fsync_directory
 from phalanx.dist.process_group import World
 
 
@@ -29,11 +30,12 @@ class ResultsFile:
     def __init__(self, world: World, path: Path):
         self._world, self._path = world, path
         self._problem: OSError | None = None
+        self._word = tell_all(world, secrets.token_hex(8))  # so that nobody could have put a link under the names
         self._part = self._part_of(world.ranks.rank)
-        self._file: TextIO = together(world, lambda: open(self._part, "w", encoding="utf-8"))  # noqa: SIM115 (closed by exit)
+        self._file: TextIO = together(world, lambda: open(self._part, "x", encoding="utf-8"))  # noqa: SIM115 (closed by exit)
 
     def _part_of(self, rank: int) -> Path:
-        return self._path.with_name(f".{self._path.name}.rank-{rank:05d}.tmp")
+        return self._path.with_name(f".{self._path.name}.rank-{rank:05d}.{self._word}.tmp")
 
     def add(self, number: int, entries: list[dict[str, Any]]) -> None:
         """The entries of an image, whose numbers rise on each rank."""
@@ -72,10 +74,10 @@ class ResultsFile:
             raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
 
     def _join(self) -> None:
-        aside = self._path.with_name(f".{self._path.name}.tmp")
+        descriptor, aside = create_aside(self._path)
         parts = [self._lines(rank) for rank in range(self._world.ranks.world)]
         try:
-            with open(aside, "w", encoding="utf-8") as file:
+            with open(descriptor, "w", encoding="utf-8") as file:
                 before = "["
                 for _, entries in heapq.merge(*parts, key=lambda line: line[0]):
                     for entry in entries:

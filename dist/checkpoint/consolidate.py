@@ -12,7 +12,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint import contents, manifest, shard_file
 from phalanx.dist.checkpoint.manifest import Manifest, scalars_to_json
 from phalanx.dist.checkpoint.reader import Readers
-from phalanx.dist.files import fsync_directory
+from phalanx.dist.files import create_aside, fsync_directory
 
 FORMAT = "phalanx.weights"
 # Where the recipe leaves these to the data, the weights tell, by the names that the last and first layers of networks have.
@@ -66,7 +66,7 @@ def consolidate(
     facts |= {"weights": weights, "optimizer": with_optimizer}
     metadata = {"format": "pt", "step": str(stored.step), "samples": str(stored.samples), "experiment": stored.experiment}
     metadata |= {"weights": weights, "optimizer": "true" if with_optimizer else "false"}
-    aside, facts_aside = (p.with_name(f".{p.name}.{os.getpid()}.tmp") for p in (output, facts_file(output)))
+    aside, facts_aside = map(_new_beside, (output, facts_file(output)))
     try:
         with Readers(checkpoint, stored) as readers:
             segments = [
@@ -87,6 +87,13 @@ def consolidate(
 def _origin(stored: Manifest) -> dict[str, Any]:
     facts = {"step": stored.step, "samples": stored.samples, "experiment": stored.experiment}
     return facts | {"metrics": scalars_to_json(stored.metrics), "versions": stored.versions}
+
+
+def _new_beside(path: Path) -> Path:
+    """An empty file of ours under a name that nobody could have put a link under."""
+    descriptor, aside = create_aside(path)
+    os.close(descriptor)
+    return aside
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.configs.errors import TrainingFailed, UserError
+from phalanx.configs.errors import Stopped, UserError
 from phalanx.dist import owner_record, run_owner
 from phalanx.dist.collectives import barrier
 from phalanx.dist.environment import Ranks
@@ -173,7 +173,7 @@ def test_a_trainer_elsewhere_is_refused_at_its_next_sign_of_life_and_followed_on
     with pytest.raises(UserError, match="process 4711 on node7 already trains this run, for 2 h"):
         RunOwner(run, Ranks(), stopped=lives).claim()
     assert "waiting up to" in capsys.readouterr().err
-    with pytest.raises(TrainingFailed, match="asked to stop while waiting"):
+    with pytest.raises(Stopped, match="stopped while waiting"):
         RunOwner(run, Ranks(), stopped=lambda: True).claim()
     with claimed(run):
         pass

@@ -14,7 +14,7 @@ from phalanx.data import room
 from phalanx.data.dataset import Dataset
 from phalanx.data.packing import Load, load_of, pack, shared, unpack
 from phalanx.data.scarcity import LoaderFailed, explained
-from phalanx.data.workers import in_processes, started
+from phalanx.data.workers import in_processes, started, without_advice
 from phalanx.dist.randomness import key, seed_loading, undisturbed
 from phalanx.dist.sampler import Draw, MicroBatches, Share, Stream
 
@@ -224,15 +224,16 @@ def _as_made(batch: Any) -> Any:
 
 def _fork_loader(maker: _Maker, batches: Any, workers: int, pin: bool, ahead: int = 2) -> Iterator[MicroBatch]:
     """An iterator over micro-batches, `ahead` of them loaded before they are asked for."""
-    loader: DataLoader[Any] = DataLoader(
-        maker,
-        batch_size=None,
-        sampler=batches,
-        collate_fn=_as_made,
-        pin_memory=pin,
-        prefetch_factor=room.prefetch(workers, ahead) if workers else None,
-        **in_processes(workers),
-    )
+    with without_advice():
+        loader: DataLoader[Any] = DataLoader(
+            maker,
+            batch_size=None,
+            sampler=batches,
+            collate_fn=_as_made,
+            pin_memory=pin,
+            prefetch_factor=room.prefetch(workers, ahead) if workers else None,
+            **in_processes(workers),
+        )
     return map(maker.arrived, started(loader))
 
 

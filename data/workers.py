@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from torch.utils.data import DataLoader
@@ -53,6 +54,14 @@ def in_processes(workers: int) -> dict[str, Any]:
     return {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": _InWorker(os.getpid())}
 
 
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """torch's own, of every rank and loader, on the number of loader processes; `room.doubt` gives it once."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
+
+
 def started(loader: DataLoader[Any]) -> Iterator[Any]:
     """What the loader brings; no signal meets its processes before they are set up.
 
@@ -61,8 +70,7 @@ def started(loader: DataLoader[Any]) -> Iterator[Any]:
     """
     _leave_none_at_exit()
     try:
-        with held_back(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "This DataLoader will create")  # each rank would say so; see `room.doubt`
+        with held_back(), without_advice():
             batches = iter(loader)
     except (OSError, RuntimeError) as error:
         raise _failed(error, loader) from error

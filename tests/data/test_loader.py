@@ -35,7 +35,6 @@ def _steps(world: int, workers: int, start: int = 0) -> list[tuple[list[int], to
     return result
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores, say
 @pytest.mark.parametrize(("world", "workers"), [(1, 1), (1, 3), (2, 0), (4, 2)])
 def test_samples_and_augmentation_do_not_depend_on_ranks_or_workers(world: int, workers: int) -> None:
     for (ids, images), (expected_ids, expected) in zip(_steps(world, workers), _steps(1, 0), strict=True):

@@ -46,7 +46,6 @@ CASES = {
 OF_BATCHES = ("mixup", "cutmix", "mixup and cutmix", "copy-paste", "multi-scale")  # a sample alone is as it was
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # three workers on two cores, say
 @pytest.mark.parametrize("case", CASES)
 def test_an_augmentation_is_the_same_for_any_workers_and_ranks_and_after_a_resume(case: str) -> None:
     kind, overrides = CASES[case]

@@ -41,7 +41,6 @@ def test_a_micro_batch_is_wide_or_high_and_every_image_comes_once_an_epoch() -> 
     assert sorted(draws) == [(epoch, number) for epoch in range(16) for number in range(45)]
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_grouped_micro_batches_are_the_same_for_any_workers_and_ranks_and_after_a_resume() -> None:
     alone = steps([loader(GROUPED, Aspects())], 0, 4)
     for world, workers in ((1, 3), (2, 1), (4, 0)):

@@ -51,6 +51,10 @@ class ModelConfig(Section):
     fresh: list[str] = experiment(
         [], "parameters that start fresh though model.weights has them, by patterns of their names, such as fc.*"
     )
+    prefix: str | None = experiment(
+        None,
+        "what stands before the network's names in the file of weights, where several networks lie in it, such as teacher.",
+    )
     backbone: str | None = experiment(None, "backbone of a network that takes one; the network's own if not given")
     backbone_weights: str | None = experiment(
         None, "weights of a classification network that the backbone starts from: what model.weights takes"

@@ -3,7 +3,7 @@
 import difflib
 import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from phalanx.models import fitting
 from phalanx.models.foreign import deepspeed_folder, safetensors_files, torch_file
-from phalanx.models.foreign.names import under_new_names, without_prefixes
+from phalanx.models.foreign.names import COUNTER, Under, beside, under_new_names, without_prefix
 from phalanx.models.foreign.source import BadWeights, Source, unreadable
 
 __all__ = ["BadWeights", "Loaded", "Source", "load", "open_source"]
 
-# BatchNorm's counter of batches, which files from before torch 0.4.1 lack; it counts for nothing with a fixed momentum.
-_COUNTER = "num_batches_tracked"
 # Layers that a sentence proposes to start fresh; where more differ, it is another network.
 _FEW = 4
 
@@ -35,6 +33,7 @@ class Loaded:
         zeroed: BatchNorm's counters that the file lacks.
         fresh: tensors of the model that start fresh, as asked.
         fitted: what was done to tensors of another shape, in words.
+        rest: names of tensors in the file that are not the network's.
     """
 
     path: Path
@@ -44,6 +43,7 @@ class Loaded:
     zeroed: int
     fresh: int = 0
     fitted: tuple[str, ...] = ()
+    rest: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{self.tensors} tensors of the model are from {self.path}"]
@@ -52,15 +52,23 @@ class Loaded:
         if self.prefix:
             parts.append(f"their names without the prefix {self.prefix}")
         if self.zeroed:
-            parts.append(f"{self.zeroed} counters {_COUNTER} that it lacks are zero")
+            parts.append(f"{self.zeroed} counters {COUNTER} that it lacks are zero")
         if self.fresh:
             parts.append(f"{self.fresh} start fresh")
         parts += self.fitted
+        if self.rest:
+            more = ", ..." if len(self.rest) > _FEW else ""
+            parts.append(f"{len(self.rest)} beside them are left: {', '.join(self.rest[:_FEW])}{more}")
         return ", ".join(parts)
 
 
 def load(
-    model: nn.Module, path: Path, source: Source | None = None, fresh: Sequence[str] = (), unused: Sequence[str] = ()
+    model: nn.Module,
+    path: Path,
+    source: Source | None = None,
+    fresh: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    prefix: str | None = None,
 ) -> Loaded:
     """Fills a model; beside it no more than one tensor is in memory at a time, where the format allows it.
 
@@ -70,23 +78,27 @@ def load(
         source: the opened weights, where another reader opened them.
         fresh: shell patterns of names of tensors that stay as they are; the file may lack them, or have them in another shape.
         unused: patterns of names of tensors in the file that the model needs not.
+        prefix: what stands before the network's names in the file; None to find it.
 
     Raises:
         BadWeights: naming the file and the first tensor that does not fit; before anything is changed, but for content that
             turns out to be damaged.
     """
-    own = model.state_dict(keep_vars=True)
-    kept = _matching(own, fresh)
-    own = {name: tensor for name, tensor in own.items() if name not in kept}
-    with closing(open_source(path) if source is None else source) as opened:
+    whole = model.state_dict(keep_vars=True)
+    kept = _matching(whole, fresh)
+    own = {name: tensor for name, tensor in whole.items() if name not in kept}
+    with closing(open_source(path, prefix) if source is None else source) as opened:
         if not opened.shapes:
             raise BadWeights(f"{path}: there is no tensor in it. Check model.weights.")
-        names, prefix = without_prefixes(opened.shapes, own)
+        found = _without_prefix(path, opened, whole, prefix)
         passed_over = (*fresh, *unused)
-        names = {name: given for name, given in under_new_names(names, own).items() if not _matches(name, passed_over)}
+        names = {n: given for n, given in under_new_names(found.names, whole).items() if not _matches(n, passed_over)}
         # A model with frozen BatchNorm counts nothing.
-        names = {name: given for name, given in names.items() if name in own or name.rpartition(".")[2] != _COUNTER}
-        zeroed = [name for name in own if name not in names and name.rpartition(".")[2] == _COUNTER]
+        names = {name: given for name, given in names.items() if name in own or name.rpartition(".")[2] != COUNTER}
+        zeroed = [name for name in own if name not in names and name.rpartition(".")[2] == COUNTER]
+        complete = not _missing(own, set(names), set(zeroed))
+        others = beside([name for name in names if name not in own], list(whole)) if complete else []
+        rest = (*found.rest, *(names.pop(name) for name in others))
         _check_names(path, own, set(names), set(zeroed))
         shapes = {name: opened.shapes[given] for name, given in names.items()}
         fits = {name: fit for name, shape in shapes.items() if (fit := fitting.fit(model, name, shape, tuple(own[name].shape)))}
@@ -98,7 +110,17 @@ def load(
                 change = fits[name].change if name in fits else None
                 own[name].copy_(_read(path, opened, given, own[name], change))
         done = tuple(f"{name} {fit.said}" for name, fit in fits.items())
-        return Loaded(path, len(names), opened.under, prefix, len(zeroed), len(kept), done)
+        return Loaded(path, len(names), opened.under, found.prefix, len(zeroed), len(kept), done, rest)
+
+
+def _without_prefix(path: Path, opened: Source, own: Mapping[str, Tensor], prefix: str | None) -> Under:
+    shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    if prefix is not None and opened.under and f"{prefix}.".startswith(f"{opened.under}."):
+        prefix = prefix.removeprefix(opened.under).removeprefix(".") or None
+    try:
+        return without_prefix(opened.shapes, shapes, opened.flat, prefix)
+    except BadWeights as error:
+        raise BadWeights(f"{path}: {error}.") from None
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -119,12 +141,13 @@ def _matching(own: Iterable[str], patterns: Sequence[str]) -> set[str]:
     return found
 
 
-def open_source(path: Path) -> Source:
+def open_source(path: Path, prefix: str | None = None) -> Source:
     """Opens weights by what lies at a path.
 
     Args:
         path: a `.safetensors`; a folder with `model.safetensors`, or with an index of several; a `.pth`, `.pt` or `.bin` with a
             state dict, alone or under a usual key; a folder of DeepSpeed.
+        prefix: where it begins with the key of a state dict, that one is meant.
 
     Raises:
         BadWeights: where there is nothing, or nothing that can be read without unpickling.
@@ -134,19 +157,19 @@ def open_source(path: Path) -> Source:
         where = "" if path.is_absolute() else f" (it is relative to {Path.cwd()})"
         raise BadWeights(f"{path}: there is no such file or folder{where}. Check model.weights.")
     try:
-        return _open_folder(path) if path.is_dir() else _open_file(path)
+        return _open_folder(path) if path.is_dir() else _open_file(path, prefix)
     except BadWeights:
         raise
     except Exception as error:
         raise unreadable(path, error) from None
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path, prefix: str | None = None) -> Source:
     if path.name.endswith(".safetensors.index.json"):
         return safetensors_files.open_index(path)
     if path.suffix == ".safetensors":
         return safetensors_files.SafetensorsFiles([path])
-    return torch_file.open_file(path)
+    return torch_file.open_file(path, prefix)
 
 
 def _open_folder(folder: Path) -> Source:
@@ -178,9 +201,7 @@ def _refuse_our_own(path: Path) -> None:
 
 
 def _check_names(path: Path, own: dict[str, Tensor], given: set[str], zeroed: set[str]) -> None:
-    # Tied weights are stored once by safetensors; any of their names will do.
-    there = {id(own[name]) for name in given if name in own}
-    missing = [n for n, tensor in own.items() if n not in given and n not in zeroed and id(tensor) not in there]
+    missing = _missing(own, given, zeroed)
     unknown = sorted(given - own.keys())
     faults = []
     if missing:
@@ -189,6 +210,12 @@ def _check_names(path: Path, own: dict[str, Tensor], given: set[str], zeroed: se
         faults.append(f"the file has the tensor {unknown[0]}{_more(unknown)}, which the model lacks")
     if faults:
         raise BadWeights(f"{path}: {'; '.join(faults)}. Give weights of this network, {len(own)} tensors.")
+
+
+def _missing(own: dict[str, Tensor], given: set[str], zeroed: set[str]) -> list[str]:
+    # Tied weights are stored once by safetensors; any of their names will do.
+    there = {id(own[name]) for name in given if name in own}
+    return [n for n, tensor in own.items() if n not in given and n not in zeroed and id(tensor) not in there]
 
 
 def _more(names: list[str]) -> str:
@@ -219,6 +246,6 @@ def _read(path: Path, source: Source, name: str, own: Tensor, change: Callable[[
         tensor = source.read(name)
     except Exception as error:
         raise unreadable(path, error) from None
-    if tensor.is_floating_point() != own.is_floating_point() and not name.endswith(_COUNTER):
+    if tensor.is_floating_point() != own.is_floating_point() and not name.endswith(COUNTER):
         raise BadWeights(f"{path}: {name} is {tensor.dtype} there and {own.dtype} in the model. Give weights of this network.")
     return (change(tensor) if change else tensor).reshape(own.shape)

@@ -176,11 +176,15 @@ def _start_from(config: ModelConfig, model: nn.Module) -> weights.Loaded | None:
     backbone = registry.backbone_of(config.name, config.backbone)
     try:
         if config.weights is not None:
-            return _load(model, config.name, config.weights, fresh=config.fresh)
+            return _load(model, config.name, config.weights, fresh=config.fresh, prefix=config.prefix)
         if config.backbone_weights is not None and backbone is not None:
             part: Any = model.get_submodule(getattr(model, "backbone_name", "backbone"))
             return _load(
-                part, backbone, config.backbone_weights, unused=[f"{name}.*" for name in getattr(part, "left_out", ())]
+                part,
+                backbone,
+                config.backbone_weights,
+                unused=[f"{name}.*" for name in getattr(part, "left_out", ())],
+                prefix=config.prefix,
             )
     except (weights.BadWeights, registry.BadOption) as error:
         said = str(error)
@@ -188,7 +192,9 @@ def _start_from(config: ModelConfig, model: nn.Module) -> weights.Loaded | None:
     return None
 
 
-def _load(model: nn.Module, name: str, given: str, fresh: Sequence[str] = (), unused: Sequence[str] = ()) -> weights.Loaded:
+def _load(
+    model: nn.Module, name: str, given: str, fresh: Sequence[str] = (), unused: Sequence[str] = (), prefix: str | None = None
+) -> weights.Loaded:
     path = pretrained.file(name, given) if registry.is_pretrained(given) else places.found(given)
     # A folder of torch.distributed.checkpoint is for dist/: models/ knows nothing of ranks.
-    return weights.load(model, path, foreign.open_folder(path) if foreign.is_one(path) else None, fresh, unused)
+    return weights.load(model, path, foreign.open_folder(path) if foreign.is_one(path) else None, fresh, unused, prefix)

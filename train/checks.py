@@ -74,6 +74,10 @@ def check_model(config: RunConfig) -> None:
         raise UserError(
             f"model.fresh={', '.join(model.fresh)}: without model.weights every parameter starts fresh. Remove the key."
         )
+    if model.prefix is not None and model.weights is None and model.backbone_weights is None:
+        raise UserError(
+            f"model.prefix={model.prefix}: there are no model.weights whose names could begin with it. Remove the key."
+        )
     _check_backbone_weights(config)
     _check_frozen(config)
     _check_kind(config)

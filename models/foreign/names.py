@@ -1,29 +1,99 @@
-"""Names of tensors in somebody's file and in our model: the prefixes that wrappers add."""
+"""Names of tensors in somebody's file and in our model: what stands before them, and what lies beside them."""
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-# Of DistributedDataParallel, torch.compile, and of modules that hold the network as `model`.
+from phalanx.models.foreign.source import BadWeights
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# BatchNorm's counter of batches, which files from before torch 0.4.1 lack; it counts for nothing with a fixed momentum.
+COUNTER = "num_batches_tracked"
+# Of DistributedDataParallel, torch.compile, and of modules that hold the network as `model`: taken away where too few names fit
+# to tell, so that a sentence about them can be read.
 PREFIXES = ("module.", "_orig_mod.", "model.")
+# What stands within names where a part of a network was compiled or wrapped.
+_WITHIN = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
-def without_prefixes(names: Iterable[str], own: Iterable[str]) -> tuple[dict[str, str], str]:
-    """The names without what a wrapper put before all of them.
+@dataclass(frozen=True)
+class Under:
+    """The names of a file under a prefix.
+
+    Attributes:
+        names: those in the file, by what follows the prefix.
+        rest: of the file, that do not begin with it.
+    """
+
+    names: dict[str, str]
+    prefix: str = ""
+    rest: tuple[str, ...] = ()
+
+
+def without_prefix(given: Shapes, own: Shapes, flat: bool, asked: str | None) -> Under:
+    """The names without what a wrapper put before them: the prefix under which most of the network's names lie.
 
     Args:
-        own: the model's names; a prefix that they all have too is kept.
+        given, own: shapes by name, in the file and in the model.
+        flat: whether tensors in the file may be without their shape.
+        asked: the prefix that is meant; None to look for it.
 
-    Returns:
-        The names in the file by those without prefix, and the prefix that was taken away.
+    Raises:
+        BadWeights: where as many names lie under another prefix, or none under the one that is asked for.
     """
-    found = {name: name for name in names}
-    taken, own = "", list(own)
+    if asked is not None:
+        prefix = asked if asked in ("", ".") or asked.endswith(".") else f"{asked}."
+        if not any(name.startswith(prefix) for name in given):
+            raise BadWeights(f"model.prefix={asked}: no name in the file begins with {prefix}, as {next(iter(given))} does not")
+        return _under(prefix, given)
+    found = _fitting(given, own, flat)
+    most = max(found.values(), default=(0, 0))
+    if 2 * most[1] < sum(not name.endswith(COUNTER) for name in own):
+        return _without_usual(given, own)
+    prefixes = [prefix for prefix, count in found.items() if count == most]
+    if len(prefixes) > 1:
+        shown = [prefix or "(nothing)" for prefix in prefixes[:4]]
+        raise BadWeights(
+            f"the network lies in it {len(prefixes)} times, its names behind {', '.join(shown[:-1])} and {shown[-1]}. "
+            f"Set model.prefix={prefixes[-1]} or the other one"
+        )
+    return _under(prefixes[0], given)
+
+
+def _fitting(given: Shapes, own: Shapes, flat: bool) -> dict[str, tuple[int, int]]:
+    """Of every prefix, how many of the names behind it the network has with such a shape, and with any."""
+    found: dict[str, tuple[int, int]] = {}
+    for name, shape in given.items():
+        for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
+            known = _own_name(name[start:], own)
+            if known in own and not known.endswith(COUNTER):
+                fits = own[known] == shape or (flat and len(shape) == 1)
+                count = found.get(name[:start], (0, 0))
+                found[name[:start]] = (count[0] + fits, count[1] + 1)
+    return found
+
+
+def _under(prefix: str, given: Iterable[str]) -> Under:
+    names = {name.removeprefix(prefix): name for name in given if name.startswith(prefix)}
+    return Under(names, prefix, tuple(name for name in given if not name.startswith(prefix)))
+
+
+def _without_usual(given: Iterable[str], own: Iterable[str]) -> Under:
+    """Without the usual prefixes that all names have, and that the model's own have not."""
+    found, taken, own = {name: name for name in given}, "", list(own)
     while prefix := next((p for p in PREFIXES if found and all(n.startswith(p) for n in found)), None):
         if all(name.startswith(prefix) for name in own):
             break
         found = {name.removeprefix(prefix): original for name, original in found.items()}
         taken += prefix
-    return found, taken
+    return Under(found, taken)
+
+
+def beside(names: Iterable[str], own: Sequence[str]) -> list[str]:
+    """Of names that the network lacks, those of modules that it has nothing of: a criterion, a counter of an average."""
+    modules = {name.partition(".")[0] for name in own}
+    return [name for name in names if name.partition(".")[0] not in modules]
 
 
 # torchvision's networks that were published when their layers had other names: the MLPs of its Vision Transformers, and the
@@ -43,7 +113,15 @@ def under_new_names(names: Mapping[str, str], own: Container[str]) -> dict[str, 
     Args:
         own: the model's names; one that it has is left alone.
     """
-    return {name if name in own else _new_name(name, own): given for name, given in names.items()}
+    return {_own_name(name, own): given for name, given in names.items()}
+
+
+def _own_name(name: str, own: Container[str]) -> str:
+    """The name that the network has for it; the same where it has none."""
+    if name in own:
+        return name
+    plain = _WITHIN.sub("", name)
+    return plain if plain in own else _new_name(plain, own)
 
 
 def _new_name(name: str, own: Container[str]) -> str:

@@ -33,8 +33,11 @@ def are_tensors(value: Any) -> bool:
     )
 
 
-def open_file(path: Path) -> InMemory:
-    """A state dict, or a dict that holds exactly one under a usual key.
+def open_file(path: Path, prefix: str | None = None) -> InMemory:
+    """A state dict, maybe with plain values beside it; or a dict that holds one under a usual key, or only one.
+
+    Args:
+        prefix: where it begins with the key of one, that one is meant.
 
     Raises:
         BadWeights: where it holds none, or several.
@@ -42,10 +45,24 @@ def open_file(path: Path) -> InMemory:
     held = load(path)
     if are_tensors(held):
         return InMemory(held)
-    keys = [key for key in USUAL_KEYS if isinstance(held, dict) and are_tensors(held.get(key))]
+    nested = [key for key in held if isinstance(key, str) and are_tensors(held[key])] if isinstance(held, dict) else []
+    asked = [key for key in nested if prefix is not None and f"{prefix}.".startswith(f"{key}.")]
+    usual = [key for key in USUAL_KEYS if key in nested]
+    keys = asked[:1] or usual or ([] if nested and _top(held) else nested)
     if len(keys) == 1:
         return InMemory(held[keys[0]], keys[0])
     if keys:
-        raise BadWeights(f"{path}: tensors lie under {' and '.join(keys)}. Save the one that is meant in a file of its own.")
+        raise BadWeights(
+            f"{path}: tensors lie under {' and '.join(keys)}. Set model.prefix={keys[0]} or another of them, or save the one "
+            "that is meant in a file of its own."
+        )
+    top = _top(held) if isinstance(held, dict) else {}
+    if are_tensors(top):
+        return InMemory(top)
     what = f"the keys {', '.join(map(str, list(held)[:5]))}" if isinstance(held, dict) else f"a {type(held).__name__}"
     raise BadWeights(f"{path}: this file holds more than named tensors ({what}). Save the model's state_dict alone.")
+
+
+def _top(held: dict[Any, Any]) -> dict[Any, Any]:
+    """The tensors that stand in a dict itself, without the plain values beside them, such as an epoch."""
+    return {name: value for name, value in held.items() if isinstance(value, torch.Tensor)}

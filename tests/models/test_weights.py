@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file, save_model
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from phalanx.configs.load import load
 from phalanx.dist.checkpoint.entries import whole
@@ -206,8 +207,8 @@ def test_what_does_not_fit_is_named_and_counted(tmp_path: Path) -> None:
     less = {name: tensor for name, tensor in state.items() if not name.startswith("head")}
     save_file(less, tmp_path / "less.safetensors")
     assert "lacks the tensor head.weight (and 1 more), which the model has" in refusal(tmp_path / "less.safetensors")
-    save_file(state | {"fc.bias": torch.zeros(1)}, tmp_path / "more.safetensors")
-    assert "has the tensor fc.bias, which the model lacks" in refusal(tmp_path / "more.safetensors")
+    save_file(state | {"head.extra.bias": torch.zeros(1)}, tmp_path / "more.safetensors")
+    assert "has the tensor head.extra.bias, which the model lacks" in refusal(tmp_path / "more.safetensors")
     save_file({"fc.bias": torch.zeros(1)}, tmp_path / "other.safetensors")
     said = refusal(tmp_path / "other.safetensors")
     assert "lacks the tensor conv.weight (and 7 more)" in said and "has the tensor fc.bias" in said
@@ -272,3 +273,73 @@ def test_our_own_checkpoint_is_refused_with_the_command_whose_file_loads(pool: P
     ]
     subprocess.run(command, cwd=tmp_path, env=clean_environment(), check=True, capture_output=True, timeout=60)
     assert_loads(tmp_path / "f.safetensors")
+
+
+# -- what stands before the network's names, and what lies beside them
+
+BESIDE = {"criterion.weight": torch.zeros(7), "n_averaged": torch.zeros((), dtype=torch.int64)}
+WRAPPED = ["net.", "backbone.", "encoder.", "module.module.", "student.", "ema.module.", "module._orig_mod.net.", "a.b.c.", ""]
+
+
+@pytest.mark.parametrize("prefix", WRAPPED)
+def test_the_prefix_of_the_network_s_names_is_taken_away_and_what_lies_beside_is_told_and_left(
+    tmp_path: Path, prefix: str
+) -> None:
+    state = {prefix + name: tensor for name, tensor in network(1).state_dict().items()}
+    save_file(state | BESIDE, tmp_path / "w.safetensors")
+    torch.save({"state_dict": BESIDE | state, "optimizer": {"state": {}}, "epoch": 3}, tmp_path / "w.ckpt")
+    torch.save(state | BESIDE | {"epoch": 3, "arch": "resnet", "best": 0.5, "config": None}, tmp_path / "plain.pth")
+    for name in ("w.safetensors", "w.ckpt", "plain.pth"):
+        loaded = assert_loads(tmp_path / name)
+        assert (loaded.prefix, loaded.tensors, set(loaded.rest)) == (prefix, 9, set(BESIDE))
+        assert "2 beside them are left: " in str(loaded) and "criterion.weight" in str(loaded)
+
+
+def test_an_average_of_torch_s_own_loads_and_so_does_a_part_that_was_compiled_or_wrapped(tmp_path: Path) -> None:
+    torch.save(AveragedModel(network(1)).state_dict(), tmp_path / "average.pth")
+    assert assert_loads(tmp_path / "average.pth").rest == ("n_averaged",)
+    torch.save(nn.DataParallel(torch.compile(network(1), backend="eager")).state_dict(), tmp_path / "both.pth")  # type: ignore[arg-type]
+    assert assert_loads(tmp_path / "both.pth").prefix == "module._orig_mod."
+    part = network(1)
+    part.norm = torch.compile(part.norm, backend="eager")  # type: ignore[assignment]
+    torch.save({f"net.{name}": tensor for name, tensor in part.state_dict().items()}, tmp_path / "part.pth")
+    assert assert_loads(tmp_path / "part.pth").prefix == "net."
+
+
+def test_of_several_networks_in_a_file_none_is_guessed_and_one_can_be_named(tmp_path: Path) -> None:
+    one, other = network(1).state_dict(), network(3).state_dict()
+    save_file(named("student.net.", other) | named("teacher.net.", one), tmp_path / "names.safetensors")
+    torch.save({"student": named("net.", other), "teacher": named("net.", one), "epoch": 3}, tmp_path / "keys.pth")
+    torch.save({"state_dict": named("net.", other), "state_dict_ema": named("net.", one)}, tmp_path / "ema.pth")
+    assert "behind student.net. and teacher.net.. Set model.prefix=" in refusal(tmp_path / "names.safetensors")
+    assert "under student and teacher. Set model.prefix=" in refusal(tmp_path / "keys.pth")
+    cases = [("names.safetensors", "teacher.net"), ("names.safetensors", "teacher.net."), ("keys.pth", "teacher")]
+    for name, prefix in [*cases, ("keys.pth", "teacher.net"), ("ema.pth", "state_dict_ema")]:
+        target = network(2)
+        weights.load(target, tmp_path / name, prefix=prefix)
+        assert all(torch.equal(target.state_dict()[key], tensor) for key, tensor in one.items())
+    target = network(2)
+    assert weights.load(target, tmp_path / "ema.pth").under == "state_dict"
+    with pytest.raises(BadWeights, match=r"no name in the file begins with pupil\."):
+        weights.load(network(2), tmp_path / "names.safetensors", prefix="pupil")
+
+
+def named(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor.clone() for name, tensor in state.items()}
+
+
+def test_the_network_that_fits_is_taken_where_another_of_its_kind_lies_beside_it(tmp_path: Path) -> None:
+    save_file(
+        named("small.", network(1).state_dict()) | named("large.", network(3, 9).state_dict()), tmp_path / "w.safetensors"
+    )
+    loaded = assert_loads(tmp_path / "w.safetensors")
+    assert loaded.prefix == "small." and len(loaded.rest) == 9
+
+
+def test_where_nothing_fits_the_sentence_is_about_the_names_without_usual_prefixes(tmp_path: Path) -> None:
+    save_file({f"module.{name}": torch.zeros(2) for name in ("fc.weight", "fc.bias")}, tmp_path / "w.safetensors")
+    said = refusal(tmp_path / "w.safetensors")
+    assert "lacks the tensor conv.weight (and 7 more)" in said and "has the tensor fc.bias (and 1 more)" in said
+    less = {name: tensor for name, tensor in network(1).state_dict().items() if name != "conv.weight"}
+    save_file(named("net.", less) | BESIDE, tmp_path / "less.safetensors")
+    assert "the file lacks the tensor conv.weight, which the model has. Give" in refusal(tmp_path / "less.safetensors")

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from phalanx.configs import credentials, options, places
+from phalanx.configs import credentials, nearest, options, places
 from phalanx.configs.errors import UserError
 from phalanx.configs.foreign import Filling, Written, fill
 from phalanx.configs.origin import COMMAND_LINE, Origin, Problem
@@ -58,7 +58,8 @@ def _sources(files: Sequence[str], overrides: Sequence[str]) -> _Sources:
             try:
                 new, found = reader(text)
             except Problem as problem:
-                problems.append((problem.origin, problem.sentence))
+                hint = nearest.override(text) if reader is read and not os.path.exists(text) else ""
+                problems.append((problem.origin, problem.sentence + hint))
                 continue
             sources.values = merge(sources.values, new)
             sources.origins.update(found)

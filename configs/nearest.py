@@ -15,6 +15,19 @@ def _names() -> tuple[str, ...]:
     return tuple(key.name for key in keys())
 
 
+def override(argument: str) -> str:
+    """A sentence, with a blank before it, about an argument that was meant as `key=value`, such as one with dashes."""
+    match = re.fullmatch(r"[-+~]*([A-Za-z_]\w*(?:[.:/][\w-]+)*)(=?)(?s:.*)", argument[:1000])
+    if match is None:
+        return ""
+    name = re.sub("[:/]", ".", match[1])
+    has_dashes = argument[0] in "-+~"
+    known = name in _names()
+    if not known and not (has_dashes and (match[2] or "Did you mean" in key(name))):
+        return ""
+    return f" Overrides are written as {name if known else 'train.steps'}=VALUE, without dashes and blanks."
+
+
 def _plain(word: str) -> str:
     return word[:100].lower().replace("-", "_").strip()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from phalanx.configs import credentials
+from phalanx.configs import credentials, nearest
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import differences, filled, load, split_arguments
 from phalanx.configs.schema import RunConfig
@@ -23,7 +23,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> "NoReturn":  # type: ignore[name-defined]  # noqa: F821
         if credentials.found(message):
             message = "there is an argument too many (not shown: it holds a key)"
-        raise UserError(f"{message}. `{self.prog} --help` says what is allowed.")
+        hint = nearest.override(message.removeprefix("unrecognized arguments: "))
+        raise UserError(f"{message}. `{self.prog} --help` says what is allowed.{hint}")
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

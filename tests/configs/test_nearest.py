@@ -174,3 +174,13 @@ def test_numbers_without_measure_are_answered_at_once() -> None:
     huge = load([DIGITS], ["train.global_batch=1000000000", "train.micro_batch=500000000"])
     with pytest.raises(UserError, match=r"set train\.micro_batch=250000000"):
         check_world(huge, 4)
+
+
+@pytest.mark.parametrize(
+    "argument", ["--train.steps=5", "+train.steps=5", "-train.steps=5", "train.steps", "train:steps=5", "--lr"]
+)
+def test_an_override_in_the_form_of_another_tool_is_answered(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", DIGITS, argument]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "Overrides are written as " in said
+    assert nearest.override("--what") == nearest.override("nowhere.yaml") == nearest.override("") == ""

@@ -95,9 +95,14 @@ def _with_sizes(path: Path, root: Path, folder: Path, content: Content) -> tuple
             height, width = (0, 0) if header is None else header.upright
             image = image._replace(height=height, width=width)
         images[own] = image
+    twice = len(images) - len({image.file_name for image in images.values()})
+    notes = (
+        (f"{path}: {twice} images are listed again under other ids: the objects of each id are learnt apart.",) if twice else ()
+    )
     if not without:
-        return images, ()
+        return images, notes
     return images, (
+        *notes,
         f"{path}: image {shown(without[0].id)} has no height and width. {len(without)} of {len(images)} images are like it: "
         "the sizes of their files count.",
     )

@@ -1,6 +1,9 @@
 """Decoding: from a file to the tensor of an image, or of a mask of class indices."""
 
+import errno
+import os
 import re
+import stat
 
 import torch
 from torch import Tensor
@@ -74,7 +77,7 @@ def read_mask(path: str, max_pixels: int = MAX_PIXELS) -> Tensor:
 
 def _content(path: str) -> bytes:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_regular) as file:
             content = file.read()
     except OSError as error:
         gone = isinstance(error, FileNotFoundError)
@@ -82,6 +85,15 @@ def _content(path: str) -> bytes:
     if not content:
         raise unreadable(path, "the file is empty")
     return content
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a regular file alone: a pipe would be waited for, and a device read, without end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor
 
 
 def _decoded(content: bytes, mode: Mode, max_pixels: int) -> Tensor:

@@ -104,9 +104,13 @@ def class_names(root: Path) -> tuple[str, ...]:
         return listed
     path = root / "data.yaml"
     if not path.is_file():
-        raise UserError(
-            f"{root / 'classes.txt'}: there is no such file, and no data.yaml. Write the names of the classes, a line each."
+        beside = next(root.glob("labels/*/classes.txt"), None) or next(root.glob("*/labels/classes.txt"), None)
+        remedy = (
+            "Write the names of the classes, a line each."
+            if beside is None
+            else f"Copy {beside} there, if it is of both splits."
         )
+        raise UserError(f"{root / 'classes.txt'}: there is no such file, and no data.yaml. {remedy}")
     content = read_keys(path)
     names = _in_order(path, content.get("names"))
     for number, name in enumerate(names):

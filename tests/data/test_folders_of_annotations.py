@@ -1,5 +1,6 @@
 """Folders and names as people and their tools have them: read, or told where things are looked for."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -133,7 +134,31 @@ def test_a_label_file_may_have_its_suffix_in_capitals(tmp_path: Path, name: str)
     assert facts.class_counts(open_split(config, "train")) == [0, 1]
 
 
+def test_the_names_of_classes_that_labelimg_writes_beside_labels_are_pointed_at(tmp_path: Path) -> None:
+    config = yolo(tmp_path)
+    (tmp_path / "data.yaml").rename(tmp_path / "labels/train/classes.txt")
+    with pytest.raises(UserError, match=r"no data\.yaml\. Copy .*labels/train/classes\.txt there"):
+        open_split(config, "train")
+
+
+def test_a_pipe_or_a_device_that_has_the_name_of_an_image_is_not_waited_for(tmp_path: Path) -> None:
+    config = yolo(tmp_path)
+    (tmp_path / "images/train/1.png").unlink()
+    os.mkfifo(tmp_path / "images/train/1.png")
+    (tmp_path / "images/train/7.png").unlink()
+    (tmp_path / "images/train/7.png").symlink_to("/dev/zero")
+    data = open_split(config, "train")
+    for place in (0, 1):
+        with pytest.raises(BadSample, match=r"[17]\.png: it cannot be read: not a regular file"):
+            data[place]
+
+
 # -- COCO
+
+
+def test_an_image_that_is_listed_under_two_ids_is_told(tmp_path: Path) -> None:
+    (note,) = facts.notes(open_split(coco(tmp_path, ("images", 2, "file_name", "1.png")), "train"))
+    assert "1 images are listed again under other ids" in note
 
 
 def test_roboflow_s_json_of_the_validation_split_is_found(tmp_path: Path) -> None:

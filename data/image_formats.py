@@ -26,6 +26,10 @@ _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers SOF (ITU-T T.81, 
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 
 
+class BrokenImage(ValueError):
+    """A file that no decoder should see."""
+
+
 class TooLarge(ValueError):
     """An image has more pixels than may be decoded."""
 
@@ -51,7 +55,7 @@ def jpeg_size(content: bytes) -> tuple[int, int, int]:
     Segments may hold anything, such as a thumbnail. Of several frame headers, which no decoder takes, the largest counts.
 
     Raises:
-        ValueError: where it has no size.
+        BrokenImage: where it has no size.
     """
     place, width, height = 2, 0, 0
     while True:
@@ -59,12 +63,12 @@ def jpeg_size(content: bytes) -> tuple[int, int, int]:
         while 0 <= place < len(content) and content[place] == 0xFF:  # padding before a marker
             place += 1
         if not 0 <= place < len(content):
-            raise ValueError("it ends too early")
+            raise BrokenImage("it ends too early")
         marker, place = content[place], place + 1
         if marker == 0xDA:
             break
         if marker == 0xD9:
-            raise ValueError("it ends too early")
+            raise BrokenImage("it ends too early")
         if marker == 0 or marker in _ALONE:
             continue
         if marker in _FRAMES and place + 7 <= len(content):
@@ -72,7 +76,7 @@ def jpeg_size(content: bytes) -> tuple[int, int, int]:
             width, height = max((width, height), own, key=lambda size: size[0] * size[1])
         place += int.from_bytes(content[place : place + 2], "big")
     if not width or not height:
-        raise ValueError("it has no size")
+        raise BrokenImage("it has no size")
     return width, height, place - 2
 
 

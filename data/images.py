@@ -14,6 +14,7 @@ from phalanx.data.bad_sample import unreadable
 from phalanx.data.image_formats import (
     JPEG,
     PNG,
+    BrokenImage,
     TooLarge,
     is_deep_colour,
     jpeg_size,
@@ -25,6 +26,7 @@ from phalanx.data.image_formats import (
 from phalanx.data.modes import Mode, in_mode
 from phalanx.data.number_formats import NoMeaning, classes_of, pixels_of
 
+_OF_DECODERS = (BrokenImage, OSError, SyntaxError, RuntimeError)
 _JPEG_END = b"\xff\xd9"
 _FROM_TORCHVISION = re.compile(r"^.*\.cpp:\d+, ")  # where in its source
 # What a decoder that meets nonsense lets through from Python.
@@ -115,7 +117,7 @@ def _decoded_jpeg(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
     refuse_too_large(width, height, max_pixels)
     # libjpeg fills what is missing with grey, and torchvision says nothing of it.
     if content.find(_JPEG_END, first_scan) < 0:
-        raise ValueError("it ends too early")
+        raise BrokenImage("it ends too early")
     wanted = ImageReadMode.GRAY if mode == "grey" else ImageReadMode.RGB
     return in_mode(decode_jpeg(_as_tensor(content), wanted, apply_exif_orientation=True), mode)
 
@@ -132,7 +134,9 @@ def _told(path: str, content: bytes, error: Exception, remedy: str) -> Exception
         return unreadable(path, str(error), remedy)
     if type(error).__name__ == "UnidentifiedImageError":
         return unreadable(path, unknown(content))
-    reason = _FROM_TORCHVISION.sub("", " ".join(str(error).split())).rstrip(".") or type(error).__name__
+    reason = _FROM_TORCHVISION.sub("", " ".join(str(error).split())).rstrip(".")
+    if not reason or not isinstance(error, _OF_DECODERS):
+        reason = "what is in it is broken"  # Python's own words say nothing of the file
     reason = "its header is broken" if _FROM_PYTHON.search(reason) else reason
     kind = "JPEG" if content.startswith(JPEG) else "PNG" if content.startswith(PNG) else "image"
     return unreadable(path, f"this {kind} cannot be decoded ({reason})")

@@ -109,7 +109,8 @@ def launched_store(ranks: Ranks, timeout: timedelta, environment: Mapping[str, s
         if one_node:
             store = _beside(store, ranks, timeout)
     elif ranks.is_main:
-        store = open_store(LOOPBACK if one_node else _listening_address(where), port, ranks.world, timeout)
+        own = LOOPBACK if one_node else _own_address(where)
+        store = open_store(own, port, ranks.world, timeout) if own else _everywhere(where, port, ranks, timeout)
     else:
         address = LOOPBACK if one_node else where
         waiting = Waiting(ranks, lambda: f"rank 0 at {address}:{port}, where nobody listens yet", timeout.total_seconds())
@@ -132,13 +133,17 @@ def _beside(launchers: Store, ranks: Ranks, timeout: timedelta) -> Store:
     return _client(LOOPBACK, int(launchers.get("port")), ranks, timeout)
 
 
-def _listening_address(name: str) -> str:
-    """The one address at which the others look for rank 0, where it is this node's own; all of them where it is translated."""
+def _own_address(name: str) -> str | None:
+    """The one address at which the others look for rank 0, where it is this node's own; None where it is translated."""
     try:
         address = socket.gethostbyname(name)
     except OSError:
-        return "0.0.0.0"
-    return address if address in network.interfaces().values() and not address.startswith("127.") else "0.0.0.0"
+        return None
+    return address if address in network.interfaces().values() and not address.startswith("127.") else None
+
+
+def _everywhere(name: str, port: int, ranks: Ranks, timeout: timedelta) -> TCPStore:
+    return TCPStore(name, port, ranks.world, is_master=True, timeout=timeout, wait_for_workers=False)
 
 
 # -- SLURM ------------------------------------------------------------------------------------------------------------------

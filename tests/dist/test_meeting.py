@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from phalanx.configs.errors import RanksApart, UserError
-from phalanx.dist import rendezvous, waiting
+from phalanx.dist import network, rendezvous, waiting
 from phalanx.dist.environment import Ranks
 from phalanx.dist.process_group import World
 from phalanx.dist.rendezvous import all_arrived, launched_store, meeting_place, open_store, slurm_store
@@ -78,6 +78,17 @@ def test_ranks_started_by_hand_meet_whoever_comes_first() -> None:
     one, other = _both(lambda ranks: launched_store(ranks, TEN_SECONDS, environment))
     other.set("key", "value")
     assert one.get("key") == b"value"
+
+
+def test_ranks_of_several_nodes_started_by_hand_meet_at_the_address_that_they_are_told() -> None:
+    own = next((address for address in network.interfaces().values() if not address.startswith("127.")), "127.0.0.1")
+    port, nodes = _free_port(), [Ranks(rank, 2, 0, 1, rank, "torchrun") for rank in (0, 1)]
+    environment = {"MASTER_ADDR": own, "MASTER_PORT": str(port)}
+    one, other = _both(lambda ranks: launched_store(ranks, TEN_SECONDS, environment), nodes)
+    other.set("key", "value")
+    assert one.get("key") == b"value"
+    at = {c.laddr.ip for c in psutil.Process().net_connections() if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
+    assert at == {own} or own.startswith("127.")
 
 
 def test_a_port_that_is_taken_is_named() -> None:

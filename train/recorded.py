@@ -8,7 +8,7 @@ from typing import Any
 from phalanx.configs.errors import UserError
 from phalanx.data.dataset import Dataset
 from phalanx.data.identity import Identity, identity
-from phalanx.dist.files import write_atomically
+from phalanx.dist.files import read_json_object, write_atomically
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.train.tasks import DataFacts
 
@@ -55,7 +55,7 @@ def recorded(run: RunDirectory) -> Recorded | None:
     if not path.exists():
         return None
     try:
-        said = json.loads(path.read_text())
+        said = read_json_object(path)
         facts = said["facts"]
         for key in ("classes", "class_counts", "image_size"):
             facts[key] = None if facts[key] is None else tuple(facts[key])

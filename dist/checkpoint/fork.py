@@ -108,7 +108,7 @@ def _fill(aside: RunDirectory, run: RunDirectory, checkpoint: Path, stored: Mani
         key.startswith("data.") for key, _, _ in differences(before, config, ["experiment"])
     )
     if same_data and run.data.is_file():  # on other data the fork has other classes and samples, as was asked for
-        write_atomically(aside.data, run.data.read_text())
+        write_atomically(aside.data, run.data.read_bytes())
     identity = run.read_identity()
     origin = {"run": identity["run"], "step": stored.step, "experiment": stored.experiment}
     # As many threads as there, which round alike.

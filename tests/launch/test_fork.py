@@ -87,7 +87,7 @@ def test_shards_are_shared_and_only_the_manifest_is_written_anew(old: Path) -> N
     for name in theirs.files:
         assert (new / "checkpoints/step-00000002" / name).samefile(old / "checkpoints/step-00000002" / name)
     assert mine.tensors == theirs.tensors and mine.experiment == digest(RunDirectory(new).read_config()) != theirs.experiment
-    assert sorted(p.name for p in new.iterdir()) == ["checkpoints", "config.yaml", "run.json"]
+    assert sorted(p.name for p in new.iterdir()) == ["checkpoints", "config.yaml", "data.json", "run.json"]
 
 
 def test_shards_are_copied_where_there_are_no_links(old: Path) -> None:

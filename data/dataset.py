@@ -52,7 +52,7 @@ class Dataset(Protocol):
         counts_of(i): of one sample, int64 `[classes]` (segmentation, detection).
         sizes: int32 `[samples, 2]`, height and width of each image, where they are known without reading it (detection).
         path(i): the file of a sample, for messages.
-        sample_names(): `phalanx.data.names.Names` of all samples, by which a resume knows whether they are still the same.
+        sample_names(): the name of each sample, in their order, by which a resume knows whether they are still the same.
         has_masks: whether samples have `masks` (detection).
         image_id(i), category_ids: ids of images and classes in files of others, for results in COCO's format (detection).
         ignored: the number, in masks, of pixels that count for nothing, where that is not `data.ignore_index`.

@@ -87,8 +87,8 @@ def path(dataset: Dataset, index: int) -> str:
 
 def sample_names(dataset: Dataset) -> Names | None:
     """The name of each sample, as the dataset's folder or list has it; None where samples have no names."""
-    found: Names | None = dataset.sample_names() if hasattr(dataset, "sample_names") else None
-    return found
+    found: Any = dataset.sample_names() if hasattr(dataset, "sample_names") else None
+    return found if found is None or isinstance(found, Names) else Names.of(found)
 
 
 def image_id(dataset: Dataset, index: int) -> int | str:

@@ -3,6 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
+import numpy
+
 from phalanx.data import facts
 from phalanx.data.dataset import Dataset
 
@@ -38,5 +40,5 @@ def identity(dataset: Dataset) -> Identity:
     return Identity(
         len(dataset),
         None if names is None else names.digest(),
-        None if labels is None else hashlib.blake2b(labels.numpy().astype("<i8").tobytes(), digest_size=16).hexdigest(),
+        None if labels is None else hashlib.blake2b(numpy.asarray(labels).astype("<i8").tobytes(), digest_size=16).hexdigest(),
     )

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import numpy
 from numpy.typing import NDArray
 
+_AT_A_TIME = 1 << 14  # names whose digest is computed at once
+
 
 class Names:
     """A sequence of file names.
@@ -42,12 +44,11 @@ class Names:
         found = hashlib.blake2b(digest_size=16)
         lengths = self._ends - self._starts
         found.update(lengths.astype("<i8").tobytes())
-        if len(self) and numpy.array_equal(self._starts[1:], self._ends[:-1]):
-            found.update(self._content[self._starts[0] : self._ends[-1]].tobytes())
-        else:
-            content = memoryview(self._content.tobytes())
-            pairs = zip(self._starts.tolist(), self._ends.tolist(), strict=True)
-            found.update(b"".join([content[start:end] for start, end in pairs]))
+        for first in range(0, len(self), _AT_A_TIME):
+            starts, own = self._starts[first : first + _AT_A_TIME], lengths[first : first + _AT_A_TIME]
+            before = numpy.cumsum(own) - own
+            places = numpy.repeat(starts - before, own) + numpy.arange(own.sum())
+            found.update(self._content[places].tobytes())
         return found.hexdigest()
 
     def __len__(self) -> int:

@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from phalanx.configs.errors import UserError
 from phalanx.data.dataset import Dataset
@@ -55,18 +56,6 @@ def recorded(run: RunDirectory) -> Recorded | None:
     if not path.exists():
         return None
     try:
-        said = read_json_object(path)
-        facts = said["facts"]
-        for key in ("classes", "class_counts", "image_size"):
-            facts[key] = None if facts[key] is None else tuple(facts[key])
-        splits = {name: _identity(split) for name, split in said.get("splits", {}).items()}
-        return Recorded(DataFacts(**facts), tuple(said["mean"]), tuple(said["std"]), splits)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return TypeAdapter(Recorded).validate_python(read_json_object(path))
+    except (OSError, ValueError):
         raise UserError(f"{path}: this file is broken. Remove it, where the data of the run can be read.") from None
-
-
-def _identity(said: Any) -> Identity:
-    found = Identity(**said)
-    if not isinstance(found.samples, int):
-        raise ValueError
-    return found

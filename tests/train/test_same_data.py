@@ -226,6 +226,27 @@ def test_a_run_of_before_knows_its_number_of_samples_and_a_folder_may_lie_elsewh
         held(run, elsewhere)
 
 
+KNOWN = {"classes": ["a", "b"], "channels": 3}
+PARTS: list[tuple[object, dict[str, object]]] = [
+    (KNOWN | {"classes": "ab"}, {}),
+    (KNOWN | {"channels": "three"}, {}),
+    (KNOWN | {"samples": "x"}, {}),
+    (KNOWN, {"splits": [1]}),
+    (KNOWN, {"splits": {"train": {"samples": None}}}),
+    (KNOWN, {"splits": {"train": {"samples": 3, "names": {}}}}),
+]
+BROKEN = ["[]", "{", '{"facts": 3}', "[" * 9999, '"\\ud800"']
+BROKEN += [json.dumps({"facts": facts, "mean": [0.5], "std": [0.5]} | more) for facts, more in PARTS]
+
+
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
+def test_a_record_with_wrong_types_is_refused_in_a_sentence(tmp_path: Path, content: str) -> None:
+    run = RunDirectory(tmp_path)
+    run.data.write_text(content)
+    with pytest.raises(UserError, match=r"data\.json: this file is broken"):
+        recorded(run)
+
+
 def test_names_have_one_digest_however_they_are_stored() -> None:
     names = [f"class-{n % 3}/ünï-{n}.png" for n in range(50)]
     stored = Names.of(names)
@@ -328,6 +349,7 @@ SETTINGS += ["train.global_batch=4", "train.micro_batch=2", "train.steps=2", "da
 def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it, in which the test runs."""
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    rewritten(tmp_path / "runs/one/config.yaml", str(trained), str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

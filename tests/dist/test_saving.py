@@ -252,12 +252,12 @@ def filling_up(world: World, folder: Path) -> str:
     assert saves.start([entry], progress(1))[0].path is not None
     from phalanx.dist.checkpoint import save as module
 
-    check = module._refuse_too_little_room
-    module._refuse_too_little_room = lambda *_: None
+    check = module.refuse_too_little_room
+    module.refuse_too_little_room = lambda *_: None
     try:
         (second,) = saves.start([whole("weight", "model", torch.zeros(9 * MEGABYTE))], progress(2))
     finally:
-        module._refuse_too_little_room = check
+        module.refuse_too_little_room = check
     assert_only_the_first_is_there(world, folder)
     return second.problem or ""
 

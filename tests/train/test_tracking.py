@@ -105,3 +105,25 @@ def test_online_without_a_key_goes_offline_and_says_so(tmp_path: Path) -> None:
     again = phalanx("resume", "runs/tracked", "train.steps=2", cwd=tmp_path, WANDB_API_KEY="x" * 40, **nowhere)
     assert "W&B goes offline: 127.0.0.1 cannot be reached" in again.output
     assert "x" * 40 not in "".join(p.read_text(errors="ignore") for p in (tmp_path / "runs").rglob("*") if p.is_file())
+
+
+def test_while_the_disk_is_full_figures_wait_in_memory_and_come_once_there_is_room(small_disk: Path) -> None:
+    config = load([DIGITS], [f"runs={small_disk}/runs", "name=full", "train.log_every=1"])
+    directory, filler = RunDirectory.of(config), small_disk / "filler"
+    directory.create(config, threads=1)
+    tracker = Tracker(config, directory, Ranks(), 0, 1000)
+    tracker.event("start", 0)
+    with pytest.raises(OSError), open(filler, "wb", buffering=0) as file:  # no space left
+        while file.write(bytes(4096)):
+            pass
+    for step in range(1, 101):
+        tracker.training([StepFigures(step, {"ce": float("nan")}, 0.1, None, None, False, ())])
+        tracker.event("evaluate", step, text="x" * 100)
+    with pytest.raises(OSError, match="No space left"):  # so that no checkpoint is made: it would come before its figures
+        tracker.sync()
+    assert all(path.read_bytes()[-1:] in (b"", b"\n") for path in (directory.metrics, directory.events))
+    filler.unlink()
+    tracker.sync()
+    tracker.close(0)
+    assert [line["step"] for line in lines(directory.metrics)] == list(range(1, 101))
+    assert [line["step"] for line in lines(directory.events)] == list(range(101))

@@ -234,7 +234,8 @@ class Forge:
 
     def close(self) -> None:
         if self._server is not None:
-            os.close(self._open)
+            if self._open >= 0:  # else it did not start in time
+                os.close(self._open)
             self._server.terminate()  # where another process has the pipe open too
             self._server.wait(30)
             shutil.rmtree(self._folder)

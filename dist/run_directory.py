@@ -1,6 +1,5 @@
 """The run directory, `RUNS/NAME`: where everything about a run lies, and whose run it is. No torch here."""
 
-import json
 import os
 import secrets
 import subprocess
@@ -181,7 +180,7 @@ def _commit() -> str | None:
 def _said_by_snapshot(file: Path) -> tuple[str | None, bool] | None:
     """The commit, and whether files were changed, from what `slurm/snapshot.py` left; None where it did not."""
     try:
-        said = json.loads(file.read_text())
+        said = read_json_object(file)
         return said["commit"], said["changed"]
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -6,7 +6,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import secrets
 import shutil
@@ -14,13 +13,12 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from phalanx import __version__
 from phalanx.configs import own_code
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.files import fsync_directory, write_json
+from phalanx.dist.files import fsync_directory, read_json_object, write_json
 from phalanx.dist.run_directory import RunDirectory
 from phalanx.slurm.code_files import Contents, contents_of, own_files
 
@@ -201,7 +199,7 @@ def _read(code: Path) -> Snapshot:
         UserError: where the folder is no snapshot.
     """
     try:
-        said: dict[str, Any] = json.loads((code / "commit.json").read_text())
+        said = read_json_object(code / "commit.json")
         return Snapshot(
             path=code,
             commit=said["commit"],

@@ -7,11 +7,9 @@ import pytest
 
 from tests.fuzz import rounds
 from tests.fuzz.case import FOLDER, Case
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import TARGETS, runs
 from tests.fuzz.targets.faulty import FAULTS
 from tests.fuzz.worker import Worker
-
-CLEAN = [name for name in TARGETS if name != "runs"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +19,7 @@ def worker() -> Iterator[Worker]:
     answers.close()
 
 
-@pytest.mark.parametrize("name", CLEAN)
+@pytest.mark.parametrize("name", TARGETS)
 def test_every_input_is_accepted_or_refused_with_a_sentence(worker: Worker, name: str) -> None:
     count = rounds.Count()
     rounds.run(TARGETS[name], 1, TARGETS[name].inputs, worker.ask, count)
@@ -54,3 +52,11 @@ def test_an_input_is_kept_as_it_was_and_the_same_seed_tries_the_same(tmp_path: P
 
         rounds.run(TARGETS["yolo"], 3, 20, note, rounds.Count())
     assert tried[0] == tried[1] and len(set(tried[0])) > 10
+
+
+def test_files_of_a_run_that_are_nested_without_end_are_refused_or_passed_over(worker: Worker) -> None:
+    """Python's reader of JSON ends with another error there than for all else that is wrong."""
+    deep, whole = b'{"a":' * 100_000, {f"runs/fuzzed/{file}": content for file, content in runs.whole().items()}
+    for name, asked in (("data.json", "record"), ("run.json", "resume"), ("errors/rank-0.json", "logs")):
+        answer = worker.ask(Case("runs", whole | {f"runs/fuzzed/{name}": deep}, asked))
+        assert answer.outcome in ("accepted", "refused"), answer.said

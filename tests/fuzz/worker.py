@@ -50,7 +50,8 @@ class Worker:
     def close(self) -> None:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.close()
-        self._process.wait(30)
+        self._process.stdout.read()  # it ends when the process does
+        self._process.wait()
         self._process.stdout.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -143,6 +144,7 @@ def _serve() -> None:
     if forked is not None:
         forked.close()
         os.waitpid(forked.process, 0)
+    os._exit(0)  # Python would clear away all that torch has made
 
 
 if __name__ == "__main__":

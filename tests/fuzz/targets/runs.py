@@ -77,7 +77,8 @@ _LINES: dict[str, list[dict[str, Any]]] = {
 
 
 @cache
-def _base() -> dict[str, Content]:
+def whole() -> dict[str, Content]:
+    """The files of a run as they should be."""
     import json
 
     from phalanx.configs.load import load, to_yaml
@@ -95,7 +96,7 @@ def _base() -> dict[str, Content]:
 
 @st.composite
 def _runs(draw: mutations.Draw) -> Case:
-    files = dict(_base())
+    files = dict(whole())
     names = [*_JSON, *_LINES, "metrics.jsonl", "events.jsonl", "config.yaml", "files"]
     for _ in range(draw(st.integers(1, 2))):
         name = draw(st.sampled_from(names))
@@ -104,7 +105,7 @@ def _runs(draw: mutations.Draw) -> Case:
         elif name in _LINES:
             files[name] = mutations.jsonl_bytes(draw, _LINES[name])
         elif name == "config.yaml":
-            old = _base()[name]
+            old = whole()[name]
             assert isinstance(old, bytes)
             files[name] = mutations.encoded(draw, mutations.text(draw, old.decode()))
         else:

@@ -61,9 +61,11 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _one_line(cls, value: Any, info: ValidationInfo) -> Any:
-        """A second line of a text would be a command of its own in a batch script."""
+        """A second line of a text would be a command of its own in a batch script; null, not emptiness, says none."""
         if info.field_name != "options" and _has_control(value):
             raise ValueError("text of one line, without control characters")
+        if value == "" and cls.model_fields[str(info.field_name)].default is None:
+            raise ValueError("text that is not empty, or null")
         return value
 
 

@@ -184,3 +184,9 @@ def test_an_override_in_the_form_of_another_tool_is_answered(argument: str, caps
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1 and "Overrides are written as " in said
     assert nearest.override("--what") == nearest.override("nowhere.yaml") == nearest.override("") == ""
+
+
+@pytest.mark.parametrize("key", [key.name for key in keys() if key.kind == "str or null"])
+def test_none_is_said_by_null_and_not_by_empty_text(key: str) -> None:
+    with pytest.raises(UserError, match=r"= is not allowed; wanted: "):
+        load([DIGITS], [f"{key}=''"])

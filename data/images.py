@@ -11,6 +11,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 from phalanx.configs.data import MAX_PIXELS
 from phalanx.data.bad_sample import unreadable
+from phalanx.data.deep_png import check_pixels
 from phalanx.data.image_formats import (
     JPEG,
     PNG,
@@ -105,6 +106,7 @@ def _decoded(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
         refuse_too_large(*png_size(content), max_pixels)
         with opened(content, max_pixels) as image:
             image.verify()  # torchvision 0.29 crashes where the checksum of a PNG is wrong
+        check_pixels(content)
         return in_mode(decode_png(_as_tensor(content), ImageReadMode.UNCHANGED, apply_exif_orientation=True), mode)
     with opened(content, max_pixels) as image:
         pixels = torch.from_numpy(pixels_of(image, mode))  # [H, W] or [H, W, C]

@@ -1,6 +1,8 @@
 """Decoding: every kind of file gives what is in it, and a broken one a sentence."""
 
 import io
+import struct
+import zlib
 from pathlib import Path
 
 import numpy
@@ -168,3 +170,27 @@ def test_no_broken_file_is_more_than_unreadable(tmp_path: Path) -> None:
                 except UserWarning:
                     continue  # of Pillow, which goes on
     assert told > 100
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+def test_a_png_of_deep_colour_whose_pixels_are_not_all_there_is_refused_before_its_decoder_crashes(
+    tmp_path: Path, interlaced: int
+) -> None:
+    # Columns and rows of Adam7's passes of 5 x 3 pixels; the third has none.
+    passes = [(1, 1), (1, 1), (1, 1), (3, 1), (2, 2), (5, 1)] if interlaced else [(5, 3)]
+    rows = b"".join((b"\0" + b"\x12\x34" * 3 * columns) * count for columns, count in passes)
+    path = tmp_path / "deep.png"
+    path.write_bytes(_deep_png(5, 3, interlaced, rows))
+    assert (read_image(str(path), "rgb") == 0x1234).all()
+    for broken, said in ((rows[:-1], "ends too early"), (b"\x05" + rows[1:], "pixels are broken"), (b"", "ends too early")):
+        path.write_bytes(_deep_png(5, 3, interlaced, broken))
+        with pytest.raises(Unreadable, match=said):
+            read_image(str(path), "rgb")
+
+
+def _deep_png(width: int, height: int, interlaced: int, rows: bytes) -> bytes:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

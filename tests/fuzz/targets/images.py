@@ -41,14 +41,31 @@ _FORMS += [
 _SIDES = [0, 1, 2, 3, 255, 20_000, 65_535, 100_000, 2**31 - 1, 2**32 - 1]
 
 
-def _png(width: int, height: int, depth: int, colour: int, interlaced: int = 0) -> bytes:
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+_ROWS = zlib.compress(bytes(400))
+_EXTRAS = [b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"iCCP", b"sBIT", b"bKGD", b"hIST", b"eXIf", b"IHDR", b"acTL", b"zTXt", b"ABCD"]
+
+
+def _png(
+    width: int, height: int, depth: int, colour: int, interlaced: int = 0, data: bytes = _ROWS, more: bytes = b""
+) -> bytes:
     """A PNG whose header is right but for what it says."""
+    header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
 
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(400))) + chunk(b"IEND", b"")
+def _deep_png(draw: mutations.Draw) -> bytes:
+    """One of 16 bits a colour, with right checksums over rows and chunks that are not: torchvision decodes it, not Pillow."""
+    width, height, colour = draw(st.integers(1, 9)), draw(st.integers(1, 9)), draw(st.sampled_from([2, 4, 6]))
+    rows = b"".join(bytes([draw(st.sampled_from([0, 1, 2, 3, 4, 4, 5, 255]))]) + bytes(width * 8) for _ in range(height))
+    data = zlib.compress(rows[: draw(st.sampled_from([len(rows)] * 3 + [0, 1, len(rows) // 2]))])
+    data = mutations.raw(draw, data, most=1) if draw(st.integers(0, 2)) == 0 else data
+    extra = draw(st.sampled_from(_EXTRAS))
+    more = _chunk(extra, draw(st.binary(max_size=20))) if draw(st.booleans()) else b""
+    return _png(width, height, 16, colour, draw(st.integers(0, 1)), data, more)
 
 
 def _jpeg(width: int, height: int) -> bytes:
@@ -61,7 +78,7 @@ def _jpeg(width: int, height: int) -> bytes:
 
 @st.composite
 def _images(draw: mutations.Draw) -> Case:
-    how = draw(st.sampled_from(["bytes", "bytes", "bytes", "good", "cut", "png", "jpeg", "sides", "joined"]))
+    how = draw(st.sampled_from(["bytes", "bytes", "bytes", "good", "cut", "png", "deep", "jpeg", "sides", "joined"]))
     form, mode = draw(st.sampled_from(_FORMS))
     if how == "png":
         sides = draw(st.sampled_from(_SIDES)), draw(st.sampled_from(_SIDES))
@@ -71,6 +88,8 @@ def _images(draw: mutations.Draw) -> Case:
             draw(st.sampled_from([0, 2, 3, 4, 6, 1])),
             draw(st.integers(0, 2)),
         )
+    elif how == "deep":
+        content = _deep_png(draw)
     elif how == "jpeg":
         content = _jpeg(draw(st.sampled_from(_SIDES)), draw(st.sampled_from(_SIDES)))
     else:

@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from phalanx.data.image_formats import PNG
+from phalanx.data.image_formats import PNG, BrokenImage
 
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the type of colour
 _BYTES = 2  # a channel
@@ -20,11 +20,11 @@ def check_pixels(content: bytes) -> None:
     """Reads the rows of a PNG whose checksums are right.
 
     Raises:
-        ValueError: where there are too few, or one that is filtered in a way that there is not.
+        BrokenImage: where there are too few, or one that is filtered in a way that there is not.
     """
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     if depth != 8 * _BYTES or colour not in _CHANNELS or interlaced > 1 or not width or not height:
-        raise ValueError("its header is broken")
+        raise BrokenImage("its header is broken")
     images = [(width, height)]
     if interlaced:
         sides = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in _PASSES]
@@ -34,13 +34,13 @@ def check_pixels(content: bytes) -> None:
     try:
         pixels = zlib.decompressobj().decompress(b"".join(_data(content)), total)
     except zlib.error:
-        raise ValueError("its pixels are broken") from None
+        raise BrokenImage("its pixels are broken") from None
     if len(pixels) < total:
-        raise ValueError("it ends too early")
+        raise BrokenImage("it ends too early")
     start = 0
     for size, count in rows:
         if max(pixels[start : start + size * count : size]) >= _FILTERS:
-            raise ValueError("its pixels are broken")
+            raise BrokenImage("its pixels are broken")
         start += size * count
 
 

@@ -30,8 +30,6 @@ from phalanx.data.number_formats import NoMeaning, classes_of, pixels_of
 _OF_DECODERS = (BrokenImage, OSError, SyntaxError, RuntimeError)
 _JPEG_END = b"\xff\xd9"
 _FROM_TORCHVISION = re.compile(r"^.*\.cpp:\d+, ")  # where in its source
-# What a decoder that meets nonsense lets through from Python.
-_FROM_PYTHON = re.compile(r"invalid literal|could not convert|codec can't|unpack|out of range|must be|object|Exceeds the limit")
 # A side of one pixel is what is left of a failed download, or a tracking pixel: it would be stretched to a flat colour.
 _SMALLEST_SIDE = 2
 
@@ -139,6 +137,5 @@ def _told(path: str, content: bytes, error: Exception, remedy: str) -> Exception
     reason = _FROM_TORCHVISION.sub("", " ".join(str(error).split())).rstrip(".")
     if not reason or not isinstance(error, _OF_DECODERS):
         reason = "what is in it is broken"  # Python's own words say nothing of the file
-    reason = "its header is broken" if _FROM_PYTHON.search(reason) else reason
     kind = "JPEG" if content.startswith(JPEG) else "PNG" if content.startswith(PNG) else "image"
     return unreadable(path, f"this {kind} cannot be decoded ({reason})")

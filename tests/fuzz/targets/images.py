@@ -50,7 +50,7 @@ _EXTRAS = [b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"iCCP", b"sBIT", b"bKGD", b"hIST
 
 
 def _png(
-    width: int, height: int, depth: int, colour: int, interlaced: int = 0, data: bytes = _ROWS, more: bytes = b""
+    width: int, height: int, depth: int, colour: int, interlaced: int = 0, data: bytes = _ROWS, extra: bytes = b""
 ) -> bytes:
     """A PNG whose header is right but for what it says."""
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))

@@ -85,7 +85,7 @@ def classes_of(image: Any, content: bytes) -> NDArray[Any]:
         return values if most in (None, _MOST) else numpy.rint(values * (most / _MOST)).astype(numpy.uint16)
     if image.mode == "F":
         values = numpy.array(image)
-        if not bool(((values >= 0) & (values <= _MOST) & (values == numpy.rint(values))).all()):
+        if not _are_whole(values, _MOST):
             raise NoMeaning("this mask holds floating point numbers, and not all of them are whole and from 0 to 65535")
         return values.astype(numpy.uint16)
     return _of_channels(image)
@@ -153,10 +153,15 @@ def _whole_numbers(image: Any, what: str, unsigned: bool) -> NDArray[numpy.uint1
     return values.astype(numpy.uint16)
 
 
+def _are_whole(values: NDArray[numpy.floating], most: int) -> bool:
+    """Whether floating point numbers are all whole and from 0 to `most`; NaN is not."""
+    with numpy.errstate(invalid="ignore"):  # signalling NaNs
+        return bool(((values >= 0) & (values <= most) & (values == numpy.rint(values))).all())
+
+
 def _floating_pixels(image: Any) -> NDArray[numpy.uint8]:
     values = numpy.array(image)
-    whole = bool(((values >= 0) & (values <= 255) & (values == numpy.rint(values))).all())
-    if not whole or values.max() == 1:
+    if not _are_whole(values, 255) or values.max() == 1:
         low, high = float(values.min()), float(values.max())
         raise NoMeaning(f"this image holds floating point numbers, from {low:g} to {high:g}, which do not say what white is")
     return values.astype(numpy.uint8)

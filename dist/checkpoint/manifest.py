@@ -11,6 +11,7 @@ from typing import Any
 
 import xxhash
 
+from phalanx.configs.errors import printable
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range, elements, gaps
 
 FORMAT, VERSION = "phalanx.checkpoint", 2
@@ -21,6 +22,9 @@ _SHARD = re.compile(r"shards/rank-\d{5,}(-\d{3})?\.safetensors")
 
 class BrokenCheckpoint(ValueError):
     """A checkpoint that cannot be used; the message says why, as the end of a sentence."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 A kill can cut a line short, a full disk too; a crash of the machine leaves NULs, and people edit files. None of it ends a run.
 """
 
+import errno
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from phalanx.configs.errors import UserError
 from phalanx.dist.files import parse_object, write_atomically
 
 _told: set[Path] = set()  # files whose broken lines were reported by this process
@@ -82,7 +84,13 @@ class JsonLines:
     def __init__(self, path: Path):
         self.path = path
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o666)
+        try:
+            self._file = os.open(path, flags, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.EISDIR):
+                raise
+            what = "a folder" if error.errno == errno.EISDIR else "a link, which is not followed"
+            raise UserError(f"{path}: this is {what}. Move it away; the run makes a file of that name.") from None
         self._waiting = b""
         try:
             self._end_whole()

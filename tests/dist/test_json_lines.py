@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from phalanx.configs.errors import UserError
 from phalanx.dist import json_lines
 from phalanx.dist.json_lines import JsonLines, cut_back, join_last, read_lines
 
@@ -72,6 +73,6 @@ def test_a_link_planted_in_place_of_a_file_is_not_followed(tmp_path: Path) -> No
     target = tmp_path / "precious"
     target.write_text("precious")
     (tmp_path / "lines.jsonl").symlink_to(target)
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match=r"lines\.jsonl: this is a link"):
         JsonLines(tmp_path / "lines.jsonl")
     assert target.read_text() == "precious"

@@ -323,7 +323,7 @@ def test_a_checkpoint_equals_itself_and_its_copy_to_the_last_bit(small: Path, ch
     shutil.copytree(step(small, 2), "copy")
     for a, b in (("small@2", step(small, 2)), ("copy", "small@2"), ("small", "small@3")):
         code, shown, _ = checkpoint("diff", a, b)
-        assert code == 0 and shown == "equal to the last bit: 7 tensors, 4 scalars\n"
+        assert code == 0 and shown == "equal to the last bit: 8 tensors, 4 scalars\n"
 
 
 def test_a_checkpoint_equals_the_file_written_out_of_it(small: Path, checkpoint: Command) -> None:
@@ -344,7 +344,7 @@ def test_differences_are_listed_worst_first(small: Path, checkpoint: Command) ->
     assert by_name["weight"]["elements"] == by_name["weight"]["of"] == 1200
     assert {s["name"]: (s["a"], s["b"]) for s in found["differing_scalars"]} == {"step": (1, 2), "samples": (10, 20)}
     code, shown, _ = checkpoint("diff", "small@1", "small@2")
-    assert code == 1 and shown.splitlines()[-1] == "3 of 7 tensors differ, 2 of 4 scalars differ"
+    assert code == 1 and shown.splitlines()[-1] == "3 of 8 tensors differ, 2 of 4 scalars differ"
 
 
 def test_numbers_of_every_kind_are_compared_as_they_are(tmp_path: Path, checkpoint: Command) -> None:

@@ -36,12 +36,13 @@ class Waiting:
         """One look around, and a moment's sleep.
 
         Raises:
-            Stopped: where this rank was asked to stop.
+            Stopped: where this rank was asked to stop, once it has waited for longer than ranks take that start together.
             RanksApart: where the patience is over.
         """
         heartbeat.beat("join")  # this ends by itself: it must not look like a rank that hangs before
         waited = time.monotonic() - self._begun
-        if (number := stop.asked()) is not None:
+        # Ranks that start together meet within a second or so: then the run begins, and stops as asked with a checkpoint.
+        if (number := stop.asked()) is not None and waited > _SPEAK_AFTER_S[0]:
             raise Stopped(f"stopped by {number.name} while rank {self._ranks.rank} waited for {self._whom()}. Nothing is lost.")
         if waited > self._patience:
             raise RanksApart(f"rank {self._ranks.rank} waited {waited:.0f} s for {self._whom()}. {_remedy(self._ranks)}")

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -136,5 +137,5 @@ def test_a_million_lines_open_and_a_forked_reader_does_not_grow(tmp_path: Path) 
     os.waitpid(child, 0)
     memory = json.loads(os.read(reading, 1000))
     os.close(reading), os.close(writing)
-    # A list of as many strings becomes the child's own in the first epoch: 113 MB.
-    assert memory[-1] - memory[2] < 2 and memory[-1] - memory[0] < 40, memory
+    # A list of as many strings becomes the child's own in the first epoch: 113 MB. What grows does so in every epoch.
+    assert min(after - before for before, after in pairwise(memory[1:])) < 1 and memory[-1] - memory[0] < 40, memory

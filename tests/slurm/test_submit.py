@@ -47,7 +47,7 @@ def test_a_job_on_two_nodes_trains_the_bits_of_torchrun_and_of_one_rank(cluster:
         (["slurm.gpus_per_node=9", "train.micro_batch=1"], "slurm.gpus_per_node=9"),
         (["slurm.nodes=3"], "slurm.nodes=3"),
         (["runs=/proc/nowhere"], "/proc/nowhere"),
-        (["slurm.setup=[export MY_TOKEN=abc]"], "slurm.setup[0] sets MY_TOKEN"),
+        (["slurm.setup=[export MY_TOKEN=abc]"], "slurm.setup[0] holds MY_TOKEN"),
         (["slurm.tasks_per_node=5"], "a step has 4 micro-batches"),
     ],
 )

@@ -38,23 +38,29 @@ def start_writeback(descriptor: int, offset: int, count: int) -> None:
         _sync_file_range(descriptor, offset, count, _SYNC_FILE_RANGE_WRITE)
 
 
-def create_aside(path: Path) -> tuple[int, Path]:
+def create_aside(path: Path, mode: int = 0o666) -> tuple[int, Path]:
     """A new file beside `path`, open for writing, under a name that nobody can foresee: no link is followed, nothing replaced.
+
+    Args:
+        mode: permissions, less those that the umask takes away.
 
     Raises:
         OSError: where none can be made.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    return os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), aside
+    return os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode), aside
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     """The file holds the old content or the new one, never a part of either.
+
+    Args:
+        mode: permissions, less those that the umask takes away.
 
     Raises:
         OSError: where it cannot be written; the old content stays.
     """
-    descriptor, aside = create_aside(path)
+    descriptor, aside = create_aside(path, mode)
     try:
         with open(descriptor, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -25,6 +25,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from phalanx.configs.errors import RanksApart, UserError
 from phalanx.dist import network
 from phalanx.dist.environment import Ranks
+from phalanx.dist.files import write_atomically
 from phalanx.dist.waiting import Waiting, listed
 
 _LOOK_S = 1.0
@@ -188,16 +189,7 @@ def slurm_store(
 
 def _publish(path: Path, content: Mapping[str, str | int]) -> None:
     """Writes a file that only its owner can read, through no link that somebody has laid."""
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "w") as file:
-            file.write(json.dumps(content))
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    write_atomically(path, json.dumps(content), mode=0o600)
 
 
 def _published(path: Path) -> dict[str, str | int] | None:

@@ -109,25 +109,27 @@ def test_whenever_a_signal_comes_the_run_saves_and_goes_on_and_cancelled_it_stay
     # It starts anew where the signal came before there was anything to resume.
     begun = job.count("start") + job.count("resume")
     job.until(lambda: job.count("start") + job.count("resume") == begun + 1, "going on")
-    resumed, preempted = job.count("resume"), job.count("preempt")
 
     # Rank 1 waits in a collective for rank 0, which pauses; twice, as the same signal may come again.
+    requeued, resumed = job.count("requeue"), job.count("resume")
     job.tell("pause-0")
     cluster.ask("scancel", "--signal=USR2", job.id)
     cluster.ask("scancel", "--signal=USR2", job.id)
     job.forget("pause-0")
-    job.until(lambda: job.count("requeue") == 2, "requeued out of a collective")
+    job.until(lambda: job.count("requeue") > requeued, "requeued out of a collective")
     job.until(lambda: job.count("resume") == resumed + 1, "going on")
 
     # While a save is under way: there is one at every step.
     job.until(lambda: any(p.name.startswith(".saving") for p in (job.path / "checkpoints").iterdir()), "saving")
+    requeued, resumed = job.count("requeue"), job.count("resume")
     cluster.ask("scancel", "--signal=USR2", job.id)
-    job.until(lambda: job.count("requeue") == 3, "requeued out of a save")
-    job.until(lambda: job.count("resume") == resumed + 2, "going on")
+    job.until(lambda: job.count("requeue") == requeued + 1, "requeued out of a save")
+    job.until(lambda: job.count("resume") == resumed + 1, "going on")
 
+    requeued, resumed, preempted = job.count("requeue"), job.count("resume"), job.count("preempt")
     cluster.ask("scontrol", "requeue", job.id)
-    job.until(lambda: job.count("resume") == resumed + 3, "going on after a requeue by hand")
-    assert job.count("requeue") == 3
+    job.until(lambda: job.count("resume") == resumed + 1, "going on after a requeue by hand")
+    assert job.count("requeue") == requeued
 
     step = job.step
     job.until(lambda: job.step > step, "training")
@@ -135,7 +137,7 @@ def test_whenever_a_signal_comes_the_run_saves_and_goes_on_and_cancelled_it_stay
     assert job.until_over() == "CANCELLED"
     assert [e["event"] for e in job.events][-3:] == ["save", "preempt", "ended"]
     saved = [e["step"] for e in job.events if e["event"] == "save"]
-    assert job.step == saved[-1] and job.count("preempt") == preempted + 4
+    assert job.step == saved[-1] and job.count("preempt") == preempted + 2
 
 
 def test_a_crash_that_repeats_without_progress_is_not_requeued_for_ever(cluster: VirtualCluster, tmp_path: Path) -> None:

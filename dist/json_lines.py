@@ -26,9 +26,12 @@ def read_lines(path: Path, **wanted: type) -> Iterator[dict[str, Any]]:
 
     Raises:
         OSError: where the file cannot be read.
+        UserError: where it is a folder.
     """
     if not path.exists():
         return
+    if path.is_dir():
+        raise UserError(f"{path}: this is a folder. Move it away; the run makes a file of that name.")
     broken: list[int] = []
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):

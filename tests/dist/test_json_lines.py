@@ -76,3 +76,9 @@ def test_a_link_planted_in_place_of_a_file_is_not_followed(tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"lines\.jsonl: this is a link"):
         JsonLines(tmp_path / "lines.jsonl")
     assert target.read_text() == "precious"
+
+
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lines.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"lines\.jsonl: this is a folder"):
+        list(read_lines(tmp_path / "lines.jsonl"))

@@ -20,7 +20,7 @@ def check_pixels(content: bytes) -> None:
     """Reads the rows of a PNG whose checksums are right.
 
     Raises:
-        BrokenImage: where there are too few, or one that is filtered in a way that there is not.
+        BrokenImage: where there are too few or too many, or one that is filtered in a way that there is not.
     """
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     if depth != 8 * _BYTES or colour not in _CHANNELS or interlaced > 1 or not width or not height:
@@ -31,12 +31,15 @@ def check_pixels(content: bytes) -> None:
         images = [(columns, rows) for columns, rows in sides if columns > 0 and rows > 0]
     rows = [(1 + columns * _CHANNELS[colour] * _BYTES, count) for columns, count in images]
     total = sum(size * count for size, count in rows)
+    stream = zlib.decompressobj()
     try:
-        pixels = zlib.decompressobj().decompress(b"".join(_data(content)), total)
+        pixels = stream.decompress(b"".join(_data(content)), total + 1)
     except zlib.error:
         raise BrokenImage("its pixels are broken") from None
-    if len(pixels) < total:
+    if len(pixels) < total or (len(pixels) == total and not stream.eof):
         raise BrokenImage("it ends too early")
+    if len(pixels) > total:
+        raise BrokenImage("its pixels are broken")
     start = 0
     for size, count in rows:
         if max(pixels[start : start + size * count : size]) >= _FILTERS:

@@ -182,7 +182,8 @@ def test_a_png_of_deep_colour_whose_pixels_are_not_all_there_is_refused_before_i
     path = tmp_path / "deep.png"
     path.write_bytes(_deep_png(5, 3, interlaced, rows))
     assert (read_image(str(path), "rgb") == 0x1234).all()
-    for broken, said in ((rows[:-1], "ends too early"), (b"\x05" + rows[1:], "pixels are broken"), (b"", "ends too early")):
+    cases = ((rows[:-1], "ends too early"), (b"\x05" + rows[1:], "pixels are broken"), (b"", "ends too early"))
+    for broken, said in (*cases, (rows + b"\0", "pixels are broken")):
         path.write_bytes(_deep_png(5, 3, interlaced, broken))
         with pytest.raises(Unreadable, match=said):
             read_image(str(path), "rgb")

@@ -45,6 +45,10 @@ class RunTaken(UserError):
     """Another trainer has the run directory: nothing is written to it."""
 
 
+class NeverBegun(UserError):
+    """A new run was refused before its first step: nothing of it is left in the run directory."""
+
+
 class TrainingFailed(RuntimeError):
     """Training cannot go on for a reason that is no bug (a loss that is not finite, a disk that is full).
 

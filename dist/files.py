@@ -1,16 +1,21 @@
 """Files that survive a kill at any instruction, and a full disk: written aside, fsynced, renamed. No torch here."""
 
 import ctypes
+import errno
 import json
 import os
 import re
 import secrets
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+LARGEST = 1 << 30
+"""Bytes of a file that is read at once, far beyond what ours have."""
+
 _FORGOTTEN_S = 3600.0  # nobody writes a file for so long: a kill left it
 
 
@@ -86,6 +91,47 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def kind_of_no_file(descriptor: int) -> str | None:
+    """What an open file is, if it is none that one reads to its end and writes at once; in words."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return None
+    return "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Opens a file of ours for reading. A pipe would keep its reader waiting, and a device has no end.
+
+    Raises:
+        OSError: where it cannot be read.
+        ValueError: where it is no file, saying what it is.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        raise ValueError("this is a socket") from None
+    kind = kind_of_no_file(descriptor)
+    if kind is not None:
+        os.close(descriptor)
+        raise ValueError(f"this is {kind}")
+    return open(descriptor, "rb")
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file of ours holds.
+
+    Raises:
+        OSError: where it cannot be read.
+        ValueError: where it is no file, or larger than any that somebody of ours has written.
+    """
+    with open_file(path) as file:
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise ValueError("this is too large")
+        return file.read(LARGEST)
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
@@ -93,7 +139,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         OSError: where the file cannot be read.
         ValueError: where it holds anything else.
     """
-    return parse_object(path.read_bytes())
+    return parse_object(read_bytes(path))
 
 
 def parse_object(content: bytes) -> dict[str, Any]:

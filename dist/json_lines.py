@@ -10,11 +10,13 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from phalanx.configs.errors import UserError
-from phalanx.dist.files import parse_object, write_atomically
+from phalanx.dist.files import kind_of_no_file, open_file, parse_object, write_atomically
 
+_NO_FILE = {errno.ELOOP: "a link, which is not followed", errno.EISDIR: "a folder", errno.ENXIO: "a socket"}
+_LONGEST = 1 << 26  # bytes of a line, far beyond those of ours
 _told: set[Path] = set()  # files whose broken lines were reported by this process
 
 
@@ -26,15 +28,17 @@ def read_lines(path: Path, **wanted: type) -> Iterator[dict[str, Any]]:
 
     Raises:
         OSError: where the file cannot be read.
-        UserError: where it is a folder.
+        UserError: where it is a folder, a pipe or a device.
     """
     if not path.exists():
         return
-    if path.is_dir():
-        raise UserError(f"{path}: this is a folder. Move it away; the run makes a file of that name.")
     broken: list[int] = []
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+    try:
+        opened = open_file(path)
+    except ValueError as error:
+        raise _in_its_place(path, str(error)) from None
+    with opened as file:
+        for number, line in enumerate(_lines(file), start=1):
             if not line.endswith(b"\n"):
                 break  # somebody is about to write it, or was killed as they did
             values = _parsed(line, wanted)
@@ -45,6 +49,19 @@ def read_lines(path: Path, **wanted: type) -> Iterator[dict[str, Any]]:
     if broken and path not in _told:
         _told.add(path)
         _tell(path, broken)
+
+
+def _in_its_place(path: Path, problem: str) -> UserError:
+    return UserError(f"{path}: {problem}. Move it away; the run makes a file of that name.")
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines; of one without measure, as a hole in a file is, no more than its end is kept."""
+    while line := file.readline(_LONGEST):
+        while len(line) == _LONGEST and not line.endswith(b"\n"):
+            if not (line := file.readline(_LONGEST)):
+                return
+        yield line
 
 
 def _parsed(line: bytes, wanted: dict[str, type]) -> dict[str, Any] | None:
@@ -86,16 +103,17 @@ class JsonLines:
 
     def __init__(self, path: Path):
         self.path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             self._file = os.open(path, flags, 0o666)
         except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.EISDIR):
+            if error.errno not in _NO_FILE:
                 raise
-            what = "a folder" if error.errno == errno.EISDIR else "a link, which is not followed"
-            raise UserError(f"{path}: this is {what}. Move it away; the run makes a file of that name.") from None
+            raise _in_its_place(path, f"this is {_NO_FILE[error.errno]}") from None
         self._waiting = b""
         try:
+            if (kind := kind_of_no_file(self._file)) is not None:
+                raise _in_its_place(path, f"this is {kind}")
             self._end_whole()
         except BaseException:
             os.close(self._file)

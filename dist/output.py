@@ -64,6 +64,15 @@ def lost() -> OSError | None:
     return raw.lost
 
 
+def says_that_it_is_lost() -> bool:
+    """Whether what was printed did not arrive, which is then said. A reader that has gone had enough."""
+    problem = lost()
+    if problem is None or problem.errno == errno.EPIPE:
+        return False
+    print(f"phalanx: the output could not be written: {problem.strerror}", file=sys.stderr, flush=True)
+    return True
+
+
 def _steady(stream: TextIO | None, number: int) -> TextIO:
     """A stream to the same descriptor; another stream (a test's, a notebook's) stays as it is."""
     if stream is None:

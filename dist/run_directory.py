@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from phalanx.configs.schema import RunConfig, digest
 from phalanx.configs.system_errors import trouble
 from phalanx.dist.files import read_json_object, write_atomically, write_json
 from phalanx.dist.json_lines import JsonLines, read_lines
+
+_OF_TRAINERS = {".trainer", ".heartbeat"}
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,20 @@ class RunDirectory:
         except OSError as error:
             raise UserError(trouble(error) or f"{self.identity}: {error.strerror}. Check the path.") from None
         return True
+
+    def is_new(self) -> bool:
+        """Whether nothing lies here yet but the claim of a trainer."""
+        return not self.path.exists() or set(os.listdir(self.path)) <= _OF_TRAINERS
+
+    def forget(self) -> None:
+        """Takes away all but the claim of a trainer: the run was refused before its first step."""
+        for entry in os.scandir(self.path):
+            if entry.name in _OF_TRAINERS:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
 
     def read_config(self) -> RunConfig:
         """The configuration that the run was last started with.

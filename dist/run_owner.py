@@ -32,6 +32,39 @@ def _print(sentence: str) -> None:
     print(f"phalanx: {sentence}", file=sys.stderr, flush=True)
 
 
+def refuse_second(run: RunDirectory) -> None:
+    """Refuses a run that another trainer of this machine has, before ranks are started for it. Only looks: `claim` decides.
+
+    Raises:
+        UserError: where it is alive beyond doubt.
+    """
+    try:
+        there = records.newest(run)
+    except OSError:
+        return
+    if there is None or there.owner is None or there.owner.process == os.getpid():
+        return
+    owner = there.owner
+    if records.is_copied(run, owner) or records.process_life(owner) != "alive" or records.is_dying(owner):
+        return
+    if not _was_requeued(owner, Owner.this_process(run)):
+        raise UserError(_refusal(run, owner))
+
+
+def _was_requeued(other: Owner, own: Owner) -> bool:
+    """Whether an owner is of the job of this process, before it was requeued."""
+    return bool(own.job) and other.job == own.job and other.restarts < own.restarts
+
+
+def _refusal(run: RunDirectory, owner: Owner) -> str:
+    age = _span(time.time() - owner.started)
+    ending = f"`phalanx cancel {run.path}`" if owner.job else f"`kill {owner.process}` on {owner.host}"
+    return (
+        f"{run.path}: {owner} already trains this run, for {age} so far. Wait for it, or end it with {ending}. "
+        f"To take the run over from it, remove {records.folder_of(run)}: it then ends without writing."
+    )
+
+
 class RunOwner:
     """This trainer's claim to its run directory, from `claim` until the end of the `with` block.
 
@@ -143,7 +176,7 @@ class RunOwner:
         if state == "unclear":
             state = self._watch(there, there.owner)
         if state == "alive":
-            raise UserError(self._refusal(there.owner))
+            raise UserError(_refusal(self._run, there.owner))
         return None
 
     def _is_ours_before(self, other: Owner) -> bool:
@@ -151,7 +184,7 @@ class RunOwner:
         own = Owner.this_process(self._run)
         if own.born and (other.machine, other.process, other.born) == (own.machine, own.process, own.born):
             return other.token not in _active
-        return bool(own.job) and other.job == own.job and other.restarts < own.restarts
+        return _was_requeued(other, own)
 
     def _wait_for_a_claim_to_be_written(self, there: Claim) -> None:
         """A file system without links shows a claim before its content; one that stays without is nobody's."""
@@ -191,14 +224,6 @@ class RunOwner:
         time.sleep(_POLL_S)
         if self._stopped():
             raise Stopped(f"{self._run.path}: stopped while waiting for another trainer's sign of life. Nothing is lost.")
-
-    def _refusal(self, owner: Owner) -> str:
-        age = _span(time.time() - owner.started)
-        ending = f"`phalanx cancel {self._run.path}`" if owner.job else f"`kill {owner.process}` on {owner.host}"
-        return (
-            f"{self._run.path}: {owner} already trains this run, for {age} so far. Wait for it, or end it with {ending}. "
-            f"To take the run over from it, remove {self._folder}: it then ends without writing."
-        )
 
     def _clean(self, own: int) -> None:
         """Takes away the claims before this one, and what else was forgotten."""

@@ -61,7 +61,7 @@ class Watchdog:
         self._identity = (socket.gethostname(), os.getpid(), born(os.getpid()))
         self._since = time.monotonic()
         self._number = 0
-        self._begun = False
+        self._begun = self._published = False
         self._heard: dict[int, tuple[Sign | None, float]] = {}
         self._over = threading.Event()
         self._deciding = threading.Lock()
@@ -78,8 +78,6 @@ class Watchdog:
         self._thread.join(_OTHERS_S)  # it takes its file away
 
     def _watch(self) -> None:
-        if self._ranks.world > 1:
-            self._board.clear()
         pause, before = self._period, time.monotonic()
         while not self._over.wait(pause):
             now = time.monotonic()
@@ -92,7 +90,7 @@ class Watchdog:
                 self._end(verdict)
             pause = min(self._period, 1.0) if age > 0.9 * self._hang_s else self._period
             before = time.monotonic()
-        if self._ranks.world > 1:
+        if self._published:
             self._board.clear()
 
     def _look(self, age: float, now: float) -> Verdict | None:
@@ -102,16 +100,23 @@ class Watchdog:
             return judge(0, {0: Heard(sign, 0.0)}, self._hang_s)
         suspicious = age > 3 * self._period
         try:
-            # A run that is refused as it starts leaves no folder behind, nor one that was moved away under way.
-            self._begun = self._begun or self._run.exists()
+            # A run that is refused as it starts leaves no folder behind, nor one that was moved away under way; and until the
+            # ranks have joined and claimed it, it may be another trainer's.
+            self._begun = self._begun or (heartbeat.latest().stage != "join" and self._run.exists())
             if self._run.exists() if self._begun else suspicious:
-                self._board.publish(sign)
+                self._publish(sign)
         except (OSError, UserError):
             return None  # who cannot write must not wonder that others are silent
         if not suspicious:
             self._heard.clear()
             return None
         return self._board.verdict() or self._judgement(sign, now)
+
+    def _publish(self, sign: Sign) -> None:
+        if not self._published:
+            self._board.clear()  # what an earlier attempt left
+            self._published = True
+        self._board.publish(sign)
 
     def _judgement(self, sign: Sign, now: float) -> Verdict | None:
         """What this rank finds if it is the lowest that answers: so all read one rank's file, and one reads all."""

@@ -5,6 +5,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
+from phalanx.dist import output
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates as the rank that the environment says; returns its exit code."""
@@ -39,9 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = f", {len(found.checkpoints)} networks together" if len(found.checkpoints) > 1 else ""
             print(f"step {found.step}{count}: {listed}", flush=True)
 
-        return evaluate_run(
-            config, ranks, Asked(given[0].step, given[0].best, given[0].also, given[0].results, given[0].split), report
-        )
+        asked = Asked(given[0].step, given[0].best, given[0].also, given[0].results, given[0].split)
+        code = evaluate_run(config, ranks, asked, report)
+        # The command that started several ranks hears of their output from none but the rank that wrote it.
+        return ExitCode.FAILED if not code and ranks.is_main and output.says_that_it_is_lost() else code
 
     return rank.run(configure, work)
 

@@ -1,6 +1,5 @@
 """The `phalanx` command. Imports only what the verb needs; `phalanx --help` and errors in a recipe import no torch."""
 
-import errno
 import sys
 from collections.abc import Callable, Sequence
 
@@ -26,12 +25,8 @@ _TRAINING = (["train"], ["resume"])  # their results are files
 
 
 def _with_output(code: int) -> int:
-    """What was printed is what such a verb is for: it fails where that is lost. A reader that has gone had enough."""
-    problem = output.lost()
-    if code or problem is None or problem.errno == errno.EPIPE:
-        return code
-    print(f"phalanx: the output could not be written: {problem.strerror}", file=sys.stderr)
-    return ExitCode.FAILED
+    """What was printed is what such a verb is for: it fails where that is lost."""
+    return code or (ExitCode.FAILED if output.says_that_it_is_lost() else ExitCode.DONE)
 
 
 def _run(given: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from phalanx.configs.errors import ExitCode, RunLost, RunTaken, Stopped, TrainingFailed, UserError
+from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, Stopped, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.system_errors import trouble
 from phalanx.data.room import raise_file_limit
@@ -85,5 +85,5 @@ def _echo(ranks: Ranks, error: Exception) -> str | None:
 
 def _note(config: RunConfig | None, ranks: Ranks, error: Exception) -> None:
     """Leaves errors/rank-N.json in a run directory that is there."""
-    if config is not None and not isinstance(error, RunLost | RunTaken) and RunDirectory.of(config).exists():
+    if config is not None and not isinstance(error, NeverBegun | RunLost | RunTaken) and RunDirectory.of(config).exists():
         failure_report.write(RunDirectory.of(config), ranks.rank, error)

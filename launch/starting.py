@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.environment import find, without_ranks
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.run_owner import refuse_second
 from phalanx.dist.spawn import default_processes, spawn
 from phalanx.launch.say import run_directory
 from phalanx.train.checks import check
@@ -22,8 +24,10 @@ def start(module: str, config: RunConfig, processes: int | None, arguments: Sequ
     """
     if processes == 1:
         _forget_ranks()
-    if processes == 1 or (processes is None and find().launcher != "alone"):
+    if processes is None and find().launcher != "alone":
         return _here(module, arguments)
+    if module.endswith(".train"):
+        refuse_second(RunDirectory.of(config))
     processes = processes or default_processes(config.dist)
     if processes == 1:
         return _here(module, arguments)

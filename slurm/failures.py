@@ -80,7 +80,7 @@ def batch_log(run: RunDirectory, job: str) -> Path:
 
 def last_attempt(log: Path) -> Sequence[str]:
     """The lines of the newest attempt in a batch script's log, which goes on through requeues."""
-    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     starts = [number for number, line in enumerate(lines) if line.startswith(ATTEMPT)]
     return lines[starts[-1] :] if starts else lines
 

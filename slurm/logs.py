@@ -75,9 +75,9 @@ def _told(report: Report) -> list[str]:
 
 def _tail(run: RunDirectory, rank: int, count: int, wanted: bool) -> list[str]:
     path = run.logs / f"rank-{rank}.log"
-    if not path.exists():
+    if not path.is_file():
         path = _here(run) or path
-    if not path.exists():
+    if not path.is_file():
         if wanted:
             raise UserError(f"{path}: there is no such file: rank {rank} has written nothing. Give another --rank.")
         return ["no rank has written anything yet"]

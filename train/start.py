@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from phalanx.configs.errors import ExitCode, RunLost, RunTaken, UserError
+from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, UserError
 from phalanx.configs.schema import CheckpointConfig, RunConfig
 from phalanx.data import room
 from phalanx.dist import determinism, heartbeat
@@ -74,14 +74,23 @@ def run(
     directory = RunDirectory.of(config)
     owner = RunOwner(directory, ranks, job_is_over, lambda: stop.asked)
     with watched(directory, ranks, config.dist.hang_s), owner:
-        return _run(config, ranks, stop, stop_at, owner)
+        world, threads = join_ranks(config, ranks)
+        _claim(world, owner, config)
+        heartbeat.beat("build")
+        is_new = tell_all(world, directory.is_new())
+        try:
+            return _run(config, world, threads, stop, stop_at, owner)
+        except UserError as refusal:
+            if not is_new or heartbeat.latest().step > 0:
+                raise
+            # The directory would be this experiment's from now on, and refuse the corrected recipe.
+            if world.ranks.is_main:
+                directory.forget()
+            raise NeverBegun(str(refusal), shared=refusal.shared) from None
 
 
-def _run(config: RunConfig, ranks: Ranks, stop: StopRequest, stop_at: int | None, owner: RunOwner) -> ExitCode:
-    world, threads = join_ranks(config, ranks)
-    directory = RunDirectory.of(config)
-    _claim(world, owner, config)
-    heartbeat.beat("build")
+def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_at: int | None, owner: RunOwner) -> ExitCode:
+    directory, ranks = RunDirectory.of(config), world.ranks
     before = directory.read_config() if directory.exists() else None
     goes_on = tell_all(world, bool(steps(directory.checkpoints)))
     made = together(world, lambda: gather(config, goes_on))

@@ -13,6 +13,7 @@ import xxhash
 
 from phalanx.configs.errors import printable
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range, elements, gaps
+from phalanx.dist.files import read_bytes
 
 FORMAT, VERSION = "phalanx.checkpoint", 2
 READABLE = (1, 2)  # 1 had neither metrics nor runs of pieces
@@ -207,10 +208,10 @@ def read(checkpoint: Path) -> Manifest:
         BrokenCheckpoint: saying what is wrong.
     """
     try:
-        content = (checkpoint / NAME).read_bytes()
+        content = read_bytes(checkpoint / NAME)
     except FileNotFoundError:
         raise BrokenCheckpoint("it has no manifest: its save did not finish") from None
-    except OSError:
+    except (OSError, ValueError):
         raise BrokenCheckpoint("its manifest cannot be read") from None
     manifest = loads(content)
     for name, described in manifest.files.items():

@@ -12,10 +12,12 @@ from typing import Any
 import psutil
 import pytest
 
-from phalanx.dist.environment import start_of_run
+from phalanx.dist.environment import Ranks, start_of_run
 from phalanx.dist.hang import Heard, Noticeboard, Sign, Verdict, judge
 from phalanx.dist.heartbeat import Stage, beat
 from phalanx.dist.processes import born, kill_rank
+from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.watchdog import watched
 from tests.running import DIGITS, FEW_EVALUATED, PHALANX, answer, forked, lines, ranks, start
 
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
@@ -201,6 +203,26 @@ def test_what_others_wrote_into_the_heartbeat_folder_is_not_read(tmp_path: Path,
             file.rename(tmp_path / f"{file.name}.real")
             file.symlink_to(tmp_path / f"{file.name}.real") if planted == "a link" else os.mkfifo(file)
     assert board.sign_of(1) is None and board.verdict() is None
+
+
+def test_until_a_run_is_claimed_nothing_is_written_into_the_signs_of_whoever_has_it(tmp_path: Path) -> None:
+    run, theirs = RunDirectory(tmp_path), tmp_path / ".heartbeat/rank-0.json"
+    run.identity.touch()
+    theirs.parent.mkdir(mode=0o700)
+    theirs.write_text("theirs")
+    beat("join", 0)
+    with watched(run, Ranks(rank=0, world=2), 4.0):  # which looks every 0.2 s
+        for _ in range(10):
+            beat("join", 0)
+            time.sleep(0.1)
+        assert theirs.read_text() == "theirs"
+    assert theirs.read_text() == "theirs"
+    with watched(run, Ranks(rank=0, world=2), 4.0):
+        beat("build")
+        while theirs.read_text() == "theirs":
+            time.sleep(0.05)
+            beat("build")
+    assert not theirs.exists()
 
 
 def test_a_sign_is_never_written_through_a_planted_link(tmp_path: Path) -> None:

@@ -1,12 +1,18 @@
 """JSONL files: whole lines through kills and full disks, and read past whatever else became of them."""
 
+import contextlib
 import json
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from phalanx.configs.errors import UserError
 from phalanx.dist import json_lines
+from phalanx.dist.checkpoint import manifest
+from phalanx.dist.files import read_json_object
 from phalanx.dist.json_lines import JsonLines, cut_back, join_last, read_lines
 
 BROKEN = {
@@ -78,7 +84,40 @@ def test_a_link_planted_in_place_of_a_file_is_not_followed(tmp_path: Path) -> No
     assert target.read_text() == "precious"
 
 
-def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "lines.jsonl").mkdir()
-    with pytest.raises(UserError, match=r"lines\.jsonl: this is a folder"):
-        list(read_lines(tmp_path / "lines.jsonl"))
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as new, contextlib.chdir(path.parent):
+        new.bind(path.name)
+
+
+def _device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [_folder, _pipe, _socket, _device])
+def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = tmp_path / "lines.jsonl"
+    make(path)
+    with pytest.raises(UserError, match=r"lines\.jsonl: this is a (folder|pipe or a device|socket)\."):
+        list(read_lines(path))
+    with pytest.raises(
+        UserError, match=r"lines\.jsonl: this is a (folder|pipe or a device|socket|link, which is not followed)\."
+    ):
+        JsonLines(path)
+    for read in (read_json_object, manifest.read):
+        with pytest.raises((ValueError, OSError, manifest.BrokenCheckpoint)):
+            read(path)
+
+
+def test_a_line_without_end_is_passed_over_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_lines, "_LONGEST", 64)
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + b"\0" * 1000 + b'\n{"a": 2}\n' + b"\0" * 640)
+    assert [line["a"] for line in read_lines(path)] == [1, 2]

@@ -21,8 +21,9 @@ from phalanx.dist.environment import Ranks
 from phalanx.dist.files import write_json
 from phalanx.dist.owner_record import Owner
 from phalanx.dist.process_group import World
+from phalanx.dist.processes import born
 from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.run_owner import RunOwner
+from phalanx.dist.run_owner import RunOwner, refuse_second
 from tests.rank_pool import Pool
 
 
@@ -85,6 +86,27 @@ def test_a_living_trainer_is_not_disturbed_and_is_named(run: RunDirectory) -> No
         pass
 
 
+def test_a_second_trainer_is_refused_before_its_ranks_are_started(run: RunDirectory) -> None:
+    refuse_second(run)  # nobody has it
+    with subprocess.Popen(["sleep", "100"]) as other:
+        there = replace(Owner.this_process(run), process=other.pid, born=born(other.pid))
+        folder = owner_record.folder_of(run)
+        folder.mkdir()
+        owner_record.claim_path(folder, 1).write_text(json.dumps(there.to_json()))
+        with pytest.raises(UserError, match=rf"process {other.pid} on .* already trains this run"):
+            refuse_second(run)
+        requeued = replace(there, job="7", restarts=-1)
+        owner_record.claim_path(folder, 1).write_text(json.dumps(requeued.to_json()))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SLURM_JOB_ID", "7")
+            refuse_second(run)
+        owner_record.claim_path(folder, 1).write_text(json.dumps(there.to_json()))
+        other.kill()
+        other.wait()
+        refuse_second(run)
+    assert len(list(folder.iterdir())) == 1
+
+
 def claims_at_once(world: World, folder: Path, number: int) -> str:
     run = RunDirectory(folder / str(number))
     barrier(world)
@@ -110,7 +132,8 @@ import os, sys, time
 from pathlib import Path
 from phalanx.dist.environment import Ranks
 from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.run_owner import RunOwner
+from phalanx.dist.processes import born
+from phalanx.dist.run_owner import RunOwner, refuse_second
 
 RunOwner(RunDirectory(Path(sys.argv[1])), Ranks()).claim()
 print("claimed", flush=True)

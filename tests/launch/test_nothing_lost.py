@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.dist.checkpoint import directory, manifest
-from tests.running import DIGITS, lines, ranks
+from tests.running import DIGITS, forked, lines, ranks
 
 SMALL = [DIGITS, "train.global_batch=16", "train.micro_batch=8", "data.workers=0", "data.image_size=8", "data.ledger=true"]
 SMALL += ["name=a", "checkpoint.every_steps=null"]
@@ -83,3 +83,14 @@ def test_metrics_that_are_not_defined_on_a_few_samples_do_not_keep_a_run_from_st
     (tmp_path / "my_task.py").write_text(OWN_TASK)
     said = ranks(1, *SMALL, "task.name=./my_task.py:NeverDefined", "train.steps=1", cwd=tmp_path).output
     assert "the metrics of a few validation samples could not be computed (ValueError: only one class present)" in said
+
+
+def test_of_a_new_run_that_is_refused_before_its_first_step_nothing_is_left(tmp_path: Path) -> None:
+    refused = forked(*SMALL, "train.steps=2", "checkpoint.best=val/miou", cwd=tmp_path, count=1)
+    assert refused.wait() == 2
+    assert refused.errors.count("phalanx: ") == 1 and "the task measures" in refused.errors
+    assert not (tmp_path / "runs/a").exists()
+    # so that another experiment may have the name
+    assert forked(*SMALL, "train.steps=1", "seed=9", cwd=tmp_path, count=1).wait() == 0
+    assert forked(*SMALL, "train.steps=2", "checkpoint.best=val/miou", "seed=9", cwd=tmp_path, count=1).wait() == 2
+    assert (tmp_path / "runs/a/run.json").exists() and saves(tmp_path / "runs/a") == [1]

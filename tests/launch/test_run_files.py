@@ -125,6 +125,22 @@ def test_a_broken_run_json_is_one_sentence_for_verbs_that_train_or_ask(
         run.read_identity()
 
 
+def test_a_rank_that_evaluates_fails_where_what_it_found_is_lost(run: RunDirectory) -> None:
+    """Of several ranks, the command that started them hears it from nobody else."""
+    from phalanx.launch import evaluate
+
+    process = os.fork()
+    if process == 0:
+        code = 99
+        try:
+            os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+            sys.stdout = os.fdopen(1, "w", closefd=False)
+            code = evaluate.main([str(run.path), "data.workers=0"])
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 1
+
+
 def _as_nobody(action: Callable[[], int]) -> tuple[int, str]:
     """Does something as another user than root, in a process of its own."""
     reading, writing = os.pipe()

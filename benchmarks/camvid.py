@@ -120,7 +120,7 @@ def majority(folder: Path) -> tuple[str, float]:
     Its IoU is its share of the pixels; that of every other class that is there is zero.
     """
     from phalanx.configs.load import load
-    from phalanx.data.dataset import open_split
+    from phalanx.data.open import open_split
 
     config = load([str(RECIPE)], [f"data.root={folder}"])
     training, validation = (open_split(config.data, split, config.seed) for split in ("train", "val"))
@@ -186,7 +186,7 @@ _MARGIN = 0.93  # the time is a limit, and there is other work on the machine
 
 
 def _run(results: Path, bench: Bench, wanted: Sequence[Case]) -> dict[str, Found]:
-    from phalanx.dist.json_lines import JsonLines
+    from phalanx.dist.storage.json_lines import JsonLines
 
     known, file = lines(results), JsonLines(results)
     found = {line["case"]: line["found"] for line in known if "found" in line}

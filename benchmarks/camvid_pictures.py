@@ -43,7 +43,7 @@ def draw_networks(networks: Sequence[str], folder: Path, work: Path, docs: Path)
     from PIL import Image
 
     from benchmarks import sheets
-    from phalanx.data.drawing import with_mask
+    from phalanx.data.inspect.drawing import with_mask
 
     image, classes = _images(folder)[0], len(_classes(folder))
     panels = [sheets.titled(with_mask(Image.open(image), _truth(image, folder), classes), "truth")]

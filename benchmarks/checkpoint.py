@@ -184,7 +184,7 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
 
 def measured(world: Any, where: str, megabytes: int, rounds: int, a_step: float) -> list[dict[str, Any]]:
     """When this rank began and ended every way in every round, and its peaks of memory."""
-    from phalanx.dist.collectives import barrier
+    from phalanx.dist.comm.collectives import barrier
 
     folder = Path(where)
     state = make_state(megabytes)
@@ -271,7 +271,7 @@ def main() -> None:
 
     import torch
 
-    from tests.rank_pool import Pool
+    from tests.support.rank_pool import Pool
 
     pool = Pool(max(given.ranks), timeout_s=1800)
     versions = {"torch": torch.__version__, "python": platform.python_version()}

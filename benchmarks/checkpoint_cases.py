@@ -11,8 +11,8 @@ from phalanx.configs.schema import digest
 from phalanx.dist.checkpoint.retention import Retention
 from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.checkpoint.saver import Saver
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.process_group import World
 from tests.dist.resuming import resume
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from phalanx.dist.json_lines import read_lines
+from phalanx.dist.storage.json_lines import read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 _LEFT_OUT = ("OMP_NUM_THREADS", "ACCELERATE_CONFIG_FILE")

@@ -29,12 +29,12 @@ import torch.distributed  # noqa: E402
 
 from benchmarks import parity_cases as cases  # noqa: E402
 from phalanx.dist import precision  # noqa: E402
-from phalanx.dist.environment import Ranks  # noqa: E402
-from phalanx.dist.joint_batchnorm import JointBatchNorm, TorchJointBatchNorm, convert, partners_of  # noqa: E402
-from phalanx.dist.process_group import World, join  # noqa: E402
+from phalanx.dist.batchnorm.sync_batchnorm import JointBatchNorm, TorchJointBatchNorm, convert, partners_of  # noqa: E402
+from phalanx.dist.comm.process_group import World, join  # noqa: E402
+from phalanx.dist.processes.environment import Ranks  # noqa: E402
 
 MICRO_BATCHES, STEPS = 4, 20
-# The keys of the section `dist` at their defaults; tests/test_gpu_checks.py holds them to the schema.
+# The keys of the section `dist` at their defaults; tests/benchmarks/test_gpu_checks.py holds them to the schema.
 DIST = {
     "strategy": "ddp", "precision": "fp32", "loss_scale": 65536.0, "loss_scale_window": 2000, "sync_bn": "off",
     "reduce": "fast", "exchange": "step", "shard_ranks": None, "reshard_after_forward": True, "gather": "full",

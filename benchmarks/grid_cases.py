@@ -10,16 +10,18 @@ import xxhash
 from safetensors.torch import load_file, save_file
 
 from phalanx.configs.schema import digest
-from phalanx.data.dataset import Dataset, open_split
-from phalanx.data.facts import View
-from phalanx.data.loader import Loader, Samples
-from phalanx.data.mosaic import mosaics
-from phalanx.data.pipeline import pipeline
+from phalanx.data.dataset import Dataset
+from phalanx.data.dataset_info import View
+from phalanx.data.loading.loader import Loader, Samples
+from phalanx.data.open import open_split
+from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.process_group import World
-from phalanx.dist.sampler import Stream
-from phalanx.train import build, optimizers, schedules
+from phalanx.dist.microbatches.sampler import Stream
+from phalanx.train.optim import optimizers, schedules
+from phalanx.train.setup import build
 from tests.dist.resuming import resume
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ import phalanx.train.start  # noqa: F401
 from benchmarks.kill_places import EVALUATION, START_UP, Durations, Places
 from phalanx.dist.checkpoint import reader
 from phalanx.launch import train
-from tests.forking import become, rank_environment
-from tests.running import DIGITS, assert_bitwise, clean_environment, lines, sample_ids
+from tests.support.forking import become, rank_environment
+from tests.support.running import DIGITS, assert_bitwise, clean_environment, lines, sample_ids
 
 GLOBAL_BATCH = 8
 TIMEOUT_S = 20  # of the ranks' collectives; torch looks about three times as long for a rank 0 that died while it started

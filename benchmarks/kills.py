@@ -63,7 +63,7 @@ def _run(results: Path, wanted: int, smoke: bool) -> list[Line]:
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     from benchmarks import kill_chain
     from benchmarks.results import Progress
-    from phalanx.dist.json_lines import JsonLines, read_lines
+    from phalanx.dist.storage.json_lines import JsonLines, read_lines
 
     length = (
         kill_chain.Length(steps=6, eval_every=2, kills=3, held_out=0.03, starting=("build", "restore", "warm-up"))

@@ -20,10 +20,10 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from phalanx.configs.data import AugmentConfig, DataConfig
-from phalanx.data.loader import Loader, Samples
-from phalanx.data.pipeline import pipeline
-from phalanx.dist.sampler import Share, Stream
+from phalanx.configs.sections.data import AugmentConfig, DataConfig
+from phalanx.data.loading.loader import Loader, Samples
+from phalanx.data.transforms.pipeline import pipeline
+from phalanx.dist.microbatches.sampler import Share, Stream
 
 BATCH = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

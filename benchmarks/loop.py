@@ -59,7 +59,7 @@ class _Interleaved:
             yield batch
 
     def _now(self) -> float:
-        from phalanx.dist.collectives import barrier
+        from phalanx.dist.comm.collectives import barrier
 
         barrier(self._world)
         return time.perf_counter()
@@ -70,15 +70,15 @@ class _Interleaved:
 
 def _ours(config: Any, world: Any, steps: int, block: int, rounds: int) -> dict[str, list[float]]:
     """Runs `phalanx.train.loop.train` itself, everything on that a run has on."""
-    from phalanx.dist.collectives import main_does
-    from phalanx.dist.run_directory import RunDirectory
-    from phalanx.dist.stop import StopRequest
-    from phalanx.train.build import assemble, gather
-    from phalanx.train.ledger import Ledger
+    from phalanx.dist.comm.collectives import main_does
+    from phalanx.dist.processes.stop import StopRequest
+    from phalanx.dist.storage.run_directory import RunDirectory
     from phalanx.train.loop import train
     from phalanx.train.run import Due, Run
+    from phalanx.train.setup.build import assemble, gather
     from phalanx.train.state import TrainState
-    from phalanx.train.tracking import Tracker
+    from phalanx.train.tracking.ledger import Ledger
+    from phalanx.train.tracking.tracker import Tracker
 
     directory = RunDirectory.of(config)
     main_does(world, lambda: directory.create(config, threads=1))
@@ -115,8 +115,8 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
     import torch.nn.functional as F
     from torch.utils.data import DataLoader
 
-    from phalanx.data.dataset import open_split
-    from phalanx.data.pipeline import pipeline
+    from phalanx.data.open import open_split
+    from phalanx.data.transforms.pipeline import pipeline
     from phalanx.models import registry
 
     dataset = open_split(config.data, "train")
@@ -173,8 +173,8 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
 
 def _as_rank(rounds: int, block: int, overrides: Sequence[str]) -> None:
     """A rank: both loops, in turns."""
-    from phalanx.dist.environment import find
-    from phalanx.dist.process_group import join
+    from phalanx.dist.comm.process_group import join
+    from phalanx.dist.processes.environment import find
 
     folder = os.environ["PHALANX_BENCHMARK_FOLDER"]
     steps = (rounds + 2) * block

@@ -47,8 +47,8 @@ def pictures(side: int) -> "tuple[Tensor, Tensor, int]":
     """Images, normalised, [8, 3, side, side]; the class of each pixel [8, side, side]; the number of classes."""
     import torch
 
-    from phalanx.configs.data import DataConfig
-    from phalanx.data.shapes import Shapes
+    from phalanx.configs.sections.data import DataConfig
+    from phalanx.data.formats.shapes import Shapes
 
     options = {"size": side, "train": IMAGES, "target": "mask"}
     shapes = Shapes(DataConfig(name="shapes", image_size=side, options=options), "train")

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.process_group import World
-from phalanx.dist.randomness import key, seed_everything
-from phalanx.dist.schedule import joint_size
+from phalanx.dist.microbatches.forward_passes import joint_size
+from phalanx.dist.microbatches.randomness import key, seed_everything
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from phalanx.dist.json_lines import JsonLines, read_lines
-from phalanx.train.progress import duration
+from phalanx.dist.storage.json_lines import JsonLines, read_lines
+from phalanx.train.tracking.progress import duration
 
 ROOT = Path(__file__).resolve().parent.parent
 Cell = TypeVar("Cell")

@@ -77,8 +77,8 @@ def draw(recipe: str, work: Path, docs: Path) -> None:
 
     from benchmarks import sheets
     from phalanx.configs.load import load
-    from phalanx.data.dataset import open_split
-    from phalanx.data.drawing import picture
+    from phalanx.data.inspect.drawing import picture
+    from phalanx.data.open import open_split
 
     config = load([str(_file(recipe))], [])
     split = open_split(config.data, "val", config.seed)

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from phalanx.data.drawing import draw_boxes, font, scaled, with_instances
+from phalanx.data.inspect.drawing import draw_boxes, font, scaled, with_instances
 from phalanx.train.pictures.overlay import with_overlay
 
 _BACKGROUND, _TEXT = (24, 26, 31), (240, 240, 240)

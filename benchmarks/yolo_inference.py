@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from phalanx.models.detection.inference import Inference
-from phalanx.models.detection.yolo.build import network
 from phalanx.models.detection.yolo.detector import Yolo
+from phalanx.models.detection.yolo.networks import network
 
 NETWORKS = ["yolov3", "yolov5n", "yolov5s", "yolox_nano", "yolox_s", "yolov8n", "yolov8s"]
 CLASSES = 80

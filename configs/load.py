@@ -10,14 +10,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from phalanx.configs import credentials, nearest, options, places
+from phalanx.configs import credentials, open_values, places
 from phalanx.configs.errors import UserError
-from phalanx.configs.foreign import Filling, Written, fill
+from phalanx.configs.launchers.filling import Filling, Written, fill
+from phalanx.configs.launchers.statement import Statement
+from phalanx.configs.messages import nearest
+from phalanx.configs.messages.refusals import MOST, sentences
 from phalanx.configs.origin import COMMAND_LINE, Origin, Problem
-from phalanx.configs.reading import merge, override, read
-from phalanx.configs.refusals import MOST, sentences
 from phalanx.configs.schema import RunConfig, contradictions, flat, keys
-from phalanx.configs.statement import Statement
+from phalanx.configs.text.yaml_reading import merge, override, read
 
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=")
 
@@ -114,9 +115,9 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
         values["name"] = _name_of(sources.files[0])
     for section in ("task", "data", "model"):
         if isinstance(values.get(section), dict) and isinstance(given := values[section].get("options"), dict):
-            found = list(options.faults(given, f"{section}.options"))
+            found = list(open_values.faults(given, f"{section}.options"))
             problems += [(sources.where(key), sentence) for key, sentence in found]
-            values[section] = {**values[section], "options": {} if found else options.typed(given)}
+            values[section] = {**values[section], "options": {} if found else open_values.typed(given)}
     given = _lookup(values, "data", "options", {})
     if _lookup(values, "task", "name") == "instance" and _lookup(values, "data", "name") == "coco" and isinstance(given, dict):
         values["data"] = {**values["data"], "options": {"masks": True, **given}}
@@ -155,4 +156,4 @@ def differences(old: RunConfig, new: RunConfig, tags: Sequence[str]) -> list[tup
 def to_yaml(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load` reads back to the same values."""
     values = config.model_dump(mode="json")
-    return yaml.dump(values, Dumper=options.Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+    return yaml.dump(values, Dumper=open_values.Dumper, sort_keys=False, allow_unicode=True, width=10_000)

@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from phalanx.configs import dist, evaluate, loss, optim
-from phalanx.configs.data import DataConfig
-from phalanx.configs.dist import DistConfig
-from phalanx.configs.evaluate import EvaluateConfig
-from phalanx.configs.loss import LossConfig
-from phalanx.configs.optim import OptimConfig, ScheduleConfig
-from phalanx.configs.section import REQUIRED, RunName, Section, Tag, Whole, bookkeeping, divisors, experiment, hardware
-from phalanx.configs.slurm import SlurmConfig
+from phalanx.configs.sections import dist, evaluate, loss, optim
+from phalanx.configs.sections.data import DataConfig
+from phalanx.configs.sections.dist import DistConfig
+from phalanx.configs.sections.evaluate import EvaluateConfig
+from phalanx.configs.sections.loss import LossConfig
+from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
+from phalanx.configs.sections.section import REQUIRED, RunName, Section, Tag, Whole, bookkeeping, divisors, experiment, hardware
+from phalanx.configs.sections.slurm import SlurmConfig
 
 
 class TaskConfig(Section):

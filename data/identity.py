@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy
 
-from phalanx.data import facts
+from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
 
 
@@ -36,7 +36,7 @@ class Identity:
 
 def identity(dataset: Dataset) -> Identity:
     """Of a split as it is read now."""
-    names, labels = facts.sample_names(dataset), facts.labels(dataset)
+    names, labels = dataset_info.sample_names(dataset), dataset_info.labels(dataset)
     return Identity(
         len(dataset),
         None if names is None else names.digest(),

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
+from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
 
 _NAMED = 5
@@ -30,7 +30,7 @@ def by_name(dataset: Dataset, training: Dataset, split: str) -> Dataset:
                 f"{which} has several classes named {twice[0]}, so that those of both splits cannot be matched by name. "
                 "Give each class a name of its own."
             )
-    counts = facts.class_counts(dataset) if set(own) - set(wanted) else None
+    counts = dataset_info.class_counts(dataset) if set(own) - set(wanted) else None
     unknown = [name for place, name in enumerate(own) if name not in wanted and (counts is None or counts[place])]
     if unknown:
         more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
@@ -41,7 +41,7 @@ def by_name(dataset: Dataset, training: Dataset, split: str) -> Dataset:
     return InOrder(dataset, training)
 
 
-class InOrder(facts.View):
+class InOrder(dataset_info.View):
     """A dataset whose classes get the numbers that another one has for their names.
 
     Args:
@@ -54,8 +54,8 @@ class InOrder(facts.View):
         self.classes = tuple(training.classes)
         numbers = {name: number for number, name in enumerate(self.classes)}
         self._numbers = torch.tensor([numbers.get(name, len(numbers)) for name in dataset.classes])
-        own = dict(zip(dataset.classes, facts.category_ids(dataset), strict=True))
-        known = [number for number in [*own.values(), *facts.category_ids(training)] if isinstance(number, int)]
+        own = dict(zip(dataset.classes, dataset_info.category_ids(dataset), strict=True))
+        known = [number for number in [*own.values(), *dataset_info.category_ids(training)] if isinstance(number, int)]
         spare = max(known, default=0) + 1
         self._ids: list[int | str] = [own.get(name, spare + number) for name, number in numbers.items()]
 
@@ -84,15 +84,15 @@ class InOrder(facts.View):
 
     @property
     def labels(self) -> Tensor | None:
-        known = facts.labels(self.dataset)
+        known = dataset_info.labels(self.dataset)
         return None if known is None else torch.where(known >= 0, self._numbers[known.clamp(min=0)], known)
 
     def counts_of(self, index: int) -> NDArray[numpy.int64] | None:
-        counts = facts.counts_of(self.dataset, index)
+        counts = dataset_info.counts_of(self.dataset, index)
         return None if counts is None else self._in_order(counts)
 
     def class_counts(self) -> list[int] | None:
-        counts = facts.class_counts(self.dataset)
+        counts = dataset_info.class_counts(self.dataset)
         return None if counts is None else self._in_order(numpy.array(counts)).tolist()
 
     def _in_order(self, counts: NDArray[numpy.int64]) -> NDArray[numpy.int64]:

@@ -8,18 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset, Split
-from phalanx.data.names import Names
-from phalanx.dist.randomness import key
-from phalanx.dist.sampler import permute
+from phalanx.data.files.string_array import Names
+from phalanx.dist.microbatches.randomness import key
+from phalanx.dist.microbatches.sampler import permute
 
 Indices = NDArray[numpy.int64]
 
 
-class Subset(facts.View):
+class Subset(dataset_info.View):
     """Some samples of a dataset, in a given order, each as often as it is named.
 
     Args:
@@ -38,12 +38,12 @@ class Subset(facts.View):
 
     @property
     def labels(self) -> Tensor | None:
-        known = facts.labels(self.dataset)
+        known = dataset_info.labels(self.dataset)
         return None if known is None else known[torch.from_numpy(self.indices)]
 
     @property
     def sizes(self) -> NDArray[numpy.int32] | None:
-        known = facts.sizes(self.dataset)
+        known = dataset_info.sizes(self.dataset)
         return None if known is None else known[self.indices]
 
     def class_counts(self) -> list[int] | None:
@@ -59,17 +59,17 @@ class Subset(facts.View):
         return total.tolist()
 
     def counts_of(self, index: int) -> Indices | None:
-        return facts.counts_of(self.dataset, int(self.indices[index]))
+        return dataset_info.counts_of(self.dataset, int(self.indices[index]))
 
     def path(self, index: int) -> str:
-        return facts.path(self.dataset, int(self.indices[index]))
+        return dataset_info.path(self.dataset, int(self.indices[index]))
 
     def sample_names(self) -> Names | None:
-        known = facts.sample_names(self.dataset)
+        known = dataset_info.sample_names(self.dataset)
         return None if known is None else known.taken(self.indices)
 
     def image_id(self, index: int) -> int | str:
-        return facts.image_id(self.dataset, int(self.indices[index]))
+        return dataset_info.image_id(self.dataset, int(self.indices[index]))
 
 
 def part(dataset: Dataset, config: DataConfig, split: Split, seed: int) -> Subset:
@@ -97,7 +97,7 @@ def _shuffled(count: int, seed: int) -> Indices:
 def _dealt(dataset: Dataset, stratify: bool, seed: int) -> Indices:
     """All samples in the order in which they are dealt out: at random; class after class if they are to be divided alike."""
     order = _shuffled(len(dataset), seed)
-    known = facts.labels(dataset) if stratify else None
+    known = dataset_info.labels(dataset) if stratify else None
     if known is None:
         return order
     return order[numpy.argsort(known.numpy()[order], kind="stable")]
@@ -125,7 +125,7 @@ def evened(dataset: Dataset, config: DataConfig, seed: int) -> Subset:
     Raises:
         UserError: where the dataset does not tell its samples' classes.
     """
-    if facts.kind(dataset) == "detection" and facts.counts_of(dataset, 0) is not None:  # all or none
+    if dataset_info.kind(dataset) == "detection" and dataset_info.counts_of(dataset, 0) is not None:  # all or none
         return with_rare_objects_repeated(dataset, config.repeat_threshold, seed)
     return balanced(dataset, seed)
 
@@ -139,7 +139,7 @@ def balanced(dataset: Dataset, seed: int) -> Subset:
     Raises:
         UserError: where samples have not one class each.
     """
-    known = facts.labels(dataset)
+    known = dataset_info.labels(dataset)
     if known is None:
         raise UserError(
             "data.sampling=class_balanced needs one class a sample: a dataset with the attribute `labels`; or, for detection, "
@@ -175,6 +175,6 @@ def with_rare_objects_repeated(dataset: Dataset, threshold: float, seed: int) ->
 
 
 def _counts_of(dataset: Dataset, index: int) -> Indices:
-    counts = facts.counts_of(dataset, index)
+    counts = dataset_info.counts_of(dataset, index)
     assert counts is not None
     return counts

@@ -14,28 +14,30 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.configs.errors import TrainingFailed
-from phalanx.dist import first_forward, heartbeat, joint_batchnorm, precision
-from phalanx.dist.batchnorm import MicroBatchStatistics
+from phalanx.dist import heartbeat, precision
+from phalanx.dist.batchnorm import sync_batchnorm
+from phalanx.dist.batchnorm.groups import JointGroup, make_groups
+from phalanx.dist.batchnorm.report import describe_normalisation
+from phalanx.dist.batchnorm.running_stats import MicroBatchStatistics
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.layout import MICRO_BATCHES
-from phalanx.dist.collectives import sum_exactly
-from phalanx.dist.ema import Average
-from phalanx.dist.ema_buffers import AveragedBuffers
-from phalanx.dist.exchange import Agreed, Exchange, Pending
-from phalanx.dist.first_forward import Losses, LossesOf
-from phalanx.dist.global_loss import GlobalLoss
-from phalanx.dist.loss_scale import LossScale
-from phalanx.dist.micro_batch import MicroBatch, merge, to_device
-from phalanx.dist.normalisation import describe_normalisation
-from phalanx.dist.partners import JointGroup, make_groups
+from phalanx.dist.comm.collectives import sum_exactly
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.ema.averaged_buffers import AveragedBuffers
+from phalanx.dist.ema.averaged_weights import Average
+from phalanx.dist.microbatches.forward_passes import Turn, joint_size, turns
+from phalanx.dist.microbatches.micro_batch import MicroBatch, merge, to_device
+from phalanx.dist.microbatches.randomness import key, seed_everything, undisturbed
+from phalanx.dist.microbatches.sampler import Share, share
 from phalanx.dist.prepare import prepare
-from phalanx.dist.process_group import World
-from phalanx.dist.randomness import key, seed_everything, undisturbed
-from phalanx.dist.rates import Rates
-from phalanx.dist.reports import Figures, Reports, StepFigures
-from phalanx.dist.sampler import Share, share
-from phalanx.dist.schedule import Turn, joint_size, turns
+from phalanx.dist.step import first_forward
+from phalanx.dist.step.first_forward import Losses, LossesOf
+from phalanx.dist.step.global_loss import GlobalLoss
+from phalanx.dist.step.loss_scale import LossScale
+from phalanx.dist.step.step_message import Agreed, Exchange, Pending
+from phalanx.dist.step.step_metrics import Figures, Reports, StepFigures
 from phalanx.dist.strategies import share_model
+from phalanx.dist.strategies.rates import Rates
 from phalanx.dist.strategies.strategy import Strategy
 
 if TYPE_CHECKING:  # the engine runs without pydantic, as `benchmarks/gpu.py` does on a bare machine
@@ -83,7 +85,7 @@ class Engine:
         self.dtype = precision.weights_dtype(dist.precision)
         precision.check(dist.precision, world.device)
         model = prepare(model.to(self.dtype), config, world, self._shared_turns)
-        self._partners = joint_batchnorm.partners_of(model)
+        self._partners = sync_batchnorm.partners_of(model)
         self._strategy: Strategy = share_model(model, make_optimizer, config, world, self.mine)
         self.model, self.plain = self._strategy.model, self._strategy.plain
         groups = self.mine.total // self._joint

@@ -1,4 +1,4 @@
-"""Where this rank is: its main thread names each stage that it enters, for the thread that watches (`dist/watchdog.py`)."""
+"""Where this rank is: its main thread names each stage that it enters, for the watchdog (`dist/health/watchdog.py`)."""
 
 import time
 from typing import Literal, NamedTuple, get_args

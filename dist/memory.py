@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from phalanx.configs.dist import SHARDED, ZERO
 from phalanx.configs.schema import RunConfig
+from phalanx.configs.sections.dist import SHARDED, ZERO
 from phalanx.dist.checkpoint.layout import EMA, ITEM_SIZE, MICRO_BATCHES, elements
 from phalanx.dist.checkpoint.manifest import StoredTensor
-from phalanx.dist.sampler import share
-from phalanx.dist.schedule import joint_size
+from phalanx.dist.microbatches.forward_passes import joint_size
+from phalanx.dist.microbatches.sampler import share
 
 _KINDS = ("model", "optimizer", "ema", "ema_buffers", "statistics")
 

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from phalanx.dist import joint_batchnorm, precision
-from phalanx.dist.blocks import blocks
-from phalanx.dist.process_group import World
+from phalanx.dist import precision
+from phalanx.dist.batchnorm import sync_batchnorm
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.strategies.blocks import blocks
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
@@ -18,11 +19,11 @@ def prepare(model: nn.Module, config: "RunConfig", world: World, shared_statisti
     dist = config.dist
     if shared_statistics:
         on_gpu = world.device.type == "cuda"
-        kind = joint_batchnorm.TorchJointBatchNorm if on_gpu else joint_batchnorm.JointBatchNorm
-        model, _ = joint_batchnorm.convert(model, kind)
+        kind = sync_batchnorm.TorchJointBatchNorm if on_gpu else sync_batchnorm.JointBatchNorm
+        model, _ = sync_batchnorm.convert(model, kind)
     else:
         # A SyncBatchNorm of the user's own would share statistics behind the recipe's back.
-        model, _ = joint_batchnorm.convert(model, joint_batchnorm.JointBatchNorm, only=nn.SyncBatchNorm)
+        model, _ = sync_batchnorm.convert(model, sync_batchnorm.JointBatchNorm, only=nn.SyncBatchNorm)
     if dist.channels_last:
         model = model.to(memory_format=torch.channels_last)
     precision.apply(model, dist.precision, world.device)

@@ -7,8 +7,8 @@ import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from phalanx.dist import output
-from phalanx.dist.processes import die_with_parent
+from phalanx.dist.processes import output
+from phalanx.dist.processes.children import die_with_parent
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -38,7 +38,7 @@ def _on_loopback(
     address: str, port: int, world: int, is_master: bool, timeout: timedelta, multi_tenant: bool = False
 ) -> "TCPStore":
     """The launcher's store, with which the ranks find each other's: torch's own would listen on all interfaces."""
-    from phalanx.dist.rendezvous import LOOPBACK, open_store
+    from phalanx.dist.comm.rendezvous import LOOPBACK, open_store
 
     return open_store(LOOPBACK, port, world, timeout, multi_tenant)
 

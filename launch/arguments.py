@@ -6,15 +6,16 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from phalanx.configs import credentials, nearest
+from phalanx.configs import credentials
 from phalanx.configs.errors import UserError
+from phalanx.configs.launchers.statement import shown
 from phalanx.configs.load import differences, filled, load, split_arguments
+from phalanx.configs.messages import nearest
 from phalanx.configs.schema import RunConfig
-from phalanx.configs.section import RunName
-from phalanx.configs.statement import shown
+from phalanx.configs.sections.section import RunName
 from phalanx.dist.checkpoint.directory import steps
-from phalanx.dist.checkpoint.fork import refuse
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.checkpoint.tools.fork import refuse
+from phalanx.dist.storage.run_directory import RunDirectory
 
 
 class Parser(argparse.ArgumentParser):

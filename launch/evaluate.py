@@ -5,14 +5,14 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from phalanx.dist import output
+from phalanx.dist.processes import output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates as the rank that the environment says; returns its exit code."""
     from phalanx.configs.errors import ExitCode
     from phalanx.configs.schema import RunConfig
-    from phalanx.dist.environment import Ranks
+    from phalanx.dist.processes.environment import Ranks
     from phalanx.launch import rank
     from phalanx.launch.arguments import Parser, add_asked, add_config, resumed
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return resumed(given[0].run, given[0].config)
 
     def work(config: RunConfig, ranks: Ranks) -> ExitCode:
-        from phalanx.train.evaluate_run import Asked, Evaluation, evaluate_run
+        from phalanx.train.evaluation.evaluate_run import Asked, Evaluation, evaluate_run
 
         def report(found: Evaluation, problem: str | None) -> None:
             for note in found.notes:

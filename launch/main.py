@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from phalanx import __version__
 from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.system_errors import trouble
-from phalanx.dist import output
+from phalanx.dist.processes import output
 from phalanx.launch.verbs import VERBS
 
 

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, Stopped, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.system_errors import trouble
-from phalanx.data.room import raise_file_limit
-from phalanx.data.scarcity import explained, is_of_a_worker
-from phalanx.dist import environment, failure_report, mailbox, output, scratch
-from phalanx.dist.environment import Ranks
-from phalanx.dist.processes import die_with_parent, kill_children
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.stop import answer_no_more
+from phalanx.data.loading.resource_errors import explained, is_of_a_worker
+from phalanx.data.loading.worker_memory import raise_file_limit
+from phalanx.dist.health import failure_report
+from phalanx.dist.processes import environment, output, rank_status, scratch
+from phalanx.dist.processes.children import die_with_parent, kill_children
+from phalanx.dist.processes.environment import Ranks
+from phalanx.dist.processes.stop import answer_no_more
+from phalanx.dist.storage.run_directory import RunDirectory
 
 _ECHO_S = 2.0  # for the rank that failed first to say why
 
@@ -34,7 +35,7 @@ def _run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], 
         die_with_parent()
     try:
         ranks = environment.find()
-        mailbox.arrived(ranks.rank)
+        rank_status.arrived(ranks.rank)
         config = configure()
         code = work(config, ranks)
     except (UserError, TrainingFailed) as error:
@@ -49,7 +50,7 @@ def _run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], 
             print("phalanx: interrupted", file=sys.stderr, flush=True)
     except Stopped as error:
         code = ExitCode.STOPPED_EARLY
-        if ranks.is_main or not mailbox.is_open():
+        if ranks.is_main or not rank_status.is_open():
             print(f"phalanx: {error}", file=sys.stderr, flush=True)
     except Exception as error:
         code = ExitCode.FAILED
@@ -64,7 +65,7 @@ def _run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], 
         _note(config, ranks, error)
     kill_children()
     answer_no_more()
-    mailbox.ended(ranks.rank, code)
+    rank_status.ended(ranks.rank, code)
     return int(code)
 
 
@@ -73,8 +74,8 @@ def _echo(ranks: Ranks, error: Exception) -> str | None:
     if ranks.world == 1 or not failure_report.is_echo(error):
         return None
     deadline = time.monotonic() + _ECHO_S
-    while mailbox.is_open() and time.monotonic() < deadline:
-        if mailbox.has_failed_before(ranks.rank):
+    while rank_status.is_open() and time.monotonic() < deadline:
+        if rank_status.has_failed_before(ranks.rank):
             return ""
         time.sleep(0.05)
     if isinstance(error, ConnectionError):

@@ -5,12 +5,12 @@ import os
 from collections.abc import Sequence
 
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.environment import find, without_ranks
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.run_owner import refuse_second
-from phalanx.dist.spawn import default_processes, spawn
+from phalanx.dist.ownership.run_owner import refuse_second
+from phalanx.dist.processes.environment import find, without_ranks
+from phalanx.dist.processes.spawn import default_processes, spawn
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.say import run_directory
-from phalanx.train.checks import check
+from phalanx.train.setup.checks import check
 
 
 def start(module: str, config: RunConfig, processes: int | None, arguments: Sequence[str]) -> int:

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
-from phalanx.dist import output
-from phalanx.dist.stop import StopRequest
+from phalanx.dist.processes import output
+from phalanx.dist.processes.stop import StopRequest
 
 
 def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
     from phalanx.configs.errors import ExitCode
     from phalanx.configs.load import stored
     from phalanx.configs.schema import RunConfig
-    from phalanx.dist.environment import Ranks
+    from phalanx.dist.processes.environment import Ranks
     from phalanx.launch import rank
     from phalanx.launch.arguments import Parser, add_config, add_stop, recipe, resumed, said_elsewhere
 

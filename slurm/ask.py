@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phalanx.configs import slurm
+from phalanx.configs.sections import slurm
 
 TIMEOUT_S = 30
 

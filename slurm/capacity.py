@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from phalanx.configs.slurm import SlurmConfig, size
+from phalanx.configs.sections.slurm import SlurmConfig, size
 from phalanx.slurm import ask
 from phalanx.slurm.cluster import Cluster, Node, Partition
 from phalanx.slurm.findings import Findings, listed, megabytes, near

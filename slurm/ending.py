@@ -11,16 +11,16 @@ import sys
 from pathlib import Path
 
 from phalanx.configs.errors import ExitCode
-from phalanx.dist import mailbox
 from phalanx.dist.checkpoint.directory import steps
-from phalanx.dist.environment import attempt
-from phalanx.dist.files import read_json_object, write_json
-from phalanx.dist.network import REMEDY
-from phalanx.dist.run_directory import Events, RunDirectory
+from phalanx.dist.comm.network import REMEDY
+from phalanx.dist.processes import rank_status
+from phalanx.dist.processes.environment import attempt
+from phalanx.dist.storage.files import read_json_object, write_json
+from phalanx.dist.storage.run_directory import Events, RunDirectory
 from phalanx.slurm import ask, failures, jobs
 from phalanx.slurm.verdict import Ending, Verdict, judge
 
-_HUNG = "Hung"  # the type of the reports that dist/watchdog.py leaves
+_HUNG = "Hung"  # the type of the reports that dist/health/watchdog.py leaves
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
 
 def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
     """How the ranks ended, from what they, srun and SLURM say."""
-    said = mailbox.exit_codes(Path(os.environ[mailbox.VARIABLE]))
+    said = rank_status.exit_codes(Path(os.environ[rank_status.VARIABLE]))
     last = jobs.newest(run)
     reported = failures.reports(run, attempt())
     hung = [report for report in reported if report.kind == _HUNG]

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.configs.errors import RanksApart
-from phalanx.dist.files import read_json_object
-from phalanx.dist.json_lines import number
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.storage.files import read_json_object
+from phalanx.dist.storage.json_lines import number
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm.parameters import ATTEMPT
 
 _ENDED = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<how>.+)")

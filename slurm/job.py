@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
-from phalanx.dist.stop import SIGNALS
+from phalanx.dist.processes.stop import SIGNALS
 
 
 @dataclass(frozen=True)

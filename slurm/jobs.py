@@ -11,9 +11,9 @@ from pathlib import Path
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import to_yaml
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.files import write_atomically
-from phalanx.dist.json_lines import JsonLines, read_lines
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.storage.files import write_atomically
+from phalanx.dist.storage.json_lines import JsonLines, read_lines
+from phalanx.dist.storage.run_directory import RunDirectory
 
 _JOB = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.configs.errors import UserError, printable
-from phalanx.dist.run_directory import RunDirectory, read_events
+from phalanx.dist.storage.run_directory import RunDirectory, read_events
 from phalanx.slurm import failures, jobs
 from phalanx.slurm.failures import Report
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.mailbox import VARIABLE as MAILBOX
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.stop import SIGNALS
+from phalanx.dist.processes.rank_status import VARIABLE as MAILBOX
+from phalanx.dist.processes.stop import SIGNALS
+from phalanx.dist.storage.run_directory import RunDirectory
 
 ATTEMPT = "phalanx: attempt"  # begins the line of the batch script's log that opens an attempt
 

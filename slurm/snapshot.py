@@ -18,8 +18,8 @@ from phalanx import __version__
 from phalanx.configs import own_code
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.files import fsync_directory, read_json_object, write_json
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.storage.files import fsync_directory, read_json_object, write_json
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm.code_files import Contents, contents_of, own_files
 
 _STALE_S = 3600.0  # a snapshot takes seconds: what is left of one after so long belongs to a process that was killed

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from phalanx.configs.errors import UserError
-from phalanx.dist import owner_record
 from phalanx.dist.checkpoint.directory import steps
-from phalanx.dist.json_lines import number, read_lines
-from phalanx.dist.run_directory import RunDirectory, read_events
+from phalanx.dist.ownership import owner_record
+from phalanx.dist.storage.json_lines import number, read_lines
+from phalanx.dist.storage.run_directory import RunDirectory, read_events
 from phalanx.slurm import ask, jobs
 from phalanx.slurm.submit import state_of
 

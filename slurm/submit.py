@@ -9,10 +9,10 @@ from pathlib import Path
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.dist import owner_record
-from phalanx.dist.files import create_aside
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.threads import choose_threads
+from phalanx.dist.ownership import owner_record
+from phalanx.dist.processes.threads import choose_threads
+from phalanx.dist.storage.files import create_aside
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm import ask, jobs
 from phalanx.slurm.job import LocalRun, Rank
 from phalanx.slurm.jobs import Submission

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.rank_pool import Pool
-from tests.running import FORGE, SESSION, answer, disk_in_memory
-from tests.slurm_cluster import accounted_cluster, cluster  # noqa: F401 (fixtures)
+from tests.support.rank_pool import Pool
+from tests.support.running import FORGE, SESSION, answer, disk_in_memory
+from tests.support.slurm_cluster import accounted_cluster, cluster  # noqa: F401 (fixtures)
 
 # The settings of whoever runs the tests must not fill the recipes of the tests.
 os.environ["ACCELERATE_CONFIG_FILE"] = ""

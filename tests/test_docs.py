@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.launch.verbs import VERBS
-from tests.running import FORGE, ROOT, clean_environment
+from tests.support.running import FORGE, ROOT, clean_environment
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>bash|python)\n(?P<content>.*?)```", re.DOTALL)

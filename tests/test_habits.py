@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import ROOT, clean_environment
+from tests.support.running import ROOT, clean_environment
 
 BIN = Path(sys.executable).parent
 
@@ -43,11 +43,11 @@ def test_pytest_collects_tests_of_dist() -> None:
 
 def test_coverage_reports_dist(tmp_path: Path) -> None:
     data = f"--data-file={tmp_path}/coverage"
-    program = "import phalanx.dist.environment"
+    program = "import phalanx.dist.processes.environment"
     (tmp_path / "program.py").write_text(program)
     _output(BIN / "coverage", "run", data, "--rcfile", ROOT / "pyproject.toml", tmp_path / "program.py")
     _output(BIN / "coverage", "combine", data, tmp_path, expect=None)
-    assert "dist/environment.py" in _output(BIN / "coverage", "report", data, "--rcfile", ROOT / "pyproject.toml")
+    assert "dist/processes/environment.py" in _output(BIN / "coverage", "report", data, "--rcfile", ROOT / "pyproject.toml")
 
 
 def test_git_ignores_no_room() -> None:

@@ -6,26 +6,26 @@ from dataclasses import dataclass, field, replace
 
 from phalanx.configs.errors import ExitCode, RunLost, TrainingFailed
 from phalanx.configs.schema import RunConfig, digest
-from phalanx.data.loader import EvaluationLoader, Loader
+from phalanx.data.loading.loader import EvaluationLoader, Loader
 from phalanx.dist import heartbeat
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.save import Progress
 from phalanx.dist.checkpoint.saver import Saved, Saver
-from phalanx.dist.collectives import gather_json, tell_all
+from phalanx.dist.comm.collectives import gather_json, tell_all
 from phalanx.dist.engine import Engine
-from phalanx.dist.files import write_atomically
-from phalanx.dist.reports import StepFigures
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.run_owner import RunOwner
-from phalanx.dist.sampler import Stream
-from phalanx.dist.stop import StopRequest
-from phalanx.train.data_check import PassedOver
-from phalanx.train.evaluate import check_best, evaluate
-from phalanx.train.ledger import Ledger
-from phalanx.train.patience import Best
+from phalanx.dist.microbatches.sampler import Stream
+from phalanx.dist.ownership.run_owner import RunOwner
+from phalanx.dist.processes.stop import StopRequest
+from phalanx.dist.step.step_metrics import StepFigures
+from phalanx.dist.storage.files import write_atomically
+from phalanx.dist.storage.run_directory import RunDirectory
+from phalanx.train.early_stopping import Best
+from phalanx.train.evaluation.evaluate import check_best, evaluate
+from phalanx.train.setup.data_check import PassedOver
 from phalanx.train.state import TrainState
 from phalanx.train.tasks import Task
-from phalanx.train.tracking import Tracker
+from phalanx.train.tracking.ledger import Ledger
+from phalanx.train.tracking.tracker import Tracker
 
 
 @dataclass(frozen=True)

@@ -5,40 +5,40 @@ from typing import Any
 
 from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, UserError
 from phalanx.configs.schema import CheckpointConfig, RunConfig
-from phalanx.data import room
+from phalanx.data.loading import worker_memory
 from phalanx.dist import determinism, heartbeat
 from phalanx.dist.checkpoint import plan, rehearsal, retention
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.saver import Saver
-from phalanx.dist.collectives import barrier, main_does, tell_all, together
+from phalanx.dist.comm.collectives import barrier, main_does, tell_all, together
+from phalanx.dist.comm.process_group import World, join, leave
 from phalanx.dist.engine import Engine
-from phalanx.dist.environment import Ranks
-from phalanx.dist.process_group import World, join, leave
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.run_owner import RunOwner
-from phalanx.dist.stop import StopRequest
-from phalanx.dist.threads import choose_threads
-from phalanx.dist.watchdog import watched
-from phalanx.train import restore
-from phalanx.train.build import Parts, assemble, gather, length
-from phalanx.train.build import facts as facts_of
-from phalanx.train.checks import check
-from phalanx.train.data_check import PassedOver, check_data
-from phalanx.train.evaluate import rehearse
-from phalanx.train.hints import average_without_ramp
-from phalanx.train.ledger import Ledger, cut_ledgers
+from phalanx.dist.health.watchdog import watched
+from phalanx.dist.ownership.run_owner import RunOwner
+from phalanx.dist.processes.environment import Ranks
+from phalanx.dist.processes.stop import StopRequest
+from phalanx.dist.processes.threads import choose_threads
+from phalanx.dist.storage.run_directory import RunDirectory
+from phalanx.train.early_stopping import Best, best_so_far
+from phalanx.train.evaluation.evaluate import rehearse
 from phalanx.train.loop import train
-from phalanx.train.over import changes, is_evaluated, is_settled, why_over
-from phalanx.train.patience import Best, best_so_far
-from phalanx.train.progress import Progress
-from phalanx.train.recorded import record
-from phalanx.train.resize import Resize, Setting, as_written
+from phalanx.train.optim.schedules import DEPENDS_ON_LENGTH, learning_rate
 from phalanx.train.run import Due, Run
-from phalanx.train.same_data import held_for_training
-from phalanx.train.schedules import DEPENDS_ON_LENGTH, learning_rate
+from phalanx.train.setup import resume_checkpoint
+from phalanx.train.setup.build import Parts, assemble, gather, length
+from phalanx.train.setup.build import facts as facts_of
+from phalanx.train.setup.checks import check
+from phalanx.train.setup.data_check import PassedOver, check_data
+from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
+from phalanx.train.setup.hints import average_without_ramp
+from phalanx.train.setup.recorded import record
+from phalanx.train.setup.resume_report import Resize, Setting, as_written
+from phalanx.train.setup.same_data import held_for_training
 from phalanx.train.state import TrainState
-from phalanx.train.tracking import Tracker
+from phalanx.train.tracking.ledger import Ledger, cut_ledgers
+from phalanx.train.tracking.progress import Progress
+from phalanx.train.tracking.tracker import Tracker
 
 
 def join_ranks(config: RunConfig, ranks: Ranks) -> tuple[World, int]:
@@ -98,7 +98,7 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
     doubts = changed + check_data(config, made.training, made.validation, world, goes_on)
     parts = assemble(config, made, world)
     heartbeat.beat("restore")
-    stored, passed_over = restore.newest(directory, parts.engine, config)
+    stored, passed_over = resume_checkpoint.newest(directory, parts.engine, config)
     state = TrainState() if stored is None else TrainState(stored.step, stored.samples)
     best = best_so_far(world, directory, config, state.step)
     due = Due(config.train.eval_every, config.checkpoint.every_steps, config.checkpoint.every_minutes, parts.last_step)
@@ -111,8 +111,8 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
     main_does(world, lambda: record(directory, facts_of(made.training, config), made.training, made.validation))
     if stored is not None:
         parts.engine.make_room(stored)
-        restore.fill(directory, parts.engine, stored)
-        restore.set_aside(directory, parts.engine, passed_over)
+        resume_checkpoint.fill(directory, parts.engine, stored)
+        resume_checkpoint.set_aside(directory, parts.engine, passed_over)
     main_does(world, lambda: cut_ledgers(directory.ledger, state.step))
     tracker = together(world, lambda: Tracker(config, directory, ranks, state.step, parts.last_step))
     code = ExitCode.FAILED
@@ -198,7 +198,7 @@ def _prepare(
     heartbeat.beat("warm-up")
     examples, local_ranks = parts.loader.examples(state.step, engine.warm_up_share), engine.world.ranks.local_world
     together(engine.world, lambda: parts.loader.check_room(local_ranks))
-    crowded = room.doubt(config.data.workers, local_ranks)
+    crowded = worker_memory.doubt(config.data.workers, local_ranks)
     for sentence in [*engine.warm_up(parts.task.losses, examples), *([crowded] if crowded else [])]:
         tracker.progress.say(f"phalanx: {sentence}")
         tracker.event("warning", state.step, reason=sentence)
@@ -251,7 +251,7 @@ def _tell(
     config: RunConfig,
     before: RunConfig | None,
     stored: Manifest | None,
-    passed_over: restore.PassedOver,
+    passed_over: resume_checkpoint.PassedOver,
     world: World,
     parts: Parts,
     tracker: Tracker,

@@ -12,7 +12,7 @@ from phalanx.dist.checkpoint.layout import Range
 from phalanx.dist.checkpoint.plan import Part
 
 if TYPE_CHECKING:
-    from phalanx.dist.process_group import World
+    from phalanx.dist.comm.process_group import World
 
 
 def gather_parts(world: "World", mine: Sequence[Part], together: int) -> list[Part]:

@@ -13,7 +13,7 @@ import xxhash
 
 from phalanx.configs.errors import printable
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range, elements, gaps
-from phalanx.dist.files import read_bytes
+from phalanx.dist.storage.files import read_bytes
 
 FORMAT, VERSION = "phalanx.checkpoint", 2
 READABLE = (1, 2)  # 1 had neither metrics nor runs of pieces
@@ -263,7 +263,8 @@ def loads(content: bytes | str) -> Manifest:
             metrics={name: float(value) for name, value in scalars_from_json(body.get("metrics", {})).items()},
         )
         for name, file in manifest.files.items():
-            if len(file["xxh3_64"]) != -(-int(file["size"]) // int(file["block_bytes"])):
+            size, block = int(file["size"]), int(file["block_bytes"])
+            if size < 0 or block < 1 or len(file["xxh3_64"]) != -(-size // block):
                 raise BrokenCheckpoint(f"its manifest does not vouch for all of {name}")
     except BrokenCheckpoint:
         raise

@@ -14,8 +14,8 @@ from phalanx.configs.errors import UserError
 from phalanx.dist.checkpoint import directory, plan
 from phalanx.dist.checkpoint.entries import Entry
 from phalanx.dist.checkpoint.save import SaveFailed, refuse_too_little_room, words
-from phalanx.dist.collectives import gather_json, tell_all
-from phalanx.dist.process_group import World
+from phalanx.dist.comm.collectives import gather_json, tell_all
+from phalanx.dist.comm.process_group import World
 
 _BYTES = 4096
 

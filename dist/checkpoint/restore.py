@@ -10,8 +10,8 @@ from phalanx.dist.checkpoint import directory
 from phalanx.dist.checkpoint.entries import DTYPES, Entry, memory
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.reader import Readers, in_threads, problem, threads
-from phalanx.dist.collectives import gather_json, tell_all
-from phalanx.dist.process_group import World
+from phalanx.dist.comm.collectives import gather_json, tell_all
+from phalanx.dist.comm.process_group import World
 
 
 def newest(world: World, checkpoints: Path) -> tuple[Path | None, list[tuple[int, str]]]:

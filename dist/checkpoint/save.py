@@ -16,8 +16,8 @@ from phalanx.dist.checkpoint.entries import Entry
 from phalanx.dist.checkpoint.gathering import gather_parts
 from phalanx.dist.checkpoint.layout import Range
 from phalanx.dist.checkpoint.manifest import Manifest, Run, StoredTensor
-from phalanx.dist.collectives import gather_to_main, tell_all
-from phalanx.dist.process_group import World
+from phalanx.dist.comm.collectives import gather_to_main, tell_all
+from phalanx.dist.comm.process_group import World
 
 
 class SaveFailed(RuntimeError):

@@ -12,7 +12,7 @@ from phalanx.dist.checkpoint.entries import Entry
 from phalanx.dist.checkpoint.retention import Retention
 from phalanx.dist.checkpoint.save import Progress, SaveFailed, write
 from phalanx.dist.checkpoint.staging import Staging
-from phalanx.dist.process_group import World, patient_control
+from phalanx.dist.comm.process_group import World, patient_control
 
 # A disk that is slow on one rank must not look like a rank that hangs; one that died closes its connections.
 _TIMEOUT_S = 3600.0

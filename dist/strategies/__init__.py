@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from phalanx.configs.errors import UserError
-from phalanx.dist.process_group import World, group_of_one
-from phalanx.dist.sampler import Share
+from phalanx.dist.comm.process_group import World, group_of_one
+from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies.replicated import Ddp, Exact, MakeOptimizer, Replicated
 from phalanx.dist.strategies.strategy import Strategy
 

@@ -15,15 +15,15 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor
 
-from phalanx.dist import summation_tree
-from phalanx.dist.process_group import World
-from phalanx.dist.schedule import Turn, turns
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.microbatches.forward_passes import Turn, turns
+from phalanx.dist.strategies import summation_tree
 from phalanx.dist.strategies.replicated import MakeOptimizer
 from phalanx.dist.strategies.sharded import Sharded
-from phalanx.dist.summation_tree import Node
+from phalanx.dist.strategies.summation_tree import Node
 
 if TYPE_CHECKING:
-    from phalanx.configs.dist import DistConfig
+    from phalanx.configs.sections.dist import DistConfig
 
 
 class _TreeReduceScatter(ReduceScatter):

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
-from phalanx.dist import optimizer_state
 from phalanx.dist.checkpoint.entries import Entry, entry
-from phalanx.dist.exact_reduce import ExactReduce
-from phalanx.dist.process_group import World
-from phalanx.dist.rates import Rates
-from phalanx.dist.sampler import Share
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.microbatches.sampler import Share
+from phalanx.dist.strategies import optimizer_state
+from phalanx.dist.strategies.exact_reduce import ExactReduce
+from phalanx.dist.strategies.rates import Rates
 
 if TYPE_CHECKING:
     from phalanx.dist.checkpoint.manifest import Manifest

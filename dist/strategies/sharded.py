@@ -17,13 +17,13 @@ from torch.distributed.tensor import DTensor
 
 from phalanx.configs.errors import UserError
 from phalanx.dist import precision
-from phalanx.dist.blocks import blocks
-from phalanx.dist.process_group import World
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.strategies.blocks import blocks
+from phalanx.dist.strategies.eval_copy import filled, make_twin
 from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
-from phalanx.dist.strategies.twin import filled, make_twin
 
 if TYPE_CHECKING:
-    from phalanx.configs.dist import DistConfig
+    from phalanx.configs.sections.dist import DistConfig
 
 # Under dist.gather=half only the weights of these are gathered in half precision.
 _MULTIPLIES = (nn.modules.conv._ConvNd, nn.Linear)

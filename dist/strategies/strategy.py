@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor, nn
 
 from phalanx.dist.checkpoint.entries import Entry
-from phalanx.dist.rates import Rates
+from phalanx.dist.strategies.rates import Rates
 
 if TYPE_CHECKING:
     from phalanx.dist.checkpoint.manifest import Manifest

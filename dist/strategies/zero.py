@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.dist import optimizer_state
 from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, whole
 from phalanx.dist.checkpoint.manifest import Manifest
-from phalanx.dist.deepspeed_config import STAGES
-from phalanx.dist.process_group import World
-from phalanx.dist.rates import Rates
-from phalanx.dist.strategies.twin import filled, make_twin
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.strategies import optimizer_state
+from phalanx.dist.strategies.deepspeed_config import STAGES
+from phalanx.dist.strategies.eval_copy import filled, make_twin
+from phalanx.dist.strategies.rates import Rates
 from phalanx.dist.strategies.zero_engine import start
 from phalanx.dist.strategies.zero_parts import Part, in_groups, in_shards
 

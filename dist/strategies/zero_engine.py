@@ -13,8 +13,8 @@ from torch import nn
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.deepspeed_config import STAGES, settings
-from phalanx.dist.process_group import World
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.strategies.deepspeed_config import STAGES, settings
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine

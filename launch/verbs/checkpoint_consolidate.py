@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phalanx.configs.errors import ExitCode, UserError
-from phalanx.dist.checkpoint import choose, manifest
-from phalanx.dist.checkpoint.consolidate import consolidate, facts_file, model_keys, refuse_output
-from phalanx.dist.checkpoint.contents import NoAverages
+from phalanx.dist.checkpoint import manifest
 from phalanx.dist.checkpoint.manifest import BrokenCheckpoint
+from phalanx.dist.checkpoint.tools import choose
+from phalanx.dist.checkpoint.tools.consolidate import consolidate, facts_file, model_keys, refuse_output
+from phalanx.dist.checkpoint.tools.contents import NoAverages
 from phalanx.launch.arguments import Parser
 
 

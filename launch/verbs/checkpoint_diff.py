@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from phalanx.configs.errors import ExitCode, UserError
-from phalanx.dist.checkpoint import choose
-from phalanx.dist.checkpoint.compare import Comparison, compare
 from phalanx.dist.checkpoint.manifest import BrokenCheckpoint, scalars_to_json
-from phalanx.dist.checkpoint.sources import open_both
+from phalanx.dist.checkpoint.tools import choose
+from phalanx.dist.checkpoint.tools.compare import Comparison, compare
+from phalanx.dist.checkpoint.tools.sources import open_both
 from phalanx.launch.arguments import Parser
 
 _MEANING = "a checkpoint's folder, a run directory (its newest), RUN@STEP, or a .safetensors file"

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from phalanx.configs.errors import UserError, printable
-from phalanx.dist.checkpoint import choose
-from phalanx.dist.checkpoint.listing import Listed, listed
 from phalanx.dist.checkpoint.manifest import scalars_to_json
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.checkpoint.tools import choose
+from phalanx.dist.checkpoint.tools.listing import Listed, listed
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser
 
 

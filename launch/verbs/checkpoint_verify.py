@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.configs.errors import ExitCode, UserError, printable
-from phalanx.dist.checkpoint import choose, directory
-from phalanx.dist.checkpoint.verify import Verified, bytes_of, verify
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.checkpoint import directory
+from phalanx.dist.checkpoint.tools import choose
+from phalanx.dist.checkpoint.tools.verify import Verified, bytes_of, verify
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser
 
 

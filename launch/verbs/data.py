@@ -22,12 +22,12 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     config, output = recipe(given.config), Path(given.output)
     _check(output)
-    from phalanx.data.dataset import open_split
-    from phalanx.data.fitted_anchors import fitted_anchors
-    from phalanx.data.overview import overview
+    from phalanx.data.inspect.fitted_anchors import fitted_anchors
+    from phalanx.data.inspect.overview import overview
+    from phalanx.data.open import open_split
     from phalanx.models import registry
-    from phalanx.train import build
-    from phalanx.train.same_data import changes
+    from phalanx.train.setup import build
+    from phalanx.train.setup.same_data import changes
 
     if given.anchors and given.split != "train":
         raise UserError("--anchors fits to what is trained on. Leave away --split val.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.load import load
-from phalanx.dist.checkpoint import choose
+from phalanx.dist.checkpoint.tools import choose
 from phalanx.launch.arguments import Parser, add_which
 
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     for step, problem in chosen.passed_over:
         print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
 
-    from phalanx.train.predict import predict
+    from phalanx.train.evaluation.predict import predict
 
     keys = [word for word in given.images if word.startswith("evaluate.") and "=" in word]
     images = [word for word in given.images if word not in keys]

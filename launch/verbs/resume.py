@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phalanx.configs.errors import ExitCode, UserError
-from phalanx.dist.checkpoint import choose
-from phalanx.dist.checkpoint.fork import fork, refuse_taken
-from phalanx.dist.environment import find
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.stop import held_back
+from phalanx.dist.checkpoint.tools import choose
+from phalanx.dist.checkpoint.tools.fork import fork, refuse_taken
+from phalanx.dist.processes.environment import find
+from phalanx.dist.processes.stop import held_back
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, forked, resumed
 from phalanx.launch.starting import start
 from phalanx.launch.verbs.submit import add_submit, hand_over
-from phalanx.train.checks import check
+from phalanx.train.setup.checks import check
 
 
 def main(arguments: Sequence[str]) -> int:

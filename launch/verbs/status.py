@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from phalanx.configs.errors import ExitCode, printable
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser
 from phalanx.slurm.status import status
 

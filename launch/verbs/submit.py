@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from phalanx.configs.errors import ExitCode
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser, add_config, recipe
-from phalanx.slurm import checks, submit
+from phalanx.slurm import submit, submit_checks
 from phalanx.slurm.ask import SlurmError
-from phalanx.train.checks import check
+from phalanx.train.setup.checks import check
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def hand_over(config: RunConfig, given: argparse.Namespace) -> int:
         return ExitCode.DONE
     submit.refuse_under_way(run)
     if not given.local:
-        for sentence in checks.check(config, run):
+        for sentence in submit_checks.check(config, run):
             _say(sentence)
     try:
         submission = submit.submit_here(config, run, _say) if given.local else submit.submit(config, run, _say)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from phalanx.configs.load import stored
-from phalanx.dist.stop import held_back
+from phalanx.dist.processes.stop import held_back
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, recipe
 from phalanx.launch.starting import start
 

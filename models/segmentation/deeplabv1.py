@@ -3,7 +3,7 @@
 
 DeepLab-LargeFOV: VGG16 at a stride of 8 with poolings of 3x3, whose first linear layer is a 3x3 convolution with a dilation of
 12, both of 1024 channels; 20.5M parameters, as the paper says. DeepLab-MSc-LargeFOV adds to the last features those of the
-image and of the first four poolings (section 4.3). The dense CRF of the paper is `phalanx.models.segmentation.dense_crf`.
+image and of the first four poolings (section 4.3). The dense CRF of the paper is `phalanx.models.segmentation.crf.dense_crf`.
 
 The paper starts from trained VGG16; without such weights the convolutions begin as torchvision's VGG does, and the new ones
 with He's (arXiv:1502.01852). Upsampling does not align corners, as everywhere here.

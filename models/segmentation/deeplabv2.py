@@ -4,7 +4,7 @@ Connected CRFs, TPAMI 2018 (arXiv:1606.00915).
 ResNet-101 at a stride of 8 and ASPP-L: four dilated 3x3 classifiers side by side, whose scores are summed. With `multi_scale`
 the image is seen at 0.5, 0.75 and 1 times its size, and each position takes the largest score; each scale has a loss too, as
 the paper has it from Chen et al., CVPR 2016 (arXiv:1511.03339). The dense CRF of the paper is
-`phalanx.models.segmentation.dense_crf`. The number of parameters is derived.
+`phalanx.models.segmentation.crf.dense_crf`. The number of parameters is derived.
 
 The classifiers begin at N(0, 0.01), as in the paper's code. Upsampling does not align corners, as everywhere here; BatchNorm,
 which the paper froze, is trained (`model.freeze` stops its parameters, not its statistics).

@@ -9,7 +9,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.load import load, stored, to_yaml
 from phalanx.configs.schema import RunConfig
 from phalanx.launch.main import main
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 SECRET = "hunter2aBcD9"
 SECRETS = """\

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from phalanx.configs import accelerate_settings
 from phalanx.configs.errors import UserError
-from phalanx.configs.foreign import deepspeed_gradient_accumulation, gradient_accumulation
+from phalanx.configs.launchers import accelerate_settings
+from phalanx.configs.launchers.filling import deepspeed_gradient_accumulation, gradient_accumulation
 from phalanx.configs.load import filled, load, stored, to_yaml
 from phalanx.configs.schema import digest, flat
-from phalanx.dist import mailbox
-from phalanx.dist.environment import without_ranks
+from phalanx.dist.processes import rank_status
+from phalanx.dist.processes.environment import without_ranks
 from phalanx.launch.main import main
-from tests.running import DIGITS, clean_environment
+from tests.support.running import DIGITS, clean_environment
 
 NAMED = accelerate_settings.CONFIG_FILE
 Write = Callable[..., str]
@@ -27,7 +27,7 @@ Write = Callable[..., str]
 @pytest.fixture(autouse=True)
 def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever runs these tests may have settings of their own."""
-    for name in set(os.environ) - set(without_ranks(os.environ)) | {mailbox.VARIABLE}:
+    for name in set(os.environ) - set(without_ranks(os.environ)) | {rank_status.VARIABLE}:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(NAMED, "")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -199,12 +199,12 @@ def test_what_accelerate_launch_hands_its_ranks_wins_over_the_file(
     said = {"dist." + key: value for key, value in meant.items()}
     assert {s.key: s.value for s in filled([DIGITS])} == said
     # Ranks that phalanx train starts see its own accelerate launch, and do as it did: they ask the file.
-    monkeypatch.setenv(mailbox.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(rank_status.VARIABLE, str(tmp_path))
     assert {s.key: s.value for s in filled([DIGITS])} == {"dist.precision": "fp16"}
 
 
 def test_the_ranks_of_phalanx_train_are_known_by_their_mailbox() -> None:
-    assert mailbox.VARIABLE == accelerate_settings.STARTED_BY_PHALANX
+    assert rank_status.VARIABLE == accelerate_settings.STARTED_BY_PHALANX
 
 
 def test_a_deepspeed_file_fills_even_what_a_recipe_must_say(tmp_path: Path, deepspeed: Write) -> None:

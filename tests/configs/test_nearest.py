@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.configs import nearest, synonyms
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
-from phalanx.configs.refusals import sentences
+from phalanx.configs.messages import nearest, synonyms
+from phalanx.configs.messages.refusals import sentences
 from phalanx.configs.schema import RunConfig, keys
-from phalanx.data.dataset import DATASETS
+from phalanx.data.open import DATASETS
 from phalanx.launch.main import main
 from phalanx.models.registry import MODELS
-from phalanx.train.checks import check_world
+from phalanx.train.setup.checks import check_world
 from phalanx.train.tasks import TASKS
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 NAMES = {key.name for key in keys()}
 WORDS = {"task.name": set(TASKS), "data.name": set(DATASETS), "model.name": set(MODELS)}

@@ -10,7 +10,7 @@ from phalanx.configs.load import load
 from phalanx.configs.own_code import check
 from phalanx.configs.schema import digest
 from phalanx.launch.main import main
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 Refusal = Callable[..., str]
 

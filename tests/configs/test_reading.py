@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from phalanx.configs import options, yaml_errors
+from phalanx.configs import open_values
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load, stored, to_yaml
 from phalanx.configs.schema import RunConfig, digest, flat, keys
-from tests.running import DIGITS
+from phalanx.configs.text import yaml_errors
+from tests.support.running import DIGITS
 
 Write = Callable[[str | bytes], str]
 SMALL = "data: {name: digits}\nmodel: {name: resnet18}\noptim: {lr: 0.1}\ntrain: {global_batch: 8, micro_batch: 4, steps: 2}\n"
@@ -210,7 +211,7 @@ def test_options_are_typed_by_the_core_schema_and_quotes_keep_text(write: Write)
     assert type(options_["f"]) is str
     for number in ("1e999", ".inf", "-.inf", ".nan", "1" * 5000):
         assert "task.options.a: " in refusal(write(SMALL), overrides=(f"task.options.a={number}",))
-    assert options.typed({"a": ["5"]}) == {"a": ["5"]}
+    assert open_values.typed({"a": ["5"]}) == {"a": ["5"]}
 
 
 def test_thousands_of_unknown_keys_are_counted_and_the_first_named(write: Write) -> None:

@@ -8,8 +8,8 @@ import torch
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.models import registry
-from phalanx.train.checks import check_model
-from tests.running import ROOT
+from phalanx.train.setup.checks import check_model
+from tests.support.running import ROOT
 
 RECIPES = sorted((ROOT / "configs/recipes").glob("*.yaml"))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from phalanx.configs.data import DataConfig
+from phalanx.configs.sections.data import DataConfig
 
 SIZES = {1: (40, 30), 7: (24, 48), 9: (32, 32)}  # width and height, by image id
 COCO: dict[str, Any] = {

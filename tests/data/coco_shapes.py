@@ -8,8 +8,8 @@ import numpy
 from torch import Tensor
 from torchvision.io import write_png
 
-from phalanx.configs.data import DataConfig
-from phalanx.data.dataset import open_split
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data.open import open_split
 
 SIDE, SHORT = 64, 48  # pixels of an image
 

@@ -7,13 +7,13 @@ import torch
 
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.data import order
-from phalanx.data.batchwise import batchwise
-from phalanx.data.loader import Loader, Samples
-from phalanx.data.mosaic import mosaics
-from phalanx.data.pipeline import pipeline
-from phalanx.dist.sampler import share
-from tests.running import DIGITS
+from phalanx.data.loading import order
+from phalanx.data.loading.loader import Loader, Samples
+from phalanx.data.transforms.batchwise import batchwise
+from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.pipeline import pipeline
+from phalanx.dist.microbatches.sampler import share
+from tests.support.running import DIGITS
 
 GLOBAL_BATCH, MICRO_BATCH = 16, 4
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy
 from PIL import Image
 
-from phalanx.configs.data import DataConfig
+from phalanx.configs.sections.data import DataConfig
 
 
 def picture(seed: int, width: int = 20, height: int = 16, channels: int = 3) -> Image.Image:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.pictures import image_folder, jpeg
-from tests.running import DIGITS, assert_bitwise, lines, phalanx, ranks, sample_ids
+from tests.support.running import DIGITS, assert_bitwise, lines, phalanx, ranks, sample_ids
 
 TRAIN = [DIGITS, "data.root=data", "data.image_size=8", "train.global_batch=8", "train.micro_batch=4", "train.steps=3"]
 FOLDER = [*TRAIN, "data.name=image_folder", "data.workers=1"]

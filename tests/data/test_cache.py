@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from phalanx.configs.errors import UserError
-from phalanx.data.dataset import open_split
+from phalanx.data.open import open_split
 from tests.data.pictures import config, image_folder, masks, picture, save
 
 

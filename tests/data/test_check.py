@@ -6,12 +6,13 @@ import numpy
 import pytest
 from PIL import Image
 
-from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
-from phalanx.data.check import as_json, check_part, judge, merged
-from phalanx.data.dataset import Split, open_split
-from phalanx.data.skipping import Skipping
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data import dataset_info
+from phalanx.data.dataset import Split
+from phalanx.data.inspect.check import as_json, check_part, judge, merged
+from phalanx.data.open import open_split
+from phalanx.data.skip_unreadable import Skipping
 from tests.data.pictures import config, image_folder, jpeg, masks, picture, save
 
 
@@ -128,7 +129,7 @@ def test_a_sample_that_cannot_be_read_is_replaced_by_the_next_one(tmp_path: Path
     assert len(said) == 3 and said[0] == (
         f"phalanx: {tmp_path}/train/class-0/1.png: this file is no image; the next sample is used instead"
     )
-    assert facts.class_counts(dataset) == [3, 2] and not isinstance(
+    assert dataset_info.class_counts(dataset) == [3, 2] and not isinstance(
         open_split(config("image_folder", image_folder(tmp_path, split="val"), on_error="skip"), "val"), Skipping
     )
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from phalanx.data.copy_paste import CopyPaste
-from phalanx.data.multi_scale import MultiScale
+from phalanx.data.transforms.copy_paste import CopyPaste
+from phalanx.data.transforms.multi_scale import MultiScale
 
 
 def _batch() -> dict[str, Any]:

@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
-from phalanx.data.check import check_part, judge
-from phalanx.data.dataset import Dataset, open_split
-from phalanx.data.pipeline import pipeline
-from phalanx.data.skipping import Skipping
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data import dataset_info
+from phalanx.data.dataset import Dataset
+from phalanx.data.inspect.check import check_part, judge
+from phalanx.data.open import open_split
+from phalanx.data.skip_unreadable import Skipping
+from phalanx.data.transforms.pipeline import pipeline
 from tests.data.annotations import COCO, SIZES
 
 RUNS = [5 * 48 + 10, 6, 24 * 48 - 5 * 48 - 16]  # six pixels of the sixth column of image 7
@@ -47,15 +48,18 @@ def _coco(root: Path, content: Any = COCO, layout: int = 0) -> DataConfig:
 @pytest.mark.parametrize("layout", [0, 1, 2])
 def test_coco_is_read_in_each_of_its_layouts(tmp_path: Path, layout: int) -> None:
     data = open_split(_coco(tmp_path, layout=layout), "train")
-    assert data.classes == ("cat", "dog") and len(data) == 3 and facts.kind(data) == "detection"
+    assert data.classes == ("cat", "dog") and len(data) == 3 and dataset_info.kind(data) == "detection"
     first, second, last = (data[place] for place in range(3))  # in the order of ids
     assert first["boxes"].tolist() == [[0, 0, 40, 30]] and first["crowd"].tolist() == [True]
     assert second["boxes"].tolist() == [[2, 4, 12, 24], [5.5, 6.5, 13.5, 14.5]]
     assert second["labels"].tolist() == [0, 1] and second["area"].tolist() == [150.5, 64.0]
     assert last["boxes"].shape == (0, 4) and last["labels"].shape == (0,) and last.keys() == first.keys()
-    assert facts.class_counts(data) == [1, 1]  # the crowd is not learnt
+    assert dataset_info.class_counts(data) == [1, 1]  # the crowd is not learnt
     assert "masks" not in first
-    assert [facts.image_id(data, place) for place in range(3)] == [1, 7, 9] and facts.category_ids(data) == [3, 44]
+    assert [dataset_info.image_id(data, place) for place in range(3)] == [1, 7, 9] and dataset_info.category_ids(data) == [
+        3,
+        44,
+    ]
 
 
 def test_an_area_that_is_not_told_is_that_of_the_mask_or_else_of_the_box(tmp_path: Path) -> None:
@@ -72,14 +76,14 @@ def test_an_area_that_is_not_told_is_that_of_the_mask_or_else_of_the_box(tmp_pat
 def test_a_split_without_any_object_has_masks_and_areas_all_the_same(tmp_path: Path) -> None:
     config = _coco(tmp_path, COCO | {"annotations": []}).model_copy(update={"options": {"masks": True}})
     data = open_split(config, "train")
-    assert facts.has_masks(data) and data[0]["masks"].shape == (0, 30, 40) and data[0]["area"].shape == (0,)
+    assert dataset_info.has_masks(data) and data[0]["masks"].shape == (0, 30, 40) and data[0]["area"].shape == (0,)
 
 
 def test_ids_of_images_may_be_numbers_and_texts(tmp_path: Path) -> None:
     content = copy.deepcopy(COCO)
     content["images"][0]["id"] = content["annotations"][1]["image_id"] = "one"
     data = open_split(_coco(tmp_path, content), "train")
-    assert [Path(facts.path(data, i)).name for i in range(3)] == ["7.png", "9.png", "1.png"]
+    assert [Path(dataset_info.path(data, i)).name for i in range(3)] == ["7.png", "9.png", "1.png"]
     assert data[2]["boxes"].tolist() == [[0, 0, 40, 30]]
 
 
@@ -143,10 +147,10 @@ def _object(name: str, left: float, top: float, right: float, bottom: float, dif
 
 def test_voc_counts_pixels_from_one_and_difficult_objects_are_not_learnt(tmp_path: Path) -> None:
     data = open_split(_voc(tmp_path), "train")
-    assert data.classes == ("cat", "dog") and facts.kind(data) == "detection"
+    assert data.classes == ("cat", "dog") and dataset_info.kind(data) == "detection"
     assert data[0]["boxes"].tolist() == [[2, 4, 12, 24], [0, 0, 24, 48]]
     assert data[0]["labels"].tolist() == [1, 0] and data[0]["crowd"].tolist() == [False, True]
-    assert data[1]["boxes"].shape == (0, 4) and facts.class_counts(data) == [0, 1]
+    assert data[1]["boxes"].shape == (0, 4) and dataset_info.class_counts(data) == [0, 1]
     (tmp_path / "classes.txt").write_text("dog\ncat\n")
     assert open_split(DataConfig(name="voc", root=str(tmp_path)), "val").classes == ("dog", "cat")
 
@@ -158,8 +162,8 @@ def test_voc_has_masks_where_there_is_a_list_for_them_and_boxes_where_they_are_a
     (tmp_path / "SegmentationClass").mkdir()
     Image.new("L", SIZES[7]).save(tmp_path / "SegmentationClass/7.png")
     (tmp_path / "JPEGImages/7.jpg").write_bytes((tmp_path / "JPEGImages/7.png").read_bytes())
-    assert facts.kind(open_split(config, "train")) == "segmentation"
-    assert facts.kind(open_split(config.model_copy(update={"options": {"target": "boxes"}}), "train")) == "detection"
+    assert dataset_info.kind(open_split(config, "train")) == "segmentation"
+    assert dataset_info.kind(open_split(config.model_copy(update={"options": {"target": "boxes"}}), "train")) == "detection"
     with pytest.raises(UserError, match=r"data\.options\.target=box: voc has mask and boxes"):
         open_split(config.model_copy(update={"options": {"target": "box"}}), "train")
 
@@ -260,7 +264,7 @@ def test_an_object_that_cannot_be_used_is_named_or_left_out_and_counted(
         open_split(config, "train")
     assert "\n" not in str(caught.value) and "data.on_error=skip" in str(caught.value)
     data = open_split(config.model_copy(update={"on_error": "skip"}), "train")
-    (note,) = facts.notes(data)
+    (note,) = dataset_info.notes(data)
     assert note.endswith("They are left out.") and " 1 of " in note
     assert len(data) == (2 if config.name == "voc" else 3)
 
@@ -331,9 +335,9 @@ def test_an_image_that_is_listed_but_absent_is_named_or_passed_over_in_training(
 
 
 def test_heights_and_widths_are_told_where_the_annotations_have_them(tmp_path: Path) -> None:
-    sizes = facts.sizes(open_split(_coco(tmp_path / "coco"), "train"))
+    sizes = dataset_info.sizes(open_split(_coco(tmp_path / "coco"), "train"))
     assert sizes is not None and sizes.tolist() == [[30, 40], [48, 24], [32, 32]]
     part = open_split(_voc(tmp_path / "voc").model_copy(update={"fold": "1/2"}), "train")
-    sizes = facts.sizes(part)
+    sizes = dataset_info.sizes(part)
     assert sizes is not None and sizes.tolist() == [list(part[0]["image"].shape[1:])]
-    assert facts.sizes(open_split(_yolo(tmp_path / "yolo"), "train")) is None
+    assert dataset_info.sizes(open_split(_yolo(tmp_path / "yolo"), "train")) is None

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from phalanx.data.fitted_anchors import clusters, overlap, quality
+from phalanx.data.inspect.fitted_anchors import clusters, overlap, quality
 from phalanx.launch.main import main
 from phalanx.models.detection.yolo.shape_matching import matched
 

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
-from phalanx.data.dataset import open_split
-from phalanx.train.predict import find_images
+from phalanx.data import dataset_info
+from phalanx.data.open import open_split
+from phalanx.train.evaluation.predict import find_images
 from tests.data.pictures import config, image_folder, masks, picture, save
 
 LEFT = ("__MACOSX", "@eaDir", ".ipynb_checkpoints", "#recycle", ".git", "$RECYCLE.BIN", "lost+found")
 
 
 def files(dataset: Any, root: Path) -> list[str]:
-    return [str(Path(facts.path(dataset, number)).relative_to(root)) for number in range(len(dataset))]
+    return [str(Path(dataset_info.path(dataset, number)).relative_to(root)) for number in range(len(dataset))]
 
 
 def clutter(folder: Path) -> None:
@@ -60,6 +60,7 @@ def test_linked_folders_are_read_and_each_real_folder_once(tmp_path: Path) -> No
     (inside / "up").symlink_to("..")
     (inside / "gone").symlink_to("nowhere")
     (tmp_path / "data/train/top").symlink_to("..")
+    (tmp_path / "data/train/itself").symlink_to("itself")
     dataset = open_split(config("image_folder", tmp_path / "data"), "train")
     assert dataset.classes == ("class-0", "class-1")
     assert files(dataset, tmp_path / "data/train") == [
@@ -71,7 +72,7 @@ def test_a_class_may_be_a_link(tmp_path: Path) -> None:
     image_folder(tmp_path / "data", (2, 2))
     save(picture(7), tmp_path / "elsewhere/x.png")
     (tmp_path / "data/train/linked").symlink_to(tmp_path / "elsewhere")
-    assert facts.class_counts(open_split(config("image_folder", tmp_path / "data"), "train")) == [2, 2, 1]
+    assert dataset_info.class_counts(open_split(config("image_folder", tmp_path / "data"), "train")) == [2, 2, 1]
 
 
 def test_masks_in_linked_folders_go_with_their_images(tmp_path: Path) -> None:
@@ -91,8 +92,8 @@ def test_suffixes_of_any_case_and_of_old_programs_are_images_and_others_are_told
     for name in ("a.Jpg", "b.JFIF", "c.jpe", "d.TIFF", "e.Png", "f.heic", "g.HEIC", "h.svg", ".i.heic", "notes.txt"):
         (tmp_path / "train/class-0" / name).write_bytes(b"")
     dataset = open_split(config("image_folder", tmp_path), "train")
-    assert facts.class_counts(dataset) == [10, 3]
-    (said,) = facts.notes(dataset)
+    assert dataset_info.class_counts(dataset) == [10, 3]
+    (said,) = dataset_info.notes(dataset)
     assert "files of formats that are not read were left out (2 .heic, 1 .svg)" in said
 
 

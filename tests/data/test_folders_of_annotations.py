@@ -6,17 +6,18 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data import dataset_info
 from phalanx.data.bad_sample import BadSample
-from phalanx.data.dataset import Dataset, open_split
-from phalanx.data.walking import files_below
+from phalanx.data.dataset import Dataset
+from phalanx.data.files.walking import files_below
+from phalanx.data.open import open_split
 from tests.data.annotations import coco, images, voc, voc_object, voc_xml, yolo
 
 
 def names(data: Dataset) -> list[str]:
-    return [Path(facts.path(data, place)).name for place in range(len(data))]
+    return [Path(dataset_info.path(data, place)).name for place in range(len(data))]
 
 
 # -- VOC
@@ -50,7 +51,7 @@ def test_masks_of_voc_are_found_as_its_boxes_are(tmp_path: Path) -> None:
     (tmp_path / "SegmentationClass").mkdir()
     Image.new("L", (24, 48)).save(tmp_path / "SegmentationClass/my image.PNG", format="PNG")
     data = open_split(DataConfig(name="voc", root=str(tmp_path)), "train")
-    assert facts.kind(data) == "segmentation" and names(data) == ["my image.BMP"] and data[0]["mask"].shape == (48, 24)
+    assert dataset_info.kind(data) == "segmentation" and names(data) == ["my image.BMP"] and data[0]["mask"].shape == (48, 24)
 
 
 def test_an_annotation_of_voc_may_have_its_suffix_in_capitals_and_be_absent_in_one_sentence(tmp_path: Path) -> None:
@@ -83,8 +84,8 @@ def test_roboflow_s_folders_are_read(tmp_path: Path) -> None:
     config = roboflow(tmp_path)
     for split in ("train", "val"):
         data = open_split(config, split)
-        assert names(data) == ["1.jpg", "7.jpg", "9.jpg"] and facts.class_counts(data) == [0, 1]
-        assert Path(facts.path(data, 0)) == tmp_path / ("train" if split == "train" else "valid") / "images/1.jpg"
+        assert names(data) == ["1.jpg", "7.jpg", "9.jpg"] and dataset_info.class_counts(data) == [0, 1]
+        assert Path(dataset_info.path(data, 0)) == tmp_path / ("train" if split == "train" else "valid") / "images/1.jpg"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_the_folder_that_data_yaml_names_is_read_with_the_labels_beside_it(tmp_p
     (tmp_path / "a/labels/b").mkdir(parents=True)
     (tmp_path / "a/labels/b/7.txt").write_text("0 0.5 0.5 0.5 0.25\n")
     (tmp_path / "data.yaml").write_text(f"{told}\nnames: [cat, dog]\n")
-    assert facts.class_counts(open_split(DataConfig(name="yolo", root=str(tmp_path)), "train")) == [1, 0]
+    assert dataset_info.class_counts(open_split(DataConfig(name="yolo", root=str(tmp_path)), "train")) == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None
     (labels / "again").mkdir()
     (labels / "again/x.txt").write_text("0 0.5 0.5 0.5 0.25\n")
     data = open_split(config, "train")
-    assert names(data) == ["1.png", "7.png", "9.png", "x.png", "y.png"] and facts.class_counts(data) == [1, 1]
+    assert names(data) == ["1.png", "7.png", "9.png", "x.png", "y.png"] and dataset_info.class_counts(data) == [1, 1]
     assert len(list(files_below(folder))) == 5
 
 
@@ -131,7 +132,7 @@ def test_links_are_followed_and_each_folder_is_read_once(tmp_path: Path) -> None
 def test_a_label_file_may_have_its_suffix_in_capitals(tmp_path: Path, name: str) -> None:
     config = yolo(tmp_path)
     (tmp_path / "labels/train/9.txt").rename(tmp_path / "labels/train" / name)
-    assert facts.class_counts(open_split(config, "train")) == [0, 1]
+    assert dataset_info.class_counts(open_split(config, "train")) == [0, 1]
 
 
 def test_the_names_of_classes_that_labelimg_writes_beside_labels_are_pointed_at(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_a_pipe_or_a_device_that_has_the_name_of_an_image_is_not_waited_for(tmp_
 
 
 def test_an_image_that_is_listed_under_two_ids_is_told(tmp_path: Path) -> None:
-    (note,) = facts.notes(open_split(coco(tmp_path, ("images", 2, "file_name", "1.png")), "train"))
+    (note,) = dataset_info.notes(open_split(coco(tmp_path, ("images", 2, "file_name", "1.png")), "train"))
     assert "1 images are listed again under other ids" in note
 
 

@@ -9,16 +9,16 @@ from PIL import Image
 
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.data import facts
+from phalanx.data import dataset_info
 from phalanx.data.bad_sample import BadSample
-from phalanx.data.dataset import open_split
-from phalanx.data.loader import Samples, collate
-from phalanx.data.pipeline import pipeline
-from phalanx.dist.sampler import Draw
+from phalanx.data.loading.loader import Samples, collate
+from phalanx.data.open import open_split
+from phalanx.data.transforms.pipeline import pipeline
+from phalanx.dist.microbatches.sampler import Draw
 from phalanx.train import tasks
-from phalanx.train.build import facts as data_facts
+from phalanx.train.setup.build import facts as data_facts
 from tests.data.pictures import config, masks, picture, save
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 NAMES = ("road", "void", "tree", "car")
 NUMBERS = [[0, 1, 2], [3, 1, 2]]
@@ -52,8 +52,8 @@ def test_a_class_that_is_ignored_is_no_class_and_those_after_it_move_up(
     dataset = open_split(config("masks", folder(tmp_path, NUMBERS), ignore_index=ignored), "train")
     assert dataset.classes == classes and dataset[0]["mask"].tolist() == learnt
     flat = [number for row in learnt for number in row if number != 255]
-    assert facts.class_counts(dataset) == [flat.count(number) for number in range(len(classes))]
-    assert facts.ignored(dataset) == (255 if ignored < 4 else 9)
+    assert dataset_info.class_counts(dataset) == [flat.count(number) for number in range(len(classes))]
+    assert dataset_info.ignored(dataset) == (255 if ignored < 4 else 9)
 
 
 def test_an_ignored_class_gives_the_targets_of_masks_without_it(tmp_path: Path) -> None:
@@ -93,13 +93,13 @@ def test_a_number_that_is_no_class_beside_an_ignored_one_is_told(tmp_path: Path)
 
 def test_what_is_taken_out_is_said_and_what_should_perhaps_be_is_hinted_at(tmp_path: Path) -> None:
     root = folder(tmp_path, NUMBERS)
-    (said,) = facts.notes(open_split(config("masks", root, ignore_index=1), "train"))
+    (said,) = dataset_info.notes(open_split(config("masks", root, ignore_index=1), "train"))
     assert said == "data.ignore_index=1 is the class void: its pixels count for nothing, and the other 3 classes are learnt."
     for name in ("void", "Unlabeled", "un-labelled", "ignore_region", "Background", "don't care"):
         (root / "classes.txt").write_text(f"road\n{name}\ntree\ncar\n")
-        (said,) = facts.notes(open_split(config("masks", root), "train"))
+        (said,) = dataset_info.notes(open_split(config("masks", root), "train"))
         assert said.startswith(f"classes.txt: {name} is learnt") and "with data.ignore_index=1 its pixels" in said
     (root / "classes.txt").write_text("background\nvoid\ntree\ncar\n")
-    assert "data.ignore_index=1" in facts.notes(open_split(config("masks", root), "train"))[0]
+    assert "data.ignore_index=1" in dataset_info.notes(open_split(config("masks", root), "train"))[0]
     (root / "classes.txt").write_text("road\navoidance\ntree\ncar\n")
-    assert facts.notes(open_split(config("masks", root), "train")) == ()
+    assert dataset_info.notes(open_split(config("masks", root), "train")) == ()

@@ -10,11 +10,11 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import digest
 from phalanx.data.bad_sample import Unreadable
-from phalanx.data.dataset import open_split
-from phalanx.data.images import read_image, read_mask
+from phalanx.data.images.decoding import read_image, read_mask
+from phalanx.data.open import open_split
 from tests.data.image_files import claiming, encoded, png
 from tests.data.pictures import config, image_folder, jpeg, picture
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 ROOMS = ("configs", "data", "dist", "launch", "models", "slurm", "train")
 

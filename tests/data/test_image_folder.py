@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
-from phalanx.data.dataset import open_split
-from phalanx.data.images import read_image
+from phalanx.data import dataset_info
+from phalanx.data.images.decoding import read_image
+from phalanx.data.open import open_split
 from tests.data.pictures import config, image_folder, picture, save
 
 
@@ -19,13 +19,13 @@ def test_classes_are_the_sorted_folders_and_images_come_class_after_class(tmp_pa
     training, validation = (open_split(config("image_folder", tmp_path), split) for split in ("train", "val"))
     assert training.classes == validation.classes == ("class-0", "class-1")
     assert (len(training), len(validation)) == (16, 3)
-    names = [str(Path(facts.path(training, i)).relative_to(tmp_path / "train/class-0")) for i in range(12)]
+    names = [str(Path(dataset_info.path(training, i)).relative_to(tmp_path / "train/class-0")) for i in range(12)]
     assert names == sorted(f"{i}.png" for i in range(12))
     sample = training[15]
     assert sample["target"] == 1 and sample["image"].shape == (3, 40, 30)
-    assert facts.class_counts(training) == [12, 4] and facts.labels(validation).tolist() == [0, 0, 1]
-    assert (training.mean, training.std) == (facts.IMAGENET_MEAN, facts.IMAGENET_STD)
-    assert (training[3]["image"] == read_image(facts.path(training, 3), "rgb")).all()
+    assert dataset_info.class_counts(training) == [12, 4] and dataset_info.labels(validation).tolist() == [0, 0, 1]
+    assert (training.mean, training.std) == (dataset_info.IMAGENET_MEAN, dataset_info.IMAGENET_STD)
+    assert (training[3]["image"] == read_image(dataset_info.path(training, 3), "rgb")).all()
 
 
 def test_the_mode_decides_the_channels(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_the_mode_decides_the_channels(tmp_path: Path) -> None:
 def test_without_splits_a_share_is_held_out(tmp_path: Path) -> None:
     image_folder(tmp_path, (8, 4), split=None)
     training, validation = (open_split(config("image_folder", tmp_path, val_fraction=0.25), s, 3) for s in ("train", "val"))
-    assert facts.class_counts(training) == [6, 3] and facts.class_counts(validation) == [2, 1]
+    assert dataset_info.class_counts(training) == [6, 3] and dataset_info.class_counts(validation) == [2, 1]
     with pytest.raises(
         UserError, match=r"train: there is no such folder.*\(class-0, class-1\), or data\.val_fraction to hold out"
     ):
@@ -73,8 +73,8 @@ def test_a_validation_split_may_lack_classes_and_says_which_once(tmp_path: Path)
     (tmp_path / "val/a class of the future").mkdir()
     training, validation = (open_split(config("image_folder", tmp_path), split) for split in ("train", "val"))
     assert training.classes == validation.classes == ("class-0", "class-1", "class-2", "class-3")
-    assert facts.labels(validation).tolist() == [0, 0, 2, 2] and facts.class_counts(validation) == [2, 0, 2, 0]
-    assert facts.notes(training) == () and facts.notes(validation) == (
+    assert dataset_info.labels(validation).tolist() == [0, 0, 2, 2] and dataset_info.class_counts(validation) == [2, 0, 2, 0]
+    assert dataset_info.notes(training) == () and dataset_info.notes(validation) == (
         f"{tmp_path}/val/ lacks 1 class folder that train/ has: class-1.",
         f"{tmp_path}/val/ has 1 class folder without images: class-3.",
     )

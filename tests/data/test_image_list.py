@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
-from phalanx.data.dataset import open_split
+from phalanx.data import dataset_info
+from phalanx.data.open import open_split
 from tests.data.pictures import config, picture, save
 
 
@@ -33,8 +33,8 @@ def test_a_line_is_a_path_and_a_class_and_classes_are_sorted(pictures: Path) -> 
     write(pictures / "val.csv", "images/d.png,cat")
     training, validation = (open_split(config("list", pictures), split) for split in ("train", "val"))
     assert training.classes == validation.classes == ("cat", "dog")
-    assert facts.labels(training).tolist() == [1, 0, 1] and facts.labels(validation).tolist() == [0]
-    assert facts.path(training, 2) == str(pictures / "images/c.png")
+    assert dataset_info.labels(training).tolist() == [1, 0, 1] and dataset_info.labels(validation).tolist() == [0]
+    assert dataset_info.path(training, 2) == str(pictures / "images/c.png")
     assert training[0]["target"] == 1 and training[0]["image"].shape == (3, 16, 20)
 
 
@@ -44,8 +44,8 @@ def test_with_and_without_quotation_marks_and_carriage_returns_a_list_is_the_sam
     (pictures / "windows.csv").write_bytes(b"\xef\xbb\xbfimage,class\r\n" + "\r\n".join(lines).encode() + b"\r\n\r\n")
     (pictures / "quoted.csv").write_text("\n".join(f'"{line.replace(",", chr(34) + "," + chr(34))}"' for line in lines))
     opened = [open_split(config("list", pictures, train_split=n), "train") for n in ("plain", "windows.csv", "quoted")]
-    assert [facts.labels(dataset).tolist() for dataset in opened] == [[1, 0, 0]] * 3
-    assert len({tuple(facts.path(dataset, i) for i in range(3)) for dataset in opened}) == 1
+    assert [dataset_info.labels(dataset).tolist() for dataset in opened] == [[1, 0, 0]] * 3
+    assert len({tuple(dataset_info.path(dataset, i) for i in range(3)) for dataset in opened}) == 1
 
 
 def test_numbers_are_sorted_as_numbers_and_classes_txt_names_them(pictures: Path) -> None:
@@ -53,8 +53,8 @@ def test_numbers_are_sorted_as_numbers_and_classes_txt_names_them(pictures: Path
     assert open_split(config("list", pictures), "train").classes == ("0", "9", "10")
     write(pictures / "classes.txt", *(f"name-{i}" for i in range(11)))
     dataset = open_split(config("list", pictures), "train")
-    assert len(dataset.classes) == 11 and facts.labels(dataset).tolist() == [10, 9, 0]
-    assert facts.class_counts(dataset) == [1, *[0] * 8, 1, 1]
+    assert len(dataset.classes) == 11 and dataset_info.labels(dataset).tolist() == [10, 9, 0]
+    assert dataset_info.class_counts(dataset) == [1, *[0] * 8, 1, 1]
 
 
 def test_several_labels_are_a_vector(pictures: Path) -> None:
@@ -63,12 +63,12 @@ def test_several_labels_are_a_vector(pictures: Path) -> None:
     assert dataset.kind == "multilabel" and dataset.classes == ("bird", "cat", "dog")
     targets = torch.stack([dataset[i]["target"] for i in range(4)])
     assert targets.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 1], [1, 1, 0]] and targets.dtype == torch.float32
-    assert facts.class_counts(dataset) == [1, 2, 2] and facts.labels(dataset) is None
+    assert dataset_info.class_counts(dataset) == [1, 2, 2] and dataset_info.labels(dataset) is None
     write(pictures / "val.csv", "images/a.png,cat")
     assert open_split(config("list", pictures), "val")[0]["target"].tolist() == [0, 1, 0]
     held_out = open_split(config("list", pictures, fold="1/2"), "train")
     counts = torch.stack([held_out[i]["target"] for i in range(len(held_out))]).sum(0)
-    assert facts.class_counts(held_out) == counts.tolist()
+    assert dataset_info.class_counts(held_out) == counts.tolist()
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,17 @@ def test_a_million_lines_open_and_a_forked_reader_does_not_grow(tmp_path: Path) 
     begun = time.process_time()
     dataset = open_split(config("list", tmp_path), "train")
     print(f"a million lines open in {time.process_time() - begun:.2f} s of processor time")
-    assert len(dataset) == count and len(dataset.classes) == 1000 and facts.path(dataset, count - 1).endswith("0999999.jpg")
+    assert (
+        len(dataset) == count and len(dataset.classes) == 1000 and dataset_info.path(dataset, count - 1).endswith("0999999.jpg")
+    )
     reading, writing = os.pipe()
     if (child := os.fork()) == 0:
         gc.disable()  # it would touch all that this long process has, which is not the list's
         memory = [_private_mb()]
         for _ in range(4):  # epochs
             for i in range(0, count, 50):  # every page of the list
-                facts.path(dataset, i)
-                int(facts.labels(dataset)[i])
+                dataset_info.path(dataset, i)
+                int(dataset_info.labels(dataset)[i])
             memory.append(_private_mb())
         os.write(writing, json.dumps(memory).encode())
         os._exit(0)

@@ -12,8 +12,8 @@ from PIL import Image
 from torchvision.io import encode_png
 
 from phalanx.data.bad_sample import Unreadable
-from phalanx.data.images import read_image, read_mask
-from phalanx.data.modes import in_mode
+from phalanx.data.images.decoding import read_image, read_mask
+from phalanx.data.images.modes import in_mode
 from tests.data.pictures import jpeg, picture, save
 
 

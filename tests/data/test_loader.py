@@ -8,13 +8,13 @@ import torch
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
-from phalanx.data.dataset import open_split
-from phalanx.data.loader import EvaluationLoader, Loader, Samples
-from phalanx.data.packing import pack, unpack
-from phalanx.data.pipeline import pipeline
-from phalanx.dist.sampler import Stream, share
+from phalanx.data.loading.loader import EvaluationLoader, Loader, Samples
+from phalanx.data.loading.packing import pack, unpack
+from phalanx.data.open import open_split
+from phalanx.data.transforms.pipeline import pipeline
+from phalanx.dist.microbatches.sampler import Stream, share
 from tests.data import objects
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 
 def _loader(rank: int, world: int, workers: int) -> Loader:
@@ -50,7 +50,7 @@ def test_augmentation_differs_between_epochs_and_leaves_the_generators_alone() -
     config = load([DIGITS], [])
     dataset = open_split(config.data, "train")
     samples = Samples(dataset, pipeline(config.data, dataset, "train"), config.seed)
-    from phalanx.dist.sampler import Draw
+    from phalanx.dist.microbatches.sampler import Draw
 
     before = torch.random.get_rng_state(), numpy.random.get_state()[1].tolist()
     images = [samples[Draw(epoch, 7)]["image"] for epoch in range(4)]

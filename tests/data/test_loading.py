@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from phalanx.configs.errors import UserError
-from phalanx.data.loader import EvaluationLoader, Samples, collate
-from phalanx.data.packing import pack, unpack
-from phalanx.data.pipeline import pipeline
+from phalanx.data.loading.loader import EvaluationLoader, Samples, collate
+from phalanx.data.loading.packing import pack, unpack
+from phalanx.data.transforms.pipeline import pipeline
 from tests.data.examples import Noise, assert_same, loader, recipe, steps
-from tests.running import DIGITS, FEW_EVALUATED, ROOT, assert_bitwise, phalanx, ranks
+from tests.support.running import DIGITS, FEW_EVALUATED, ROOT, assert_bitwise, phalanx, ranks
 
 TYPES = [torch.uint8, torch.uint16, torch.int64, torch.bool, torch.bfloat16, torch.float16, torch.float32, torch.float64]
 

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from phalanx.configs.errors import UserError
-from phalanx.data import ade20k, cityscapes, facts, voc
+from phalanx.data import dataset_info
 from phalanx.data.bad_sample import BadSample
-from phalanx.data.dataset import open_split
+from phalanx.data.formats import ade20k, cityscapes, voc
+from phalanx.data.open import open_split
 from tests.data.pictures import config, masks, picture, save
 
 
@@ -27,14 +28,14 @@ def test_an_image_goes_with_the_mask_of_its_name(tmp_path: Path) -> None:
         expected = numpy.array(Image.open(tmp_path / f"masks/train/{i}.png"))
         assert sample["mask"].dtype == torch.uint8 and numpy.array_equal(sample["mask"].numpy(), expected)
         assert sample["image"].shape == (3, 16, 20)
-    assert sum(facts.class_counts(dataset)) == 4 * 16 * 20
+    assert sum(dataset_info.class_counts(dataset)) == 4 * 16 * 20
 
 
 def test_a_list_names_image_and_mask(tmp_path: Path) -> None:
     masks(tmp_path)
     (tmp_path / "some.csv").write_text("image,mask\nimages/train/2.jpg,masks/train/2.png\nimages/val/0.jpg,masks/val/0.png\n")
     dataset = open_split(config("masks", tmp_path, train_split="some"), "train")
-    assert len(dataset) == 2 and facts.path(dataset, 0).endswith("images/train/2.jpg")
+    assert len(dataset) == 2 and dataset_info.path(dataset, 0).endswith("images/train/2.jpg")
     assert torch.equal(dataset[0]["mask"], open_split(config("masks", tmp_path), "train")[2]["mask"])
 
 
@@ -44,7 +45,7 @@ def test_pixels_to_ignore_count_for_nothing(tmp_path: Path) -> None:
     save(grey([[0, 1, 9], [9, 2, 2]]), tmp_path / "masks/train/a.png")
     dataset = open_split(config("masks", tmp_path, ignore_index=9), "train")
     assert dataset[0]["mask"].tolist() == [[0, 1, 9], [9, 2, 2]]
-    assert facts.class_counts(dataset) == [1, 1, 2]
+    assert dataset_info.class_counts(dataset) == [1, 1, 2]
     far = open_split(config("masks", tmp_path, ignore_index=9), "train", 1)
     assert far[0]["mask"].dtype == torch.uint8
 
@@ -100,11 +101,11 @@ def test_files_that_are_alone_are_told(tmp_path: Path) -> None:
 def test_masks_are_divided_too(tmp_path: Path) -> None:
     masks(tmp_path, train=6)
     parts = [open_split(config("masks", tmp_path, fold="1/3"), split) for split in ("train", "val")]
-    files = [{facts.path(part, i) for i in range(len(part))} for part in parts]
+    files = [{dataset_info.path(part, i) for i in range(len(part))} for part in parts]
     assert [len(part) for part in parts] == [4, 2] and not files[0] & files[1]
     whole = open_split(config("masks", tmp_path), "train")
-    total = numpy.sum([facts.class_counts(part) for part in parts], axis=0)
-    assert total.tolist() == facts.class_counts(whole)
+    total = numpy.sum([dataset_info.class_counts(part) for part in parts], axis=0)
+    assert total.tolist() == dataset_info.class_counts(whole)
 
 
 def test_voc_reads_the_numbers_of_the_palette(tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from phalanx.configs.errors import UserError
-from phalanx.data import coco_masks, facts
+from phalanx.data import dataset_info
 from phalanx.data.bad_sample import BadSample
-from phalanx.data.dataset import open_split
+from phalanx.data.formats import coco_masks
+from phalanx.data.open import open_split
 from tests.data.annotations import coco
 
 SQUARE = [2, 4, 12, 4, 12, 24, 2, 24]
@@ -67,7 +68,7 @@ def test_an_outline_is_held_against_its_image_before_anything_is_allocated(tmp_p
         open_split(config, "train")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     data = open_split(config.model_copy(update={"on_error": "skip"}), "train")
-    assert facts.class_counts(data) == [0, 1] and data[1]["masks"].shape == (1, 48, 24)
+    assert dataset_info.class_counts(data) == [0, 1] and data[1]["masks"].shape == (1, 48, 24)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
 
 

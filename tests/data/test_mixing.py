@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from phalanx.data.mixing import Mixing
+from phalanx.data.transforms.mixing import Mixing
 
 
 def _batch(samples: int = 6) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
-from phalanx.data.dataset import open_split
+from phalanx.data import dataset_info
+from phalanx.data.open import open_split
 from tests.data.pictures import config
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -31,7 +31,7 @@ def write_mnist(root: Path, labels: list[int]) -> numpy.ndarray:
 def test_mnist_is_read_from_its_files(tmp_path: Path) -> None:
     images = write_mnist(tmp_path, [3, 0, 9])
     dataset = open_split(config("mnist", tmp_path), "train")
-    assert dataset.classes == tuple("0123456789") and facts.labels(dataset).tolist() == [3, 0, 9]
+    assert dataset.classes == tuple("0123456789") and dataset_info.labels(dataset).tolist() == [3, 0, 9]
     assert numpy.array_equal(dataset[1]["image"].numpy(), images[1:2]) and dataset[1]["target"] == 0
     with pytest.raises(UserError, match=r"t10k-images-idx3-ubyte\[\.gz\]: there is no such file"):
         open_split(config("mnist", tmp_path), "val")
@@ -49,7 +49,7 @@ def test_mnist_is_read_from_its_files(tmp_path: Path) -> None:
 def test_fashion_mnist_is_read_from_local_files() -> None:
     training, validation = (open_split(config("fashion_mnist", FASHION), split) for split in ("train", "val"))
     assert (len(training), len(validation)) == (60_000, 10_000)
-    assert facts.class_counts(training) == [6000] * 10
+    assert dataset_info.class_counts(training) == [6000] * 10
     images = torch.stack([torch.as_tensor(training[i]["image"]) for i in range(0, 60_000, 7)]) / 255
     assert images.shape[1:] == (1, 28, 28)
     assert images.mean().item() == pytest.approx(training.mean[0], abs=2e-3)
@@ -87,7 +87,7 @@ def test_cifar_100_has_the_fine_classes(tmp_path: Path) -> None:
     content = records(5, 2, 1)
     content.tofile(tmp_path / "train.bin")
     dataset = open_split(config("cifar100", tmp_path), "train")
-    assert len(dataset.classes) == 100 and facts.labels(dataset).tolist() == content[:, 1].tolist()
+    assert len(dataset.classes) == 100 and dataset_info.labels(dataset).tolist() == content[:, 1].tolist()
     (tmp_path / "fine_label_names.txt").unlink()
     with pytest.raises(UserError, match=r"fine_label_names\.txt: there is no such file"):
         open_split(config("cifar100", tmp_path), "train")

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from phalanx.data.fit import Fill
-from phalanx.data.mosaic import mosaic
+from phalanx.data.transforms.fit import Fill
+from phalanx.data.transforms.mosaic import mosaic
 from tests.data.examples import Noise, loader, recipe
 
 SIZE = (48, 64)

@@ -7,17 +7,17 @@ from typing import Any, cast
 import pytest
 import torch
 
-from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
-from phalanx.data.dataset import open_split
-from phalanx.data.nothing import nothing_in_validation, refuse_nothing
-from phalanx.dist.environment import Ranks
-from phalanx.dist.process_group import World
-from phalanx.train.data_check import check_data
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data.inspect.nothing_to_learn import nothing_in_validation, refuse_nothing
+from phalanx.data.open import open_split
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.processes.environment import Ranks
+from phalanx.train.setup.data_check import check_data
 from tests.data.annotations import COCO, coco, voc, voc_object, voc_xml, yolo
 from tests.data.pictures import picture, save
-from tests.running import ROOT
+from tests.support.running import ROOT
 
 HARD = "<difficult>1</difficult>"
 

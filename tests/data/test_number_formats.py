@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from phalanx.data.bad_sample import Unreadable
-from phalanx.data.images import read_image, read_mask
+from phalanx.data.images.decoding import read_image, read_mask
 from tests.data.image_files import chunk, encoded, png, tiff
 
 NUMBERS = numpy.arange(12, dtype=numpy.int64).reshape(3, 4)

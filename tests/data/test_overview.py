@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from phalanx.data.drawing import colour, font, picture, shortened, text_width
-from phalanx.data.overview import augmentation, overview
-from phalanx.data.pipeline import pipeline
-from phalanx.data.sheet import _caption, tiles
+from phalanx.data.inspect.drawing import colour, font, picture, shortened, text_width
+from phalanx.data.inspect.overview import augmentation, overview
+from phalanx.data.inspect.sheet import _caption, tiles
+from phalanx.data.transforms.pipeline import pipeline
 from tests.data.examples import Noise, loader, recipe, steps
-from tests.running import DIGITS, phalanx
+from tests.support.running import DIGITS, phalanx
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

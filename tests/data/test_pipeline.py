@@ -8,14 +8,14 @@ from torchvision.transforms import v2
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
-from phalanx.data.dataset import open_split
-from phalanx.data.fit import placement
-from phalanx.data.loader import EvaluationLoader, Samples
-from phalanx.data.mosaic import mosaics
-from phalanx.data.pipeline import pipeline
-from phalanx.dist.sampler import Draw, Share
+from phalanx.data.loading.loader import EvaluationLoader, Samples
+from phalanx.data.open import open_split
+from phalanx.data.transforms.fit import placement
+from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.pipeline import pipeline
+from phalanx.dist.microbatches.sampler import Draw, Share
 from tests.data.examples import Noise, assert_same, loader, recipe, steps
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 CASES = {
     "nothing": ("classification", []),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
+from phalanx.data import dataset_info
 from phalanx.data.splits import Subset, evened
 from tests.data.examples import Noise, assert_same, loader, recipe, steps
 
@@ -50,7 +50,7 @@ def test_grouped_micro_batches_are_the_same_for_any_workers_and_ranks_and_after_
 
 def test_groups_follow_the_images_of_a_part() -> None:
     part = Subset(Aspects(), numpy.array([3, 4, 0, 0]))
-    sizes = facts.sizes(Subset(part, numpy.array([1, 2])))
+    sizes = dataset_info.sizes(Subset(part, numpy.array([1, 2])))
     assert sizes is not None and sizes.tolist() == [[20, 31], [31, 20]]
 
 
@@ -99,9 +99,11 @@ def test_which_images_come_again_follows_from_the_seed() -> None:
 def test_boxes_are_counted_as_often_as_they_come() -> None:
     even = evened(Objects(), recipe("data.repeat_threshold=0.5").data, 1)
     expected = sum(Objects().counts_of(index) for index in even.indices.tolist())
-    assert facts.class_counts(even) == expected.tolist()
+    assert dataset_info.class_counts(even) == expected.tolist()
     half = Subset(Objects(), numpy.arange(100))
-    assert facts.class_counts(evened(half, recipe().data, 1)) == facts.class_counts(half)  # a part of a split, too
+    assert dataset_info.class_counts(evened(half, recipe().data, 1)) == dataset_info.class_counts(
+        half
+    )  # a part of a split, too
 
 
 def test_objects_that_are_not_counted_cannot_be_evened_out() -> None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from phalanx.configs.errors import UserError
-from phalanx.data import room
-from phalanx.data.loader import EvaluationLoader, Loader, Samples
-from phalanx.data.packing import Load
-from phalanx.data.scarcity import LoaderFailed, explained
-from phalanx.dist.sampler import Stream, share
-from tests.running import DIGITS, ranks
+from phalanx.data.loading import worker_memory
+from phalanx.data.loading.loader import EvaluationLoader, Loader, Samples
+from phalanx.data.loading.packing import Load
+from phalanx.data.loading.resource_errors import LoaderFailed, explained
+from phalanx.dist.microbatches.sampler import Stream, share
+from tests.support.running import DIGITS, ranks
 
 SHARED = "/dev/shm, over which loader processes hand over batches, is full or too small"
 
@@ -61,25 +61,25 @@ def test_too_little_shared_memory_is_refused_before_the_first_step_with_the_numb
     found = os.statvfs("/dev/shm")
     free = found.f_bavail * found.f_frsize
     load = Load(free // 30, 1)
-    room.check(load, 7, 2, local_ranks=2)  # two that each process has ready, and one in use: 15 a rank
+    worker_memory.check(load, 7, 2, local_ranks=2)  # two that each process has ready, and one in use: 15 a rank
     with pytest.raises(UserError, match=r"data.workers=8: .* MB of /dev/shm .* MB are free. Set data.workers=7, or enlarge"):
-        room.check(load, 8, 2, local_ranks=2)
+        worker_memory.check(load, 8, 2, local_ranks=2)
     with pytest.raises(UserError, match=r"Set data.workers=0 \(loads in the training process\)"):
-        room.check(Load(free, 1), 2, 2, local_ranks=1)
-    room.check(Load(free, 1), 0, 2, local_ranks=1)
+        worker_memory.check(Load(free, 1), 2, 2, local_ranks=1)
+    worker_memory.check(Load(free, 1), 0, 2, local_ranks=1)
 
 
 def test_too_few_open_files_are_refused_before_the_first_step() -> None:
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    room.check(Load(1, 2), 2, 2, local_ranks=1)
+    worker_memory.check(Load(1, 2), 2, 2, local_ranks=1)
     with pytest.raises(UserError, match=f"data.workers=2: a rank needs about .* open files .* but may have {limit}. Set"):
-        room.check(Load(1, limit), 2, 2, local_ranks=1)
+        worker_memory.check(Load(1, limit), 2, 2, local_ranks=1)
 
 
 def test_many_more_loader_processes_than_cores_are_told_of() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert room.doubt(1, 2 * cores) is None and room.doubt(0, 8) is None
-    assert f"{64 * cores} loader processes on this node, which has {cores} core" in (room.doubt(64, cores) or "")
+    assert worker_memory.doubt(1, 2 * cores) is None and worker_memory.doubt(0, 8) is None
+    assert f"{64 * cores} loader processes on this node, which has {cores} core" in (worker_memory.doubt(64, cores) or "")
 
 
 class Ends:

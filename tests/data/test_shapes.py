@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
-from phalanx.data.dataset import open_split
-from phalanx.data.shapes import SHAPES
+from phalanx.data import dataset_info
+from phalanx.data.formats.shapes import SHAPES
+from phalanx.data.open import open_split
 from tests.data.pictures import config
 
 
@@ -38,8 +38,8 @@ def test_no_picture_comes_twice_in_either_split_or_with_another_seed() -> None:
 
 def test_classes_take_turns_and_sizes_are_as_asked() -> None:
     dataset = open_split(config("shapes", options={"size": 40, "train": 16, "val": 3}), "train")
-    assert facts.kind(dataset) == "classification" and facts.class_counts(dataset) == [2] * 8
-    assert [dataset[i]["target"] for i in range(16)] == facts.labels(dataset).tolist()
+    assert dataset_info.kind(dataset) == "classification" and dataset_info.class_counts(dataset) == [2] * 8
+    assert [dataset[i]["target"] for i in range(16)] == dataset_info.labels(dataset).tolist()
     assert dataset[0]["image"].shape == (3, 40, 40) and dataset[0]["image"].dtype == torch.uint8
     assert len(open_split(config("shapes", options={"val": 3}), "val")) == 3
 
@@ -55,7 +55,7 @@ def test_the_statistics_are_those_of_the_pictures() -> None:
 def test_boxes_and_masks_tell_of_the_same_shapes() -> None:
     boxes = open_split(config("shapes", options={"target": "boxes"}), "train")
     masks = open_split(config("shapes", options={"target": "mask"}), "train")
-    assert facts.kind(boxes) == "detection" and boxes.classes == SHAPES and masks.classes == ("background", *SHAPES)
+    assert dataset_info.kind(boxes) == "detection" and boxes.classes == SHAPES and masks.classes == ("background", *SHAPES)
     counts = numpy.zeros(8, int)
     for i in range(100):
         one, other = boxes[i], masks[i]
@@ -71,7 +71,7 @@ def test_boxes_and_masks_tell_of_the_same_shapes() -> None:
         counts += numpy.bincount(one["labels"].numpy(), minlength=8)
     assert counts.min() > 10
     few = open_split(config("shapes", options={"target": "boxes", "train": 100}), "train")
-    assert facts.class_counts(few) == counts.tolist()
+    assert dataset_info.class_counts(few) == counts.tolist()
 
 
 def test_a_picture_takes_less_than_two_milliseconds() -> None:
@@ -101,4 +101,4 @@ def test_options_that_cannot_be_are_told(options: dict[str, object], said: str) 
 def test_other_channels_are_made_of_the_colours() -> None:
     dataset = open_split(config("shapes", mode="grey"), "train")
     assert dataset.channels == len(dataset.mean) == len(dataset[0]["image"]) == 1
-    assert facts.labels(dataset) is not None
+    assert dataset_info.labels(dataset) is not None

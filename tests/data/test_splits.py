@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
-from phalanx.data.dataset import Dataset, open_split
+from phalanx.data import dataset_info
+from phalanx.data.dataset import Dataset
+from phalanx.data.open import open_split
 from phalanx.data.splits import Subset, balanced, part
 from tests.data.pictures import config, image_folder
 
@@ -50,7 +51,7 @@ def test_folds_are_disjoint_and_complete_and_divide_every_class_alike(of: int) -
     whole = Numbered(40, 11, 50, 3)
     folds = [part(whole, config("digits", fold=f"{which}/{of}"), "val", 1) for which in range(1, of + 1)]
     assert sorted(number for fold in folds for number in numbers(fold)) == list(range(104))
-    counts = numpy.array([facts.class_counts(fold) for fold in folds])
+    counts = numpy.array([dataset_info.class_counts(fold) for fold in folds])
     assert (counts.max(0) - counts.min(0) <= 1).all()
     assert numpy.ptp(counts.sum(1)) <= 1
 
@@ -58,7 +59,7 @@ def test_folds_are_disjoint_and_complete_and_divide_every_class_alike(of: int) -
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.3, 0.5, 0.9])
 def test_a_stratified_share_is_right_in_every_class(fraction: float) -> None:
     whole = Numbered(400, 11, 50, 200)
-    counts = facts.class_counts(part(whole, config("digits", val_fraction=fraction), "val", 1))
+    counts = dataset_info.class_counts(part(whole, config("digits", val_fraction=fraction), "val", 1))
     assert counts is not None and sum(counts) == int(fraction * len(whole) + 0.5)
     assert all(abs(count - fraction * own) <= 1 for count, own in zip(counts, (400, 11, 50, 200), strict=True))
 
@@ -81,24 +82,24 @@ def test_a_part_without_samples_is_refused() -> None:
 def test_balanced_classes_have_as_many_samples_each_and_none_is_lost() -> None:
     whole = Numbered(40, 7, 13)
     dataset = balanced(whole, 1)
-    assert facts.class_counts(dataset) == [40, 40, 40]
+    assert dataset_info.class_counts(dataset) == [40, 40, 40]
     times = numpy.bincount(numbers(dataset), minlength=60)
     assert times.min() == 1
     for start, stop in ((0, 40), (40, 47), (47, 60)):
         assert numpy.ptp(times[start:stop]) <= 1
     assert numbers(balanced(whole, 1)) == numbers(dataset) != numbers(balanced(whole, 2))
-    assert facts.class_counts(balanced(Numbered(2, 0, 1), 1)) == [2, 0, 2]
+    assert dataset_info.class_counts(balanced(Numbered(2, 0, 1), 1)) == [2, 0, 2]
 
 
 def test_keys_of_the_recipe_divide_and_balance(tmp_path: Path) -> None:
     image_folder(tmp_path, (20, 5))
     settings = config("image_folder", tmp_path, fold="1/5", sampling="class_balanced")
     training, validation = (open_split(settings, split, 7) for split in ("train", "val"))
-    assert facts.class_counts(training) == [16, 16] and facts.class_counts(validation) == [4, 1]
-    files = [{facts.path(dataset, i) for i in range(len(dataset))} for dataset in (training, validation)]
+    assert dataset_info.class_counts(training) == [16, 16] and dataset_info.class_counts(validation) == [4, 1]
+    files = [{dataset_info.path(dataset, i) for i in range(len(dataset))} for dataset in (training, validation)]
     assert not files[0] & files[1] and len(files[0] | files[1]) == 25
     for i in (0, 20, 31):
-        assert training[i]["target"] == facts.labels(training)[i]
+        assert training[i]["target"] == dataset_info.labels(training)[i]
 
 
 def test_digits_can_be_divided_otherwise() -> None:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.configs.data import DataConfig
 from phalanx.configs.errors import UserError
-from phalanx.data import facts
-from phalanx.data.dataset import open_split
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data import dataset_info
+from phalanx.data.open import open_split
 from tests.data import annotations
 from tests.data.pictures import picture, save
 
@@ -62,7 +62,7 @@ def test_text_in_an_encoding_that_says_what_it_is_is_read(
     tmp_path: Path, written: Callable[[Path, Callable[[str], bytes]], DataConfig], encode: Callable[[str], bytes]
 ) -> None:
     data = open_split(written(tmp_path, encode), "train")
-    assert set(data.classes) == set(NAMES) and sum(facts.class_counts(data) or ()) > 0
+    assert set(data.classes) == set(NAMES) and sum(dataset_info.class_counts(data) or ()) > 0
 
 
 @pytest.mark.parametrize("encode", [lambda text: text.encode("latin-1"), lambda text: text.encode("gbk", "replace") + b"\xff"])
@@ -109,7 +109,7 @@ def test_an_entity_in_utf_16_is_refused_as_in_utf_8(tmp_path: Path) -> None:
 
 def test_lines_end_where_editors_end_them(tmp_path: Path) -> None:
     config = annotations.yolo(tmp_path, "1 0.25 0.5 0.5 0.25\r0 0.5 0.5 0.5 0.25\r")
-    assert facts.class_counts(open_split(config, "train")) == [1, 1]
+    assert dataset_info.class_counts(open_split(config, "train")) == [1, 1]
     (tmp_path / "classes.txt").write_text("a\u2028b\nc\x85d")  # which `str.splitlines` would divide
     assert open_split(config, "train").classes == ("a\u2028b", "c\x85d")
 
@@ -121,7 +121,10 @@ def test_blanks_beside_the_comma_of_a_list_are_no_part_of_its_fields(tmp_path: P
     for text in (" a.png, dog\nb c.png ,cat \n", '"a.png", "dog"\n"b c.png" ,cat\n'):
         (tmp_path / "train.csv").write_text(text)
         data = open_split(config, "train")
-        assert data.classes == ("cat", "dog") and [Path(facts.path(data, i)).name for i in (0, 1)] == ["a.png", "b c.png"]
+        assert data.classes == ("cat", "dog") and [Path(dataset_info.path(data, i)).name for i in (0, 1)] == [
+            "a.png",
+            "b c.png",
+        ]
     for mark, name in ((";", "semicolon"), ("\t", "tab")):
         (tmp_path / "train.csv").write_text(f"a.png{mark}dog\n")
         with pytest.raises(UserError, match=f"line 1 has 1 field .* Part them by a comma, not by a {name}"):

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from phalanx.configs.errors import UserError
-from phalanx.data import facts, values
-from phalanx.data.dataset import open_split
+from phalanx.data import dataset_info
+from phalanx.data.files import values
+from phalanx.data.open import open_split
 from tests.data.annotations import coco, coco_text, voc, voc_object, voc_xml, yolo
 
 
@@ -47,11 +48,11 @@ MEANT: dict[str, list[tuple[str, int, str, Any]]] = {
 @pytest.mark.parametrize("change", MEANT.values(), ids=MEANT)
 def test_a_value_of_coco_that_is_nearly_right_is_read_as_it_is_meant(tmp_path: Path, change: Any) -> None:
     data = open_split(coco(tmp_path, *change), "train")
-    sample = data[[Path(facts.path(data, place)).name for place in range(3)].index("7.png")]
+    sample = data[[Path(dataset_info.path(data, place)).name for place in range(3)].index("7.png")]
     assert sample["boxes"].tolist() == [[2, 4, 12, 24], [5.5, 6.5, 13.5, 14.5]]
     assert [data.classes[label] for label in sample["labels"]] == ["cat", "dog"]
     assert sample["area"].tolist() == [150.5, 64] and sample["crowd"].tolist() == [False, False]
-    sizes = facts.sizes(data)
+    sizes = dataset_info.sizes(data)
     assert sizes is not None and [48, 24] in sizes.tolist()
 
 
@@ -59,11 +60,14 @@ def test_ids_are_written_into_results_as_the_file_has_them(tmp_path: Path) -> No
     data = open_split(
         coco(tmp_path, ("images", 1, "id", "7"), ("categories", 1, "id", "b"), ("annotations", 0, "category_id", "b")), "train"
     )
-    assert [facts.image_id(data, place) for place in range(3)] == [1, "7", 9] and facts.category_ids(data) == [44, "b"]
+    assert [dataset_info.image_id(data, place) for place in range(3)] == [1, "7", 9] and dataset_info.category_ids(data) == [
+        44,
+        "b",
+    ]
 
 
 def test_a_size_that_is_absent_is_told(tmp_path: Path) -> None:
-    (note,) = facts.notes(open_split(coco(tmp_path, ("images", 1, "height", None), ("images", 2, "width", 0)), "train"))
+    (note,) = dataset_info.notes(open_split(coco(tmp_path, ("images", 1, "height", None), ("images", 2, "width", 0)), "train"))
     assert "image 7 has no height and width. 2 of 3 images are like it: the sizes of their files count." in note
 
 
@@ -132,7 +136,7 @@ def test_a_size_of_voc_that_is_none_gives_way_to_the_image_s_own(tmp_path: Path,
     for on_error in ("fail", "skip"):
         data = open_split(config.model_copy(update={"on_error": on_error}), "train")
         assert data[0]["boxes"].tolist() == [[2, 4, 12, 24]]
-        sizes, (note,) = facts.sizes(data), facts.notes(data)
+        sizes, (note,) = dataset_info.sizes(data), dataset_info.notes(data)
         assert sizes is not None and sizes.tolist() == [[48, 24]]
         assert "7.xml: its size is missing, or is not a size. 1 of 1 annotations are like it" in note
 
@@ -143,14 +147,14 @@ def test_an_absent_size_of_voc_bounds_boxes_by_the_image_and_an_absent_image_is_
         open_split(config, "train")
     (tmp_path / "JPEGImages/7.png").unlink()
     data = open_split(config, "train")
-    assert facts.sizes(data) is None
+    assert dataset_info.sizes(data) is None
     with pytest.raises(UserError, match=r"7\.jpg: there is no such file"):
         data[0]
 
 
 def test_whole_sides_with_a_point_and_difficult_as_true_are_read(tmp_path: Path) -> None:
     config = voc(tmp_path, voc_xml(voc_object("dog", "3.0", 5, "1.2e1", 24, "<difficult>true</difficult>"), "24.0", 48))
-    assert open_split(config, "train")[0]["crowd"].tolist() == [True] and not facts.notes(open_split(config, "train"))
+    assert open_split(config, "train")[0]["crowd"].tolist() == [True] and not dataset_info.notes(open_split(config, "train"))
 
 
 WRONG_VOC: dict[str, tuple[str, str]] = {
@@ -187,7 +191,7 @@ def test_a_list_of_voc_that_leads_out_of_the_dataset_is_refused_with_its_line(tm
 
 @pytest.mark.parametrize("first", ["1", "1.0", "1.000000e+00"])
 def test_a_class_of_yolo_may_have_a_point(tmp_path: Path, first: str) -> None:
-    assert facts.class_counts(open_split(yolo(tmp_path, f"{first} .25 0.5 5e-1 0.25\n"), "train")) == [0, 1]
+    assert dataset_info.class_counts(open_split(yolo(tmp_path, f"{first} .25 0.5 5e-1 0.25\n"), "train")) == [0, 1]
 
 
 BOX = "0.5 0.5 0.1 0.1"

@@ -5,8 +5,8 @@ from pathlib import Path
 from phalanx.dist.checkpoint import manifest
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.restore import newest, restore
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.process_group import World
 
 
 def resume(world: World, engine: Engine, folder: Path) -> Manifest:

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from phalanx.dist.checkpoint import directory, manifest, reader, retention, shard_file
-from phalanx.dist.checkpoint.consolidate import consolidate
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.layout import Range, cut, gaps
 from phalanx.dist.checkpoint.manifest import BrokenCheckpoint, scalars_from_json, scalars_to_json
 from phalanx.dist.checkpoint.plan import own_ranges
 from phalanx.dist.checkpoint.retention import Retention
 from phalanx.dist.checkpoint.save import Progress, save
-from phalanx.dist.process_group import World
-from tests.rank_pool import Pool
+from phalanx.dist.checkpoint.tools.consolidate import consolidate
+from phalanx.dist.comm.process_group import World
+from tests.support.rank_pool import Pool
 
 # Odd sizes, several formats, an empty tensor, one without dimensions, and one not in memory's order.
 TENSORS = {
@@ -112,6 +112,10 @@ def _escape(body: dict) -> None:
     body["files"]["../../etc/passwd"] = body["files"].pop("shards/rank-00001.safetensors")
 
 
+def _without_blocks(body: dict) -> None:
+    body["files"]["shards/rank-00001.safetensors"]["block_bytes"] = 0
+
+
 def _unvouched(body: dict) -> None:
     body["files"]["shards/rank-00001.safetensors"]["xxh3_64"].pop()
 
@@ -137,6 +141,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "an edited manifest": (lambda c: _edit(c, lambda b: b.update(step=7), again=False), "was changed after it was written"),
     "a manifest that leaves the directory": (lambda c: _edit(c, _escape, again=True), "no shard"),
     "a manifest that does not vouch for all": (lambda c: _edit(c, _unvouched, again=True), "does not vouch for all of"),
+    "a manifest with blocks of no bytes": (lambda c: _edit(c, _without_blocks, again=True), "does not vouch for all of"),
     "a renamed folder": (lambda c: _edit(c, lambda b: b.update(step=7), again=True), "it holds step 7"),
     "a newer format": (lambda c: _edit(c, lambda b: b.update(version=99), again=True), "version 99"),
     "a manifest that lacks something": (lambda c: _edit(c, lambda b: b.pop("tensors"), again=True), "lacks something"),

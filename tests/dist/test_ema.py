@@ -15,12 +15,12 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.dist.checkpoint.layout import EMA, MICRO_BATCHES
 from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.process_group import World
 from tests.dist import test_precision as overflowing
 from tests.dist.resuming import resume
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 DECAY = 0.9
 RAMP = 3

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.dist import exact_reduce
 from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.process_group import World
-from phalanx.dist.randomness import key, seed_everything
+from phalanx.dist.microbatches.randomness import key, seed_everything
+from phalanx.dist.strategies import exact_reduce
 from tests.dist.resuming import resume
 from tests.dist.tracing import collectives
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 SIZES = ["train.global_batch=32", "train.micro_batch=4", "train.steps=3", "dist.precision=fp64"]  # eight micro-batches
 SEED = 3

@@ -2,10 +2,10 @@
 
 import pytest
 
-from phalanx.configs.dist import DistConfig
 from phalanx.configs.errors import UserError
-from phalanx.dist.environment import Ranks, find, without_ranks
-from phalanx.dist.threads import choose_threads
+from phalanx.configs.sections.dist import DistConfig
+from phalanx.dist.processes.environment import Ranks, find, without_ranks
+from phalanx.dist.processes.threads import choose_threads
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1"}
 TORCHRUN |= {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29500"}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from phalanx.dist import files
-from phalanx.dist.files import write_atomically
-from phalanx.dist.json_lines import JsonLines, cut_back, read_lines
+from phalanx.dist.storage import files
+from phalanx.dist.storage.files import write_atomically
+from phalanx.dist.storage.json_lines import JsonLines, cut_back, read_lines
 
 
 def test_lines_are_whole_and_a_torn_one_is_dropped(tmp_path: Path) -> None:

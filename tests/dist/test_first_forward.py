@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from phalanx.dist.first_forward import changed_buffers, watching
-from phalanx.dist.joint_batchnorm import JointBatchNorm, convert
-from phalanx.dist.normalisation import describe_normalisation
-from phalanx.dist.schedule import Turn
-from tests.running import DIGITS, FEW_EVALUATED, phalanx
+from phalanx.dist.batchnorm.report import describe_normalisation
+from phalanx.dist.batchnorm.sync_batchnorm import JointBatchNorm, convert
+from phalanx.dist.microbatches.forward_passes import Turn
+from phalanx.dist.step.first_forward import changed_buffers, watching
+from tests.support.running import DIGITS, FEW_EVALUATED, phalanx
 
 
 def test_the_table_names_what_is_converted_merged_frozen_left_and_in_no_need() -> None:

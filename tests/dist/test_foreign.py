@@ -20,13 +20,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from phalanx.configs.errors import UserError
-from phalanx.dist.checkpoint import foreign, foreign_metadata
-from phalanx.dist.process_group import World
+from phalanx.dist.checkpoint.dcp import folder, metadata
+from phalanx.dist.comm.process_group import World
 from phalanx.models.weights import BadWeights
 from tests.dist.test_zero import config
 from tests.models.test_weights import Harm, assert_loads, network, refusal
-from tests.rank_pool import Pool
-from tests.running import clean_environment
+from tests.support.rank_pool import Pool
+from tests.support.running import clean_environment
 
 
 def _met(world: World) -> World:
@@ -60,8 +60,8 @@ def by_dcp(world: World, folder: Path, how: str) -> None:
 
 
 def opened(path: Path) -> Any:
-    assert foreign.is_one(path)
-    return foreign.open_folder(path)
+    assert folder.is_one(path)
+    return folder.open_folder(path)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -103,14 +103,14 @@ def test_the_folder_of_accelerates_fsdp_loads(pool: Pool, tmp_path: Path) -> Non
 
 def _metadata(folder: Path) -> Any:
     """As DCP wrote it, but for the path that it was saved to."""
-    found = foreign_metadata.read(folder / ".metadata")
+    found = metadata.read(folder / ".metadata")
     found.storage_meta = None
     return found
 
 
 def _refused(path: Path) -> str:
     with pytest.raises(UserError) as caught:
-        foreign.open_folder(path)
+        folder.open_folder(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
 

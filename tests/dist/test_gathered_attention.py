@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from benchmarks import parity_cases as cases
 from phalanx.configs.schema import RunConfig
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.process_group import World
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 
 class _Attentive(nn.Module):

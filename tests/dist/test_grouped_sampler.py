@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy
 import pytest
 
-from phalanx.dist.grouped_sampler import GroupedStream
-from phalanx.dist.sampler import MicroBatches, share
+from phalanx.dist.microbatches.grouped_sampler import GroupedStream
+from phalanx.dist.microbatches.sampler import MicroBatches, share
 
 
 def _stream(samples: int, groups: int, micro_batch: int, seed: int = 3) -> tuple[GroupedStream, list[int]]:

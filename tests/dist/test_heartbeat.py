@@ -12,13 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from phalanx.dist.environment import Ranks, start_of_run
-from phalanx.dist.hang import Heard, Noticeboard, Sign, Verdict, judge
+from phalanx.dist.health.hang import Heard, Noticeboard, Sign, Verdict, judge
+from phalanx.dist.health.watchdog import watched
 from phalanx.dist.heartbeat import Stage, beat
-from phalanx.dist.processes import born, kill_rank
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.watchdog import watched
-from tests.running import DIGITS, FEW_EVALUATED, PHALANX, answer, forked, lines, ranks, start
+from phalanx.dist.processes.children import born, kill_rank
+from phalanx.dist.processes.environment import Ranks, start_of_run
+from phalanx.dist.storage.run_directory import RunDirectory
+from tests.support.running import DIGITS, FEW_EVALUATED, PHALANX, answer, forked, lines, ranks, start
 
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
 RECIPE += ["model.stem=small", "data.image_size=16", "dist.device=cpu", FEW_EVALUATED]

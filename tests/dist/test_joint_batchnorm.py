@@ -8,10 +8,10 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from phalanx.dist.joint_batchnorm import JointBatchNorm, convert, partners_of
-from phalanx.dist.process_group import World
+from phalanx.dist.batchnorm.sync_batchnorm import JointBatchNorm, convert, partners_of
+from phalanx.dist.comm.process_group import World
 from tests.dist.tracing import collectives
-from tests.rank_pool import Pool
+from tests.support.rank_pool import Pool
 
 
 def _cnn() -> nn.Module:

@@ -13,13 +13,13 @@ import psutil
 import pytest
 
 from phalanx.configs.errors import RanksApart, UserError
-from phalanx.dist import network, rendezvous, waiting
-from phalanx.dist.environment import Ranks
-from phalanx.dist.process_group import World
-from phalanx.dist.rendezvous import all_arrived, launched_store, meeting_place, open_store, slurm_store
-from tests.forking import Forked
-from tests.rank_pool import Pool
-from tests.running import DIGITS, FEW_EVALUATED, forked
+from phalanx.dist.comm import network, rendezvous, waiting
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.comm.rendezvous import all_arrived, launched_store, meeting_place, open_store, slurm_store
+from phalanx.dist.processes.environment import Ranks
+from tests.support.forking import Forked
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS, FEW_EVALUATED, forked
 
 TEN_SECONDS = timedelta(seconds=10)
 TWO = [Ranks(rank, 2, rank, 2, 0, "torchrun") for rank in (0, 1)]

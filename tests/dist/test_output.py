@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import clean_environment
+from tests.support.running import clean_environment
 
 PRELUDE = "import os, signal, sys, time\nfrom phalanx.dist import output\noutput.keep_steady()\n"
 

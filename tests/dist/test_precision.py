@@ -15,13 +15,13 @@ from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist import precision
 from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.loss_scale import LossScale
-from phalanx.dist.process_group import World
-from phalanx.dist.reports import StepFigures
+from phalanx.dist.step.loss_scale import LossScale
+from phalanx.dist.step.step_metrics import StepFigures
 from tests.dist.resuming import resume
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 CPU = torch.device("cpu")
 

@@ -15,16 +15,16 @@ from pathlib import Path
 import pytest
 
 from phalanx.configs.errors import Stopped, UserError
-from phalanx.dist import owner_record, run_owner
-from phalanx.dist.collectives import barrier
-from phalanx.dist.environment import Ranks
-from phalanx.dist.files import write_json
-from phalanx.dist.owner_record import Owner
-from phalanx.dist.process_group import World
-from phalanx.dist.processes import born
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.dist.run_owner import RunOwner, refuse_second
-from tests.rank_pool import Pool
+from phalanx.dist.comm.collectives import barrier
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.ownership import owner_record, run_owner
+from phalanx.dist.ownership.owner_record import Owner
+from phalanx.dist.ownership.run_owner import RunOwner, refuse_second
+from phalanx.dist.processes.children import born
+from phalanx.dist.processes.environment import Ranks
+from phalanx.dist.storage.files import write_json
+from phalanx.dist.storage.run_directory import RunDirectory
+from tests.support.rank_pool import Pool
 
 
 @pytest.fixture
@@ -130,10 +130,10 @@ def test_of_trainers_that_start_at_the_same_moment_exactly_one_wins(pool: Pool, 
 KILLED = """
 import os, sys, time
 from pathlib import Path
-from phalanx.dist.environment import Ranks
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.processes.environment import Ranks
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.dist.processes import born
-from phalanx.dist.run_owner import RunOwner, refuse_second
+from phalanx.dist.ownership.run_owner import RunOwner, refuse_second
 
 RunOwner(RunDirectory(Path(sys.argv[1])), Ranks()).claim()
 print("claimed", flush=True)

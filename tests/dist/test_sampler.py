@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from phalanx.dist.sampler import MicroBatches, Stream, permute, share
+from phalanx.dist.microbatches.sampler import MicroBatches, Stream, permute, share
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 16, 17, 63, 64, 65, 1000, 65537])

@@ -16,9 +16,9 @@ from phalanx.dist.checkpoint.restore import newest, restore
 from phalanx.dist.checkpoint.retention import Retention, is_better, superseded
 from phalanx.dist.checkpoint.save import Progress, save
 from phalanx.dist.checkpoint.saver import Saver
-from phalanx.dist.process_group import World, patient_control
-from tests.rank_pool import Pool
-from tests.running import disk_in_memory
+from phalanx.dist.comm.process_group import World, patient_control
+from tests.support.rank_pool import Pool
+from tests.support.running import disk_in_memory
 
 MEGABYTE = 1 << 18  # float32 elements
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from phalanx.dist.schedule import Turn, joint_size, turns
+from phalanx.dist.microbatches.forward_passes import Turn, joint_size, turns
 
 CASES = [(v, n, w) for v in range(1, 17) for w in range(1, v + 1) for n in range(1, v + 1) if v % n == 0]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from phalanx.configs.errors import UserError
-from phalanx.dist import scratch
-from tests.running import clean_environment
+from phalanx.dist.processes import scratch
+from tests.support.running import clean_environment
 
 # What torchrun, W&B and loader processes leave, in a process that tells its folder and waits, with a forked one of its own.
 LEAVES = """

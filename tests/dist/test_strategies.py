@@ -15,17 +15,17 @@ from benchmarks.parity import Cell, measure
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.data.dataset import open_split
-from phalanx.data.loader import EvaluationLoader, Samples
-from phalanx.data.pipeline import pipeline
+from phalanx.data.loading.loader import EvaluationLoader, Samples
+from phalanx.data.open import open_split
+from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.process_group import World
-from phalanx.dist.randomness import key, seed_everything
-from phalanx.train.evaluate import evaluate
+from phalanx.dist.microbatches.randomness import key, seed_everything
+from phalanx.train.evaluation.evaluate import evaluate
 from tests.dist.resuming import resume
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 STRATEGIES = ["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]
 

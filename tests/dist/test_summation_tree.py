@@ -2,8 +2,8 @@
 
 import pytest
 
-from phalanx.dist.sampler import share
-from phalanx.dist.summation_tree import Node, add, held, root
+from phalanx.dist.microbatches.sampler import share
+from phalanx.dist.strategies.summation_tree import Node, add, held, root
 
 
 def _bracket(left: str, right: str) -> str:

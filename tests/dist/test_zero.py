@@ -19,15 +19,15 @@ from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.restore import restore
 from phalanx.dist.checkpoint.save import Progress, save
-from phalanx.dist.deepspeed_config import settings
-from phalanx.dist.process_group import World
-from phalanx.dist.randomness import key
-from phalanx.dist.rates import Rates
-from phalanx.dist.sampler import share
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.microbatches.randomness import key
+from phalanx.dist.microbatches.sampler import share
+from phalanx.dist.strategies.deepspeed_config import settings
+from phalanx.dist.strategies.rates import Rates
 from phalanx.dist.strategies.replicated import Replicated
 from phalanx.dist.strategies.strategy import Strategy
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 # Not by importing it: that is for the ranks, once they know their device.
 # CI installs it, and must fail without it.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.launch.main import main
-from tests.running import DIGITS, FEW_EVALUATED, PHALANX, lines, phalanx, run, tensors
+from tests.support.running import DIGITS, FEW_EVALUATED, PHALANX, lines, phalanx, run, tensors
 
 Refusal = Callable[..., str]
 

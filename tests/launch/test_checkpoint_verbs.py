@@ -19,19 +19,19 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from phalanx.configs.load import load
-from phalanx.data.dataset import open_split
-from phalanx.data.pipeline import pipeline
+from phalanx.data.open import open_split
+from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.checkpoint import manifest, shard_file
-from phalanx.dist.checkpoint.compare import compare
-from phalanx.dist.checkpoint.consolidate import consolidate
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.save import Progress, save
-from phalanx.dist.checkpoint.sources import open_both
-from phalanx.dist.process_group import World
+from phalanx.dist.checkpoint.tools.compare import compare
+from phalanx.dist.checkpoint.tools.consolidate import consolidate
+from phalanx.dist.checkpoint.tools.sources import open_both
+from phalanx.dist.comm.process_group import World
 from phalanx.launch.main import main
 from phalanx.models import registry
-from tests.rank_pool import Pool
-from tests.running import DIGITS, PHALANX, clean_environment, phalanx, run, tensors
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS, PHALANX, clean_environment, phalanx, run, tensors
 
 Command = Callable[..., tuple[int, str, str]]
 ROWS = torch.arange(12, dtype=torch.float32).reshape(4, 3) ** 1.5  # statistics of four micro-batches, three channels

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.data.coco_shapes import write
-from tests.running import DIGITS, assert_bitwise, forked, lines, phalanx, ranks
+from tests.support.running import DIGITS, assert_bitwise, forked, lines, phalanx, ranks
 
 DATA = ["data.name=shapes", "data.options={target: boxes, size: 64, train: 40, val: 4}"]
 COMMON = [DIGITS, "data.augment.shift=0", "data.augment.flip=0.5", "data.ledger=true"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import (
+from tests.support.running import (
     DIGITS,
     FEW_EVALUATED,
     PHALANX,

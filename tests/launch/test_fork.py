@@ -17,12 +17,13 @@ import pytest
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import digest
-from phalanx.dist.checkpoint import choose, directory, manifest, reader
-from phalanx.dist.checkpoint.fork import fork
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.checkpoint import directory, manifest, reader
+from phalanx.dist.checkpoint.tools import choose
+from phalanx.dist.checkpoint.tools.fork import fork
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import forked
 from phalanx.launch.verbs import resume
-from tests.running import DIGITS, FEW_EVALUATED, ROOT, assert_bitwise, lines, phalanx, run, sample_ids
+from tests.support.running import DIGITS, FEW_EVALUATED, ROOT, assert_bitwise, lines, phalanx, run, sample_ids
 
 SMALL = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "train.steps=4", "train.log_every=1", "data.workers=0"]
 SMALL += ["model.stem=small", "data.image_size=16", "data.ledger=true", "checkpoint.every_steps=2", "model.dropout=0.2"]

@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from tests.running import DIGITS, disk_in_memory, lines, phalanx, tensors
+from tests.support.running import DIGITS, disk_in_memory, lines, phalanx, tensors
 
 SMALL = [DIGITS, "train.global_batch=16", "train.micro_batch=8", "data.workers=0", "train.log_every=1"]
 

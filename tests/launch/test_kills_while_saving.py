@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.dist.checkpoint import reader
-from tests.running import DIGITS, FEW_EVALUATED, PHALANX, ROOT, assert_bitwise, lines, phalanx, run, sample_ids, start
+from tests.support.running import DIGITS, FEW_EVALUATED, PHALANX, ROOT, assert_bitwise, lines, phalanx, run, sample_ids, start
 
 RECIPE = [DIGITS, "train.global_batch=8", "train.micro_batch=4", "data.workers=0", "data.ledger=true", "train.log_every=1"]
 RECIPE += ["train.steps=14", "checkpoint.every_steps=1", "checkpoint.keep=2", FEW_EVALUATED]

@@ -1,11 +1,11 @@
-"""However ranks are launched, the same number of them trains the same weights. (srun: tests/test_srun.py.)"""
+"""However ranks are launched, the same number of them trains the same weights. (srun: tests/slurm/test_srun.py.)"""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.running import DIGITS, FEW_EVALUATED, assert_bitwise, lines, phalanx, run
+from tests.support.running import DIGITS, FEW_EVALUATED, assert_bitwise, lines, phalanx, run
 
 BIN = Path(sys.executable).parent
 MODULE = ["-m", "phalanx.launch.train"]

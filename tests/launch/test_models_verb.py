@@ -7,7 +7,7 @@ import pytest
 
 from phalanx.launch.main import main
 from phalanx.models import registry
-from tests.running import ROOT, run
+from tests.support.running import ROOT, run
 
 
 def test_the_list_names_every_network_without_importing_torch() -> None:

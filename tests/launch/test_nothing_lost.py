@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.dist.checkpoint import directory, manifest
-from tests.running import DIGITS, forked, lines, ranks
+from tests.support.running import DIGITS, forked, lines, ranks
 
 SMALL = [DIGITS, "train.global_batch=16", "train.micro_batch=8", "data.workers=0", "data.image_size=8", "data.ledger=true"]
 SMALL += ["name=a", "checkpoint.every_steps=null"]

@@ -4,7 +4,7 @@ import json
 import signal
 from pathlib import Path
 
-from tests.running import DIGITS, FEW_EVALUATED, Command, forked, lines, phalanx, ranks
+from tests.support.running import DIGITS, FEW_EVALUATED, Command, forked, lines, phalanx, ranks
 
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=8", "train.log_every=1", "data.workers=0", "model.stem=small"]
 RECIPE += ["data.image_size=16", "dist.device=cpu", FEW_EVALUATED, "name=one", "train.steps=100000"]

@@ -10,8 +10,8 @@ from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from phalanx.configs.load import load
-from phalanx.data.dataset import open_split
-from tests.running import DIGITS, Command, lines, phalanx, ranks
+from phalanx.data.open import open_split
+from tests.support.running import DIGITS, Command, lines, phalanx, ranks
 
 RECIPE = [DIGITS, "train.global_batch=32", "train.micro_batch=16", "data.workers=0", "train.eval_every=2", "train.steps=4"]
 RECIPE += ["checkpoint.every_steps=2", "checkpoint.best=val/loss", "train.ema=0.5", "data.image_size=8"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import ROOT, lines, phalanx
+from tests.support.running import ROOT, lines, phalanx
 
 
 @pytest.mark.slow

@@ -15,15 +15,15 @@ import pytest
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
-from phalanx.dist import owner_record
-from phalanx.dist.environment import Ranks
-from phalanx.dist.owner_record import Owner
-from phalanx.dist.run_directory import Events, RunDirectory
-from phalanx.dist.run_owner import RunOwner
+from phalanx.dist.ownership import owner_record
+from phalanx.dist.ownership.owner_record import Owner
+from phalanx.dist.ownership.run_owner import RunOwner
+from phalanx.dist.processes.environment import Ranks
+from phalanx.dist.storage.run_directory import Events, RunDirectory
 from phalanx.launch.main import main
 from phalanx.slurm import submit
 from phalanx.slurm.status import status
-from tests.running import DIGITS, ranks
+from tests.support.running import DIGITS, ranks
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy
 import pytest
 from PIL import Image
 
-from phalanx.data.drawing import colour
+from phalanx.data.inspect.drawing import colour
 from tests.data.pictures import picture
-from tests.running import DIGITS, lines, phalanx, ranks
+from tests.support.running import DIGITS, lines, phalanx, ranks
 
 CLASSES = ("ground", "disc", "bar")
 DATA = ["task.name=segmentation", "data.name=masks", "data.root=masks", "data.image_size=32", "data.fit=pad", "data.workers=0"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.running import (
+from tests.support.running import (
     DIGITS,
     FEW_EVALUATED,
     PHALANX,

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from phalanx.configs.data import DataConfig
-from phalanx.data.shapes import Shapes
-from phalanx.models.segmentation import dense_crf
-from phalanx.models.segmentation.dense_crf import Parameters, refine
-from phalanx.models.segmentation.permutohedral import PermutohedralLattice
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data.formats.shapes import Shapes
+from phalanx.models.segmentation.crf import dense_crf
+from phalanx.models.segmentation.crf.dense_crf import Parameters, refine
+from phalanx.models.segmentation.crf.permutohedral import PermutohedralLattice
 
 PARAMETERS = [
     Parameters(),

@@ -21,9 +21,9 @@ from phalanx.models.detection.proposals import SAMPLES
 from phalanx.models.detection.region_heads import _Sample, _within
 from phalanx.models.detection.sampling import sampled
 from phalanx.models.options import BadOption
-from phalanx.train import build
+from phalanx.train.setup import build
 from phalanx.train.tasks import DataFacts
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 NETWORKS = registry.names("detection")
 PUBLISHED = [name for name in NETWORKS if registry.MODELS[name].weights]

@@ -17,12 +17,12 @@ from torch.optim.swa_utils import AveragedModel
 from phalanx.configs.load import load
 from phalanx.dist.checkpoint.entries import whole
 from phalanx.dist.checkpoint.save import Progress, save
-from phalanx.dist.process_group import World
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.models import weights
 from phalanx.models.weights import BadWeights, Loaded
-from tests.rank_pool import Pool
-from tests.running import DIGITS, ROOT, clean_environment
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS, ROOT, clean_environment
 
 
 class Network(nn.Module):

@@ -12,10 +12,10 @@ from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.yolo import boxes as on_boxes
 from phalanx.models.detection.yolo.anchors import AnchorYolo, known_weights
-from phalanx.models.detection.yolo.build import network as build
 from phalanx.models.detection.yolo.detector import Yolo
 from phalanx.models.detection.yolo.distributions import _distribution_loss
 from phalanx.models.detection.yolo.layers import PyramidPooling
+from phalanx.models.detection.yolo.networks import network as build
 from phalanx.models.detection.yolo.shape_matching import ANCHORS, matched
 from phalanx.models.detection.yolo.sim_ota import assigned
 from phalanx.models.detection.yolo.task_aligned import aligned

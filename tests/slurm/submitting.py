@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phalanx.dist.files import write_atomically
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.storage.files import write_atomically
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm import failures
-from tests.running import DIGITS, lines, phalanx
-from tests.slurm_cluster import VirtualCluster
+from tests.support.running import DIGITS, lines, phalanx
+from tests.support.slurm_cluster import VirtualCluster
 
 TIMEOUT_S = 200
 

@@ -10,7 +10,7 @@ import pytest
 from phalanx.slurm import ask
 from phalanx.slurm.ask import Job, SlurmError
 from phalanx.slurm.cluster import accounting, associations, partitions, read_cluster, this_user
-from tests.slurm_cluster import VirtualCluster
+from tests.support.slurm_cluster import VirtualCluster
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.slurm.checks import check, judge
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm.cluster import Association, Cluster, Node, Partition
 from phalanx.slurm.file_system import Place, place
 from phalanx.slurm.findings import Findings
-from tests.running import DIGITS
-from tests.slurm_cluster import VirtualCluster
+from phalanx.slurm.submit_checks import check, judge
+from tests.support.running import DIGITS
+from tests.support.slurm_cluster import VirtualCluster
 
 GIGABYTE = 2**30
 SHARED = Place(Path("/home/me/runs/digits"), "nfs4")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.submitting import Job
-from tests.slurm_cluster import VirtualCluster
+from tests.support.slurm_cluster import VirtualCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from phalanx.slurm.parameters import python
-from tests.running import DIGITS, ROOT, assert_bitwise, lines, phalanx, ranks, sample_ids
 from tests.slurm.submitting import RECIPE, Job
-from tests.slurm_cluster import VirtualCluster
+from tests.support.running import DIGITS, ROOT, assert_bitwise, lines, phalanx, ranks, sample_ids
+from tests.support.slurm_cluster import VirtualCluster
 
 NODES = ["slurm.nodes=2", "slurm.tasks_per_node=2"]
 STEPS = ["train.steps=6", "checkpoint.every_steps=4"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from phalanx.train.wandb_pieces import pieces, rows
-from tests.running import answer, assert_bitwise, clean_environment, lines, phalanx, sample_ids
+from phalanx.train.tracking.wandb_pieces import pieces, rows
 from tests.slurm.submitting import RECIPE, Job
-from tests.slurm_cluster import VirtualCluster, insist
+from tests.support.running import answer, assert_bitwise, clean_environment, lines, phalanx, sample_ids
+from tests.support.slurm_cluster import VirtualCluster, insist
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import assert_bitwise, phalanx, sample_ids
 from tests.slurm.submitting import RECIPE, Job
-from tests.slurm_cluster import VirtualCluster, insist
+from tests.support.running import assert_bitwise, phalanx, sample_ids
+from tests.support.slurm_cluster import VirtualCluster, insist
 
 pytestmark = [
     pytest.mark.slurm,

@@ -10,7 +10,7 @@ from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.train.tasks import DataFacts
 from phalanx.train.tasks.segmentation import Segmentation
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 CLASSES = 5
 

@@ -14,7 +14,7 @@ from phalanx.configs.load import load
 from phalanx.train.metrics.coco_ap import Kind, summary
 from phalanx.train.metrics.coco_results import results
 from phalanx.train.metrics.detection_confusion import confusion
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 from tests.train.detecting import annotations, boxes_of, evaluated, made, rows, with_masks
 
 

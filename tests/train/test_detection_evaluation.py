@@ -13,18 +13,18 @@ from torch import Tensor, nn
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.data.dataset import open_split
-from phalanx.data.facts import View
-from phalanx.dist.process_group import World
+from phalanx.data.dataset_info import View
+from phalanx.data.open import open_split
+from phalanx.dist.comm.process_group import World
 from phalanx.models.detection.paste import paste
-from phalanx.train.build import assemble, gather
-from phalanx.train.evaluate import measure
-from phalanx.train.evaluate_run import _draw
-from phalanx.train.results_file import ResultsFile
+from phalanx.train.evaluation.evaluate import measure
+from phalanx.train.evaluation.evaluate_run import _draw
+from phalanx.train.evaluation.results_file import ResultsFile
+from phalanx.train.setup.build import assemble, gather
 from phalanx.train.tasks import DataFacts
 from phalanx.train.tasks.detection import Detection, Instances
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 from tests.train import detecting
 from tests.train.detecting import KEYS, boxes_of, reference
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from phalanx.data.drawing import colour, draw_boxes
+from phalanx.data.inspect.drawing import colour, draw_boxes
 from phalanx.train.metrics.coco_ap import RECALLS
 from phalanx.train.metrics.detection_confusion import confusion as confusion_of
-from phalanx.train.pictures import confusion, detected, precision_recall
+from phalanx.train.pictures import confusion, detection_curves, precision_recall
 from phalanx.train.pictures.detections import with_detections
 from tests.train.detecting import made, rows
 
@@ -110,7 +110,7 @@ def test_of_many_classes_those_are_shown_that_are_mistaken_most_often() -> None:
 def test_an_evaluation_is_drawn_as_curves_and_confusion() -> None:
     cases = made(4)
     table = sum((confusion_of(p, t, 3, 0.5) for _, p, t in cases), torch.zeros(4, 4, dtype=torch.int64))
-    found = detected.pictures({"boxes": rows(cases), "masks": rows(cases)}, table, ["a", "b", "c"])
+    found = detection_curves.pictures({"boxes": rows(cases), "masks": rows(cases)}, table, ["a", "b", "c"])
     assert list(found) == ["precision_recall", "mask_precision_recall", "confusion"]
     empty = torch.zeros(0, 6).double(), torch.zeros(0, 2).double()
-    assert list(detected.pictures({"boxes": empty}, table * 0, ["a"] * 3)) == ["precision_recall", "confusion"]
+    assert list(detection_curves.pictures({"boxes": empty}, table * 0, ["a"] * 3)) == ["precision_recall", "confusion"]

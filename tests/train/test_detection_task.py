@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.data.dataset import open_split
-from phalanx.data.loader import Samples, collate
-from phalanx.data.pipeline import pipeline
-from phalanx.dist.sampler import Draw
+from phalanx.data.loading.loader import Samples, collate
+from phalanx.data.open import open_split
+from phalanx.data.transforms.pipeline import pipeline
+from phalanx.dist.microbatches.sampler import Draw
 from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
-from phalanx.train.build import facts, network
-from phalanx.train.checks import check_model
+from phalanx.train.setup.build import facts, network
+from phalanx.train.setup.checks import check_model
 from phalanx.train.tasks import DataFacts, build
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 CLASSES = 8
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from phalanx.dist.checkpoint import directory, manifest
-from tests.running import DIGITS, assert_bitwise, lines, phalanx, ranks
+from tests.support.running import DIGITS, assert_bitwise, lines, phalanx, ranks
 
 # With this learning rate only BatchNorm's statistics move: the loss is better at times, and soon no more.
 RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=8", "data.workers=0", "train.log_every=1", "train.steps=30"]

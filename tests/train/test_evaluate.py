@@ -8,16 +8,16 @@ from torch import nn
 from torch.utils.data import Subset
 
 from phalanx.configs.load import load
-from phalanx.data.dataset import open_split
-from phalanx.data.loader import EvaluationLoader, Samples
-from phalanx.data.pipeline import pipeline
-from phalanx.dist.process_group import World
-from phalanx.train.build import assemble, gather
-from phalanx.train.evaluate import evaluate, measure
+from phalanx.data.loading.loader import EvaluationLoader, Samples
+from phalanx.data.open import open_split
+from phalanx.data.transforms.pipeline import pipeline
+from phalanx.dist.comm.process_group import World
+from phalanx.train.evaluation.evaluate import evaluate, measure
+from phalanx.train.setup.build import assemble, gather
 from phalanx.train.tasks import DataFacts
 from phalanx.train.tasks.several_labels import SeveralLabels
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 SETTINGS = ["train.micro_batch=2", "train.global_batch=8"]
 

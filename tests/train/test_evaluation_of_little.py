@@ -13,19 +13,19 @@ from PIL import Image
 from torch import Tensor, nn
 
 from phalanx.configs.load import load
-from phalanx.data.dataset import open_split
-from phalanx.data.loader import EvaluationLoader, Samples
-from phalanx.data.pipeline import pipeline
-from phalanx.dist.process_group import World
+from phalanx.data.loading.loader import EvaluationLoader, Samples
+from phalanx.data.open import open_split
+from phalanx.data.transforms.pipeline import pipeline
+from phalanx.dist.comm.process_group import World
 from phalanx.train import tasks
-from phalanx.train.build import assemble, facts, gather
-from phalanx.train.evaluate import measure
-from phalanx.train.results_file import ResultsFile
+from phalanx.train.evaluation.evaluate import measure
+from phalanx.train.evaluation.results_file import ResultsFile
+from phalanx.train.setup.build import assemble, facts, gather
 from phalanx.train.tasks import Details, GivesResults, Illustrates
 from tests.data import objects
 from tests.data.pictures import masks, picture, save
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 COUNTS = {"train": [0, 0, 2, 0, 1, 0, 0, 3], "val": [0, 2, 0, 0, 1], "none": [0, 0, 0], "one": [0], "odd": [0, 1, 0]}
 FORMATS: dict[str, Callable[[Path, objects.Counts], None]] = {

@@ -3,8 +3,8 @@
 import pytest
 
 from phalanx.configs.load import load
-from phalanx.train.hints import average_without_ramp
-from tests.running import DIGITS
+from phalanx.train.setup.hints import average_without_ramp
+from tests.support.running import DIGITS
 
 
 @pytest.mark.parametrize(

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.process_group import World
 from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Distance, Focal, Loss
 from phalanx.train import tasks
 from phalanx.train.tasks import DataFacts
 from phalanx.train.tasks.classification import Classification
 from phalanx.train.tasks.criterion import criterion
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 CLASSES = 5
 WEIGHTS = torch.tensor([0.5, 1.0, 3.0, 0.1, 2.0], dtype=torch.float64)

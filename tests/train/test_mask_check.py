@@ -8,12 +8,13 @@ from PIL import Image
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
-from phalanx.data.dataset import Split, open_split
-from phalanx.dist.process_group import World
-from phalanx.train.mask_check import check_masks
+from phalanx.data.dataset import Split
+from phalanx.data.open import open_split
+from phalanx.dist.comm.process_group import World
+from phalanx.train.setup.mask_check import check_masks
 from tests.data.pictures import masks
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 ALL_IGNORED: list[int] = []
 

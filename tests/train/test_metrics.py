@@ -11,7 +11,7 @@ from phalanx.train.metrics.average_precision import average_precision, average_p
 from phalanx.train.metrics.calibration import count_bins, expected_error
 from phalanx.train.tasks import DataFacts, Details
 from phalanx.train.tasks.ensemble import MeanProbability
-from tests.running import DIGITS
+from tests.support.running import DIGITS
 
 
 class Given(nn.Module):

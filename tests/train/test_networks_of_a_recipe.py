@@ -9,9 +9,9 @@ import torchvision
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig, digest
-from phalanx.train import build
-from phalanx.train.checks import check_model
-from tests.running import DIGITS
+from phalanx.train.setup import build
+from phalanx.train.setup.checks import check_model
+from tests.support.running import DIGITS
 
 
 def config(*overrides: str) -> RunConfig:

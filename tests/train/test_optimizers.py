@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.optim import OptimConfig, ScheduleConfig
-from phalanx.dist.process_group import World
-from phalanx.train import optimizers, schedules
-from tests.rank_pool import Pool
+from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
+from phalanx.dist.comm.process_group import World
+from phalanx.train.optim import optimizers, schedules
+from tests.support.rank_pool import Pool
 
 
 class Network(nn.Module):

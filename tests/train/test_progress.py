@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from phalanx.train.progress import Progress, duration
+from phalanx.train.tracking.progress import Progress, duration
 
 
 def test_steps_whose_figures_come_at_once_do_not_make_the_rate_a_thousandfold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,10 @@ from benchmarks import parity_cases as cases
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint import rehearsal
-from phalanx.dist.process_group import World
-from phalanx.train.evaluate import rehearse
+from phalanx.dist.comm.process_group import World
+from phalanx.train.evaluation.evaluate import rehearse
 from tests.dist.test_ema import RAMPED, Bits, config, engine_on, held, run_steps, warm_up
-from tests.rank_pool import Pool
+from tests.support.rank_pool import Pool
 
 
 class Draws:

@@ -10,12 +10,12 @@ from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint import manifest
 from phalanx.dist.checkpoint.manifest import Manifest, StoredTensor
 from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.comm.process_group import World
 from phalanx.dist.memory import RankMemory, Sharing, a_rank
-from phalanx.dist.process_group import World
-from phalanx.train.resize import Resize, Setting, as_written
+from phalanx.train.setup.resume_report import Resize, Setting, as_written
 from tests.dist.test_strategies import FrozenBackbone, engine_for, run_steps
-from tests.rank_pool import Pool
-from tests.running import DIGITS
+from tests.support.rank_pool import Pool
+from tests.support.running import DIGITS
 
 
 def config(*overrides: str) -> RunConfig:

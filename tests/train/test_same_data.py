@@ -13,23 +13,23 @@ import torch
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.data import facts as data_facts
-from phalanx.data.dataset import open_split
+from phalanx.data import dataset_info as data_facts
+from phalanx.data.files.string_array import Names
 from phalanx.data.identity import identity
-from phalanx.data.names import Names
+from phalanx.data.open import open_split
 from phalanx.data.same_classes import by_name
-from phalanx.dist.checkpoint import choose
-from phalanx.dist.checkpoint.fork import fork
-from phalanx.dist.run_directory import RunDirectory
+from phalanx.dist.checkpoint.tools import choose
+from phalanx.dist.checkpoint.tools.fork import fork
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import forked
 from phalanx.launch.verbs.data import main as look
-from phalanx.train.build import facts, gather
-from phalanx.train.recorded import record, recorded
-from phalanx.train.same_data import held_for_evaluation, held_for_training, refuse_other_classes
-from phalanx.train.trained import another
+from phalanx.train.evaluation.trained import another
+from phalanx.train.setup.build import facts, gather
+from phalanx.train.setup.recorded import record, recorded
+from phalanx.train.setup.same_data import held_for_evaluation, held_for_training, refuse_other_classes
 from tests.data import objects
 from tests.data.pictures import image_folder, masks, picture, save
-from tests.running import DIGITS, lines, phalanx
+from tests.support.running import DIGITS, lines, phalanx
 
 Write = Callable[[Path], None]
 

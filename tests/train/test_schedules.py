@@ -2,8 +2,8 @@
 
 import pytest
 
-from phalanx.configs.optim import OptimConfig, ScheduleConfig
-from phalanx.train.schedules import learning_rate
+from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
+from phalanx.train.optim.schedules import learning_rate
 
 OPTIM = OptimConfig(lr=2.0)
 

@@ -11,14 +11,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.evaluate import EvaluateConfig
-from phalanx.dist.process_group import World
-from phalanx.models.segmentation import dense_crf
-from phalanx.train.build import assemble, gather
-from phalanx.train.evaluate import measure
+from phalanx.configs.sections.evaluate import EvaluateConfig
+from phalanx.dist.comm.process_group import World
+from phalanx.models.segmentation.crf import dense_crf
+from phalanx.train.evaluation.evaluate import measure
+from phalanx.train.setup.build import assemble, gather
 from phalanx.train.tasks.ensemble import MeanProbability
 from phalanx.train.tasks.views import Views
-from tests.rank_pool import Pool
+from tests.support.rank_pool import Pool
 from tests.train.segmenting import CLASSES, Given, configured, drawn, task_of
 
 

@@ -12,9 +12,9 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score
 from torch import Tensor
 
-from phalanx.data.drawing import colour
+from phalanx.data.inspect.drawing import colour
 from phalanx.train.metrics.boundary import TOLERANCE, boundary, boundary_f
-from phalanx.train.pictures.masks import write_mask
+from phalanx.train.pictures.mask_files import write_mask
 from phalanx.train.pictures.overlay import with_overlay
 from tests.train.segmenting import CLASSES, Given, drawn, task_of
 

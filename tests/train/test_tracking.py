@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from phalanx.configs.load import load
-from phalanx.dist.environment import Ranks
-from phalanx.dist.reports import StepFigures
-from phalanx.dist.run_directory import RunDirectory
-from phalanx.train.tracking import Tracker
-from phalanx.train.wandb_pieces import pieces, rows
-from tests.running import DIGITS, FEW_EVALUATED, PHALANX, lines, phalanx, start
+from phalanx.dist.processes.environment import Ranks
+from phalanx.dist.step.step_metrics import StepFigures
+from phalanx.dist.storage.run_directory import RunDirectory
+from phalanx.train.tracking.tracker import Tracker
+from phalanx.train.tracking.wandb_pieces import pieces, rows
+from tests.support.running import DIGITS, FEW_EVALUATED, PHALANX, lines, phalanx, start
 
 RECIPE = [
     DIGITS,

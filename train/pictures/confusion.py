@@ -6,7 +6,7 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from phalanx.data.drawing import Colour, font, on, shortened, text_width
+from phalanx.data.inspect.drawing import Colour, font, on, shortened, text_width
 
 _BACKGROUND, _TEXT, _QUIET = (24, 26, 31), (240, 240, 240), (158, 164, 175)
 _LOW, _RIGHT, _WRONG = (38, 42, 50), (74, 158, 255), (230, 159, 0)  # what is right is on the diagonal

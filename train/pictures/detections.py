@@ -6,7 +6,7 @@ import numpy
 from PIL import Image
 from torch import Tensor
 
-from phalanx.data.drawing import colour, draw_boxes, font, shortened
+from phalanx.data.inspect.drawing import colour, draw_boxes, font, shortened
 from phalanx.train.pictures.band import drawn_size, viewable
 from phalanx.train.pictures.overlay import outlines
 

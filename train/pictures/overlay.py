@@ -7,7 +7,7 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
-from phalanx.data.drawing import colour, font, shortened, text_width
+from phalanx.data.inspect.drawing import colour, font, shortened, text_width
 from phalanx.train.pictures.band import drawn_size, viewable
 
 _MARGIN, _GAP, _SWATCH, _ROW, _TEXT_SIZE = 12, 20, 14, 24, 15

@@ -6,7 +6,7 @@ import numpy
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from phalanx.data.drawing import Colour, colour, font, shortened, text_width
+from phalanx.data.inspect.drawing import Colour, colour, font, shortened, text_width
 
 Floats = NDArray[numpy.float64]
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from phalanx.configs import nearest
 from phalanx.configs.errors import UserError
+from phalanx.configs.messages import nearest
 from phalanx.configs.own_code import check as check_own
 from phalanx.configs.own_code import is_own, load_ours, load_own, refuse_half
 from phalanx.configs.schema import RunConfig
@@ -70,8 +70,8 @@ class Rows:
 class Task(Protocol):
     """What is learnt; its constructor takes `(config, data, **config.task.options)`.
 
-    A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` or `mask` as `phalanx.data.pipeline` has them,
-    `id` [B], `epoch` [B]; or of lists of tensors, where sizes differ.
+    A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` or `mask` as
+    `phalanx.data.transforms.pipeline` has them, `id` [B], `epoch` [B]; or of lists of tensors, where sizes differ.
     A task may do more: see `Details`, `Illustrates`, `GivesResults`, `Combines` and `Predicts`.
     """
 

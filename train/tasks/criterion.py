@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.loss import LossConfig
+from phalanx.configs.sections.loss import LossConfig
 from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Distance, Focal, Loss
 from phalanx.models.pixel_losses import Dice
 from phalanx.train.tasks import DataFacts

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.data import facts as data_facts
+from phalanx.data import dataset_info as data_facts
 from phalanx.data.dataset import Dataset
-from phalanx.data.fit import evaluated_placement
-from phalanx.dist.randomness import key
+from phalanx.data.transforms.fit import evaluated_placement
+from phalanx.dist.microbatches.randomness import key
 from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.paste import paste
@@ -127,7 +127,7 @@ class Detection:
         }
 
     def pictures(self, sums: Mapping[str, Any]) -> "dict[str, Image]":
-        from phalanx.train.pictures.detected import pictures
+        from phalanx.train.pictures.detection_curves import pictures
 
         rows = {kind: (sums[f"found_{kind}"], sums[f"true_{kind}"]) for kind in self.kinds}
         return pictures(rows, sums["confusion"], self._names)

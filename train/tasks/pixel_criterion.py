@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from phalanx.configs.loss import LossConfig
+from phalanx.configs.sections.loss import LossConfig
 from phalanx.models.losses import CrossEntropy, Loss
 from phalanx.models.pixel_losses import Dice, hard_pixels
 from phalanx.train.tasks import DataFacts

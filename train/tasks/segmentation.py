@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phalanx.configs.evaluate import EvaluateConfig
 from phalanx.configs.schema import RunConfig
-from phalanx.data.fit import evaluated_placement
-from phalanx.models.segmentation import dense_crf
-from phalanx.train.metrics import boundary, mean_of_known, segmentation
+from phalanx.configs.sections.evaluate import EvaluateConfig
+from phalanx.data.transforms.fit import evaluated_placement
+from phalanx.models.segmentation.crf import dense_crf
+from phalanx.train.metrics import boundary, mean_of_known, pixel_confusion
 from phalanx.train.tasks import DataFacts, Rows
 from phalanx.train.tasks.auxiliary import HEADS, auxiliary_weight, heads
 from phalanx.train.tasks.classification import names, outputs
@@ -87,7 +87,7 @@ class Segmentation:
                 total, weight = part.of(logits.unsqueeze(0), target.unsqueeze(0))
                 sums["loss"][place] += total
                 sums["loss_weight"][place] += weight
-            sums["confusion"] += segmentation.confusion(target, predicted, self._outputs)
+            sums["confusion"] += pixel_confusion.confusion(target, predicted, self._outputs)
             score, there = boundary.boundary_f(target, predicted, self._outputs)
             sums["boundary_f"] += score
             sums["boundary_images"] += there
@@ -122,9 +122,9 @@ class Segmentation:
         known = [total / weight for total, weight in losses if weight]
         return {
             "loss": sum(known) if known else math.nan,
-            "miou": mean_of_known(segmentation.iou(confusion)),
-            "pixel_accuracy": segmentation.pixel_accuracy(confusion),
-            "dice": mean_of_known(segmentation.dice(confusion)),
+            "miou": mean_of_known(pixel_confusion.iou(confusion)),
+            "pixel_accuracy": pixel_confusion.pixel_accuracy(confusion),
+            "dice": mean_of_known(pixel_confusion.dice(confusion)),
             "boundary_f": mean_of_known(self._boundary_f(sums)),
         }
 
@@ -135,7 +135,7 @@ class Segmentation:
 
     def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "per_class": segmentation.per_class(self._names, sums["confusion"], self._boundary_f(sums)),
+            "per_class": pixel_confusion.per_class(self._names, sums["confusion"], self._boundary_f(sums)),
             "confusion": sums["confusion"].tolist(),
         }
 
@@ -162,7 +162,7 @@ class Segmentation:
         return with_overlay(image, prediction["mask"], legend)
 
     def write(self, prediction: Mapping[str, Any], folder: Path, place: Path, probabilities: bool) -> dict[str, Any]:
-        from phalanx.train.pictures.masks import write_mask
+        from phalanx.train.pictures.mask_files import write_mask
 
         mask = Path("masks") / place.with_suffix(".png")
         write_mask(folder / mask, prediction["mask"], self._outputs)

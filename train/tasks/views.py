@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from phalanx.configs.evaluate import EvaluateConfig
+from phalanx.configs.sections.evaluate import EvaluateConfig
 from phalanx.train.tasks.pixel_criterion import Probabilities
 
 

@@ -3,7 +3,7 @@
 from phalanx.models.detection.yolo.scaling import SCALES
 from phalanx.models.entry import Entry, Family, OwnOption
 
-_BUILD = "phalanx.models.detection.yolo.build"
+_BUILD = "phalanx.models.detection.yolo.networks"
 _REVIEW = "Terven et al., 2023, arXiv:2304.00501"
 _V3 = Family(_BUILD, "Redmon and Farhadi, 2018, arXiv:1804.02767", ("options",), (), smallest=32)
 _V5 = Family(_BUILD, f"no paper; {_REVIEW}, section 9", ("options",), (), smallest=32)

@@ -279,7 +279,7 @@ def _as_text(content: Content) -> str:
 
 def door(case: Case, _: Path) -> None:
     """A data set with the keys of `data` that the case gives."""
-    from phalanx.configs.data import DataConfig
+    from phalanx.configs.sections.data import DataConfig
 
     try:
         config = DataConfig.model_validate(case.given)

@@ -108,7 +108,7 @@ def _images(draw: mutations.Draw) -> Case:
 def _door(case: Case, _: Path) -> None:
     import torch
 
-    from phalanx.data.images import read_image, read_mask
+    from phalanx.data.images.decoding import read_image, read_mask
 
     if case.given == "mask":
         pixels = read_mask("image.png")

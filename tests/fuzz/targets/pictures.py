@@ -30,15 +30,15 @@ def open_and_check(config: Any, samples: int = 3) -> None:
     Raises:
         Broken: where what was accepted is not what a task could learn from.
     """
-    from phalanx.data import facts
-    from phalanx.data.check import check_part, judge
-    from phalanx.data.dataset import open_split
-    from phalanx.data.pipeline import pipeline
+    from phalanx.data import dataset_info
+    from phalanx.data.inspect.check import check_part, judge
+    from phalanx.data.open import open_split
+    from phalanx.data.transforms.pipeline import pipeline
 
     splits = {split: open_split(config, split) for split in ("train", "val")}  # type: ignore[arg-type]
     for split, dataset in splits.items():
         judge(check_part(dataset, config, 0, 1, lambda: None), dataset, config, split)  # type: ignore[arg-type]
-        facts.class_counts(dataset)
+        dataset_info.class_counts(dataset)
         prepared = pipeline(config, dataset, split)  # type: ignore[arg-type]
         for number in range(min(samples, len(dataset))):
             sample = dataset[number]

@@ -131,21 +131,21 @@ def _door(case: Case, _: Path) -> None:
 
 
 def _read_record(run: str) -> None:
-    from phalanx.dist.run_directory import RunDirectory
-    from phalanx.train.recorded import recorded
+    from phalanx.dist.storage.run_directory import RunDirectory
+    from phalanx.train.setup.recorded import recorded
 
     recorded(RunDirectory(Path(run)))
 
 
 def _go_on(run: str) -> None:
     """What rank 0 reads and writes of a run directory before a run is resumed."""
-    from phalanx.dist.environment import Ranks
-    from phalanx.dist.json_lines import cut_back
-    from phalanx.dist.run_directory import RunDirectory
+    from phalanx.dist.processes.environment import Ranks
+    from phalanx.dist.storage.json_lines import cut_back
+    from phalanx.dist.storage.run_directory import RunDirectory
     from phalanx.launch.arguments import resumed
-    from phalanx.train.ledger import cut_ledgers
-    from phalanx.train.patience import best_so_far
-    from phalanx.train.tracking import Tracker
+    from phalanx.train.early_stopping import best_so_far
+    from phalanx.train.tracking.ledger import cut_ledgers
+    from phalanx.train.tracking.tracker import Tracker
 
     directory, config = RunDirectory(Path(run)), resumed(run, [])
     directory.read_identity()
@@ -163,7 +163,7 @@ def _alone() -> Any:
     """A world of this process alone, as `best_so_far` asks it."""
     from types import SimpleNamespace
 
-    from phalanx.dist.environment import Ranks
+    from phalanx.dist.processes.environment import Ranks
 
     return SimpleNamespace(ranks=Ranks())
 

@@ -1,0 +1,1 @@
+"""What `accelerate config`, `accelerate launch` and DeepSpeed files say about keys of ours."""

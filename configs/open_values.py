@@ -1,0 +1,71 @@
+"""Values whose type the schema leaves open (`options`): unquoted text means a number or a truth value, as in YAML 1.2."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from phalanx.configs.text.encodings import brief
+from phalanx.configs.text.yaml_reading import Plain
+
+_MOST_DIGITS = 300
+
+
+def typed(value: Any) -> Any:
+    """Unquoted text to number or boolean (YAML 1.2 core schema).
+
+    Raises:
+        ValueError: for numbers that no file could give back.
+    """
+    if isinstance(value, dict):
+        return {key: typed(below) for key, below in value.items()}
+    if isinstance(value, list):
+        return [typed(item) for item in value]
+    if not isinstance(value, Plain):
+        return value
+    if value in ("true", "True", "false", "False"):
+        return value[0] in "tT"
+    if re.fullmatch(r"[+-]?[0-9]+", value):
+        if len(value) > _MOST_DIGITS:
+            raise ValueError(f"{brief(value)} is too long a number; put it in quotes if it is text")
+        return int(value)
+    if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value):
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError(f"{brief(value)} is larger than any number of 64 bits; put it in quotes if it is text")
+        return number
+    if re.fullmatch(r"[+-]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", value):
+        raise ValueError(f"{value} is no finite number; leave it out, or put it in quotes if it is text")
+    return str(value)
+
+
+def faults(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Pairs of key and sentence for what `typed` refuses, found one by one."""
+    if isinstance(value, dict):
+        for name, below in value.items():
+            yield from faults(below, f"{key}.{name}")
+        return
+    for item in value if isinstance(value, list) else [value]:
+        try:
+            typed(item)
+        except ValueError as error:
+            yield key, f"{key}: {error}."
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes YAML that comes back to the same values: text that would be read as something else stands in quotes."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    try:
+        clear = typed(Plain(text)) == text
+    except ValueError:
+        clear = False
+    if not text.isprintable():  # line breaks, some of which YAML would fold
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if clear else "'")
+
+
+Dumper.add_representer(str, _text)

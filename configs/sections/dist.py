@@ -1,0 +1,123 @@
+"""The section `dist`: ranks, how they share the model, and the precision of arithmetic."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from phalanx.configs.sections.section import Section, Whole, divisors, experiment, hardware
+
+ZERO = ("zero1", "zero2", "zero3")
+SHARDED = ("fsdp", "hsdp")
+
+
+def _group(value: int | str) -> int | str:
+    """`all` and `off` are words; anything else is a number."""
+    text = str(value).strip()
+    if text in ("off", "all"):
+        return text
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 2:
+        raise ValueError("off, all, or a whole number of micro-batches of 2 or more")
+    return int(text)
+
+
+Group = Annotated[int | str, AfterValidator(_group)]
+
+
+class DistConfig(Section):
+    strategy: Literal["single", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"] = hardware(
+        "ddp",
+        "how ranks share the model: ddp holds all of it on each; fsdp (FSDP2) shards it; hsdp shards in a node and copies "
+        "across; zero1, zero2, zero3 (DeepSpeed) shard the optimizer, the gradients too, the weights too",
+    )
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = experiment(
+        "fp32",
+        "number format of arithmetic; weights are float32 but for fp64. bf16 and fp16 by autocast, fp16 with loss scaling",
+    )
+    loss_scale: float = experiment(65536.0, "fp16: what the loss is multiplied by at the start", ge=1)
+    loss_scale_window: Whole = experiment(2000, "fp16: steps without overflow after which the loss scale doubles", ge=1)
+    sync_bn: Group = experiment(
+        "off", "micro-batches whose samples a BatchNorm statistic sees: off, one; all, the whole step; N, so many in a row"
+    )
+    reduce: Literal["fast", "exact"] = hardware(
+        "fast",
+        "how gradients are summed: in whatever order is fastest, or by one fixed tree: the same bits on any number of ranks",
+    )
+    exchange: Literal["step", "micro_batch"] = hardware(
+        "step",
+        "when fsdp and hsdp exchange gradients: once a step, which keeps a whole gradient on each rank, or after every "
+        "micro-batch, which keeps a share",
+    )
+    shard_ranks: Whole | None = hardware(
+        None, "hsdp: ranks that share one copy of the weights; those of a node if not set", ge=1
+    )
+    reshard_after_forward: bool = hardware(
+        True, "fsdp, hsdp: give back the gathered weights of a block after its forward, and gather them again for its backward"
+    )
+    gather: Literal["full", "half"] = hardware(
+        "full",
+        "fsdp, hsdp with bf16 or fp16: gather weights in float32, as all strategies compute, or in half, in half the bytes, "
+        "which rounds parameters outside of convolutions and linear layers too",
+    )
+    offload: bool = hardware(
+        False, "keep in CPU memory: the optimizer (zero1, zero2, zero3), or weights, gradients and optimizer (fsdp, hsdp)"
+    )
+    deepspeed: str | None = hardware(None, "DeepSpeed JSON file; fills keys of the recipe that are not set, and is passed on")
+    channels_last: bool = hardware(False, "keep images and convolutions channels last in memory, which is faster on GPUs")
+    compile: bool = hardware(False, "torch.compile the model")
+    device: Literal["auto", "cpu", "cuda"] = hardware("auto", "auto takes GPUs where there are any")
+    threads: Whole | None = hardware(
+        None, "CPU threads a rank; if not given OMP_NUM_THREADS, else 1, as torchrun and accelerate launch choose", ge=1
+    )
+    interface: str | None = hardware(
+        None, "network interface over which ranks on several nodes talk, such as ib0; the one that srun used if not given"
+    )
+    hang_s: float = hardware(
+        900.0,
+        "seconds without any progress after which the run counts as hung, and ends naming the rank; 0: never. "
+        "Smaller than timeout_s, which would blame whoever waits",
+        ge=0,
+    )
+    timeout_s: float = hardware(1800.0, "seconds after which a collective that does not end is an error", gt=0)
+
+
+def contradictions(dist: DistConfig, micro_batches: int) -> Iterator[tuple[str, str]]:
+    """Pairs of key and sentence for values that are each allowed but do not go together.
+
+    Args:
+        micro_batches: of a step.
+    """
+    if isinstance(dist.sync_bn, int) and micro_batches % dist.sync_bn:
+        fits = divisors(micro_batches)[1:]
+        allowed = ", ".join(map(str, fits[:20])) or "off"
+        yield (
+            "dist.sync_bn",
+            f"dist.sync_bn={dist.sync_bn} does not divide the {micro_batches} micro-batches of a step "
+            f"(train.global_batch / train.micro_batch). Set one of: {allowed}.",
+        )
+    if dist.reduce == "exact" and dist.sync_bn != "off":
+        yield (
+            "dist.reduce",
+            f"dist.reduce=exact does not go with dist.sync_bn={dist.sync_bn}: joint statistics round as the ranks divide them. "
+            "Set dist.reduce=fast, or dist.sync_bn=off.",
+        )
+    if dist.reduce == "exact" and dist.strategy not in ("single", "ddp", "fsdp"):
+        yield (
+            "dist.reduce",
+            f"dist.reduce=exact runs under single, ddp and fsdp, not {dist.strategy}, which sums in an order of its own. "
+            "Set dist.strategy=ddp, or dist.reduce=fast.",
+        )
+    if dist.precision == "fp64" and dist.strategy in ZERO:
+        yield "dist.precision", f"DeepSpeed ({dist.strategy}) has no fp64. Set dist.strategy=fsdp, or dist.precision=fp32."
+    if dist.shard_ranks is not None and dist.strategy != "hsdp":
+        yield "dist.shard_ranks", f"dist.shard_ranks is for hsdp, not {dist.strategy}. Remove it, or set dist.strategy=hsdp."
+    if dist.offload and dist.strategy not in (*ZERO, *SHARDED):
+        yield "dist.offload", f"dist.offload=true needs fsdp, hsdp or zero1 to zero3, not {dist.strategy}. Set one, or false."
+    if dist.gather == "half" and (dist.strategy not in SHARDED or dist.precision not in ("bf16", "fp16")):
+        yield "dist.gather", "dist.gather=half needs fsdp or hsdp, and bf16 or fp16. Set dist.gather=full."
+    if dist.deepspeed is not None and dist.strategy not in ZERO:
+        yield (
+            "dist.deepspeed",
+            f"dist.deepspeed={dist.deepspeed} is for zero1 to zero3, not {dist.strategy}. Remove it, or set one of them.",
+        )

@@ -1,0 +1,117 @@
+"""The keys of `evaluate`: how a network that segments or detects is asked while it is evaluated, and when it predicts."""
+
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+
+from phalanx.configs.sections.data import ImageSize
+from phalanx.configs.sections.section import Section, Whole, bookkeeping
+
+
+def _seen(value: Any) -> Any:
+    """The word `original`, or pixels."""
+    if value == "original":
+        return value
+    given = value if isinstance(value, list | tuple) else [value]
+    if not all(re.fullmatch(r"[1-9][0-9]{0,5}", str(side).strip()) for side in given) or len(given) not in (1, 2):
+        raise ValueError("original, or pixels: a whole number, or two, height and width, as [1024, 2048]")
+    sides = tuple(int(side) for side in given)
+    return sides[0] if len(sides) == 1 else sides
+
+
+def _scales(value: list[float]) -> list[float]:
+    if not value or not all(scale > 0 for scale in value) or len(set(value)) < len(value):
+        raise ValueError("numbers above zero, each once, such as [0.75, 1.0, 1.25]")
+    return value
+
+
+_DETECT = ("detection", "instance")
+_TASKS = ("classification", "multilabel", "segmentation", *_DETECT)
+_OF_DETECTION = {"score", "nms_iou", "detections", "shown", "voc_ap"}
+
+SeenSize = Annotated[Literal["original"] | int | tuple[int, int], BeforeValidator(_seen)]
+Scales = Annotated[list[float], AfterValidator(_scales)]
+
+
+class EvaluateConfig(Section):
+    size: SeenSize | None = bookkeeping(
+        None,
+        "what is seen of an image in evaluation, instead of data.image_size: pixels, or original for each image's own size",
+    )
+    scales: Scales = bookkeeping([1.0], "factors of that size at which the network is asked; the mean of its probabilities")
+    flip: bool = bookkeeping(False, "ask of the mirrored image too")
+    window: ImageSize | None = bookkeeping(
+        None, "ask of so large a part of the image at a time, as it slides over the image; the whole image if null"
+    )
+    stride: ImageSize | None = bookkeeping(None, "by how much the window moves on; two thirds of its sides if null")
+    crf: bool = bookkeeping(False, "refine masks by a dense CRF on the image in its own size (arXiv:1210.5644)")
+    crf_iterations: Whole = bookkeeping(10, "crf: updates of the mean field", ge=0)
+    crf_appearance: float = bookkeeping(4.0, "crf: weight of the kernel of position and colour", ge=0)
+    crf_appearance_pixels: float = bookkeeping(49.0, "crf: its standard deviation in pixels", gt=0)
+    crf_appearance_colour: float = bookkeeping(5.0, "crf: its standard deviation in levels of 0 to 255", gt=0)
+    crf_smoothness: float = bookkeeping(3.0, "crf: weight of the kernel of position alone", ge=0)
+    crf_smoothness_pixels: float = bookkeeping(3.0, "crf: its standard deviation in pixels", gt=0)
+    score: float = bookkeeping(0.05, "detection: least score of a detection", ge=0, le=1)
+    nms_iou: float = bookkeeping(
+        0.5, "detection: of two of a class whose boxes overlap by more, the better one stays", ge=0, le=1
+    )
+    detections: Whole = bookkeeping(100, "detection: most of an image", ge=1)
+    shown: float = bookkeeping(0.5, "detection: least score to be drawn, and to count in the confusion matrix", ge=0, le=1)
+    voc_ap: bool = bookkeeping(False, "detection: PASCAL VOC's average precision too, by every point and by 11 points")
+
+    @property
+    def views(self) -> list[tuple[float, bool]]:
+        """The scale of each view of an image, and whether it is mirrored."""
+        return [(scale, mirrored) for scale in self.scales for mirrored in ([False, True] if self.flip else [False])]
+
+    @property
+    def window_sides(self) -> tuple[int, int] | None:
+        """Height and width of the window."""
+        return None if self.window is None else _sides(self.window)
+
+    @property
+    def stride_sides(self) -> tuple[int, int] | None:
+        """By how much the window moves on, down and to the right."""
+        if self.window_sides is None or self.stride is not None:
+            return None if self.stride is None else _sides(self.stride)
+        height, width = self.window_sides
+        return max(1, height * 2 // 3), max(1, width * 2 // 3)
+
+
+def _tasks_of(key: str) -> tuple[str, ...]:
+    """The names of the tasks that a key is for."""
+    if key == "size":
+        return "segmentation", *_DETECT
+    return _DETECT if key in _OF_DETECTION else ("segmentation",)
+
+
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def contradictions(config: EvaluateConfig, task: str) -> Iterator[tuple[str, str]]:
+    """Pairs of key and sentence for values that do not go together."""
+    for key, field in EvaluateConfig.model_fields.items():
+        meant = _tasks_of(key)
+        if task in _TASKS and task not in meant and getattr(config, key) != field.default:
+            yield f"evaluate.{key}", f"evaluate.{key} is for task.name={' or '.join(meant)}, not {task}. Remove it."
+            return
+    if config.stride is None:
+        return
+    if config.window_sides is None or config.stride_sides is None:
+        yield (
+            "evaluate.stride",
+            "evaluate.stride is how evaluate.window moves on, which is not given. Set it too, or remove both.",
+        )
+    elif any(step > side for step, side in zip(config.stride_sides, config.window_sides, strict=True)):
+        yield (
+            "evaluate.stride",
+            f"evaluate.stride={_shown(config.stride_sides)} leaves gaps between windows of {_shown(config.window_sides)}. "
+            "Set at most so many pixels.",
+        )
+
+
+def _shown(sides: tuple[int, int]) -> str:
+    return str(list(sides))

@@ -1,0 +1,100 @@
+"""The section `loss` of a recipe."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+
+from phalanx.configs.sections.section import Factor, Section, experiment
+
+
+def _class_weights(value: Any) -> Any:
+    """The word `balanced`, or numbers."""
+    if value == "balanced":
+        return value
+    try:
+        numbers = [float(number) for number in value] if isinstance(value, list | tuple) else []
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or min(numbers) < 0 or max(numbers) == 0:
+        raise ValueError("balanced, or a list of numbers, one a class")
+    return numbers
+
+
+ClassWeights = Annotated[Literal["balanced"] | list[float], BeforeValidator(_class_weights)]
+PIXEL_LOSSES = ("cross_entropy", "bce", "focal", "dice")
+
+
+def _pixel_losses(value: dict[str, float]) -> dict[str, float]:
+    if unknown := set(value) - set(PIXEL_LOSSES):
+        raise ValueError(f"{', '.join(sorted(unknown))} is none of {', '.join(PIXEL_LOSSES)}, each with what it counts")
+    return value
+
+
+AddedLosses = Annotated[dict[str, Factor], AfterValidator(_pixel_losses)]
+
+
+class LossConfig(Section):
+    name: Literal["cross_entropy", "bce", "focal", "dice", "mse", "l1"] = experiment(
+        "cross_entropy",
+        "the loss; bce and focal take several labels an image too; mse and l1 compare probabilities (not of pixels); "
+        "dice is for segmentation",
+    )
+    add: AddedLosses = experiment(
+        {}, "segmentation: further losses that are added, and what each counts beside loss.name, such as {dice: 1.0}"
+    )
+    label_smoothing: float = experiment(0.0, "share of the target spread over all classes (arXiv:1512.00567)", ge=0, lt=1)
+    class_weights: ClassWeights | None = experiment(
+        None, "weight of each class: numbers in the order of the classes, or balanced: inversely to their frequency"
+    )
+    pos_weight: ClassWeights | None = experiment(
+        None, "bce: weight of positive labels of each class: numbers, or balanced: negatives over positives"
+    )
+    focal_gamma: float = experiment(2.0, "focal: exponent that weakens easy samples (arXiv:1708.02002)", ge=0)
+    focal_alpha: float | None = experiment(None, "focal: weight of positives, 1 - alpha of negatives", ge=0, le=1)
+    dice_per_class: bool = experiment(
+        True, "dice: the mean over the classes that an image has; false: of the second of two classes alone (arXiv:1606.04797)"
+    )
+    dice_smooth: float = experiment(1.0, "dice: what is added to numerator and denominator", ge=0)
+    ohem_threshold: float | None = experiment(
+        None,
+        "segmentation: cross_entropy counts only hard pixels, whose class has a probability below this, such as 0.7 "
+        "(arXiv:1604.03540); all if null",
+        gt=0,
+        le=1,
+    )
+    ohem_keep: float = experiment(0.1, "ohem_threshold: least share of an image's pixels that count, the hardest", ge=0, le=1)
+    auxiliary: float | None = experiment(None, "weight of auxiliary heads' losses; the network's own if not given", ge=0)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All losses that are used."""
+        return (self.name, *self.add)
+
+
+def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
+    """Pairs of key and sentence for values that are each allowed but do not go together, or not with the task."""
+    if task in ("detection", "instance"):
+        for key, field in LossConfig.model_fields.items():
+            if getattr(loss, key) != field.default:
+                yield f"loss.{key}", f"loss.{key} is not for task.name={task}: a detector has losses of its own. Remove it."
+        return
+    if loss.pos_weight is not None and "bce" not in loss.names:
+        yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
+    if loss.focal_alpha is not None and "focal" not in loss.names:
+        yield "loss.focal_alpha", f"loss.focal_alpha is for loss.name=focal, not {loss.name}. Remove it, or set focal."
+    if loss.label_smoothing and "cross_entropy" not in loss.names:
+        yield "loss.label_smoothing", f"loss.label_smoothing is for cross_entropy, not {loss.name}. Set it to 0."
+    if loss.ohem_threshold is not None and "cross_entropy" not in loss.names:
+        yield "loss.ohem_threshold", f"loss.ohem_threshold is for cross_entropy, not {loss.name}. Remove it."
+    if loss.name in loss.add:
+        yield "loss.add", f"loss.add has {loss.name}, which is loss.name already, and counts 1. Remove it."
+    if task == "segmentation" and loss.name not in PIXEL_LOSSES:
+        yield "loss.name", f"loss.name={loss.name}: segmentation takes {', '.join(PIXEL_LOSSES)}. Set one of them."
+    if task != "classification":
+        return
+    if loss.name == "dice":
+        yield "loss.name", "loss.name=dice is of pixels, for task.name=segmentation. Set cross_entropy, bce, focal, mse or l1."
+    for key in ("add", "ohem_threshold"):
+        if value := getattr(loss, key):
+            yield f"loss.{key}", f"loss.{key}={value} is of pixels, for task.name=segmentation. Remove it."

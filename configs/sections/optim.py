@@ -1,0 +1,62 @@
+"""The sections `optim` and `schedule` of a recipe."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from phalanx.configs.sections.section import REQUIRED, Factor, Section, Whole, experiment
+
+
+def _rising(value: list[float]) -> list[float]:
+    if value != sorted(set(value)) or not all(0 < share < 1 for share in value):
+        raise ValueError("rising numbers between 0 and 1, such as [0.33, 0.67]")
+    return value
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Milestones = Annotated[list[float], AfterValidator(_rising)]
+
+
+class OptimConfig(Section):
+    name: Literal["sgd", "adamw"] = experiment("sgd", "optimizer")
+    lr: float = experiment(REQUIRED, "learning rate at the schedule's peak", gt=0)
+    weight_decay: float = experiment(0.0, "weight decay (decoupled for adamw)", ge=0)
+    momentum: float = experiment(0.9, "momentum of sgd", ge=0, lt=1)
+    nesterov: bool = experiment(False, "Nesterov momentum for sgd")
+    betas: tuple[Beta, Beta] = experiment((0.9, 0.999), "decay of adamw's two moments")
+    eps: float = experiment(1e-8, "added to adamw's denominator", gt=0)
+    no_decay: list[str] = experiment(
+        [], "parameters without weight decay: patterns of their names, or the words norm (of normalisation layers) and bias"
+    )
+    lr_factors: dict[str, Factor] = experiment(
+        {}, "learning rate as a multiple of lr, by patterns of parameters' names, such as {backbone.*: 0.1}; the last that fits"
+    )
+
+
+class ScheduleConfig(Section):
+    name: Literal["constant", "cosine", "polynomial", "step"] = experiment("cosine", "learning rate after the warm-up")
+    warmup_steps: Whole = experiment(0, "steps of linear warm-up from lr / warmup_steps", ge=0)
+    warmup_momentum: float | None = experiment(
+        None, "momentum (adamw: the first beta) at the first step, rising to its own through the warm-up", ge=0, lt=1
+    )
+    warmup_bias_lr: float | None = experiment(
+        None, "learning rate of biases at the first step, which comes to that of all through the warm-up", ge=0
+    )
+    power: float = experiment(0.9, "exponent of the polynomial schedule", gt=0)
+    milestones: Milestones = experiment(
+        [], "step: where the rate is multiplied by gamma, as shares of the run, such as [0.33, 0.67]"
+    )
+    gamma: float = experiment(0.1, "step: factor at each milestone", gt=0, lt=1)
+    final: float = experiment(0.0, "learning rate at the last step, as a share of lr", ge=0, le=1)
+
+
+def contradictions(optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[tuple[str, str]]:
+    """Pairs of key and sentence for values that are each allowed but do not go together."""
+    if schedule.name == "step" and not schedule.milestones:
+        yield "schedule.milestones", "schedule.name=step needs schedule.milestones. Set them, such as [0.33, 0.67]."
+    for key in ("warmup_momentum", "warmup_bias_lr"):
+        if getattr(schedule, key) is not None and not schedule.warmup_steps:
+            yield f"schedule.{key}", f"schedule.{key} needs a warm-up. Set schedule.warmup_steps, or leave it away."
+    if optim.nesterov and not optim.momentum:
+        yield "optim.nesterov", "Nesterov momentum needs optim.momentum above 0. Set one, or optim.nesterov=false."

@@ -1,0 +1,1 @@
+"""Reading YAML and JSON strictly, with the place of every value."""

@@ -1,0 +1,94 @@
+"""JSON as the standard has it: numbers that are finite, keys that stand once; refused in our words, by the line."""
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+from phalanx.configs.origin import Origin, Problem
+from phalanx.configs.text.encodings import brief, control, line_of
+
+_LONGEST = 300
+_DEEPEST = 32
+_SENTENCES = (
+    ("property name", "a key in double quotes must stand here; a comma before } is one too many"),
+    (
+        "Expecting value|trailing comma",
+        "a value is missing or not JSON (text needs double quotes), or a comma is one too many",
+    ),
+    ("Extra data", "something follows after the end. Keep one object"),
+    ("Unterminated string|control character", "the text that begins here does not end in its line. Close its double quotes"),
+    (r"\\", r"a backslash begins an escape: write \\ for one"),
+    ("',' delimiter", "a comma is missing before this, or a bracket is not closed"),
+    ("':' delimiter", "a colon is missing after the key"),
+)
+
+
+class _Fault(Exception):
+    pass
+
+
+def parse_json(text: str, path: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        Problem: where it is not JSON.
+    """
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_unique, parse_int=_whole, parse_float=_finite, parse_constant=_refuse_constant
+        )
+        _check(value, 0)
+    except json.JSONDecodeError as error:
+        said = f"this is not JSON: {line_of(text, error.lineno)}: {explain(error)}."
+        raise Problem(Origin(path, error.lineno), said) from None
+    except _Fault as fault:
+        raise Problem(Origin(path), str(fault)) from None
+    except RecursionError:
+        raise Problem(Origin(path), _TOO_DEEP) from None
+    return value
+
+
+def explain(error: json.JSONDecodeError) -> str:
+    """What is wrong at an error's place."""
+    return next((sentence for pattern, sentence in _SENTENCES if re.search(pattern, error.msg)), "it is broken here")
+
+
+_TOO_DEEP = f"more than {_DEEPEST} values lie within each other. Write it flatter."
+
+
+def _check(value: Any, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise _Fault(_TOO_DEEP)
+    for text in value if isinstance(value, dict) else [value] if isinstance(value, str) else []:
+        if (unseen := control(text)) is not None:
+            raise _Fault(f"{unseen[0]} stands in the text {brief(text)!r}. Remove it.")
+    for below in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+        _check(below, depth + 1)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, refused where a key stands twice, as DeepSpeed refuses it."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _Fault(f"the key {brief(key)!r} stands twice. Keep one of them.")
+        found[key] = value
+    return found
+
+
+def _whole(text: str) -> int:
+    if len(text) > _LONGEST:
+        raise _Fault(f"{brief(text)} is too long a number. Correct it.")
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _Fault(f"{brief(text)} is larger than any number of 64 bits. Correct it.")
+    return number
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise _Fault(f"{text} is no number of JSON. Correct it.")

@@ -1,0 +1,99 @@
+"""Which files a list of PASCAL VOC's means, and what its XML says. No torch here."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from phalanx.configs.errors import UserError
+from phalanx.data.files.text_file import decoded, lines, read_bytes, read_text, shown
+from phalanx.data.images.image_formats import SUFFIXES
+
+_FLAG = re.compile(r"(.*\S)\s+(-1|0|1)", re.DOTALL)  # lists of one class say of each image whether it is there
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
+_ENCODINGS = re.compile(
+    r"utf-?8|(us-)?ascii|latin-?[0-9]|iso-?8859-[0-9]+|windows-[0-9]+|cp[0-9]+|gbk|gb2312|gb18030|big5|shift[_-]jis|"
+    r"euc-(jp|kr)|koi8-[ru]",
+    re.IGNORECASE,
+)
+
+_BROKEN = {  # what expat says, and our words
+    "no element found": "the text ends before the annotation does",
+    "mismatched tag": "another element is closed than the one that is open",
+    "unclosed": "what begins here does not end",
+    "junk after": "something follows after the annotation",
+    "undefined entity": "an & begins a name that XML does not know; write &amp; for the character",
+    "invalid token": "a character stands where none can be; write &amp; for & and &lt; for < in names",
+    "duplicate attribute": "an attribute is there twice",
+    "unbound prefix": "the name has a prefix, as in a:b, which is not defined",
+    "invalid character": "the number of a character is not one that XML has",
+    "declaration not at start": "the line <?xml ...?> is not the first",
+}
+
+
+def read_stems(listed: Path, there: Callable[[str], str | None]) -> list[str]:
+    """The names that a list holds, a line each: without the suffix, maybe with a folder, maybe with blanks.
+
+    Args:
+        there: the file that belongs to a name, or None. It decides what a line means that ends as lists of one class do, in -1,
+            0 or 1, or that has the suffix of an image.
+
+    Raises:
+        UserError: where the list cannot be read, is empty, or leads out of its folders.
+    """
+    stems = []
+    for number, line in enumerate(lines(read_text(listed)), 1):
+        entry = line.strip()
+        if not entry:
+            continue
+        if entry.startswith("/") or ".." in PurePosixPath(entry).parts:
+            raise UserError(f"{listed}: line {number}: {shown(entry)} leads out of the dataset. Write the image's name alone.")
+        stems.append(_meant(entry, there))
+    if not stems:
+        raise UserError(f"{listed}: the list has no images. Write their names, a line each, without the suffix.")
+    return stems
+
+
+def _meant(entry: str, there: Callable[[str], str | None]) -> str:
+    flagged = _FLAG.fullmatch(entry)
+    name = flagged[1] if flagged else entry
+    possible = [entry, name]
+    possible += [value[: value.rindex(".")] for value in possible if value.lower().endswith(SUFFIXES)]
+    return next((value for value in possible if there(value) is not None), name)
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root of an annotation.
+
+    Raises:
+        UserError: where it is not VOC's XML.
+    """
+    text = _xml_text(path)
+    # Entities could make gigabytes of a few lines; annotations have no use for them.
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:
+        raise UserError(f"{path}: this XML defines a document type, which annotations have no use for. Remove the definition.")
+    try:
+        tree = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        line, column = error.position
+        wrong = next((words for said, words in _BROKEN.items() if said in str(error)), "it is broken here")
+        raise UserError(
+            f"{path}: line {line}, column {column + 1}: this is not XML: {wrong}. Correct it, or write it again."
+        ) from None
+    if tree.tag.lower() != "annotation":
+        raise UserError(f"{path}: this is XML, but not VOC's: its root is {shown(tree.tag)}, not 'annotation'. Write it again.")
+    return tree
+
+
+def _xml_text(path: Path) -> str:
+    content = read_bytes(path)
+    found = _DECLARED.match(content)
+    declared = found[1].decode() if found else None
+    if declared is not None and declared.lower().startswith("utf-16"):
+        declared = None  # what can be read so far is not UTF-16: .NET names the encoding of its strings, not of the file
+    if declared is not None and not _ENCODINGS.fullmatch(declared):
+        raise UserError(f"{path}: line 1: the encoding {shown(declared)} is not known. Save the file as UTF-8.")
+    try:
+        return decoded(content, str(path), declared)
+    except LookupError:
+        raise UserError(f"{path}: line 1: the encoding {shown(declared)} is not known. Save the file as UTF-8.") from None

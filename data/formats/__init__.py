@@ -1,0 +1,1 @@
+"""The dataset formats, one per file, and what they share."""

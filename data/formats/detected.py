@@ -1,0 +1,161 @@
+"""Image files with boxes, and maybe masks, of the objects in them: what `coco`, `voc` and `yolo` open."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data.bad_sample import BadSample, bad
+from phalanx.data.files.string_array import Names
+from phalanx.data.formats.labelled import ImageFiles
+from phalanx.data.formats.objects import Objects
+from phalanx.data.images.image_header import read_header
+
+_MOST_MASKS = 8 << 30  # bytes of an image's masks
+
+
+class DetectedImages(ImageFiles):
+    """Image files, and the objects in each.
+
+    Args:
+        names: of the images, relative to the folder.
+        sizes: int32 [images, 2], height and width as the annotations have them, 0 where they do not tell.
+        notes: sentences about objects that were left out.
+        ids: those that the annotations give to the images, and to the classes.
+        looked: where objects were looked for, for messages.
+
+    Attributes:
+        has_masks: whether samples have `masks`.
+    """
+
+    kind = "detection"
+
+    def __init__(
+        self,
+        config: DataConfig,
+        folder: Path,
+        names: Names,
+        classes: tuple[str, ...],
+        objects: Objects,
+        sizes: NDArray[numpy.int32] | None = None,
+        notes: tuple[str, ...] = (),
+        ids: tuple[Sequence[int | str], list[int | str]] | None = None,
+        looked: str = "",
+    ):
+        super().__init__(config, folder, names, classes)
+        if not classes:
+            raise UserError(f"{folder}: there are no classes. Write their names into classes.txt, a line each.")
+        self._objects, self._sizes = objects, sizes
+        self.has_masks = objects.outlines is not None
+        self.notes, self.looked = notes, looked
+        self._image_ids, self.category_ids = ids or (range(len(names)), list(range(len(classes))))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image = self._image(index)
+        height, width = image.shape[1:]
+        self._check_size(index, height, width)
+        own, objects = self._own(index), self._objects
+        boxes = torch.from_numpy(objects.boxes[own].copy())
+        limits = torch.tensor([width, height] * 2, dtype=torch.float32)
+        boxes = boxes * limits if objects.relative else boxes
+        sample = {
+            "image": image,
+            "boxes": torch.minimum(boxes.clamp(min=0), limits),
+            "labels": torch.from_numpy(objects.labels[own].astype(numpy.int64)),
+            "crowd": torch.from_numpy(objects.crowd[own].copy()),
+        }
+        if objects.outlines is not None:
+            sample["masks"] = self._masks(index, own, height, width)
+        if objects.areas is not None:
+            sample["area"] = _areas(torch.from_numpy(objects.areas[own]), sample)
+        return sample
+
+    @property
+    def sizes(self) -> NDArray[numpy.int32] | None:
+        """Height and width of each image as the annotations have them, `[samples, 2]`; None where some do not tell."""
+        return None if self._sizes is None or not self._sizes.all() else self._sizes
+
+    def image_id(self, index: int) -> int | str:
+        """The id that the annotations give to an image, or its number."""
+        return self._image_ids[index]
+
+    def _own(self, index: int) -> slice:
+        return slice(int(self._objects.ends[index]), int(self._objects.ends[index + 1]))
+
+    def _masks(self, index: int, own: slice, height: int, width: int) -> Tensor:
+        """Bool [n, H, W]."""
+        from phalanx.data.formats.coco_masks import fault_of, mask
+
+        assert self._objects.outlines is not None
+        if (own.stop - own.start) * height * width > _MOST_MASKS:
+            raise bad(
+                self.path(index),
+                f"the masks of its {own.stop - own.start} objects, {width} x {height} pixels each, would take more than 8 GB",
+                "Cut the image into several, or make it smaller.",
+                "{count} of {total} images have as many",
+            )
+        known = self._sizes is not None and bool(self._sizes[index].all())
+        masks = numpy.zeros((own.stop - own.start, height, width), bool)
+        for place, number in enumerate(range(own.start, own.stop)):
+            outline = self._objects.outlines[number]
+            if not known and (fault := fault_of(json.loads(outline), height, width)):
+                others = "{count} of {total} images have masks that cannot be used"
+                raise bad(self.path(index), f"of its object {place + 1} {fault}", "Correct its annotation.", others)
+            masks[place] = mask(outline, height, width)
+        return torch.from_numpy(masks)
+
+    def _check_size(self, index: int, height: int, width: int) -> None:
+        if self._sizes is None:
+            return
+        told_height, told_width = self._sizes[index].tolist()
+        if (told_height, told_width) not in ((height, width), (0, 0)):
+            raise self._of_another_size(index, height, width, told_height, told_width)
+
+    def _of_another_size(self, index: int, height: int, width: int, told_height: int, told_width: int) -> BadSample:
+        problem = f"the image is {width} x {height} pixels, but its annotations are for {told_width} x {told_height}"
+        header = read_header(Path(self.path(index)))
+        if header is not None and header.on_its_side and (told_height, told_width) == (header.height, header.width):
+            return bad(
+                self.path(index),
+                f"{problem}, its pixels as they are stored: its EXIF orientation turns it by 90 degrees",
+                "If the boxes lie on the stored pixels, take the orientation away: exiftool -Orientation= FILE; if they lie on "
+                "the upright image, exchange width and height in the annotations.",
+                "{count} of {total} images are turned by EXIF, but have annotations for what is stored",
+            )
+        return bad(
+            self.path(index),
+            problem,
+            "Correct one of them.",
+            "{count} of {total} images have another size than their annotations say",
+        )
+
+    def counts_of(self, index: int) -> NDArray[numpy.int64]:
+        """Boxes of each class in a sample, `[classes]`; those that are not learnt are not counted."""
+        return self._counts(self._own(index))
+
+    def class_counts(self) -> list[int]:
+        """Boxes of each class."""
+        return self._counts(slice(None)).tolist()
+
+    @property
+    def never_learnt(self) -> int:
+        """Crowds, and objects that are hard to see."""
+        return int(self._objects.crowd.sum())
+
+    def _counts(self, some: slice) -> NDArray[numpy.int64]:
+        learnt = self._objects.labels[some][~self._objects.crowd[some]]
+        return numpy.bincount(learnt, minlength=len(self.classes))
+
+
+def _areas(told: Tensor, sample: Mapping[str, Any]) -> Tensor:
+    """Areas of objects as they were annotated; of the mask, or else the box, where one was not."""
+    sides = sample["boxes"][:, 2:] - sample["boxes"][:, :2]
+    own = sample["masks"].flatten(1).sum(dim=1) if "masks" in sample else sides.prod(dim=1)
+    return torch.where(told.isnan(), own.double(), told)

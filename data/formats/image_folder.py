@@ -1,0 +1,126 @@
+"""`image_folder`: a folder a class. `ROOT/SPLIT/CLASS/**/*.jpg`; `ROOT/CLASS/**/*.jpg` where the split is divided."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data.files.string_array import Names
+from phalanx.data.files.walking import files_below, is_left_by_programs, not_read
+from phalanx.data.formats.labelled import LabelledImages
+from phalanx.data.images.image_formats import SUFFIXES, is_image_name
+
+_TRAINING = {"train", "training", "trn"}
+_OTHER_SPLITS = {"val", "valid", "validation", "test", "testing", "tst", "dev", "eval", "holdout"}
+_NAMED = 10  # class folders that a sentence names
+
+
+def open_split(config: DataConfig, split: str) -> LabelledImages:
+    """The images of a split, class after class, in the order of their names.
+
+    Classes are the folders of the training split, sorted. Another split may lack some of them, which its notes say.
+
+    Raises:
+        UserError: where a folder is missing, a class of the training split has no images, or another split has further classes.
+    """
+    assert config.root is not None
+    folder, training = (_folder(config, name) for name in (split, config.train_split))
+    classes = _class_folders(training)
+    own = _class_folders(folder) if folder != training else classes
+    _refuse_further_classes(folder, own, training, classes)
+    names: list[str] = []
+    targets: list[int] = []
+    others: list[str] = []
+    empty: list[str] = []
+    for number, name in enumerate(classes):
+        found: list[str] = []
+        for file in files_below(folder / name) if name in own else ():
+            (found if is_image_name(os.path.basename(file)) else others).append(file)
+        if not found and name in own:
+            empty.append(name)
+        names += (os.path.join(name, image) for image in sorted(found))
+        targets += [number] * len(found)
+    if empty and folder == training:
+        raise UserError(
+            f"{folder / empty[0]}: this class has no images ({', '.join(SUFFIXES[:3])}, ...). Add some, or remove the folder."
+        )
+    notes = [*_lacking(folder, [name for name in classes if name not in own], training), *_without_images(folder, empty)]
+    notes += not_read(folder, others)
+    return LabelledImages(config, folder, Names.of(names), classes, numpy.array(targets, numpy.int64), tuple(notes))
+
+
+def _folder(config: DataConfig, split: str) -> Path:
+    """The folder of a split: `ROOT/SPLIT`; `ROOT` itself where there is none, and what to hold out is said elsewhere."""
+    assert config.root is not None
+    folder = Path(config.root, split)
+    if folder.is_dir():
+        return folder
+    if config.val_fraction is not None or config.fold is not None:
+        return Path(config.root)
+    below = next((entry for entry in _folders(config.root) if Path(config.root, entry, split).is_dir()), None)
+    if below is not None:
+        nearer = Path(config.root, below)
+        raise UserError(f"{folder}: there is no such folder, but there is {nearer / split}. Set data.root={nearer}.")
+    key = "train_split" if split == config.train_split else "val_split"
+    there = _folders(config.root)
+    raise UserError(
+        f"{folder}: there is no such folder. Set data.{key} to the name of one in {config.root} "
+        f"({_listed(there) or 'there is none'}), or data.val_fraction to hold out a share."
+    )
+
+
+def _may_be_a_class(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a folder that no program has left, and no link to a folder that it lies in."""
+    if not os.path.isdir(entry) or is_left_by_programs(entry.name):  # entry.is_dir() raises for a link to itself
+        return False
+    above = os.path.join(os.path.realpath(os.path.dirname(entry.path)), "")
+    return not (entry.is_symlink() and above.startswith(os.path.join(os.path.realpath(entry.path), "")))
+
+
+def _folders(folder: str | Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if _may_be_a_class(entry))
+
+
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    found = tuple(_folders(folder))
+    if not found:
+        raise UserError(f"{folder}: there are no folders in it. Put the images of each class into a folder of its name.")
+    spelt = {name.casefold() for name in found}
+    if spelt & _TRAINING and spelt & _OTHER_SPLITS and spelt <= _TRAINING | _OTHER_SPLITS:
+        training = next(name for name in found if name.casefold() in _TRAINING)
+        raise UserError(
+            f"{folder}: its folders {_listed(found)} have the names of splits, not of classes. "
+            f"Set data.root={folder} and data.train_split={training}, and data.val_split to another or data.val_fraction."
+        )
+    return found
+
+
+def _refuse_further_classes(folder: Path, own: Sequence[str], training: Path, classes: Sequence[str]) -> None:
+    further = [name for name in own if name not in classes]
+    further = [name for name in further if any(is_image_name(os.path.basename(file)) for file in files_below(folder / name))]
+    if further:
+        raise UserError(
+            f"{folder}/ has {_counted(further)} that {training}/ lacks: {_listed(further)}. "
+            "Classes are those of the training split: add images of these to it, or remove them here."
+        )
+
+
+def _lacking(folder: Path, missing: Sequence[str], training: Path) -> list[str]:
+    if not missing:
+        return []
+    return [f"{folder}/ lacks {_counted(missing)} that {training.name}/ has: {_listed(missing)}."]
+
+
+def _without_images(folder: Path, empty: Sequence[str]) -> list[str]:
+    return [f"{folder}/ has {_counted(empty)} without images: {_listed(empty)}."] if empty else []
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} class folder{'' if len(names) == 1 else 's'}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")

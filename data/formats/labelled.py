@@ -1,0 +1,125 @@
+"""Image files with a class each, or with several labels: what `image_folder` and `list` open."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data.dataset_info import default_statistics
+from phalanx.data.files.string_array import Names
+from phalanx.data.images.modes import CHANNELS, Mode
+from phalanx.data.images.reading import Reader
+
+
+def mode_of_files(config: DataConfig) -> Mode:
+    """The channels that image files are read with."""
+    return "rgb" if config.mode == "auto" else config.mode
+
+
+class ImageFiles:
+    """Image files.
+
+    Args:
+        folder: names are relative to it.
+    """
+
+    def __init__(self, config: DataConfig, folder: Path, names: Names, classes: tuple[str, ...]):
+        self.classes = classes
+        self._mode = mode_of_files(config)
+        self.channels = CHANNELS[self._mode]
+        self.mean, self.std = default_statistics(self.channels)
+        self._folder, self._names, self._reader = folder, names, Reader(config.cache, config.max_pixels)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def path(self, index: int) -> str:
+        return str(self._folder / self._names[index])
+
+    def sample_names(self) -> Names:
+        """The file of each sample, relative to the folder: the same wherever that lies."""
+        return self._names
+
+    def files(self, index: int) -> tuple[str, ...]:
+        """All files that a sample is made of."""
+        return (self.path(index),)
+
+    def _image(self, index: int) -> Tensor:
+        return self._reader.image(self.path(index), self._mode)
+
+
+class LabelledImages(ImageFiles):
+    """Image files with a class each.
+
+    Args:
+        targets: int64 `[samples]`.
+        notes: sentences about what is odd.
+
+    Raises:
+        UserError: where there is only one class.
+    """
+
+    kind = "classification"
+
+    def __init__(
+        self,
+        config: DataConfig,
+        folder: Path,
+        names: Names,
+        classes: tuple[str, ...],
+        targets: NDArray[numpy.int64],
+        notes: tuple[str, ...] = (),
+    ):
+        super().__init__(config, folder, names, classes)
+        self.notes = notes
+        if len(classes) == 1:
+            raise UserError(f"{folder}: all images are of one class, {classes[0]}. Add another, or nothing can be learnt.")
+        self.labels = torch.from_numpy(targets)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self._image(index), "target": int(self.labels[index])}
+
+
+class MultiLabelImages(ImageFiles):
+    """Image files with any number of labels each.
+
+    Args:
+        labels: int32, those of all samples, one after another.
+        ends: int64 `[samples + 1]`: sample `i` has the labels from `ends[i]` to `ends[i + 1]`.
+        looked: where labels were looked for, for messages.
+    """
+
+    kind = "multilabel"
+
+    def __init__(
+        self,
+        config: DataConfig,
+        folder: Path,
+        names: Names,
+        classes: tuple[str, ...],
+        labels: NDArray[numpy.int64],
+        ends: NDArray[numpy.int64],
+        looked: str,
+    ):
+        super().__init__(config, folder, names, classes)
+        self._labels, self._ends, self.looked = labels, ends, looked
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        target = torch.zeros(len(self.classes))
+        target[torch.from_numpy(self._own(index))] = 1
+        return {"image": self._image(index), "target": target}
+
+    def _own(self, index: int) -> NDArray[numpy.int64]:
+        return self._labels[self._ends[index] : self._ends[index + 1]]
+
+    def counts_of(self, index: int) -> NDArray[numpy.int64]:
+        """1 for each label of a sample, `[classes]`."""
+        return numpy.bincount(self._own(index), minlength=len(self.classes))
+
+    def class_counts(self) -> list[int]:
+        return numpy.bincount(self._labels, minlength=len(self.classes)).tolist()

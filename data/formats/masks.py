@@ -1,0 +1,89 @@
+"""`masks`: images and masks of class indices, of the same name.
+
+`ROOT/images/SPLIT/*.jpg` and `ROOT/masks/SPLIT/*.png`, or a list `ROOT/SPLIT.csv` of lines `image,mask`; and
+`ROOT/classes.txt`, the names of the classes, a line each, from 0. Where the split is divided by `data.val_fraction` or
+`data.fold`, the folders `ROOT/images` and `ROOT/masks` may hold the files themselves.
+"""
+
+import os
+from pathlib import Path
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.sections.data import DataConfig
+from phalanx.data.files.class_names import read_class_names
+from phalanx.data.files.ignored_class import Learnt, hint, learnt
+from phalanx.data.files.string_array import Names
+from phalanx.data.files.walking import files_below
+from phalanx.data.formats.image_list import list_file, read_list
+from phalanx.data.formats.masked import MaskedImages, plain_meaning
+from phalanx.data.images.image_formats import is_image_name
+
+
+def open_split(config: DataConfig, split: str) -> MaskedImages:
+    """The pairs of a split: of a list in its order, else sorted by name.
+
+    Raises:
+        UserError: where a file or folder is missing.
+    """
+    root = Path(config.root or "")
+    classes = read_class_names(root)
+    if classes is None:
+        raise UserError(f"{root / 'classes.txt'}: there is no such file. Write the names of the classes, a line each, from 0.")
+    if list_file(config, split).is_file():
+        images, masks = _listed(list_file(config, split))
+    else:
+        images, masks = _paired(config, root, split)
+    found = learnt(classes, config.ignore_index)
+    meaning = plain_meaning(classes, found, config.ignore_index)
+    return MaskedImages(config, root, images, masks, found.classes, meaning, tuple(_notes(config, classes, found)))
+
+
+def _notes(config: DataConfig, classes: tuple[str, ...], found: Learnt) -> list[str]:
+    if found.named is None:
+        return hint(classes)
+    return [
+        f"data.ignore_index={config.ignore_index} is the class {found.named}: its pixels count for nothing, and the other "
+        f"{len(found.classes)} classes are learnt."
+    ]
+
+
+def _listed(path: Path) -> tuple[Names, Names]:
+    lines = read_list(path)
+    return lines.names, Names.of(lines.words[number] for number in lines.numbers.tolist())
+
+
+def _paired(config: DataConfig, root: Path, split: str) -> tuple[Names, Names]:
+    images, masks = (_by_stem(_folder(config, root / what, split)) for what in ("images", "masks"))
+    if not images:
+        raise UserError(f"{root / 'images' / split}: there are no images in it. Add some, or name another split.")
+    alone = sorted(set(images) ^ set(masks))
+    if alone:
+        has, lacks = ("image", "mask") if alone[0] in images else ("mask", "image")
+        file = images.get(alone[0]) or masks[alone[0]]
+        raise UserError(
+            f"{file}: this {has} has no {lacks} of the same name. {len(alone)} files are alone like it. "
+            "Add what is missing, or remove them."
+        )
+    stems = sorted(images)
+    return tuple(Names.of(str(found[stem].relative_to(root)) for stem in stems) for found in (images, masks))  # type: ignore[return-value]
+
+
+def _folder(config: DataConfig, folder: Path, split: str) -> Path:
+    if (folder / split).is_dir():
+        return folder / split
+    if folder.is_dir() and (config.val_fraction is not None or config.fold is not None):
+        return folder
+    raise UserError(f"{folder / split}: there is no such folder. Set data.train_split and data.val_split to those in {folder}.")
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    """The images of a folder and of those in it, by their names without the suffix."""
+    found: dict[str, Path] = {}
+    for name in sorted(files_below(folder)):
+        if not is_image_name(os.path.basename(name)):
+            continue
+        stem = os.path.splitext(name)[0]
+        if stem in found:
+            raise UserError(f"{folder / name}: {found[stem].name} has the same name but for the suffix. Remove one of them.")
+        found[stem] = folder / name
+    return found

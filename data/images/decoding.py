@@ -1,0 +1,141 @@
+"""Decoding: from a file to the tensor of an image, or of a mask of class indices."""
+
+import errno
+import os
+import re
+import stat
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, decode_png
+
+from phalanx.configs.sections.data import MAX_PIXELS
+from phalanx.data.bad_sample import unreadable
+from phalanx.data.images.deep_png import check_pixels
+from phalanx.data.images.image_formats import (
+    JPEG,
+    PNG,
+    BrokenImage,
+    TooLarge,
+    is_deep_colour,
+    jpeg_size,
+    opened,
+    png_size,
+    refuse_too_large,
+    unknown,
+)
+from phalanx.data.images.modes import Mode, in_mode
+from phalanx.data.images.number_formats import NoMeaning, classes_of, pixels_of
+
+_OF_DECODERS = (BrokenImage, OSError, SyntaxError, RuntimeError)
+_JPEG_END = b"\xff\xd9"
+_FROM_TORCHVISION = re.compile(r"^.*\.cpp:\d+, ")  # where in its source
+# A side of one pixel is what is left of a failed download, or a tracking pixel: it would be stretched to a flat colour.
+_SMALLEST_SIDE = 2
+
+
+def read_image(path: str, mode: Mode, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """An image file, turned upright as its EXIF orientation says; of several pages or frames the first.
+
+    What a file is its first bytes say, not its name. torchvision decodes JPEG, and PNG of 16 bits a colour; Pillow the rest,
+    PNG too, in the same time: it tells a broken file where torchvision 0.29 crashes. No decoder starts before the size that
+    the file claims is known to be at most `max_pixels`.
+
+    Returns:
+        uint8 `[1, 3 or 4, H, W]`; uint16 where the file has 16 bits a channel.
+
+    Raises:
+        Unreadable: where there is no such file, it holds no whole image, one that is too large, one with a side of a single
+            pixel, or numbers that are no colours.
+    """
+    content = _content(path)
+    try:
+        image = _decoded(content, mode, max_pixels)
+    except Exception as error:  # a broken file makes decoders raise all there is, such as SyntaxError
+        raise _told(path, content, error, "Store whole numbers of 8 or 16 bits, such as a PNG does.") from None
+    if min(image.shape[1:]) < _SMALLEST_SIDE:
+        raise unreadable(path, f"this image is {image.shape[2]} x {image.shape[1]} pixels, too small to show anything")
+    return image
+
+
+def read_mask(path: str, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """A mask: the number that is stored for each pixel, of a palette or a grey image, or of colours that are all the same.
+
+    Returns:
+        uint8 or uint16 `[H, W]`.
+
+    Raises:
+        Unreadable: where there is no such file, it holds no whole image, one that is too large, or one with colours instead
+            of numbers.
+    """
+    content = _content(path)
+    try:
+        with opened(content, max_pixels) as image:
+            return torch.from_numpy(classes_of(image, content))
+    except Exception as error:
+        raise _told(path, content, error, "Store class indices, as a grey or palette PNG.") from None
+
+
+def _content(path: str) -> bytes:
+    try:
+        with open(path, "rb", opener=_open_regular) as file:
+            content = file.read()
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        raise unreadable(path, "there is no such file" if gone else f"it cannot be read: {error.strerror}") from None
+    if not content:
+        raise unreadable(path, "the file is empty")
+    return content
+
+
+def _open_regular(path: str, flags: int) -> int:
+    """Opens a regular file alone: a pipe would be waited for, and a device read, without end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor
+
+
+def _decoded(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
+    if content.startswith(JPEG):
+        return _decoded_jpeg(content, mode, max_pixels)
+    if is_deep_colour(content):
+        refuse_too_large(*png_size(content), max_pixels)
+        with opened(content, max_pixels) as image:
+            image.verify()  # torchvision 0.29 crashes where the checksum of a PNG is wrong
+        check_pixels(content)
+        return in_mode(decode_png(_as_tensor(content), ImageReadMode.UNCHANGED, apply_exif_orientation=True), mode)
+    with opened(content, max_pixels) as image:
+        pixels = torch.from_numpy(pixels_of(image, mode))  # [H, W] or [H, W, C]
+    pixels = pixels.unsqueeze(2) if pixels.ndim == 2 else pixels
+    return in_mode(pixels.permute(2, 0, 1).contiguous(), mode)
+
+
+def _decoded_jpeg(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
+    width, height, first_scan = jpeg_size(content)
+    refuse_too_large(width, height, max_pixels)
+    # libjpeg fills what is missing with grey, and torchvision says nothing of it.
+    if content.find(_JPEG_END, first_scan) < 0:
+        raise BrokenImage("it ends too early")
+    wanted = ImageReadMode.GRAY if mode == "grey" else ImageReadMode.RGB
+    return in_mode(decode_jpeg(_as_tensor(content), wanted, apply_exif_orientation=True), mode)
+
+
+def _as_tensor(content: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def _told(path: str, content: bytes, error: Exception, remedy: str) -> Exception:
+    """What is wrong with a file that could not be read."""
+    if isinstance(error, TooLarge):
+        return unreadable(path, str(error), "Raise data.max_pixels if it is meant to be so large, else replace it.")
+    if isinstance(error, NoMeaning):
+        return unreadable(path, str(error), remedy)
+    if type(error).__name__ == "UnidentifiedImageError":
+        return unreadable(path, unknown(content))
+    reason = _FROM_TORCHVISION.sub("", " ".join(str(error).split())).rstrip(".")
+    if not reason or not isinstance(error, _OF_DECODERS):
+        reason = "what is in it is broken"  # Python's own words say nothing of the file
+    kind = "JPEG" if content.startswith(JPEG) else "PNG" if content.startswith(PNG) else "image"
+    return unreadable(path, f"this {kind} cannot be decoded ({reason})")

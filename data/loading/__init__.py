@@ -1,0 +1,1 @@
+"""Loader processes, and the order in which samples are loaded."""

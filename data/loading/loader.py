@@ -1,0 +1,323 @@
+"""Brings each rank its micro-batches, the same samples and the same augmentation on any number of ranks and workers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate, get_worker_info
+
+from phalanx.configs.errors import UserError
+from phalanx.data.dataset import Dataset
+from phalanx.data.loading import worker_memory
+from phalanx.data.loading.packing import Load, load_of, pack, shared, unpack
+from phalanx.data.loading.resource_errors import LoaderFailed, explained
+from phalanx.data.loading.workers import in_processes, started, without_advice
+from phalanx.dist.microbatches.randomness import key, seed_loading, undisturbed
+from phalanx.dist.microbatches.sampler import Draw, MicroBatches, Share, Stream
+
+MicroBatch = dict[str, Any]
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
+# From the number of steps finished before, and a micro-batch of that step: see `phalanx.data.transforms.batchwise`.
+Batchwise = Callable[[int, MicroBatch], MicroBatch]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This rank's part of a step.
+
+    Attributes:
+        step: number of steps finished before.
+        samples: of the whole step, over all ranks.
+        micro_batches: dictionaries of stacked tensors: `image` [m, C, H, W], `target` [m] or [m, classes], `mask` [m, H, W],
+            `id` [m], `epoch` [m]; and of lists of tensors: `boxes`, `labels`, `masks`.
+    """
+
+    step: int
+    samples: int
+    micro_batches: list[MicroBatch]
+
+    @property
+    def ids(self) -> list[int]:
+        """The sample ids of this rank's part, in order."""
+        return [i for micro_batch in self.micro_batches for i in micro_batch["id"].tolist()]
+
+    @property
+    def others(self) -> list[list[int]] | None:
+        """The ids of the other samples that are in each of them, as mosaics have; None where there are none."""
+        if "others" not in self.micro_batches[0]:
+            return None
+        rows = [row for micro_batch in self.micro_batches for row in micro_batch["others"].tolist()]
+        return [[number for number in row if number >= 0] for row in rows]
+
+
+class Samples:
+    """A dataset by draws: each sample is loaded and transformed with random numbers of its own (seed, epoch, id).
+
+    Args:
+        transform: of a sample, drawing from torch's global generator; its attribute `ragged`, if it has one, names the entries
+            that differ in size from sample to sample.
+        load: gives the sample of a draw where that is not just the dataset's, see `phalanx.data.transforms.mosaic`.
+    """
+
+    def __init__(self, dataset: Dataset, transform: Transform, seed: int, load: Callable[[Draw], dict[str, Any]] | None = None):
+        self.dataset, self.transform, self.seed, self._load = dataset, transform, seed, load
+        self.ragged: frozenset[str] = getattr(transform, "ragged", frozenset())
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        with loading():
+            return self.transformed(self.stored(draw))
+
+    def stored(self, draw: Draw) -> dict[str, Any]:
+        """A sample as the dataset gives it, with `id` and `epoch`."""
+        seed_loading(key(self.seed, "load", draw.epoch, draw.sample))
+        loaded = self.dataset[draw.sample] if self._load is None else self._load(draw)
+        return {**loaded, "id": draw.sample, "epoch": draw.epoch}
+
+    def transformed(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A stored sample as the network sees it. Seeded anew, as another process may have loaded it."""
+        torch.default_generator.manual_seed(key(self.seed, "sample", sample["epoch"], sample["id"]))
+        return self.transform(sample)
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """In the training process: generators are left as they were; and one thread, as in a loader process.
+
+    Vectorised kernels may round otherwise at the end of a thread's part.
+    """
+    if get_worker_info() is not None:
+        yield  # a loader process has no other use for its generators, and one thread
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with undisturbed():
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Asked(NamedTuple):
+    """A micro-batch to be made, or a batch of an evaluation."""
+
+    step: int
+    draws: Sequence[Draw]
+
+
+class _Maker(torch.utils.data.Dataset[Any]):
+    """Makes micro-batches: all of it in a loader process; or loading there, and the transform on the rank's device."""
+
+    def __init__(self, samples: Samples, batchwise: Batchwise | None, device: torch.device | None):
+        self._samples, self._batchwise, self._device = samples, batchwise, device
+
+    def __getitem__(self, asked: _Asked) -> Any:
+        """In a loader process: what `arrived` takes. Bad input travels as a value: torch would wrap it into a traceback."""
+        try:
+            with loading():
+                stored = [self._samples.stored(draw) for draw in asked.draws]
+                if self._device is not None:
+                    return self._sent(
+                        (asked.step, {name: pack([sample[name] for sample in stored]) for name in _names(stored)})
+                    )
+                made = self._together(asked.step, [self._samples.transformed(sample) for sample in stored])
+                return self._sent({name: pack(value) for name, value in made.items()})
+        except UserError as error:
+            return error
+        except RuntimeError as error:
+            if get_worker_info() is None or (reason := explained(error)) is None:
+                raise
+            return LoaderFailed(reason)
+
+    def _sent(self, value: Any) -> Any:
+        return value if get_worker_info() is None else shared(value)
+
+    def arrived(self, sent: Any) -> MicroBatch:
+        """In the training process: the micro-batch."""
+        if isinstance(sent, UserError | LoaderFailed):
+            raise sent
+        if self._device is None:
+            return {name: unpack(value) for name, value in sent.items()}
+        step, packed = sent
+        columns = {name: unpack(values) for name, values in packed.items()}
+        stored = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        with loading():
+            images = [sample["image"].to(self._device, non_blocking=True) for sample in stored]
+            pairs = zip(stored, images, strict=True)
+            return self._together(step, [self._samples.transformed(sample | {"image": image}) for sample, image in pairs])
+
+    def _together(self, step: int, samples: list[dict[str, Any]]) -> MicroBatch:
+        batch = collate(samples, self._samples.ragged)
+        return batch if self._batchwise is None else self._batchwise(step, batch)
+
+
+def _names(samples: list[dict[str, Any]]) -> list[str]:
+    """The entries of samples, which all have the same.
+
+    Raises:
+        UserError: where they do not.
+    """
+    for sample in samples:
+        if sample.keys() != samples[0].keys():
+            raise UserError(
+                f"sample {samples[0]['id']} of the dataset has the entries {', '.join(samples[0])}, but sample {sample['id']} "
+                f"has {', '.join(sample)}. Let its __getitem__ give the same for all."
+            )
+    return list(samples[0])
+
+
+def collate(samples: list[dict[str, Any]], ragged: frozenset[str] = frozenset()) -> MicroBatch:
+    """Samples as one batch: each entry stacked, or a list where it is ragged, whether sizes happen to agree or not.
+
+    Raises:
+        UserError: where an entry that is not ragged has several sizes.
+    """
+    batch: MicroBatch = {}
+    for name in _names(samples):
+        values = [sample[name] for sample in samples]
+        if name in ragged:
+            batch[name] = values
+            continue
+        shapes = {tuple(v.shape): sample["id"] for v, sample in zip(values, samples, strict=True) if isinstance(v, Tensor)}
+        if len(shapes) > 1:
+            listed = ", ".join(f"{list(shape)} in sample {i}" for shape, i in shapes.items())
+            raise UserError(f"the dataset's {name!r} is {listed}: it must have one shape. Correct the dataset.")
+        batch[name] = default_collate(values)
+    return batch
+
+
+class _TrainingBatches:
+    """A sampler for torch's loader: a rank's micro-batches, step after step, from any step on."""
+
+    def __init__(self, stream: Stream, mine: Share, start_step: int, stop_step: int):
+        self._draws = MicroBatches(stream, mine, start_step, stop_step)
+
+    def __iter__(self) -> Iterator[_Asked]:
+        for number, draws in enumerate(self._draws):
+            yield _Asked(self._draws.start_step + number // self._draws.mine.size, draws)
+
+    def __len__(self) -> int:
+        return len(self._draws)
+
+
+class _EvaluationBatches:
+    """The batches `first` to `last` (exclusive) of a validation split in its own order; the last may be smaller."""
+
+    def __init__(self, samples: int, size: int, first: int, last: int):
+        self._samples, self._size, self._first, self._last = samples, size, first, last
+
+    def __iter__(self) -> Iterator[_Asked]:
+        for number in range(self._first, self._last):
+            start = number * self._size
+            yield _Asked(0, [Draw(0, i) for i in range(start, min(start + self._size, self._samples))])
+
+    def __len__(self) -> int:
+        return self._last - self._first
+
+
+def _as_made(batch: Any) -> Any:
+    """For torch's loader, which would make tensors of what it gets."""
+    return batch
+
+
+def _fork_loader(maker: _Maker, batches: Any, workers: int, pin: bool, ahead: int = 2) -> Iterator[MicroBatch]:
+    """An iterator over micro-batches, `ahead` of them loaded before they are asked for."""
+    with without_advice():
+        loader: DataLoader[Any] = DataLoader(
+            maker,
+            batch_size=None,
+            sampler=batches,
+            collate_fn=_as_made,
+            pin_memory=pin,
+            prefetch_factor=worker_memory.prefetch(workers, ahead) if workers else None,
+            **in_processes(workers),
+        )
+    return map(maker.arrived, started(loader))
+
+
+class Loader:
+    """The training stream of one rank.
+
+    Args:
+        batchwise: what is done to each micro-batch, if anything.
+        device: where samples are transformed; in the loader processes if None.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        stream: Stream,
+        mine: Share,
+        workers: int,
+        pin: bool,
+        batchwise: Batchwise | None = None,
+        device: torch.device | None = None,
+    ):
+        self._maker = _Maker(samples, batchwise, device)
+        self._stream, self._mine, self._workers, self._pin = stream, mine, workers, pin
+        self._load: Load | None = None
+
+    def from_step(self, step: int, last_step: int) -> Iterator[Batch]:
+        """This rank's parts of the steps after `step` finished ones, up to `last_step`."""
+        batches = _TrainingBatches(self._stream, self._mine, step, last_step)
+        micro_batches = _fork_loader(self._maker, batches, self._workers, self._pin, self._ahead)
+        for current in range(step, last_step):
+            part = [next(micro_batches) for _ in range(self._mine.size)]
+            yield Batch(current, self._stream.global_batch, part)
+
+    def examples(self, step: int, some: Share) -> list[MicroBatch]:
+        """Some of the micro-batches of a step, loaded here and now."""
+        draws = self._stream.micro_batches(step, some.first, some.last)
+        made = [self._maker[_Asked(step, micro_batch)] for micro_batch in draws]
+        self._load = max((load_of(sent) for sent in made), default=None)
+        return [self._maker.arrived(sent) for sent in made]
+
+    def check_room(self, local_ranks: int) -> None:
+        """Whether loader processes will find the room that micro-batches such as the examples take.
+
+        Raises:
+            UserError: where they will not.
+        """
+        if self._load is not None:
+            worker_memory.check(self._load, self._workers, self._ahead, local_ranks)
+
+    @property
+    def _ahead(self) -> int:
+        """A step takes all its micro-batches at once: the next step's must be there by then."""
+        return 2 * self._mine.size
+
+
+class EvaluationLoader:
+    """A validation split, cut into numbered batches; a rank takes a contiguous run of them, each sample once.
+
+    Args:
+        device: where samples are transformed; in the loader processes if None.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        count: int,
+        batch: int,
+        rank: int,
+        world: int,
+        workers: int,
+        device: torch.device | None = None,
+    ):
+        self._maker, self._count, self._batch, self._workers = _Maker(samples, None, device), count, batch, workers
+        self.batches = -(-count // batch)
+        self._first, self._last = rank * self.batches // world, (rank + 1) * self.batches // world
+
+    def __iter__(self) -> Iterator[tuple[int, MicroBatch]]:
+        """Number and content of this rank's batches."""
+        numbered = _EvaluationBatches(self._count, self._batch, self._first, self._last)
+        workers = min(self._workers, len(numbered))
+        yield from enumerate(_fork_loader(self._maker, numbered, workers, False), self._first)
+
+    def example(self) -> MicroBatch:
+        """As many samples as a batch has, from all over the split, loaded here and now."""
+        size = min(self._batch, self._count)
+        asked = _Asked(0, [Draw(0, place * self._count // size) for place in range(size)])
+        return self._maker.arrived(self._maker[asked])

@@ -1,0 +1,36 @@
+"""The order of training: which stream of samples a recipe asks for."""
+
+import numpy
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.data import dataset_info
+from phalanx.data.dataset import Dataset
+from phalanx.dist.microbatches.grouped_sampler import GroupedStream
+from phalanx.dist.microbatches.sampler import Stream
+
+
+def stream(config: RunConfig, dataset: Dataset) -> Stream:
+    """The endless stream of samples; with `data.aspect_groups`, of micro-batches that are all wide or all high.
+
+    Raises:
+        UserError: where such groups do not go with the data.
+    """
+    batch = config.train.global_batch, config.train.micro_batch
+    if not config.data.aspect_groups:
+        return Stream(len(dataset), config.seed, *batch)
+    if config.data.fit != "short_side":
+        raise UserError(
+            f"data.aspect_groups is for images in their own aspect, and data.fit={config.data.fit} gives all one size. "
+            "Set data.fit=short_side, or aspect_groups=false.",
+            shared=True,
+        )
+    sizes = dataset_info.sizes(dataset)
+    if sizes is None:
+        raise UserError(
+            f"data.aspect_groups needs the height and width of every image, which data.name={config.data.name} does not tell. "
+            "Set it to false.",
+            shared=True,
+        )
+    wide = sizes[:, 1] >= sizes[:, 0]
+    return GroupedStream(len(dataset), config.seed, *batch, groups=(numpy.flatnonzero(wide), numpy.flatnonzero(~wide)))

@@ -1,0 +1,191 @@
+"""How an image of any size becomes what the network sees, and its mask and boxes with it.
+
+Masks are resized by the nearest pixel centre (`nearest-exact`), so that they lie on the image, whose resizing has centres too.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from phalanx.configs.sections.data import DataConfig
+from phalanx.configs.sections.evaluate import EvaluateConfig
+
+Size = tuple[int, int]
+
+
+class Placement(NamedTuple):
+    """Where the whole image lies in what the network sees, in pixels; outside of it where a part is cut off."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def seen_size(config: DataConfig) -> Size:
+    """Height and width of what the network sees."""
+    size = config.image_size
+    return (size, size) if isinstance(size, int) else size
+
+
+def whole_size(config: DataConfig, size: Sequence[int]) -> Size:
+    """Height and width that the whole of an image of some size gets by `data.fit`, before it is cut or padded.
+
+    With fit=crop the short side becomes `image_size / crop_share`, rounded as torchvision's presets for evaluation do it.
+    """
+    (height, width), (old_height, old_width) = seen_size(config), size
+    if config.fit == "stretch":
+        return height, width
+    if config.fit == "short_side":
+        factor = min(min(height, width) / min(old_height, old_width), max(height, width) / max(old_height, old_width))
+        return max(1, round(old_height * factor)), max(1, round(old_width * factor))
+    if config.fit == "pad":
+        factor = min(height / old_height, width / old_width)
+        return max(1, round(old_height * factor)), max(1, round(old_width * factor))
+    if old_height * width <= old_width * height:
+        new_height = max(height, round(height / config.crop_share))
+        return new_height, max(width, int(new_height * old_width / old_height))
+    new_width = max(width, round(width / config.crop_share))
+    return max(height, int(new_width * old_height / old_width)), new_width
+
+
+def placement(config: DataConfig, size: Sequence[int]) -> Placement:
+    """Where an image of some height and width lies in what the network sees while validating: to bring predictions back."""
+    (height, width), (whole_height, whole_width) = seen_size(config), whole_size(config, size)
+    if config.fit == "short_side":
+        return Placement(0, 0, whole_height, whole_width)
+    top, left = (height - whole_height) / 2, (width - whole_width) / 2
+    if config.fit == "crop":
+        return Placement(-round(-top), -round(-left), whole_height, whole_width)
+    return Placement(int(top), int(left), whole_height, whole_width)
+
+
+def evaluated_placement(config: DataConfig, evaluate: EvaluateConfig, size: Sequence[int]) -> Placement:
+    """As `placement`, where `evaluate.size` may ask for another size than training's, or for the image's own."""
+    if evaluate.size == "original":
+        return Placement(0, 0, *size)
+    return placement(evaluated(config, evaluate), size)
+
+
+def evaluated(config: DataConfig, evaluate: EvaluateConfig) -> DataConfig:
+    """The keys of `data` as evaluation has them: in another size, where `evaluate.size` gives one."""
+    if evaluate.size is None or evaluate.size == "original":
+        return config
+    return config.model_copy(update={"image_size": evaluate.size})
+
+
+def resize(value: Tensor, size: Sequence[int]) -> Tensor:
+    """An image bilinearly, with antialiasing; a mask by its nearest pixel; boxes by their corners."""
+    if not isinstance(value, tv_tensors.Mask):
+        resized: Tensor = F.resize(value, list(size), antialias=True)
+        return resized
+    plain = value.as_subclass(Tensor)  # [H, W] of classes, or [n, H, W] of instances
+    layers = plain if plain.dim() == 3 else plain.unsqueeze(0)
+    layers = F.resize_image(layers, list(size), interpolation=InterpolationMode.NEAREST_EXACT)
+    return tv_tensors.Mask(layers if plain.dim() == 3 else layers.squeeze(0))
+
+
+class Fill:
+    """What lies outside of the image: the mean colour; nothing to be learnt; no instance."""
+
+    def __init__(self, mean: Sequence[float], ignore_index: int):
+        self._mean, self._ignore_index = list(mean), ignore_index
+
+    def of(self, value: Tensor) -> "list[float] | int":
+        if isinstance(value, tv_tensors.Mask):
+            return 0 if value.dtype == torch.bool else self._ignore_index
+        if isinstance(value, tv_tensors.BoundingBoxes):
+            return 0
+        return [round(255 * level) for level in self._mean] if value.dtype == torch.uint8 else self._mean
+
+    def pad(self, value: Tensor, padding: Sequence[int]) -> Tensor:
+        """Pads by so many pixels left, top, right and bottom."""
+        padded: Tensor = F.pad(value, list(padding), fill=self.of(value))
+        return padded
+
+
+class Fit(v2.Transform):
+    """`data.fit`: the image stretched, its middle, the whole of it on a ground of the mean colour, or in its own aspect."""
+
+    def __init__(self, config: DataConfig, fill: Fill):
+        super().__init__()
+        self._config, self._fill, self._seen = config, fill, seen_size(config)
+
+    def forward(self, *inputs: Any) -> Any:
+        (image, *_) = inputs[0].values() if isinstance(inputs[0], dict) else inputs
+        fits = self._config.fit in ("stretch", "pad") and tuple(image.shape[-2:]) == self._seen
+        return inputs[0] if fits else super().forward(*inputs)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        size = F.get_size(flat_inputs[0])
+        return {"placement": placement(self._config, size)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        top, left, height, width = params["placement"]
+        resized = resize(inpt, (height, width))
+        if self._config.fit in ("stretch", "short_side"):
+            return resized
+        seen_height, seen_width = self._seen
+        if self._config.fit == "crop":
+            return F.crop(resized, -top, -left, seen_height, seen_width)
+        return self._fill.pad(resized, (left, top, seen_width - width - left, seen_height - height - top))
+
+
+class RandomScale(v2.Transform):
+    """The size that `data.fit` gives the whole image, times a random factor; then a random crop of what the network sees.
+
+    DeepLab's augmentation (Chen et al., arXiv:1606.00915, section 4). Where the image is smaller, it lies in the middle.
+    """
+
+    def __init__(self, config: DataConfig, factors: tuple[float, float], fill: Fill):
+        super().__init__()
+        self._config, self._factors, self._fill = config, factors, fill
+        self._crop = v2.RandomCrop(seen_size(config))
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = whole_size(self._config, F.get_size(flat_inputs[0]))
+        factor = torch.empty(()).uniform_(*self._factors).item()
+        return {"size": (max(1, round(height * factor)), max(1, round(width * factor)))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        height, width = params["size"]
+        seen_height, seen_width = seen_size(self._config)
+        missing_height, missing_width = max(0, seen_height - height), max(0, seen_width - width)
+        resized = resize(inpt, (height, width))
+        if not missing_height and not missing_width:
+            return resized
+        top, left = missing_height // 2, missing_width // 2
+        return self._fill.pad(resized, (left, top, missing_width - left, missing_height - top))
+
+    def forward(self, *inputs: Any) -> Any:
+        return self._crop(super().forward(*inputs))
+
+
+class RandomArea(v2.RandomResizedCrop):
+    """A random part of the image, resized to what the network sees (Szegedy et al., arXiv:1409.4842, section 6)."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return resize(F.crop(inpt, **params), self.size)
+
+
+class Turn(v2.RandomAffine):
+    """Rotated and sheared at random around the middle; the canvas stays, its corners are filled.
+
+    A box becomes the one around its turned corners.
+
+    Args:
+        degrees, shear: the most, either way, in degrees.
+    """
+
+    def __init__(self, degrees: float, shear: float, fill: Fill):
+        sheared = [-shear, shear, -shear, shear] if shear else None
+        super().__init__(degrees, shear=sheared, interpolation=InterpolationMode.BILINEAR)
+        self._ground = fill
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.affine(inpt, **params, interpolation=self.interpolation, fill=self._ground.of(inpt))

@@ -1,0 +1,277 @@
+"""From a sample as it is stored to what the network sees: image, mask and boxes together, by torchvision.transforms.v2.
+
+Every random number comes from torch's global generator, which the loader seeds for each sample; so any transform of
+torchvision may be used here, and the result is the same in any loader process, on any rank, before and after a resume.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.ops import masks_to_boxes
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.sections.data import DataConfig
+from phalanx.configs.sections.evaluate import EvaluateConfig
+from phalanx.data import dataset_info
+from phalanx.data.dataset import Dataset, Split
+from phalanx.data.transforms.fit import (
+    Fill,
+    Fit,
+    Placement,
+    RandomArea,
+    RandomScale,
+    Turn,
+    evaluated,
+    evaluated_placement,
+    seen_size,
+)
+
+Sample = dict[str, Any]
+Statistics = tuple[Sequence[float], Sequence[float]]
+
+_PLACED = ("mask", "boxes", "masks")  # what lies on the image, and moves with it
+_OF_OBJECTS = ("boxes", "labels", "masks")
+_OF_EVALUATION = ("crowd", "area")  # of each object: what only evaluation asks for
+
+
+def pipeline(
+    config: DataConfig,
+    dataset: Dataset,
+    split: Split,
+    statistics: Statistics | None = None,
+    evaluate: EvaluateConfig | None = None,
+) -> "Pipeline":
+    """What is done to each sample of a split.
+
+    Args:
+        statistics: mean and standard deviation of each channel that pretrained weights want, for pixels between 0 and 1;
+            `data.mean` and `data.std` win over them, and they over the dataset's own.
+        evaluate: what else the network sees while validating.
+
+    Raises:
+        UserError: where an augmentation does not go with such images or labels.
+    """
+    kind, ignored = dataset_info.kind(dataset), dataset_info.ignored(dataset)
+    config = config if ignored is None else config.model_copy(update={"ignore_index": ignored})
+    _check(config, kind, dataset.channels)
+    mean, std = statistics or (dataset.mean, dataset.std)
+    if config.mean is not None and config.std is not None:
+        mean, std = config.mean, config.std
+    for key, numbers in (("mean", mean), ("std", std)):
+        if len(numbers) != dataset.channels:
+            raise UserError(
+                f"data.{key}: {len(numbers)} numbers {list(numbers)}, but the images of data.name={config.name} have "
+                f"{dataset.channels} channels. Set data.mean and data.std with one number a channel, or data.mode.",
+                shared=True,
+            )
+    return Pipeline(config, mean, std, kind, split, evaluate or EvaluateConfig())
+
+
+def _check(config: DataConfig, kind: str, channels: int) -> None:
+    """Whether the augmentations go with such labels and images."""
+    augment = config.augment
+    if kind in ("segmentation", "detection"):
+        for key in ("randaugment", "trivialaugment", "erasing"):
+            if getattr(augment, key):
+                raise UserError(
+                    f"data.augment.{key} is for classification: masks, boxes do not follow it. Switch it off.", True
+                )
+        if config.fit == "crop":
+            raise UserError("data.fit=crop would cut off what masks, boxes are about. Set data.fit=stretch or pad.", True)
+    if config.fit == "short_side":
+        _check_short_side(config, kind)
+    if channels not in (1, 3):
+        for key in ("contrast", "saturation", "hue", "randaugment", "trivialaugment"):
+            if getattr(augment, key):
+                raise UserError(
+                    f"data.augment.{key} is for images of 1 or 3 channels, and these have {channels}. "
+                    "Switch it off, or set data.mode=rgb.",
+                    shared=True,
+                )
+
+
+def _check_short_side(config: DataConfig, kind: str) -> None:
+    if kind != "detection":
+        raise UserError(
+            f"data.fit=short_side gives images of several sizes, which {kind} does not take. Set data.fit=pad.", True
+        )
+    for key in ("area", "scale", "shift"):
+        if getattr(config.augment, key):
+            raise UserError(
+                f"data.augment.{key} cuts images to one size, which data.fit=short_side has not. Switch one off.", True
+            )
+
+
+class Pipeline:
+    """Fits, augments (while training) and normalises a sample.
+
+    An integer image stays one as long as that is faster: until the colours are done; `uint16`, which few operations know,
+    becomes float32 at once.
+
+    Attributes:
+        mean, std: that images are normalised by, a number a channel.
+        ragged: entries whose size differs from sample to sample; a batch has a list of them.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        mean: Sequence[float],
+        std: Sequence[float],
+        kind: str,
+        split: Split,
+        evaluate: EvaluateConfig,
+    ):
+        self.mean, self.std = tuple(mean), tuple(std)
+        own_size = split == "val" and evaluate.size == "original"
+        ragged = {*_OF_OBJECTS, *_OF_EVALUATION} | ({"mask", "pixels"} if split == "val" else set())
+        own_aspect = config.fit == "short_side"
+        self.ragged = frozenset(ragged | ({"image"} if own_size or own_aspect else set()))
+        self._constants = {torch.device("cpu"): tuple(torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))}
+        self._config, self._training, self._ignore_index = config, split == "train", config.ignore_index
+        self._evaluate, self._keeps_pixels = evaluate, split == "val" and evaluate.crf
+        seen = config if self._training else evaluated(config, evaluate)
+        self._geometry = [] if own_size else _geometry(seen, self.mean, kind, self._training)
+        self._turns = self._training and bool(config.augment.rotate or config.augment.shear)
+        self._colours = _colours(config, len(self.mean)) if self._training else []
+        self._last = [v2.RandomErasing(config.augment.erasing)] if self._training and config.augment.erasing else []
+
+    def __call__(self, sample: Mapping[str, Any]) -> Sample:
+        """What a dataset gave, as the network sees it.
+
+        Shape: `image` [C, H, W] of any size to [C, *image_size], float32 with about zero mean and unit variance. While training
+        `mask` [H, W], `boxes` [n, 4] and `masks` [n, H, W] go along; boxes of less than a pixel and those of `crowd` are left
+        out, and their `labels` [n] and masks with them. While validating they stay as they are, and `size` [2] is the image's
+        own height and width: `placement` tells where that lies. `mask` becomes int64; all else is passed on. With
+        `evaluate.size=original` images stay in their own size while validating; with `evaluate.crf` they are there as `pixels`
+        too, uint8 as stored.
+        """
+        sample = learnt(sample) if self._training else sample
+        image = sample["image"]
+        if image.dtype != torch.uint8:
+            image = image.float() / 65535 if image.dtype == torch.uint16 else image.float()
+        placed = {name: sample[name] for name in _PLACED if name in sample}
+        if not placed:
+            moved = {"image": _in_turn(self._geometry, image)}
+        elif self._training:
+            moved = self._with_labels(image, placed, sample.get("labels"))
+        else:
+            moved = placed | {"image": _in_turn(self._geometry, image), "size": torch.tensor(image.shape[-2:])}
+        if "mask" in moved:
+            moved["mask"] = moved["mask"].long()
+        if self._keeps_pixels:
+            moved["pixels"] = image if image.dtype == torch.uint8 else image.mul(255).round().to(torch.uint8)
+        image = self._normalised(_in_turn(self._colours, moved["image"]))
+        return {**sample, **moved, "image": _in_turn(self._last, image)}
+
+    def _with_labels(self, image: Tensor, placed: dict[str, Tensor], labels: Tensor | None) -> Sample:
+        """The image, its mask and boxes moved together."""
+        wrapped: dict[str, Tensor] = {"image": tv_tensors.Image(image)}
+        if "mask" in placed:
+            wide = placed["mask"].dtype != torch.uint8 or self._ignore_index > 255
+            wrapped["mask"] = tv_tensors.Mask(placed["mask"].long() if wide else placed["mask"])
+        if "boxes" in placed:
+            size = (image.shape[-2], image.shape[-1])
+            wrapped["boxes"] = tv_tensors.BoundingBoxes(placed["boxes"], format="XYXY", canvas_size=size)
+        if "masks" in placed:
+            wrapped["masks"] = tv_tensors.Mask(placed["masks"])
+        wrapped = _in_turn(self._geometry, wrapped)
+        moved: Sample = {name: value.as_subclass(Tensor) for name, value in wrapped.items()}
+        if "boxes" in wrapped:
+            moved["boxes"], whole = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(wrapped["boxes"]))
+            moved["boxes"] = moved["boxes"].as_subclass(Tensor)
+            if labels is not None:
+                moved["labels"] = labels[whole]
+            if "masks" in moved:
+                moved["masks"] = moved["masks"][whole]
+            if "masks" in moved and self._turns:
+                _tighten(moved)
+        return moved
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        mean, std = self._constants_on(image.device)
+        if image.dtype == torch.uint8:
+            return image.float().div_(255).sub_(mean).div_(std)
+        return image.sub(mean).div_(std)
+
+    def pixels(self, image: Tensor) -> Tensor:
+        """A normalised image back between 0 and 1, to be looked at."""
+        mean, std = self._constants_on(image.device)
+        return (image * std + mean).clamp(0, 1)
+
+    def placement(self, size: Sequence[int]) -> Placement:
+        """Where an image of some height and width lies in what the network sees while validating."""
+        return evaluated_placement(self._config, self._evaluate, size)
+
+    def _constants_on(self, device: torch.device) -> tuple[Tensor, ...]:
+        if device not in self._constants:
+            self._constants[device] = tuple(value.to(device) for value in self._constants[torch.device("cpu")])
+        return self._constants[device]
+
+
+def learnt(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A sample without the objects that are not learnt, and without what is only for evaluation."""
+    if "crowd" not in sample:
+        return {name: value for name, value in sample.items() if name not in _OF_EVALUATION}
+    kept = ~sample["crowd"]
+    objects = {name: sample[name][kept] for name in _OF_OBJECTS if name in sample}
+    return {name: value for name, value in sample.items() if name not in _OF_EVALUATION} | objects
+
+
+def _tighten(sample: Sample) -> None:
+    """Boxes around what the masks show: around the corners of a box that was turned there is room that the object has not."""
+    shown = sample["masks"].flatten(1).any(dim=1)
+    for name in _OF_OBJECTS:
+        if name in sample:
+            sample[name] = sample[name][shown]
+    if shown.any():
+        boxes = masks_to_boxes(sample["masks"])
+        sample["boxes"] = boxes + boxes.new_tensor([0, 0, 1, 1])  # corners, not pixels
+
+
+def _in_turn(steps: Sequence[Any], value: Any) -> Any:
+    for step in steps:
+        value = step(value)
+    return value
+
+
+def _geometry(config: DataConfig, mean: Sequence[float], kind: str, training: bool) -> list[v2.Transform]:
+    """Steps that move pixels, and with them masks and boxes."""
+    augment, size, fill = config.augment, seen_size(config), Fill(mean, config.ignore_index)
+    if not training:
+        return [Fit(config, fill)]
+    if augment.area is not None:
+        steps: list[v2.Transform] = [RandomArea(size, scale=augment.area, ratio=augment.aspect)]
+    elif augment.scale is not None:
+        steps = [RandomScale(config, augment.scale, fill)]
+    else:
+        steps = [Fit(config, fill)]
+    if augment.shift:
+        black = {tv_tensors.Mask: 0 if kind == "detection" else config.ignore_index, "others": 0}
+        steps.append(v2.RandomCrop(size, padding=augment.shift, fill=black))
+    if augment.rotate or augment.shear:
+        steps.append(Turn(augment.rotate, augment.shear, fill))
+    if augment.flip:
+        steps.append(v2.RandomHorizontalFlip(augment.flip))
+    if augment.vertical_flip:
+        steps.append(v2.RandomVerticalFlip(augment.vertical_flip))
+    return steps
+
+
+def _colours(config: DataConfig, channels: int) -> list[v2.Transform]:
+    """Steps that change the image alone. Grey has no saturation and no hue."""
+    augment = config.augment
+    steps: list[v2.Transform] = []
+    if augment.randaugment:
+        steps.append(v2.RandAugment(augment.randaugment, augment.randaugment_magnitude))
+    if augment.trivialaugment:
+        steps.append(v2.TrivialAugmentWide())
+    saturation, hue = (augment.saturation, augment.hue) if channels == 3 else (0.0, 0.0)
+    if augment.brightness or augment.contrast or saturation or hue:
+        steps.append(v2.ColorJitter(augment.brightness, augment.contrast, saturation, hue))
+    return steps

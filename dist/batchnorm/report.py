@@ -1,0 +1,45 @@
+"""What the normalisation layers of a model see: a table for the user, and a refusal of what has no variance."""
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from phalanx.configs.errors import UserError
+from phalanx.dist.batchnorm.sync_batchnorm import JointBatchNorm, TorchJointBatchNorm
+from phalanx.dist.microbatches.forward_passes import Turn
+
+
+def refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, turn: Turn, joint: int) -> None:
+    values = x.numel() // x.shape[1] if x.dim() > 1 else 0
+    if not layer.training or turn.is_filler or values * joint != turn.size:
+        return
+    raise UserError(
+        f"the BatchNorm layer {name} sees one value a channel ({list(x.shape)}), from which no variance can be had. "
+        "Raise train.micro_batch or data.image_size, or set dist.sync_bn=all (each another experiment)."
+    )
+
+
+def describe_normalisation(model: nn.Module, joint: int, micro_batch: int) -> list[str]:
+    """The table of a run's start: which layers share statistics, which are frozen, which are left, and what they see."""
+    rows: dict[tuple[str, str], int] = {}
+    alone = f"{micro_batch} samples, 1 micro-batch"
+    shared = f"{micro_batch * joint} samples, {joint} micro-batches"
+    independent = 0
+    for module in model.modules():
+        if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's; other libraries call theirs the same
+            row = ("BatchNorm, frozen", "nothing: its statistics are constants")
+        elif isinstance(module, _BatchNorm):
+            how = "converted" if isinstance(module, JointBatchNorm | TorchJointBatchNorm) else "left as it is"
+            row = (f"BatchNorm, {'merged' if joint > 1 and how != 'converted' else how}", shared if joint > 1 else alone)
+        elif isinstance(module, _InstanceNorm | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
+            independent += 1
+            continue
+        else:
+            continue
+        rows[row] = rows.get(row, 0) + 1
+    lines = [f"{name:31} {count:4} layers   each statistic sees {sees}" for (name, sees), count in sorted(rows.items())]
+    if independent:
+        lines.append(
+            f"{'LayerNorm, GroupNorm and others':31} {independent:4} layers   need nothing: they see one sample at a time"
+        )
+    return lines

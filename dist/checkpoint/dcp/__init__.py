@@ -1,0 +1,1 @@
+"""Weights from folders of torch.distributed.checkpoint (DCP), read without unpickling."""

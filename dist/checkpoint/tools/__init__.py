@@ -1,0 +1,1 @@
+"""What the commands do with finished checkpoints: list, choose, verify, compare, consolidate, fork."""

@@ -1,0 +1,1 @@
+"""Communication between ranks: how they meet, process groups, small messages."""

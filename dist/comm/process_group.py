@@ -1,0 +1,172 @@
+"""Joining the other ranks: device, threads, process groups, and Accelerate's view of them, each checked."""
+
+import os
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.distributed
+from torch._C._distributed_c10d import HashStore
+
+from phalanx.configs.errors import UserError
+from phalanx.dist.comm import network
+from phalanx.dist.comm.rendezvous import LOOPBACK, launched_store, meeting_place, slurm_store
+from phalanx.dist.processes.environment import Ranks
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from phalanx.configs.sections.dist import DistConfig
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks of this run, joined.
+
+    Attributes:
+        ranks: who this process is.
+        device: where this rank computes.
+        accelerator: Accelerate's, for the wrapping of the model.
+        control: a gloo group on CPU for the small messages besides the gradients; None for a world of one.
+        timeout: after which a collective that does not end is an error.
+    """
+
+    ranks: Ranks
+    device: torch.device
+    accelerator: "Accelerator"
+    control: "torch.distributed.ProcessGroup | None"
+    timeout: timedelta
+
+
+def choose_device(config: "DistConfig", ranks: Ranks) -> torch.device:
+    """This rank's GPU, or the CPU.
+
+    Raises:
+        UserError: where GPUs are wanted but fewer are there than ranks on this node.
+    """
+    told_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    if config.device == "cpu" or (config.device == "auto" and (told_cpu or not torch.cuda.is_available())):
+        return torch.device("cpu")
+    found = torch.cuda.device_count()
+    if ranks.local_rank < found:
+        return torch.device("cuda", ranks.local_rank)
+    if found == 1 and ranks.launcher == "slurm":
+        return torch.device("cuda", 0)  # each task sees a GPU of its own (--gpus-per-task), under the number 0
+    if found == 0:
+        raise UserError("dist.device=cuda, but torch finds no GPU. Set dist.device=cpu, or check the driver with nvidia-smi.")
+    raise UserError(f"{ranks.local_world} ranks on this node, but {found} GPUs. Start at most {found}, or set dist.device=cpu.")
+
+
+def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) -> World:
+    """Joins the process groups and asserts that everybody is there; a world of one needs none.
+
+    Raises:
+        UserError: where the ranks cannot meet.
+    """
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # unset, Accelerate would choose a number of its own
+    device = choose_device(config, ranks)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if ranks.world == 1:
+        control = None
+        # Under a launcher Accelerate would make a group of one, and wrap the model for it.
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+    else:
+        control = _meet(ranks, device, run_directory, config)
+    accelerator = _accelerator(device)
+    seen = torch.distributed.get_world_size() if ranks.world > 1 else 1
+    if not (ranks.world == seen == accelerator.num_processes and ranks.rank == accelerator.process_index):
+        raise UserError(
+            f"{ranks.world} ranks were started, but torch sees {seen} and Accelerate {accelerator.num_processes}. "
+            "Start with `phalanx train --nproc N`, or unset ACCELERATE_* variables."
+        )
+    return World(ranks, device, accelerator, control, timedelta(seconds=config.timeout_s))
+
+
+def patient_control(world: World, timeout: timedelta) -> "torch.distributed.ProcessGroup | None":
+    """Another group such as `world.control`, whose ranks wait for each other so long. All ranks call together.
+
+    It is made within the world's timeout: a rank that has died by then can close no connection, and all would wait for it.
+    """
+    if world.control is None:
+        return None
+    group = cast(torch.distributed.ProcessGroup, torch.distributed.new_group(backend="gloo", timeout=world.timeout))
+    group._get_backend(torch.device("cpu"))._set_default_timeout(timeout)
+    return group
+
+
+def _meet(ranks: Ranks, device: torch.device, run_directory: Path, config: "DistConfig") -> "torch.distributed.ProcessGroup":
+    """Makes the default group, for gradients, and the control group, which is returned."""
+    timeout = timedelta(seconds=config.timeout_s)
+    on_slurm = ranks.launcher == "slurm"
+    own = _network(ranks, config)
+    if on_slurm:
+        store, host, port = slurm_store(ranks, run_directory, timeout, own)
+        # Accelerate takes the local rank for the GPU's number, which is 0 where each task sees one GPU of its own.
+        local = ranks.local_rank if device.index is None else device.index
+        os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(local))
+        os.environ.update(LOCAL_WORLD_SIZE=str(ranks.local_world), MASTER_ADDR=host, MASTER_PORT=str(port))
+    else:
+        store = launched_store(ranks, timeout)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo finds its way
+        torch.distributed.init_process_group(
+            "gloo" if device.type == "cpu" else "nccl",
+            store=store,
+            rank=ranks.rank,
+            world_size=ranks.world,
+            timeout=timeout,
+            device_id=device if device.type == "cuda" else None,
+        )
+    control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+    if on_slurm and ranks.is_main:
+        meeting_place(run_directory).unlink(missing_ok=True)
+    return cast(torch.distributed.ProcessGroup, control)
+
+
+def _network(ranks: Ranks, config: "DistConfig") -> str:
+    """This node's address for the other ranks; gloo and NCCL are told its interface, unless the environment tells them.
+
+    Left alone, gloo takes the interface of the host's name, which may be the loopback's, or have no address at all; and on
+    one node there is no need that anybody outside reaches it.
+    """
+    told = ["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"]
+    if config.interface is not None:
+        own = network.address(config.interface, os.environ)
+    elif ranks.local_world == ranks.world:
+        own = LOOPBACK
+    elif ranks.launcher == "slurm":
+        own, told = network.address(None, os.environ), told[:1]  # NCCL chooses among all that are fast
+    else:
+        return ""
+    if (interface := config.interface or network.interface_of(own)) is not None:
+        for variable in told:
+            os.environ.setdefault(variable, interface)
+    return own
+
+
+def _accelerator(device: torch.device) -> "Accelerator":
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    # Buffers are ours to keep, micro-batch by micro-batch; gradients as views of the buckets save a copy of the model.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
+
+
+def group_of_one(world: World) -> None:
+    """A process group for a rank that is alone, as FSDP2 and DeepSpeed want one; Accelerate, asked before, saw none."""
+    if not torch.distributed.is_initialized():
+        backend = "gloo" if world.device.type == "cpu" else "nccl"
+        torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+
+
+def leave() -> None:
+    """Leaves the process groups."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

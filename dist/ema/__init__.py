@@ -1,0 +1,1 @@
+"""The exponential moving average (EMA) of weights and buffers."""

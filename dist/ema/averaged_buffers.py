@@ -1,0 +1,75 @@
+"""Averaged buffers: BatchNorm's running statistics, and whatever else a model keeps in floating point beside its weights.
+
+Statistics belong to the weights that made them: those of the trained weights do not fit the averaged ones, so both are averaged
+alike, as timm and Ultralytics do, who average everything in floating point of a model's `state_dict`. Statistics are kept for
+each numbered micro-batch, and so are their averages: the same on any number of ranks, to the last bit.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.dist.batchnorm.running_stats import MicroBatchStatistics
+from phalanx.dist.checkpoint.entries import Entry, whole
+from phalanx.dist.checkpoint.layout import EMA, MICRO_BATCHES
+
+if TYPE_CHECKING:
+    from phalanx.dist.checkpoint.manifest import Manifest
+
+
+class AveragedBuffers:
+    """The averages, at first the buffers themselves.
+
+    Attributes:
+        statistics: averages of this rank's statistics, packed as `MicroBatchStatistics.floats` gives them.
+    """
+
+    def __init__(self, model: nn.Module, statistics: MicroBatchStatistics):
+        self._model, self._own = model, statistics
+        self.statistics = statistics.floats().clone()
+        of_statistics = {name for name, _ in statistics.rows()}
+        persistent = model.state_dict().keys()
+        self._averages = {
+            name: buffer.detach().clone()
+            for name, buffer in model.named_buffers()
+            if buffer.is_floating_point() and name in persistent and name not in of_statistics
+        }
+        self._not_stored: set[str] = set()
+
+    def update(self, share: float) -> None:
+        """`average += share * (buffer - average)`."""
+        self.statistics.lerp_(self._own.floats(), share)
+        for buffer, average in self.pairs():
+            # An infinity that stays as it is would else become not a number.
+            average.copy_(torch.where(average == buffer, average, average.lerp(buffer, share)))
+
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """Each buffer that is no statistic, and its average."""
+        return [(self._model.get_buffer(name).detach(), average) for name, average in self._averages.items()]
+
+    def entries(self) -> list[Entry]:
+        """As a checkpoint holds them: views, to be read and filled."""
+        rows = [
+            self._own.entry(name + MICRO_BATCHES + EMA, "ema_buffers", rows, fleeting=False)
+            for name, rows in self._own.unpacked(self.statistics)
+        ]
+        others = [whole(name + EMA, "ema_buffers", average) for name, average in self._averages.items()]
+        return [entry for entry in rows + others if entry.name not in self._not_stored]
+
+    def make_room(self, stored: "Manifest") -> None:
+        """Leaves out of `entries` what a checkpoint lacks."""
+        self._not_stored = set()
+        self._not_stored = {entry.name for entry in self.entries() if entry.name not in stored.tensors}
+
+    def restored(self) -> None:
+        """Buffers and averages were filled from a checkpoint; averages that it lacked begin at its buffers."""
+        for (name, rows), (_, own) in zip(
+            self._own.unpacked(self.statistics), self._own.unpacked(self._own.floats()), strict=True
+        ):
+            if name + MICRO_BATCHES + EMA in self._not_stored:
+                rows.copy_(own)
+        for name, average in self._averages.items():
+            if name + EMA in self._not_stored:
+                average.copy_(self._model.get_buffer(name))
+        self._not_stored = set()

@@ -1,0 +1,126 @@
+"""Averaged weights (EMA): an exponential moving average of the weights over the steps, which evaluation uses in their place.
+
+Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; with a decay, as in Szegedy et al., Rethinking
+the Inception Architecture, CVPR 2016 (arXiv:1512.00567), section 8. An average is a sum by element, so each rank averages the
+part of the weights that it holds, and nothing is exchanged.
+
+The decay may rise from 0, as in Ultralytics' YOLOv5 and YOLOv8 (`ModelEMA` in `utils/torch_utils.py`) and in YOLOX: after n
+updates it is `decay * (1 - exp(-n / ramp))`. The initial weights then count for nothing after a few steps, and the average is
+over about the last `1 / (1 - decay)` steps, but over few where there were few.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from phalanx.dist.checkpoint.entries import Entry
+from phalanx.dist.checkpoint.layout import EMA
+from phalanx.dist.ema.averaged_buffers import AveragedBuffers
+from phalanx.dist.strategies.strategy import Strategy
+
+if TYPE_CHECKING:
+    from phalanx.dist.checkpoint.manifest import Manifest
+
+
+def decay_of(update: int, decay: float, ramp: int | None) -> float:
+    """The decay of an update, counted from 1: constant where there is no ramp."""
+    return decay if ramp is None else decay * (1 - math.exp(-update / ramp))
+
+
+class Average:
+    """The averages of all trained weights, as far as this rank holds them, in the weights' own format; at first the weights.
+
+    Args:
+        strategy: with initialised weights.
+        decay: share of the average that stays at each update, between 0 and 1.
+        ramp: updates over which the decay rises; None for a constant one.
+        buffers: those that are averaged too; None for none.
+    """
+
+    def __init__(self, strategy: Strategy, decay: float, ramp: int | None = None, buffers: AveragedBuffers | None = None):
+        self._strategy, self._decay, self._ramp, self._buffers = strategy, decay, ramp, buffers
+        self._trained = {name for name, parameter in strategy.plain.named_parameters() if parameter.requires_grad}
+        self._averages = [entry.tensor.detach().clone() for entry in self._weights()]
+        self._held: list[Tensor] | None = None
+        self._not_stored: set[str] = set()
+
+    def _weights(self) -> list[Entry]:
+        """The trained weights' entries."""
+        return [
+            entry
+            for entry in self._strategy.entries()
+            if entry.kind == "model" and entry.name in self._trained and entry.tensor.is_floating_point()
+        ]
+
+    @property
+    def statistics(self) -> Tensor | None:
+        """BatchNorm's averaged statistics of this rank's micro-batches, packed; None where they are not averaged."""
+        return None if self._buffers is None else self._buffers.statistics
+
+    def update(self, number: int) -> None:
+        """After an update of the optimizer, counted from 1: `average += (1 - decay) * (weight - average)`."""
+        if self._held is None:
+            # Kept, as listing takes a while; but not before the first forward, in which FSDP2 may still move the weights.
+            self._held = [entry.tensor.detach() for entry in self._weights()]
+        share = 1 - decay_of(number, self._decay, self._ramp)
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averages, self._held, share)
+            if self._buffers is not None:
+                self._buffers.update(share)
+
+    def entries(self) -> list[Entry]:
+        """The averages as a checkpoint holds them: views, to be read and filled; cut among the ranks as the weights are."""
+        weights = [
+            replace(entry, name=entry.name + EMA, kind="ema", tensor=average)
+            for entry, average in zip(self._weights(), self._averages, strict=True)
+            if entry.name not in self._not_stored
+        ]
+        return weights if self._buffers is None else weights + self._buffers.entries()
+
+    def make_room(self, stored: "Manifest") -> None:
+        """Leaves out of `entries` what a checkpoint lacks, as that of a run without averages does which a fork starts from."""
+        self._not_stored = {entry.name for entry in self._weights() if entry.name + EMA not in stored.tensors}
+        if self._buffers is not None:
+            self._buffers.make_room(stored)
+
+    def restored(self) -> None:
+        """Weights and averages were filled from a checkpoint; averages that it lacked begin at its weights."""
+        for entry, average in zip(self._weights(), self._averages, strict=True):
+            if entry.name in self._not_stored:
+                average.copy_(entry.tensor.detach())
+        self._not_stored = set()
+        if self._buffers is not None:
+            self._buffers.restored()
+
+    @contextmanager
+    def in_place_of_weights(self) -> Iterator[None]:
+        """Within, the model computes with the averages; afterwards the weights are back to the last bit.
+
+        The two change places in memory, one tensor after another, so that no further copy of the model is needed. All ranks
+        call together.
+        """
+        exchanged: list[tuple[Tensor, Tensor]] = []
+        pairs = [(entry.tensor.detach(), average) for entry, average in zip(self._weights(), self._averages, strict=True)]
+        pairs += [] if self._buffers is None else self._buffers.pairs()
+        try:
+            for weight, average in pairs:
+                _exchange(weight, average)
+                exchanged.append((weight, average))
+            self._strategy.restored()
+            yield
+        finally:
+            for weight, average in exchanged:
+                _exchange(weight, average)
+            self._strategy.restored()
+
+
+def _exchange(one: Tensor, other: Tensor) -> None:
+    """The elements of two tensors change places."""
+    kept = one.clone()
+    one.copy_(other)
+    other.copy_(kept)

@@ -1,0 +1,1 @@
+"""Noticing ranks that hang or fail, and saying which and why."""

@@ -1,0 +1,66 @@
+"""errors/rank-N.json: why a rank failed, when, and whether it only echoes the end of another one. No torch here."""
+
+import re
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+
+from phalanx.configs.errors import RanksApart
+from phalanx.dist.processes.environment import attempt
+from phalanx.dist.storage.files import write_json
+from phalanx.dist.storage.run_directory import RunDirectory
+
+# gloo has no exception of its own; NCCL's and the store's are below torch.distributed.DistError.
+_LOST_EACH_OTHER = re.compile(
+    r"(?i)connection (closed|reset|refused|aborted)|socket (closed|timeout)|broken pipe|timed out (waiting|after)|"
+    r"gloo.*(timeout|timed out|peer)|transport/tcp"
+)
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether a failure is one of communication: the other side was gone or did not answer, and knows the reason."""
+    distributed = sys.modules.get("torch.distributed")
+    for one in _chain(error):
+        if distributed is not None and isinstance(one, distributed.DistError):
+            return True
+        if isinstance(one, ConnectionError | RanksApart):
+            return True
+        if isinstance(one, RuntimeError) and _LOST_EACH_OTHER.search(str(one)):
+            return True
+    return False
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An exception and those it was raised from."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
+
+
+def write(run: RunDirectory, rank: int, error: BaseException) -> None:
+    """Leaves the report of a failure in a run directory that is there."""
+    write_words(run, rank, type(error).__name__, str(error), traceback.format_exception(error), is_echo(error))
+
+
+def write_words(
+    run: RunDirectory, rank: int, kind: str, message: str, lines: list[str], echo: bool, host: str | None = None
+) -> None:
+    """The same for what is no exception.
+
+    Args:
+        kind: type of the failure.
+        lines: the stack.
+        echo: whether another rank's report tells the reason.
+        host: of the rank, where this is another.
+    """
+    host = host or socket.gethostname()
+    report = {"time": time.time(), "rank": rank, "host": host, "attempt": attempt(), "type": kind}
+    report |= {"message": message, "echo": echo, "traceback": lines}
+    try:
+        run.errors.mkdir(exist_ok=True)
+        write_json(run.errors / f"rank-{rank}.json", report)
+    except OSError as problem:
+        print(f"phalanx: {run.errors} could not be written: {problem.strerror}", file=sys.stderr)

@@ -1,0 +1,70 @@
+"""Who runs which micro-batches when: one agreed schedule for all ranks. Pure functions.
+
+Micro-batches whose BatchNorm statistics are joint (`dist.sync_bn`) run at the same time: those of one rank merged into one
+larger forward, those of several ranks in the same turn. A turn is one forward and backward. Where forwards wait for all ranks
+(fsdp, zero), every rank has the same number of turns, and a rank that has nothing to do in one runs a filler.
+"""
+
+from dataclasses import dataclass
+
+from phalanx.dist.microbatches.sampler import share
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One forward and backward of one rank.
+
+    Attributes:
+        first, last: its micro-batches, `last` exclusive; equal for a filler.
+        ranks: that run in this turn what has joint statistics with it, this rank included; empty for a filler.
+    """
+
+    first: int
+    last: int
+    ranks: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return self.last - self.first
+
+    @property
+    def is_filler(self) -> bool:
+        return self.first == self.last
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its statistics are joint with another rank's."""
+        return len(self.ranks) > 1
+
+
+FILLER = Turn(0, 0, ())
+
+
+def turns(micro_batches: int, joint: int, world: int) -> list[list[Turn]]:
+    """The turns of every rank, all lists of one length.
+
+    Groups of joint statistics are intervals of ranks, taken from left to right; each goes into the first turn in which none of
+    its ranks has anything else to do. For intervals this needs no more turns than the rank with the most groups has.
+
+    Args:
+        micro_batches: of a step, `V`.
+        joint: micro-batches whose statistics are joint; divides `V`.
+    """
+    taken: list[dict[int, Turn]] = [{} for _ in range(world)]
+    shares = [share(micro_batches, rank, world) for rank in range(world)]
+    for start in range(0, micro_batches, joint):
+        parts = {
+            rank: (max(mine.first, start), min(mine.last, start + joint))
+            for rank, mine in enumerate(shares)
+            if mine.first < start + joint and mine.last > start
+        }
+        when = next(turn for turn in range(micro_batches) if all(turn not in taken[rank] for rank in parts))
+        for rank, (first, last) in parts.items():
+            taken[rank][when] = Turn(first, last, tuple(parts))
+    count = max(max(own) for own in taken) + 1
+    return [[own.get(turn, FILLER) for turn in range(count)] for own in taken]
+
+
+def joint_size(sync_bn: int | str, micro_batches: int) -> int:
+    """Micro-batches whose samples one BatchNorm statistic sees, from `dist.sync_bn`."""
+    return {"off": 1, "all": micro_batches}.get(str(sync_bn)) or int(sync_bn)

@@ -1,0 +1,157 @@
+"""Asking a run to stop, without losing anything: a signal sets a flag, the ranks agree on a step, all save. No torch here.
+
+A Python signal handler never runs in a rank that sits in a collective. So the handlers do nothing; the interpreter writes
+each signal's number to a socket (`signal.set_wakeup_fd`), and a thread reads it.
+"""
+
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from phalanx.configs.errors import ExitCode, UserError
+from phalanx.dist import heartbeat
+from phalanx.dist.processes import environment, rank_status, scratch
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+
+
+def answered() -> tuple[signal.Signals, ...]:
+    """The signals that are answered here: not the hang-up of a lost shell where it was ignored at the start, as by nohup."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return tuple(number for number in SIGNALS if not (ignored and number is signal.SIGHUP))
+
+
+class StopRequest:
+    """Whether this process was asked to stop, and by which signal. Made once, first thing, in the main thread.
+
+    Attributes:
+        unsaved: tells how many finished steps are in no checkpoint; set once training is under way.
+    """
+
+    def __init__(self) -> None:
+        global _current
+        self.signal: signal.Signals | None = None
+        self.unsaved: Callable[[], int] | None = None
+        self._interrupts = 0
+        reading, self._writing = socket.socketpair()
+        self._writing.setblocking(False)
+        for number in answered():
+            signal.signal(number, _only_wake_up)
+        signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        answer_from_now_on()
+        threading.Thread(target=self._listen, args=(reading,), name="stop-request", daemon=True).start()
+        _current = self
+
+    @property
+    def asked(self) -> bool:
+        return self.signal is not None
+
+    def _listen(self, reading: socket.socket) -> None:
+        while received := reading.recv(1):
+            if received[0] not in SIGNALS:
+                continue
+            number = signal.Signals(received[0])
+            self._interrupts += number is signal.SIGINT
+            if self._interrupts >= 2:
+                self._end()
+            self.signal = self.signal or number
+            is_answered = rank_status.was_told() or time.monotonic() - _asked_at < _ASKED_S
+            if number is signal.SIGINT and _speaks() and not is_answered:
+                _say(self._answer())
+
+    def _answer(self) -> str:
+        """What one interrupt does, and what a second one would."""
+        if self.unsaved is None:
+            return "interrupted: stopping as soon as the run has started. A second Ctrl-C stops at once; nothing is lost yet"
+        steps = self.unsaved()
+        cost = f"loses {steps} step{'s' if steps > 1 else ''}" if steps else "loses only the step under way"
+        after = "evaluation" if heartbeat.latest().stage in ("evaluation", "metrics") else "step"
+        return f"interrupted: stopping after this {after} and saving. A second Ctrl-C stops at once and {cost}"
+
+    def _end(self) -> None:
+        if _speaks():
+            _say("interrupted twice: stopping at once, without a checkpoint")
+        try:
+            rank_status.ended(_rank(), ExitCode.FAILED)
+            scratch.remove()
+        finally:
+            os._exit(ExitCode.FAILED)
+
+
+_current: StopRequest | None = None
+_asked_at = -math.inf
+_ASKED_S = 1.0
+
+
+def asked() -> signal.Signals | None:
+    """The signal that asked this process to stop, if one did.
+
+    For whoever waits and would not return by itself: asks again and again, and gives the answer to an interrupt.
+    """
+    global _asked_at
+    _asked_at = time.monotonic()
+    return None if _current is None else _current.signal
+
+
+def _rank() -> int:
+    try:
+        return environment.find().rank
+    except UserError:
+        return 0
+
+
+def _speaks() -> bool:
+    """One rank answers for all."""
+    return _rank() == 0
+
+
+def _say(sentence: str) -> None:
+    print(f"phalanx: {sentence}.", file=sys.stderr, flush=True)
+
+
+def _only_wake_up(number: int, frame: object) -> None:
+    """A handler must be there for the interpreter to write the signal's number to the socket."""
+
+
+def answer_from_now_on() -> None:
+    """Whoever called has handlers in place."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals wait until this ends, or until somebody who can answer them is there; none is lost, and none kills.
+
+    While a command starts; and while processes are forked, as a child that still has our socket would speak with our voice.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield  # whoever answers in between lets them through with answer_from_now_on
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def answer_no_more() -> None:
+    """For a rank that ends with a code of its own: the first to end makes srun and torchrun send SIGTERM to the others.
+
+    Python puts the default handlers back as it shuts down, and the signal would take the code's place; ignoring stays.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def forget_in_child() -> None:
+    """For a forked helper process: torchrun and SLURM signal every process of a rank, but only the rank answers.
+
+    The helper ends when the rank has no more use for it, or with the rank (`processes.die_with_parent`).
+    """
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

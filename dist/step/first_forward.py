@@ -1,0 +1,165 @@
+"""What a model does in its first forward: the names of its losses, the parameters they reach, what it changes.
+
+A parameter without a gradient makes DDP wait for ever, and FSDP's ranks disagree; so it is named before the first step.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from phalanx.configs.errors import UserError
+from phalanx.dist.batchnorm.report import refuse_one_value
+from phalanx.dist.comm.collectives import gather_json
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.microbatches.forward_passes import Turn
+from phalanx.dist.microbatches.micro_batch import MicroBatch
+from phalanx.dist.strategies.blocks import blocks
+
+# A loss: its sum over a micro-batch, and the weight to divide by: a number of samples, pixels or boxes; as a tensor it is only
+# brought to the host where it is needed.
+Losses = Mapping[str, tuple[Tensor, float | Tensor]]
+LossesOf = Callable[[nn.Module, MicroBatch], Losses]
+
+
+def total(losses: Losses) -> Tensor:
+    """All losses in one number, without their weights: enough to go backward from."""
+    return torch.stack([value for value, _ in losses.values()]).sum()
+
+
+def inspect(
+    world: World,
+    model: nn.Module,
+    plain: nn.Module,
+    losses_of: LossesOf,
+    forwards: Iterable[tuple[Turn, MicroBatch]],
+    backward: Callable[[Tensor], None] | None,
+    joint: int,
+) -> tuple[str, ...]:
+    """Runs forwards and looks on; each is followed by its backward where one is given. All ranks call together.
+
+    Args:
+        model: what a task calls, under the strategy.
+        plain: the same model without its strategy.
+        joint: micro-batches that one statistic sees.
+
+    Returns:
+        Names of the losses.
+
+    Raises:
+        UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value a channel.
+    """
+    trained = [name for name, parameter in plain.named_parameters() if parameter.requires_grad]
+    reached, names = set(trained), tuple[str, ...]()
+    for turn, micro_batch in forwards:
+        with watching(plain, turn, joint) as seen:
+            losses = losses_of(model, micro_batch)
+        names, loss = tuple(losses), total(losses)
+        reached &= seen.reached(loss)
+        if backward is not None:
+            _refuse_unreached(gather_json(world, sorted(reached)), trained)
+            backward(loss)
+    if backward is None:
+        _refuse_unreached(gather_json(world, sorted(reached)), trained)
+    return names
+
+
+@dataclass
+class Inspection:
+    """What was seen.
+
+    Attributes:
+        names: of parameters, by the identity of the tensor that the forward used.
+        used: those tensors, kept alive so that identities stay theirs.
+    """
+
+    names: dict[int, str] = field(default_factory=dict)
+    used: list[Tensor] = field(default_factory=list)
+
+    def note(self, module: nn.Module, prefix: str, recurse: bool) -> None:
+        """The parameters of a module as they are now: under FSDP2 others than before its forward."""
+        for name, parameter in module.named_parameters(prefix=prefix, recurse=recurse):
+            if id(parameter) not in self.names:
+                self.names[id(parameter)] = name
+                self.used.append(parameter)
+
+    def reached(self, loss: Tensor) -> set[str]:
+        """Names of the parameters that a loss depends on."""
+        found, seen, waiting = set(), set(), [loss.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            leaf: Any = getattr(node, "variable", None)
+            if leaf is not None and id(leaf) in self.names:
+                found.add(self.names[id(leaf)])
+            waiting += [following for following, _ in node.next_functions]
+        return found
+
+
+@contextmanager
+def watching(model: nn.Module, turn: Turn, joint: int) -> Iterator[Inspection]:
+    """Watches the forwards of a model inside.
+
+    Args:
+        turn: what runs.
+        joint: micro-batches that one statistic sees.
+
+    Raises:
+        UserError: in the forward, where a BatchNorm layer sees one value a channel, by its name.
+    """
+    inspection = Inspection()
+    hooks = []
+    # A parameter may be used by a module that is not its owner; what FSDP2 gathers together, it gathers before that forward.
+    # Such modules are known by a method, for importing FSDP2 takes a second.
+    gathered = {name for name, module in model.named_modules() if hasattr(module, "set_requires_gradient_sync")}
+    whole = {"", *blocks(model), *gathered}
+    for name, module in model.named_modules():
+        hooks.append(module.register_forward_pre_hook(lambda m, _, n=name: inspection.note(m, n, recurse=n in whole)))
+        if isinstance(module, _BatchNorm):
+            hooks.append(module.register_forward_pre_hook(lambda m, x, name=name: refuse_one_value(name, m, x[0], turn, joint)))
+    try:
+        yield inspection
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _refuse_unreached(reached: list[list[str]], trained: list[str]) -> None:
+    """Refuses parameters that the losses of no rank, or only of some, depend on.
+
+    Args:
+        reached: names, for every rank.
+
+    Raises:
+        UserError: naming the first.
+    """
+    everywhere = set.intersection(*map(set, reached))
+    missing = [name for name in trained if name not in everywhere]
+    if not missing:
+        return
+    anywhere = set.union(*map(set, reached))
+    where = "in the first micro-batches of some ranks only" if missing[0] in anywhere else "in the first micro-batches"
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    raise UserError(
+        f"no loss depends on the parameter {missing[0]}{more} {where}, so it would get no gradient. If it is never used, "
+        f"freeze it (model.freeze=[{missing[0]}]) or remove it; if only for some batches, add 0 * p.sum() to a loss.",
+        shared=True,
+    )
+
+
+def changed_buffers(before: Mapping[str, Tensor], model: nn.Module, known: Mapping[str, object]) -> list[str]:
+    """A sentence on buffers that a forward changed and that are no statistics of a known layer; ranks would differ in them."""
+    after = dict(model.named_buffers())
+    statistics = tuple(f"{layer}." for layer in known)
+    changed = [n for n, b in before.items() if not n.startswith(statistics) and not torch.equal(b, after[n])]
+    return [
+        f"the buffer {name} changes while the model trains, in a way that belongs to no micro-batch: its value will depend on "
+        "the number of ranks"
+        for name in changed[:1]
+    ]

@@ -1,0 +1,138 @@
+"""Figures of finished steps (loss, learning rate, gradient norm), brought to the host and to all ranks without waiting.
+
+A step's loss sums are copied to the host as it runs and travel with the exchange of a later step: the next one on CPU, the
+one after on a GPU, so that the host does not wait for the device. They are needed for the log, and to notice a loss that is
+not finite before a checkpoint could be made of it.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from phalanx.dist.comm.collectives import sum_exactly
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.microbatches.sampler import Share
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What is known of a step as soon as it is launched.
+
+    Attributes:
+        step: number of steps finished before it.
+        weights: what the sum of each loss over the global batch is divided by.
+        learning_rate: that it used.
+        norm: of the whole gradient before clipping, on the device; None without clipping.
+        loss_scale: that it used; None but for fp16.
+        skipped: whether it changed nothing, for overflow.
+    """
+
+    step: int
+    weights: dict[str, float]
+    learning_rate: float
+    norm: Tensor | None
+    loss_scale: float | None
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What is known of a finished step, the same on all ranks.
+
+    Attributes:
+        step: number of steps finished after it: the first step is 1.
+        losses: each over the global batch.
+        loss_scale: that it used; None but for fp16.
+        skipped: whether it changed nothing, for overflow; its losses may then not be finite.
+        broken: numbers of the micro-batches with a loss that is not finite though the step was not skipped.
+    """
+
+    step: int
+    losses: dict[str, float]
+    learning_rate: float
+    norm: float | None
+    loss_scale: float | None
+    skipped: bool
+    broken: tuple[int, ...]
+
+
+@dataclass
+class _Step:
+    figures: Figures
+    sums: Tensor  # [micro-batches here, losses], on the host once `ready`
+    norm: Tensor | None
+    ready: "torch.cuda.Event | None"
+
+
+class Reports:
+    """The steps whose figures are on their way."""
+
+    def __init__(self, world: World, mine: Share):
+        self._world, self._mine = world, mine
+        self._lag = 2 if world.device.type == "cuda" else 1
+        self._running: dict[int, Tensor] = {}
+        self._finished: deque[_Step] = deque()
+        self._sent: _Step | None = None
+        self._known: list[StepFigures] = []
+
+    def add(self, sums: Sequence[Tensor], first: int, last: int) -> None:
+        """The loss sums of the micro-batches that just ran forward, `last` exclusive; merged ones count for the first."""
+        row = torch.stack([s.detach() for s in sums])
+        # The others get zero, or not a number: then all of them are suspect.
+        self._running |= {number: row if number == first else row * 0 for number in range(first, last)}
+
+    def finish(self, figures: Figures) -> None:
+        """The step that was running is launched."""
+        sums = torch.stack([self._running[number] for number in sorted(self._running)]).to(torch.float64)
+        self._running = {}
+        ready, norm = None, figures.norm
+        if self._world.device.type == "cuda":
+            sums = torch.empty_like(sums, device="cpu", pin_memory=True).copy_(sums, non_blocking=True)
+            if norm is not None:
+                norm = torch.empty_like(norm, device="cpu", pin_memory=True).copy_(norm, non_blocking=True)
+            ready = torch.cuda.Event()
+            ready.record()
+        self._finished.append(_Step(figures, sums, norm, ready))
+
+    def to_send(self) -> Tensor | None:
+        """The sums to send with the next exchange; the same step's on every rank."""
+        self._sent = self._finished.popleft() if len(self._finished) >= self._lag else None
+        return self._host_sums(self._sent) if self._sent else None
+
+    @staticmethod
+    def _host_sums(step: _Step) -> Tensor:
+        if step.ready is not None:
+            step.ready.synchronize()
+        return step.sums
+
+    def received(self, sums: Tensor | None) -> None:
+        """All ranks' sums of the step that was sent, `[V, losses]`."""
+        if self._sent is not None and sums is not None:
+            self._known.append(self._figures(self._sent, sums))
+            self._sent = None
+
+    def _figures(self, step: _Step, sums: Tensor) -> StepFigures:
+        f = step.figures
+        columns = zip(f.weights.items(), sums.T.tolist(), strict=True)
+        losses = {name: sum(column) / weight if weight else 0.0 for (name, weight), column in columns}
+        broken = tuple(v for v, row in enumerate(sums.tolist()) if not f.skipped and not all(map(math.isfinite, row)))
+        norm = float(step.norm) if step.norm is not None else None
+        return StepFigures(f.step + 1, losses, f.learning_rate, norm, f.loss_scale, f.skipped, broken)
+
+    def take_known(self) -> list[StepFigures]:
+        """The figures that became known since the last call, oldest first."""
+        known, self._known = self._known, []
+        return known
+
+    def settle(self) -> list[StepFigures]:
+        """Exchanges what is on its way. All ranks call together."""
+        while self._finished:
+            step = self._finished.popleft()
+            table = torch.zeros(self._mine.total, len(step.figures.weights), dtype=torch.float64)
+            table[self._mine.first : self._mine.last] = self._host_sums(step)
+            self._known.append(self._figures(step, sum_exactly(self._world, table)))
+        return self.take_known()

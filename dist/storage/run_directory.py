@@ -1,0 +1,249 @@
+"""The run directory, `RUNS/NAME`: where everything about a run lies, and whose run it is. No torch here."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phalanx import __version__
+from phalanx.configs.errors import UserError
+from phalanx.configs.load import differences, stored, to_yaml
+from phalanx.configs.schema import RunConfig, digest
+from phalanx.configs.system_errors import trouble
+from phalanx.dist.storage.files import read_json_object, write_atomically, write_json
+from phalanx.dist.storage.json_lines import JsonLines, read_lines
+
+_OF_TRAINERS = {".trainer", ".heartbeat"}
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of a run."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, config: RunConfig) -> "RunDirectory":
+        return cls(Path(config.runs) / config.name)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def identity(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def data(self) -> Path:
+        """What is known of the data that was learnt from."""
+        return self.path / "data.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def errors(self) -> Path:
+        return self.path / "errors"
+
+    @property
+    def logs(self) -> Path:
+        """What each rank said, `rank-N.log`, where SLURM started them."""
+        return self.path / "logs"
+
+    @property
+    def code(self) -> Path:
+        """The code that a job imports."""
+        return self.path / "code"
+
+    @property
+    def slurm(self) -> Path:
+        """What was submitted, and what became of it."""
+        return self.path / "slurm"
+
+    def exists(self) -> bool:
+        """
+        Raises:
+            UserError: where that may not be known.
+        """
+        try:
+            self.identity.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise UserError(trouble(error) or f"{self.identity}: {error.strerror}. Check the path.") from None
+        return True
+
+    def is_new(self) -> bool:
+        """Whether nothing lies here yet but the claim of a trainer."""
+        return not self.path.exists() or set(os.listdir(self.path)) <= _OF_TRAINERS
+
+    def forget(self) -> None:
+        """Takes away all but the claim of a trainer: the run was refused before its first step."""
+        for entry in os.scandir(self.path):
+            if entry.name in _OF_TRAINERS:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                os.unlink(entry.path)
+
+    def read_config(self) -> RunConfig:
+        """The configuration that the run was last started with.
+
+        Raises:
+            UserError: where there is no run, or its config.yaml cannot be read.
+        """
+        if not self.exists():
+            raise UserError(f"{self.path}: there is no run here (no run.json). Give the run directory that `train` printed.")
+        recorded = stored(str(self.config))
+        # The directory may have been moved since; it is found where it is now.
+        return recorded.model_copy(update={"runs": str(self.path.parent), "name": self.path.name})
+
+    def read_identity(self) -> dict[str, Any]:
+        """run.json: `run`, `wandb`, `created`, `version`, `commit`, `threads`, `experiment`; `forked_from` of a fork."""
+        try:
+            identity = read_json_object(self.identity)
+            if not all(isinstance(identity.get(key), str) for key in ("run", "wandb")):
+                raise ValueError
+            if not isinstance(identity.get("threads"), int | None) or isinstance(identity.get("threads"), bool):
+                raise ValueError
+        except PermissionError as error:
+            raise UserError(trouble(error) or str(error)) from None
+        except (OSError, ValueError):
+            raise UserError(f"{self.identity}: this file is broken. Restore it, or start under another name.") from None
+        return identity
+
+    def refuse_another_experiment(self, config: RunConfig) -> bool:
+        """Whether the run is there already; refuses if it is another experiment's.
+
+        Raises:
+            UserError: naming the keys that differ.
+        """
+        if not self.exists():
+            return False
+        stored = self.read_config()
+        changed = differences(stored, config, ["experiment"])
+        if changed:
+            listed = ", ".join(f"{key} (there {old}, here {new})" for key, old, new in changed)
+            raise UserError(
+                f"{self.path} holds another experiment; it differs in {listed}. "
+                f"Give this one another name (name={config.name}-2), or move {self.path} away."
+            )
+        return True
+
+    def create(self, config: RunConfig, threads: int) -> None:
+        """Writes what identifies the run; on a run that is there, only what may change (hardware, length, bookkeeping)."""
+        for folder in (self.path, self.checkpoints):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{folder}: cannot be made: {error.strerror}. Set runs=FOLDER to another place.") from None
+        try:
+            write_atomically(self.config, to_yaml(config))
+            if not self.exists():
+                write_json(self.identity, new_identity(config, threads))
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}. Set runs=FOLDER to another place.") from None
+
+
+def new_identity(config: RunConfig, threads: int | None) -> dict[str, Any]:
+    """What run.json says of a new run, with ids of its own."""
+    word = secrets.token_hex(4)
+    ids = {"run": f"{config.name}-{word}", "wandb": word, "created": time.time()}
+    return ids | {"version": __version__, "commit": _commit(), "threads": threads, "experiment": digest(config)}
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, with `+` if files were changed; None outside a git checkout and a snapshot of one."""
+    file = Path(__file__).resolve()
+    # A snapshot knows its own: it may lie in a repository whose commit is another one meanwhile. One of a checkout has this
+    # file in CODE/dist/storage, one of a package in CODE/src/phalanx/dist/storage.
+    for root in (file.parents[2], file.parents[4]):
+        if (said := _said_by_snapshot(root / "commit.json")) is not None:
+            commit, changed = said
+            return commit and commit + ("+" if changed else "")
+    # An installed package may lie in somebody's repository: git must know the file.
+    known = ["git", "ls-files", "--error-unmatch", file.name]
+    commands = (known, ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    try:
+        _, head, changes = (
+            subprocess.run(c, cwd=file.parent, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for c in commands
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head + ("+" if changes else "")
+
+
+def _said_by_snapshot(file: Path) -> tuple[str | None, bool] | None:
+    """The commit, and whether files were changed, from what `slurm/snapshot.py` left; None where it did not."""
+    try:
+        said = read_json_object(file)
+        return said["commit"], said["changed"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Events:
+    """events.jsonl: what happened to the run, a line an event. Never cut: goodput is computed from it."""
+
+    def __init__(self, run: RunDirectory):
+        self._lines = JsonLines(run.events)
+
+    def write(self, event: str, step: int, **details: Any) -> OSError | None:
+        """Returns why the line is not on the disk yet, if so: the next one takes it along."""
+        self._lines.append({"time": time.time(), "event": event, "step": step, **details})
+        try:
+            self._lines.sync()
+        except OSError as error:
+            return error
+        return None
+
+    def sync(self) -> None:
+        """
+        Raises:
+            OSError: where a line cannot be written yet.
+        """
+        self._lines.sync()
+
+    def abandon(self) -> None:
+        """Closes the file without what still waits."""
+        self._lines.abandon()
+
+    def close(self) -> None:
+        """
+        Raises:
+            OSError: where a line cannot be written; the file is closed.
+        """
+        self._lines.close()
+
+
+def read_events(run: RunDirectory) -> Sequence[dict[str, Any]]:
+    """`time`, `event`, `step`, and more, of each."""
+    return list(read_lines(run.events, time=float, event=str, step=int))
+
+
+def is_writable(directory: Path) -> bool:
+    """Whether files can be made in a directory that may not be there yet."""
+    while not directory.exists():
+        directory = directory.parent
+    return os.access(directory, os.W_OK | os.X_OK)

@@ -1,0 +1,1 @@
+"""The dense CRF and the lattice that it filters on."""

@@ -1,0 +1,60 @@
+"""The grid of `benchmarks/grid.py`, reduced: a network of each family, each way of sharing it and each precision somewhere."""
+
+import pytest
+
+from benchmarks.grid import EXACT, PARITY, Cell, cells, markdown, measure
+from phalanx.models import registry
+from tests.support.rank_pool import Pool
+
+CELLS = [
+    Cell("resnet18", "DDP, SyncBN", "bf16"),
+    Cell("resnet18", EXACT, "fp32"),
+    Cell("googlenet", "ZeRO-2", "fp32"),
+    Cell("googlenet", EXACT, "fp32"),
+    Cell("swin_t", "FSDP2", "bf16"),
+    Cell("convnext_tiny", "FSDP2", "fp32"),
+    Cell("convnext_tiny", EXACT, "fp32"),
+    Cell("swin_v2_t", "ZeRO-2", "bf16"),
+    Cell("deeplabv3plus", "FSDP2", "bf16"),
+    Cell("deeplabv3plus", EXACT, "fp32"),
+    Cell("pspnet", "DDP, SyncBN", "bf16"),
+    Cell("segnet", "ZeRO-2", "fp32"),
+    Cell("unet", PARITY, "fp64"),
+    Cell("mask_rcnn", PARITY, "fp64"),
+    Cell("mask_rcnn", EXACT, "fp32"),
+    Cell("mask_rcnn", "FSDP2", "bf16"),
+    Cell("faster_rcnn", "ZeRO-2", "fp32"),
+    Cell("retinanet", EXACT, "fp32"),
+    Cell("fcos", "FSDP2", "fp32"),
+    Cell("yolov8n", PARITY, "fp64"),
+    Cell("yolov5n", EXACT, "fp32"),
+    Cell("yolox_nano", "FSDP2", "bf16"),
+    Cell("yolov8n", "ZeRO-2", "bf16"),
+]
+
+
+# Narrower than in `docs/grid.md`, whose networks have the papers' widths.
+NARROW = {
+    "deeplabv3plus": ["model.backbone=resnet18"],
+    "pspnet": ["model.backbone=resnet18"],
+    "segnet": ["model.backbone=vgg11_bn"],
+    "unet": ["model.options.width=16"],
+    "faster_rcnn": ["model.options.hidden=64"],
+    "mask_rcnn": ["model.options.hidden=64", "model.options.mask_channels=[32]"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS, ids="-".join)
+def test_a_network_trains_agrees_and_resumes(pool: Pool, cell: Cell) -> None:
+    figures = measure(pool, cell, NARROW.get(cell.network, []))
+    assert figures["ok"], figures
+
+
+def test_the_page_tells_what_fails() -> None:
+    network = registry.names("backbone")[0]
+    found = {cell: {"ok": True, "seconds": 1.0} for cell in cells([network])}
+    found[Cell(network, EXACT, "fp32")] = {"ok": False, "same_bits": False, "finite": True, "seconds": 1.0}
+    found |= {cell: {"ok": True, "seconds": 1.0} for cell in cells(["unet"])}
+    page = "\n".join(markdown(found))
+    assert "**14 of 15 cells hold.**" in page and "**not same_bits**" in page

@@ -1,0 +1,1 @@
+"""What tests share: rank pools, running commands, a virtual SLURM cluster."""

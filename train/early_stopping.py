@@ -1,0 +1,77 @@
+"""The best value of a metric so far, and how long ago it was: what decides whether a run ends early.
+
+Nothing of it is in a checkpoint: it follows from the evaluations in metrics.jsonl, which a resume cuts back to the checkpoint's
+step, so that an unbroken run and a resumed one decide alike.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from phalanx.configs.schema import CheckpointConfig, RunConfig
+from phalanx.dist.checkpoint import retention
+from phalanx.dist.comm.collectives import tell_all
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.storage.json_lines import number, read_lines
+from phalanx.dist.storage.run_directory import RunDirectory
+
+
+@dataclass
+class Best:
+    """
+    Attributes:
+        config: names the metric, if any, and which value is best.
+        patience: evaluations in a row without a better value after which the run ends; None for never.
+        value: the best so far; not a number for none.
+        without_better: evaluations since then.
+        evaluated: step of the last evaluation; 0 for none.
+    """
+
+    config: CheckpointConfig
+    patience: int | None
+    value: float = math.nan
+    without_better: int = 0
+    evaluated: int = 0
+
+    def add(self, step: int, value: float) -> bool:
+        """Whether an evaluation gave a better value than all before. Not a number is never better."""
+        assert self.config.best is not None
+        self.evaluated = step
+        better = retention.is_better(self.config.best, self.config.best_mode, value, self.value)
+        if better:
+            self.value = value
+        self.without_better = 0 if better else self.without_better + 1
+        return better
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the patience is."""
+        return self.patience is not None and self.without_better >= self.patience
+
+    def __str__(self) -> str:
+        return (
+            f"{self.config.best} has not been better than {self.value:.4f} in the last {self.without_better} evaluations "
+            f"(train.patience={self.patience})"
+        )
+
+
+def best_so_far(world: World, run: RunDirectory, config: RunConfig, step: int) -> Best:
+    """What the evaluations up to a step have come to, as rank 0 sees them. All ranks call together."""
+    best = Best(config.checkpoint, config.train.patience)
+    if config.checkpoint.best is None:
+        return best
+    rows: list[tuple[int, float]] = []
+    if world.ranks.is_main:
+        values = _logged(config.checkpoint.best, read_lines(run.metrics, step=int))
+        # Those of checkpoints too: a fork has no log of what was before it.
+        stored = retention.measured(run.checkpoints, config.checkpoint.best)
+        rows = sorted((known, value) for known, value in (stored | values).items() if known <= step)
+    for known, value in tell_all(world, rows):
+        best.add(known, value)
+    return best
+
+
+def _logged(metric: str, lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+    """The metric by step."""
+    return {int(line["step"]): value for line in lines if (value := number(line.get(metric))) is not None}

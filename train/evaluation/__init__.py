@@ -1,0 +1,1 @@
+"""Evaluation over all ranks, of a run or of checkpoints, and prediction."""

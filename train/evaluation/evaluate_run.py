@@ -1,0 +1,164 @@
+"""Evaluating a run, or several together, from their checkpoints; on any number of ranks."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+from torch import nn
+
+from phalanx.configs.errors import ExitCode, UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.data.dataset import Dataset
+from phalanx.dist.checkpoint import directory
+from phalanx.dist.checkpoint.manifest import scalars_to_json
+from phalanx.dist.comm.collectives import together
+from phalanx.dist.comm.process_group import World, leave
+from phalanx.dist.processes.environment import Ranks
+from phalanx.dist.storage.files import write_json
+from phalanx.dist.storage.run_directory import RunDirectory
+from phalanx.train.evaluation.evaluate import measure
+from phalanx.train.evaluation.results_file import ResultsFile
+from phalanx.train.evaluation.trained import another
+from phalanx.train.setup import resume_checkpoint
+from phalanx.train.setup.build import assemble, facts, gather
+from phalanx.train.setup.same_data import held_for_evaluation, refuse_other_classes
+from phalanx.train.start import join_ranks
+from phalanx.train.tasks import Combines, Details, GivesResults, Illustrates, Task
+
+FILE = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be evaluated.
+
+    Attributes:
+        step: of the checkpoint; None for the newest, or the best.
+        best: whether the best by `checkpoint.best` is.
+        also: runs and checkpoints to be asked together with it.
+        results: file for what is detected, in COCO's format.
+        split: of the data; None for the recipe's validation split.
+    """
+
+    step: int | None = None
+    best: bool = False
+    also: Sequence[str] = ()
+    results: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.
+
+    Attributes:
+        checkpoints: that were asked, the run's own first.
+        details: what is too long for a log: a row a class, a confusion matrix.
+        notes: sentences about the data.
+    """
+
+    step: int
+    split: str
+    checkpoints: list[str]
+    metrics: dict[str, float]
+    details: dict[str, Any]
+    notes: Sequence[str] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        facts = {"step": self.step, "split": self.split, "checkpoints": self.checkpoints}
+        found: dict[str, Any] = scalars_to_json(facts | self.metrics | self.details)
+        return found
+
+
+def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable[[Evaluation, str | None], None]) -> ExitCode:
+    """Evaluates a checkpoint of a run on the validation split; writes `evaluation.json`, and pictures of a task that draws.
+
+    Args:
+        report: called on rank 0 with what came out, and with why it could not be written, if so.
+
+    Raises:
+        UserError: where there is no such checkpoint, or networks cannot be asked together.
+    """
+    world, _ = join_ranks(config, ranks)
+    run = RunDirectory.of(config)
+    ingredients = together(world, lambda: gather(_on_split(config, asked.split), goes_on=True))
+    together(world, lambda: refuse_other_classes(run, config, ingredients.training))
+    parts = assemble(config, ingredients, world)
+    stored = resume_checkpoint.chosen(run, parts.engine, config, asked.step, asked.best)
+    parts.engine.make_room(stored)
+    resume_checkpoint.fill(run, parts.engine, stored)
+    checkpoints = [directory.step_directory(run.checkpoints, stored.step)]
+    combined: Callable[[nn.Module], nn.Module] | None = None
+    task = parts.task
+    if asked.also:
+        if not isinstance(task, Combines):
+            raise UserError(
+                f"task.name={config.task.name} cannot ask several networks together. Leave out --also.", shared=True
+            )
+        known = facts(ingredients.training, config)
+        found = together(world, lambda: [another(text, config, known, world.device) for text in asked.also])
+        checkpoints += [path for path, _ in found]
+        combined = _together_with(task, [network for _, network in found])
+    with _results(asked, config, task, ingredients.validation, world):
+        sums = measure(parts.engine, task, parts.evaluation, combined)
+    if ranks.is_main:
+        details = task.details(sums) if isinstance(task, Details) else {}
+        held_out = config.data.fold or config.data.val_fraction
+        split = asked.split or ("val" if held_out else config.data.val_split)
+        notes = [] if asked.split else held_for_evaluation(run, ingredients.validation)
+        evaluation = Evaluation(stored.step, split, [str(path) for path in checkpoints], task.metrics(sums), details, notes)
+        problem = _write(run.path / FILE, evaluation)
+        if isinstance(task, Illustrates):
+            problem = problem or _draw(run.path / "pictures", task.pictures(sums))
+        report(evaluation, problem)
+    leave()
+    return ExitCode.DONE
+
+
+def _on_split(config: RunConfig, split: str | None) -> RunConfig:
+    """The run with another split to validate on, all of it."""
+    if split is None:
+        return config
+    data = config.data.model_copy(update={"val_split": split, "val_fraction": None, "fold": None})
+    return config.model_copy(update={"data": data})
+
+
+def _results(
+    asked: Asked, config: RunConfig, task: Task, dataset: Dataset, world: World
+) -> contextlib.AbstractContextManager[object]:
+    """Where the task puts what it detects, if it was asked to."""
+    if not asked.results:
+        return contextlib.nullcontext()
+    if not isinstance(task, GivesResults):
+        raise UserError(f"--results is for detection, and task.name={config.task.name} has none. Leave it out.", shared=True)
+    results = ResultsFile(world, Path(asked.results))
+    task.give_results(results.add, dataset)
+    return results
+
+
+def _together_with(task: Combines, others: Sequence[nn.Module]) -> Callable[[nn.Module], nn.Module]:
+    return lambda own: task.combine([own, *others]).eval()
+
+
+def _write(path: Path, evaluation: Evaluation) -> str | None:
+    """Writes the file, whole or not at all; returns why it could not."""
+    try:
+        write_json(path, evaluation.to_json() | {"time": time.time()})
+    except OSError as error:
+        return f"{path} cannot be written: {error.strerror}"
+    return None
+
+
+def _draw(folder: Path, pictures: Mapping[str, Image]) -> str | None:
+    """Writes pictures by their names; returns why it could not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            picture.save(folder / f"{name}.png")
+    except OSError as error:
+        return f"{folder} cannot be written: {error.strerror or error}"
+    return None

@@ -1,0 +1,228 @@
+"""Predicting images of the user's: JSON and pictures, by one process, from a checkpoint that any strategy wrote."""
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.data.bad_sample import Unreadable
+from phalanx.data.files.walking import files_below
+from phalanx.data.images.decoding import read_image
+from phalanx.data.images.image_formats import is_image_name
+from phalanx.data.images.modes import CHANNELS, Mode
+from phalanx.data.loading.loader import collate
+from phalanx.data.open import open_split
+from phalanx.data.transforms.pipeline import Pipeline, pipeline
+from phalanx.dist.comm.process_group import choose_device
+from phalanx.dist.precision import weights_dtype
+from phalanx.dist.processes.environment import Ranks
+from phalanx.dist.processes.threads import choose_threads
+from phalanx.dist.storage.files import write_json
+from phalanx.dist.storage.run_directory import RunDirectory
+from phalanx.train import tasks
+from phalanx.train.evaluation.trained import trained
+from phalanx.train.setup import build
+from phalanx.train.setup.recorded import Recorded, recorded
+from phalanx.train.tasks import Predicts, Writes
+
+FILE = "predictions.json"
+_MODES: dict[int, Mode] = {count: mode for mode, count in CHANNELS.items()}  # type: ignore[misc]
+
+
+@runtime_checkable
+class Fuses(Protocol):
+    """A network that can be made faster for inference."""
+
+    def fuse(self) -> nn.Module:
+        """Folds normalisation into the convolutions before it, in place; what it sees stays, but for rounding."""
+        ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network, and all that stands between it and a file."""
+
+    task: Predicts
+    network: nn.Module
+    pipeline: Pipeline
+    mode: Mode
+    batch: int
+    device: torch.device
+    dtype: torch.dtype
+    max_pixels: int
+
+    def prepared(self, path: Path, number: int) -> dict[str, Any]:
+        """An image as the network sees it, with a number as its `id`.
+
+        Raises:
+            Unreadable: where it cannot be read.
+        """
+        image = read_image(str(path), self.mode, self.max_pixels)
+        return self.pipeline({"image": image, "size": torch.tensor(image.shape[-2:]), "id": number})
+
+    def ask(self, samples: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+        """What the network says of prepared images; maybe one after another, without gradients."""
+        batch = collate(samples, self.pipeline.ragged)
+        if isinstance(batch["image"], Tensor):  # images of several sizes the task moves, one at a time
+            batch["image"] = batch["image"].to(self.device, self.dtype)
+        return self.task.predict(self.network, batch)
+
+
+def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
+    """The network of a run, from one of its checkpoints, with the pipeline of its validation.
+
+    Raises:
+        UserError: where the task of the run does not predict, or the network takes no images from files.
+    """
+    torch.set_num_threads(choose_threads(config.dist))
+    device = choose_device(config.dist, Ranks())
+    data = recorded(RunDirectory.of(config)) or _from_data(config)
+    facts = data.facts
+    task = tasks.build(config, facts)
+    if not isinstance(task, Predicts):
+        raise UserError(f"task.name={config.task.name} has no methods predict and draw. Give it both, to predict with it.")
+    if facts.channels not in _MODES:
+        raise UserError(f"the network takes images of {facts.channels} channels, and files have 1, 3 or 4. Predict in Python.")
+    network = trained(checkpoint, config, facts, device)
+    if isinstance(network, Fuses):
+        network.fuse()
+    wanted = build.statistics(config, facts.channels)
+    prepare = pipeline(config.data, data, "val", wanted, config.evaluate)  # type: ignore[arg-type]
+    dtype = weights_dtype(config.dist.precision)
+    return Predictor(
+        task, network, prepare, _MODES[facts.channels], config.train.micro_batch, device, dtype, config.data.max_pixels
+    )
+
+
+def _from_data(config: RunConfig) -> Recorded:
+    training = open_split(config.data, "train", config.seed)
+    return Recorded(build.facts(training, config), tuple(training.mean), tuple(training.std))
+
+
+def find_images(given: Sequence[str]) -> list[tuple[Path, Path]]:
+    """The images that are meant, each with its place in the output: by its name, or its way from the folder that was given.
+
+    Args:
+        given: files, folders (with all that is in them), patterns such as `photos/*.jpg`.
+
+    Raises:
+        UserError: where one of them is not there, or has no images.
+    """
+    found: dict[Path, Path] = {}
+    for text in given:
+        path = Path(text)
+        if path.is_dir():
+            inside = sorted(Path(name) for name in files_below(path) if is_image_name(os.path.basename(name)))
+            images = {path / image: image for image in inside if (path / image).is_file()}
+        elif path.exists():
+            images = {path: Path(path.name)}
+        else:
+            images = {Path(p): Path(Path(p).name) for p in sorted(glob.glob(text, recursive=True)) if os.path.isfile(p)}
+        if not images:
+            why = "no image lies in this folder" if path.is_dir() else "there is no such file, folder or match"
+            raise UserError(f"{text}: {why}. Give images, folders of images, or patterns such as 'photos/*.jpg'.")
+        found |= {image: place for image, place in images.items() if image not in found}
+    return list(zip(found, _apart(list(found.values())), strict=True))
+
+
+def _apart(places: Sequence[Path]) -> Iterator[Path]:
+    """Names of pictures, no two the same: `cat.jpg`, then `cat-2.jpg`."""
+    taken: set[Path] = set()
+    for place in places:
+        picture, number = place.with_suffix(".jpg"), 2
+        while picture in taken:
+            picture, number = place.with_name(f"{place.stem}-{number}.jpg"), number + 1
+        taken.add(picture)
+        yield picture
+
+
+def predict(
+    config: RunConfig,
+    checkpoint: Path,
+    given: Sequence[str],
+    output: Path,
+    told: Callable[[int, int], None],
+    probabilities: bool = False,
+) -> list[dict[str, Any]]:
+    """Predicts images; writes `predictions.json`, a picture of each, and what else the task writes into a folder.
+
+    Args:
+        told: called with how many images are done, and how many there are.
+        probabilities: whether those of every class of every pixel are to be written too.
+
+    Returns:
+        For each image, in order, `file`, `picture` and what the task predicts; or `file` and `error` where it cannot be read.
+
+    Raises:
+        UserError: where there are no images, or the folder cannot be written.
+    """
+    images = find_images(given)
+    _make(output)
+    asked, results = predictor(config, checkpoint), list[dict[str, Any]]()
+    if probabilities and not isinstance(asked.task, Writes):
+        raise UserError(f"--probabilities is of pixels; those of task.name={config.task.name} are in {FILE}. Leave it out.")
+    for start in range(0, len(images), asked.batch):
+        told(start, len(images))
+        with torch.inference_mode():
+            results += _batch(asked, images[start : start + asked.batch], output, probabilities)
+    told(len(images), len(images))
+    try:
+        write_json(output / FILE, results)
+    except OSError as error:
+        raise _unwritable(output, error) from None
+    return results
+
+
+def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path, probabilities: bool) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    readable: list[tuple[Path, Path, dict[str, Any]]] = []
+    for path, picture in images:
+        results.append({"file": str(path)})
+        try:
+            samples.append(asked.prepared(path, len(samples)))
+        except Unreadable as error:
+            results[-1]["error"] = error.problem
+            continue
+        readable.append((path, picture, results[-1]))
+    predictions = asked.ask(samples) if samples else []
+    for (path, picture, result), prediction in zip(readable, predictions, strict=True):
+        drawn = asked.task.draw(_as_read(path, asked.max_pixels), prediction)
+        try:
+            (output / picture).parent.mkdir(parents=True, exist_ok=True)
+            drawn.save(output / picture, quality=92)
+            if isinstance(asked.task, Writes):
+                prediction = asked.task.write(prediction, output, picture.with_suffix(""), probabilities)
+        except OSError as error:
+            raise _unwritable(output, error) from None
+        result |= {"picture": str(picture)} | prediction
+    return results
+
+
+def _as_read(path: Path, max_pixels: int) -> Image.Image:
+    """The image in colour, 8 bits a channel, to be drawn on."""
+    pixels: Tensor = read_image(str(path), "rgb", max_pixels)
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels.float() / 257).round().to(torch.uint8)  # 65535 / 255
+    image: Image.Image = F.to_pil_image(pixels)
+    return image
+
+
+def _make(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(output, error) from None
+
+
+def _unwritable(output: Path, error: OSError) -> UserError:
+    return UserError(f"-o {output}: cannot be written: {error.strerror or error}. Choose another folder.")

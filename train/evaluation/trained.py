@@ -1,0 +1,101 @@
+"""A trained network on this process alone, from a checkpoint of any strategy: for predictions and ensembles."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig
+from phalanx.data.open import open_split
+from phalanx.dist import precision
+from phalanx.dist.checkpoint import manifest
+from phalanx.dist.checkpoint.entries import DTYPES
+from phalanx.dist.checkpoint.manifest import BrokenCheckpoint
+from phalanx.dist.checkpoint.reader import Readers
+from phalanx.dist.checkpoint.tools import choose, contents
+from phalanx.dist.storage.run_directory import RunDirectory
+from phalanx.models import weights
+from phalanx.train.setup import build
+from phalanx.train.setup.recorded import recorded
+from phalanx.train.tasks import DataFacts
+
+_TORCH = {name: dtype for dtype, name in DTYPES.items()}
+
+
+def trained(checkpoint: Path, config: RunConfig, facts: DataFacts, device: torch.device) -> nn.Module:
+    """The network as evaluation uses it: averaged weights where there are any, BatchNorm's mean statistics, in its precision.
+
+    Args:
+        checkpoint: verified.
+        config: of the run that wrote it.
+
+    Raises:
+        UserError: where the network of the configuration and the checkpoint do not hold the same tensors.
+    """
+    network = build.network(config, facts).to(precision.weights_dtype(config.dist.precision))
+    own, found = network.state_dict(), _tensors(checkpoint, averaged=config.train.ema is not None)
+    differing = sorted(own.keys() ^ found.keys()) or [n for n in own if own[n].shape != found[n].shape]
+    if differing:
+        raise UserError(
+            f"{checkpoint} and the network of its recipe differ in the tensor {differing[0]}. "
+            "Use the code that wrote it, and data with as many classes."
+        )
+    network.load_state_dict(found)
+    return ready(network, config, device)
+
+
+def ready(network: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
+    """The network on a device, to be asked and no more trained."""
+    precision.check(config.dist.precision, device)
+    network = network.to(device, precision.weights_dtype(config.dist.precision)).eval()
+    precision.apply(network, config.dist.precision, device)
+    return network
+
+
+def another(text: str, config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[Path, nn.Module]:
+    """A network to be asked beside that of a run.
+
+    Args:
+        text: a run (its newest checkpoint), `RUN@STEP`, a checkpoint's folder; or a safetensors file of the run's own network.
+        config, facts: of the run.
+
+    Returns:
+        Where it is from, and the network.
+
+    Raises:
+        UserError: where there is none, it is not whole, or its classes are others.
+    """
+    chosen = choose.any_of(text).path
+    if chosen.is_file():
+        network = build.network(config, facts)
+        try:
+            weights.load(network, chosen)
+        except weights.BadWeights as error:
+            raise UserError(str(error)) from None
+        return chosen, ready(network, config, device)
+    own = RunDirectory(chosen.parent.parent).read_config()
+    known = recorded(RunDirectory(chosen.parent.parent))
+    if known is not None or own.data != config.data:
+        there = build.facts(open_split(own.data, "train", own.seed), own) if known is None else known.facts
+        if (there.classes, there.channels, there.kind) != (facts.classes, facts.channels, facts.kind):
+            raise UserError(f"{text}: this network has learnt other classes, or on other images. Leave it out.")
+    return chosen, trained(chosen, own, facts, device)
+
+
+def _tensors(checkpoint: Path, averaged: bool) -> dict[str, Tensor]:
+    """The tensors of a network by the names that it has for them."""
+    try:
+        stored = manifest.read(checkpoint)
+        averaged = averaged and any(tensor.kind == "ema" for tensor in stored.tensors.values())
+        found = {}
+        with Readers(checkpoint, stored) as readers:
+            for name, content in contents.as_loaded(stored, averaged).items():
+                tensor = torch.empty(content.shape, dtype=_TORCH[content.dtype])
+                if content.elements:
+                    raw = bytearray(contents.read(readers, content))
+                    tensor.copy_(torch.frombuffer(raw, dtype=tensor.dtype).reshape(content.shape))
+                found[name] = tensor
+        return found
+    except BrokenCheckpoint as broken:
+        raise UserError(f"{checkpoint} is not whole: {broken}. Choose another.") from None

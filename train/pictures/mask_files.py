@@ -1,0 +1,30 @@
+"""Masks as files: the number of each pixel's class, in colours that a viewer shows."""
+
+from pathlib import Path
+
+import numpy
+from numpy.typing import NDArray
+from PIL import Image
+
+from phalanx.data.inspect.drawing import colour
+
+_IN_A_BYTE = 256
+
+
+def write_mask(path: Path, mask: NDArray[numpy.integer], classes: int) -> None:
+    """Writes a PNG whose pixels are the numbers of classes: with a palette; 16 bits and grey where a byte is too small.
+
+    Args:
+        mask: the class of each pixel, [H, W].
+        classes: their number.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if classes > _IN_A_BYTE:
+        Image.fromarray(mask.astype(numpy.uint16)).save(path)
+        return
+    image = Image.fromarray(mask.astype(numpy.uint8), mode="P")
+    image.putpalette([level for number in range(classes) for level in colour(number)])
+    image.save(path)

@@ -1,0 +1,1 @@
+"""Setting a run up, new or resumed: checks, parts, the checkpoint to resume from."""

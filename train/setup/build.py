@@ -1,0 +1,202 @@
+"""From a configuration to its parts: data, task, model, engine. One visible order, nothing else."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from phalanx.configs import places
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import ModelConfig, RunConfig
+from phalanx.data import dataset_info as data_facts
+from phalanx.data.dataset import Dataset
+from phalanx.data.loading import order
+from phalanx.data.loading.loader import EvaluationLoader, Loader, Samples
+from phalanx.data.open import open_split
+from phalanx.data.same_classes import by_name
+from phalanx.data.transforms.batchwise import batchwise
+from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.pipeline import Statistics, pipeline
+from phalanx.dist.checkpoint.dcp import folder
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.engine import Engine
+from phalanx.dist.microbatches.randomness import key, seed_everything
+from phalanx.dist.microbatches.sampler import Stream
+from phalanx.models import pretrained, registry, weights
+from phalanx.models.detection import frozen
+from phalanx.train import tasks
+from phalanx.train.optim import optimizers, schedules
+from phalanx.train.optim.patterns import meant
+from phalanx.train.tasks import DataFacts, Task
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What can be made on each rank by itself.
+
+    Attributes:
+        loaded: which weights of others the model starts from, if any.
+        last_step: the run's number of steps.
+    """
+
+    training: Dataset
+    validation: Dataset
+    task: Task
+    model: nn.Module
+    loaded: weights.Loaded | None
+    last_step: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of, on all ranks."""
+
+    training: Dataset
+    task: Task
+    engine: Engine
+    loaded: weights.Loaded | None
+    loader: Loader
+    evaluation: EvaluationLoader
+    stream: Stream
+    last_step: int
+
+
+def length(config: RunConfig, samples: int) -> int:
+    """The run's number of steps: `train.steps`, else so many that `train.epochs` are whole."""
+    if config.train.steps is not None:
+        return config.train.steps
+    assert config.train.epochs is not None
+    return max(1, math.ceil(config.train.epochs * samples / config.train.global_batch))
+
+
+def gather(config: RunConfig, goes_on: bool = False) -> Ingredients:
+    """Opens the data, builds task and model, the same on every rank.
+
+    Args:
+        goes_on: whether a checkpoint will fill the model, so that it starts from nobody's weights.
+
+    Raises:
+        UserError: where the data or the weights cannot be used.
+    """
+    training, validation = (open_split(config.data, split, config.seed) for split in ("train", "val"))
+    validation = by_name(validation, training, config.data.val_split)
+    known = facts(training, config)
+    task, last_step = tasks.build(config, known), length(config, len(training))
+    model = network(config, known)
+    # A run that goes on has its own weights; the file that it once started from may be gone.
+    loaded = None if goes_on else _start_from(config.model, model)
+    return Ingredients(training, validation, task, model, loaded, last_step)
+
+
+def facts(training: Dataset, config: RunConfig) -> DataFacts:
+    """What the task and the network need to know of the data. Classes are counted only where the loss asks for it."""
+    counted = "balanced" in (config.loss.class_weights, config.loss.pos_weight)
+    counts = data_facts.class_counts(training) if counted else None
+    size = config.data.image_size
+    return DataFacts(
+        classes=tuple(training.classes),
+        channels=training.channels,
+        kind=data_facts.kind(training),
+        samples=len(training),
+        class_counts=None if counts is None else tuple(counts),
+        image_size=(size, size) if isinstance(size, int) else size,
+        ignored=data_facts.ignored(training),
+    )
+
+
+def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
+    """Spreads them over the ranks. All ranks call together."""
+    engine = Engine(
+        made.model,
+        optimizers.maker(config.optim, made.model, config.schedule.warmup_bias_lr is not None),
+        schedules.rates(config.optim, config.schedule, made.last_step),
+        config,
+        world,
+    )
+    workers, stream = config.data.workers, order.stream(config, made.training)
+    wanted = statistics(config, made.training.channels)
+    augmented = pipeline(config.data, made.training, "train", wanted)
+    training = Samples(made.training, augmented, config.seed, mosaics(config, made.training, augmented))
+    seen = pipeline(config.data, made.validation, "val", wanted, config.evaluate)
+    validation = Samples(made.validation, seen, config.seed)
+    device = world.device if config.data.transform_on == "device" else None
+    pin, changed = world.device.type == "cuda", batchwise(config, made.training)
+    loader = Loader(training, stream, engine.mine, workers, pin, changed, device)
+    evaluation = EvaluationLoader(
+        validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers, device
+    )
+    return Parts(made.training, made.task, engine, made.loaded, loader, evaluation, stream, made.last_step)
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Takes parameters out of the training, by shell patterns of their names.
+
+    Raises:
+        UserError: where a pattern names none, or none is left.
+    """
+    names = dict(model.named_parameters())
+    for pattern in patterns:
+        for name in meant("model.freeze", pattern, names):
+            names[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in names.values()):
+        raise UserError(f"model.freeze={', '.join(patterns)}: this freezes every parameter. Leave some to be trained.")
+
+
+def network(config: RunConfig, facts: DataFacts) -> nn.Module:
+    """The network, its weights drawn from the seed alone."""
+    seed_everything(key(config.seed, "initialisation"))
+    name, classes = config.model.name, len(facts.classes)
+    try:
+        model = registry.build(
+            name,
+            num_classes=config.model.num_classes or (classes + 1 if registry.has_background(name) else classes),
+            in_channels=config.model.in_channels or facts.channels,
+            **registry.choices(config.model.model_dump(), config.data.image_size),
+        )
+        eps = registry.frozen_eps(name, config.model.weights)
+    except (registry.UnknownModel, registry.BadOption) as error:
+        raise UserError(str(error)) from None
+    if eps is not None:
+        frozen.set_eps(model, eps)
+    freeze(model, config.model.freeze)
+    return model
+
+
+def statistics(config: RunConfig, channels: int) -> Statistics | None:
+    """How published weights want images normalised, where the network starts from such."""
+    model = config.model
+    backbone = registry.backbone_of(model.name, model.backbone)
+    if model.backbone_weights is not None and backbone is not None:
+        return registry.statistics(backbone, model.backbone_weights, channels)
+    return registry.statistics(model.name, model.weights, channels)
+
+
+def _start_from(config: ModelConfig, model: nn.Module) -> weights.Loaded | None:
+    """Fills the network, or its backbone, from published weights, or a file or folder of somebody's, if any were given."""
+    backbone = registry.backbone_of(config.name, config.backbone)
+    try:
+        if config.weights is not None:
+            return _load(model, config.name, config.weights, fresh=config.fresh, prefix=config.prefix)
+        if config.backbone_weights is not None and backbone is not None:
+            part: Any = model.get_submodule(getattr(model, "backbone_name", "backbone"))
+            return _load(
+                part,
+                backbone,
+                config.backbone_weights,
+                unused=[f"{name}.*" for name in getattr(part, "left_out", ())],
+                prefix=config.prefix,
+            )
+    except (weights.BadWeights, registry.BadOption) as error:
+        said = str(error)
+        raise UserError(said if config.weights else said.replace("model.weights", "model.backbone_weights")) from None
+    return None
+
+
+def _load(
+    model: nn.Module, name: str, given: str, fresh: Sequence[str] = (), unused: Sequence[str] = (), prefix: str | None = None
+) -> weights.Loaded:
+    path = pretrained.file(name, given) if registry.is_pretrained(given) else places.found(given)
+    # A folder of torch.distributed.checkpoint is for dist/: models/ knows nothing of ranks.
+    return weights.load(model, path, folder.open_folder(path) if folder.is_one(path) else None, fresh, unused, prefix)

@@ -1,0 +1,185 @@
+"""Everything about a run that can be checked before ranks are started: no torch, nothing written."""
+
+import importlib.util
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.launchers import filling
+from phalanx.configs.messages import nearest, synonyms
+from phalanx.configs.own_code import is_own, refuse_half
+from phalanx.configs.schema import RunConfig
+from phalanx.configs.sections.section import divisors
+from phalanx.data import open as data_open
+from phalanx.dist.storage.run_directory import RunDirectory, is_writable
+from phalanx.models import registry
+from phalanx.train import tasks
+
+
+def check_world(config: RunConfig, world: int) -> None:
+    """Whether so many ranks can share a step.
+
+    Raises:
+        UserError: naming both numbers, and the largest micro-batch that would do.
+    """
+    if config.dist.strategy == "single" and world > 1:
+        raise UserError(f"dist.strategy=single runs on one rank, but {world} were asked for. Set dist.strategy=ddp.")
+    for said, steps in filling.gradient_accumulation(config):
+        if steps * world != config.micro_batches:
+            raise UserError(
+                f"{said}, but on {world} ranks a rank runs {config.micro_batches / world:g} of the {config.micro_batches} "
+                "micro-batches of a step. Remove it: Phalanx computes it from train.global_batch and train.micro_batch."
+            )
+    if world <= config.micro_batches:
+        return
+    batch, micro = config.train.global_batch, config.train.micro_batch
+    fits = [m for m in divisors(batch) if batch // m >= world]
+    other = (
+        f"or set train.micro_batch={max(fits)} (another experiment: BatchNorm would see {max(fits)} samples instead of {micro})"
+        if fits
+        else f"or raise train.global_batch to at least {world} (another experiment)"
+    )
+    raise UserError(
+        f"a step has {config.micro_batches} micro-batches (train.global_batch {batch} / train.micro_batch {micro}), "
+        f"but {world} ranks were asked for. Run on up to {config.micro_batches} ranks, {other}."
+    )
+
+
+def check_model(config: RunConfig) -> None:
+    """Whether there is such a network, and such weights of it.
+
+    Raises:
+        UserError: saying what to change.
+    """
+    model = config.model
+    if model.backbone is not None and (other := synonyms.ON_ANY_BACKBONE.get(model.name)):
+        raise UserError(
+            f"model.backbone={model.backbone}: {model.name} is torchvision's, whose backbone is fixed. "
+            f"Set model.name={other}, which takes any, or remove model.backbone."
+        )
+    try:
+        registry.check(model.name, **registry.choices(model.model_dump(), config.data.image_size))
+        if model.weights is not None and registry.is_pretrained(model.weights):
+            registry.check_weights(model.name, model.weights)
+    except registry.UnknownModel as error:
+        refuse_half("model.name", model.name)
+        meant = nearest.network(model.name)
+        said = f"there is no network {model.name!r}.{meant}" if meant else error
+        raise UserError(f"model.name={model.name}: {said}") from None
+    except registry.UnknownBackbone as error:
+        meant = nearest.network(str(model.backbone), "model.backbone")
+        raise UserError(
+            f"model.backbone={model.backbone}: there is no such backbone.{meant}" if meant else str(error)
+        ) from None
+    except registry.BadOption as error:
+        raise UserError(str(error)) from None
+    if model.fresh and model.weights is None:
+        raise UserError(
+            f"model.fresh={', '.join(model.fresh)}: without model.weights every parameter starts fresh. Remove the key."
+        )
+    if model.prefix is not None and model.weights is None and model.backbone_weights is None:
+        raise UserError(
+            f"model.prefix={model.prefix}: there are no model.weights whose names could begin with it. Remove the key."
+        )
+    _check_backbone_weights(config)
+    _check_frozen(config)
+    _check_kind(config)
+
+
+def _check_backbone_weights(config: RunConfig) -> None:
+    model, given = config.model, config.model.backbone_weights
+    if given is None:
+        return
+    backbone = registry.backbone_of(model.name, model.backbone)
+    if model.weights is not None:
+        raise UserError(f"model.backbone_weights={given}: model.weights={model.weights} fills the backbone too. Remove one.")
+    if backbone is None:
+        raise UserError(f"model.backbone_weights={given}: {model.name} has no backbone. Remove the key, or set model.weights.")
+    try:
+        if registry.is_pretrained(given):
+            registry.check_weights(backbone, given)
+    except registry.BadOption as error:
+        raise UserError(str(error).replace("model.weights", "model.backbone_weights")) from None
+
+
+def _check_frozen(config: RunConfig) -> None:
+    """Whether constants are anybody's: fresh BatchNorm that is frozen does nothing at all."""
+    model = config.model
+    if not registry.freezes(model.name, model.options) or model.weights is not None or model.backbone_weights is not None:
+        return
+    raise UserError(
+        f"model.name={model.name}: the BatchNorm of its backbone is frozen, but without weights there is nothing to keep. "
+        "Set model.backbone_weights=torchvision, or model.options.norm=batch."
+    )
+
+
+# What the networks of a task are.
+_KINDS = {
+    "classification": "backbone",
+    "multilabel": "backbone",
+    "segmentation": "segmentation",
+    "detection": "detection",
+    "instance": "detection",
+}
+_USES = {"backbone": "classification", "segmentation": "segmentation", "detection": "detection"}
+_EXAMPLES = {"segmentation": "deeplabv3plus", "detection": "faster_rcnn", "instance": "mask_rcnn"}
+
+
+def _check_kind(config: RunConfig) -> None:
+    """Whether a network gives what the task learns from: logits of the image, or of every pixel, or objects."""
+    name, task = config.model.name, config.task.name
+    kind = registry.kind(name)
+    wanted = _KINDS.get(task, kind)
+    if wanted == kind:
+        _check_masks(name, task)
+        return
+    if wanted == "backbone":
+        fitting = [task for task, of in _KINDS.items() if of == kind]
+        remedy = f"Set task.name={' or '.join(fitting)}, or another network of `phalanx models --kind backbone`"
+    elif kind == "backbone":
+        example = f"model.name={_EXAMPLES[task]} model.backbone={name}"
+        remedy = f"Set {example}, or another of `phalanx models --kind {wanted}`"
+    else:
+        remedy = f"Set model.name={_EXAMPLES[task]}, or another of `phalanx models --kind {wanted}`"
+    raise UserError(f"model.name={name}: this is a network for {_USES[kind]}, but task.name={task}. {remedy}.")
+
+
+def _check_masks(name: str, task: str) -> None:
+    """Whether a detector tells masks where they are learnt, and none where they are not."""
+    if task == "instance" and not registry.has_masks(name):
+        raise UserError(f"model.name={name}: this network tells no masks, but task.name=instance. Set model.name=mask_rcnn.")
+    if task == "detection" and registry.has_masks(name):
+        raise UserError(
+            f"model.name={name}: task.name=detection has no masks to learn. Set task.name=instance, or model.name=faster_rcnn."
+        )
+
+
+def check_recipe(config: RunConfig) -> None:
+    """All that can be told of the recipe by itself, whatever the data and the machine: `phalanx config` asks it too.
+
+    Raises:
+        UserError: saying what to change.
+    """
+    check_model(config)
+    tasks.check(config.task.name)
+    if config.task.options and not is_own(config.task.name):
+        raise UserError(f"task.options are for a task of your own; {config.task.name} takes none. Remove them.")
+    data_open.check_name(config.data)
+
+
+def check(config: RunConfig, world: int) -> None:
+    """Whether the run can start on so many ranks, as far as that can be told beforehand.
+
+    Raises:
+        UserError: saying what to change.
+    """
+    check_recipe(config)
+    data_open.check(config.data)
+    if config.track.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            "track.tensorboard=true needs the package tensorboard. Install it (pip install tensorboard), or set false."
+        )
+    check_world(config, world)
+    run = RunDirectory.of(config)
+    if run.path.exists() and not run.path.is_dir():
+        raise UserError(f"{run.path}: this is a file, where the run directory would be. Set name=ANOTHER or runs=FOLDER.")
+    if not run.refuse_another_experiment(config) and not is_writable(run.path):
+        raise UserError(f"{run.path}: no files can be made there. Set runs=FOLDER to one that is writable.")

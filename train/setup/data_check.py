@@ -1,0 +1,64 @@
+"""The data is checked before the first step, by all ranks together; what training passed over is counted."""
+
+from phalanx.configs.schema import RunConfig
+from phalanx.data import dataset_info
+from phalanx.data.dataset import Dataset, Split
+from phalanx.data.inspect.check import as_json, check_part, judge, merged
+from phalanx.data.inspect.enlarging import enlarged
+from phalanx.data.inspect.nothing_to_learn import nothing_in_validation, refuse_nothing
+from phalanx.data.skip_unreadable import Skipping
+from phalanx.dist import heartbeat
+from phalanx.dist.comm.collectives import gather_json, together
+from phalanx.dist.comm.process_group import World
+from phalanx.train.setup.mask_check import check_masks
+
+_NAMED = 10  # files that an event names
+
+
+def check_data(config: RunConfig, training: Dataset, validation: Dataset, world: World, goes_on: bool) -> list[str]:
+    """Checks both splits as `data.check` says; quickly where a run goes on, whose data has been checked.
+
+    All ranks call together.
+
+    Returns:
+        What is wrong with samples that training passes over, and what is odd about the data.
+
+    Raises:
+        UserError: on every rank, where a sample cannot be used, or there is nothing to learn.
+    """
+    settings = config.data.model_copy(update={"check": "quick"}) if goes_on else config.data
+    splits: tuple[tuple[Split, Dataset], ...] = (("train", training), ("val", validation))
+    rank, ranks = world.ranks.rank, world.ranks.world
+    refuse_nothing(training)
+    said = [] if goes_on else nothing_in_validation(validation)
+    for split, dataset in splits:
+        progress = f"phalanx: {split}" if world.ranks.is_main else None
+
+        def found(dataset: Dataset = dataset, progress: str | None = progress) -> list[dict[str, object]]:
+            return as_json(check_part(dataset, settings, rank, ranks, lambda: heartbeat.beat("build"), progress))
+
+        problems = merged(gather_json(world, together(world, found)))
+        said += judge(problems, dataset, settings, split)
+        said += [] if goes_on else dataset_info.notes(dataset)
+    if not goes_on and dataset_info.kind(training) == "segmentation":
+        for split, dataset in splits:
+            said += check_masks(config, dataset, split, world)
+        said += together(world, lambda: enlarged(training, settings))
+    return list(dict.fromkeys(said))  # both splits may say the same of their classes
+
+
+class PassedOver:
+    """The samples of the training split that could not be read, over all ranks."""
+
+    def __init__(self, training: Dataset, world: World):
+        self._training, self._world, self._known = training, world, 0
+
+    def news(self) -> dict[str, object] | None:
+        """How many there are by now, and the first of their files; None where none has come. All ranks call together."""
+        if not isinstance(self._training, Skipping):
+            return None
+        met = sorted({number for numbers in gather_json(self._world, self._training.met()) for number in numbers})
+        if len(met) == self._known:
+            return None
+        self._known = len(met)
+        return {"count": len(met), "files": [dataset_info.path(self._training, number) for number in met[:_NAMED]]}

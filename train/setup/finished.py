@@ -1,0 +1,45 @@
+"""A run that has nothing left to do: what is said of it, and of what a command would change. Its directory stays as it is."""
+
+from phalanx.configs.launchers.statement import shown
+from phalanx.configs.load import differences
+from phalanx.configs.schema import RunConfig
+from phalanx.dist.checkpoint.manifest import Manifest
+from phalanx.dist.storage.run_directory import RunDirectory, read_events
+from phalanx.train.early_stopping import Best
+from phalanx.train.run import Due
+
+
+def is_evaluated(stored: Manifest, due: Due, best: Best) -> bool:
+    """Whether the evaluation after a checkpoint's step has come, if one was due."""
+    has_best = best.config.best is None or best.evaluated >= stored.step
+    return not due.evaluation(stored.step) or (bool(stored.metrics) and has_best)
+
+
+def why_over(stored: Manifest, due: Due, best: Best) -> str | None:
+    """Why there is nothing left to do after a checkpoint; None where there is something."""
+    if not is_evaluated(stored, due, best):
+        return None
+    if stored.step > due.last_step:
+        return (
+            f"the run is at step {stored.step} already, past the {due.last_step} steps that are asked for: nothing to do. "
+            "Raise train.steps or train.epochs to train further"
+        )
+    if stored.step == due.last_step:
+        return f"all {due.last_step} steps are done; raise train.steps or train.epochs to go on"
+    if best.is_over:
+        return f"ended early at step {stored.step}: {best}; raise train.patience to go on"
+    return None
+
+
+def changes(before: RunConfig, config: RunConfig, *tags: str) -> str | None:
+    """`train.steps=63 (125 in config.yaml), ...`; None where nothing differs. Where the run lies is no change."""
+    changed = [c for c in differences(before, config, tags) if c[0] not in ("name", "runs")]
+    return ", ".join(f"{key}={shown(new)} ({shown(old)} in config.yaml)" for key, old, new in changed) or None
+
+
+def is_settled(run: RunDirectory) -> bool:
+    """Whether the last attempt came to its end, and lost no tracker on the way, which a later one would make up for."""
+    attempt: list[object] = []
+    for event in read_events(run):
+        attempt = [] if event.get("event") in ("start", "resume") else [*attempt, event.get("event")]
+    return "done" in attempt and "tracking_lost" not in attempt

@@ -1,0 +1,79 @@
+"""Going on from a checkpoint: the newest one that is whole, whoever wrote it."""
+
+from pathlib import Path
+
+from phalanx.configs.errors import UserError
+from phalanx.configs.schema import RunConfig, digest
+from phalanx.dist.checkpoint import directory, manifest
+from phalanx.dist.checkpoint import restore as checkpoints
+from phalanx.dist.checkpoint.manifest import Manifest
+from phalanx.dist.checkpoint.reader import threads
+from phalanx.dist.checkpoint.tools import choose
+from phalanx.dist.comm.collectives import main_does, tell_all, together
+from phalanx.dist.engine import Engine
+from phalanx.dist.storage.run_directory import RunDirectory
+
+PassedOver = list[tuple[int, str]]
+
+
+def newest(run: RunDirectory, engine: Engine, config: RunConfig) -> tuple[Manifest | None, PassedOver]:
+    """The newest whole checkpoint's manifest, and what was passed over. Nothing is changed. All ranks call together.
+
+    Raises:
+        UserError: where there are checkpoints but none is whole, or the newest is another experiment's.
+    """
+    path, passed_over = checkpoints.newest(engine.world, run.checkpoints)
+    if path is None and passed_over:
+        step, problem = passed_over[0]
+        raise UserError(
+            f"{run.checkpoints}: none of {len(passed_over)} checkpoints is whole; step {step}: {problem}. "
+            "Restore one from a copy, or move the run directory away to start anew.",
+            shared=True,
+        )
+    if path is None:
+        return None, passed_over
+    return _of(path, config), passed_over
+
+
+def chosen(run: RunDirectory, engine: Engine, config: RunConfig, step: int | None, best: bool) -> Manifest:
+    """The manifest of a whole checkpoint: of a step, the best, or else the newest. Nothing is changed. All ranks call together.
+
+    Raises:
+        UserError: where there is none, it is not whole, or it is another experiment's.
+    """
+    if step is None and not best:
+        stored, _ = newest(run, engine, config)
+        if stored is None:
+            raise UserError(f"{run.path} has no checkpoint. Train it first.", shared=True)
+        return stored
+
+    def choose_one() -> str | None:
+        if not engine.world.ranks.is_main:
+            return None
+        return str((choose.best(run) if best else choose.of_step(run, step or 0)).path)
+
+    path = together(engine.world, choose_one)
+    return _of(Path(tell_all(engine.world, path)), config)
+
+
+def _of(path: Path, config: RunConfig) -> Manifest:
+    stored = manifest.read(path)
+    if stored.experiment != digest(config):
+        raise UserError(
+            f"{path} was written by another experiment ({stored.experiment}, this is {digest(config)}). "
+            "Restore config.yaml as it was, or start under another name.",
+            shared=True,
+        )
+    return stored
+
+
+def fill(run: RunDirectory, engine: Engine, stored: Manifest) -> None:
+    """Fills the model, its statistics, and the optimizer where it was prepared for it."""
+    workers = threads(engine.world.ranks.local_world)
+    checkpoints.restore(directory.step_directory(run.checkpoints, stored.step), stored, engine.entries(), workers)
+    engine.restored()
+
+
+def set_aside(run: RunDirectory, engine: Engine, passed_over: PassedOver) -> None:
+    """Broken newer checkpoints lose their names, so that none of them is counted or met again."""
+    main_does(engine.world, lambda: [directory.set_aside(run.checkpoints, step) for step, _ in passed_over])

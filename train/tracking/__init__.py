@@ -1,0 +1,1 @@
+"""Where a run's figures go: metrics.jsonl, events.jsonl, the terminal, W&B, TensorBoard, the ledger."""

@@ -102,23 +102,23 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
     from phalanx.dist.checkpoint import directory, manifest, plan
     from phalanx.dist.checkpoint.entries import whole
     from phalanx.dist.checkpoint.reader import threads
-    from phalanx.dist.checkpoint.restore import newest, restore
+    from phalanx.dist.checkpoint.restore import newest_valid_on_all, restore
     from phalanx.dist.checkpoint.retention import Retention
-    from phalanx.dist.checkpoint.save import Progress
+    from phalanx.dist.checkpoint.save import CheckpointInfo
     from phalanx.dist.checkpoint.saver import Saver
 
     rank, ranks = world.ranks.rank, world.ranks.world
     entries = [whole(name, "optimizer" if "@" in name else "model", tensor) for name, tensor in state.items()]
     step, turn = 0, 0
 
-    def next_step() -> Progress:
+    def next_step() -> CheckpointInfo:
         nonlocal step
         step += 1
-        return Progress(step, step, "ddp", "benchmark", {})
+        return CheckpointInfo(step, step, "ddp", "benchmark", {})
 
     ours = folder / "ours"
     saver = Saver(world, ours, Retention(keep=1), asynchronous=True)
-    mine = plan.own_ranges(entries, rank, ranks, plan.ranks_a_file(plan.facts(entries), ranks))
+    mine = plan.own_ranges(entries, rank, ranks, plan.ranks_a_file(plan.tensor_infos(entries), ranks))
 
     def floor() -> None:
         with open(folder / f"raw-{rank}-{turn}", "wb", buffering=0) as file:
@@ -144,7 +144,7 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
             fsync(folder)
 
     def load_ours() -> None:
-        path, _ = newest(world, ours)
+        path, _ = newest_valid_on_all(world, ours)
         assert path is not None
         restore(path, manifest.read(path), entries, threads(world.ranks.local_world))
 

@@ -9,7 +9,7 @@ import torch
 from benchmarks import parity_cases as cases
 from phalanx.configs.schema import digest
 from phalanx.dist.checkpoint.retention import Retention
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.checkpoint.saver import Saver
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
@@ -56,15 +56,15 @@ def _spoil(engine: Engine) -> None:
     with torch.no_grad():
         for entry in engine.entries():
             entry.tensor.fill_(float("nan") if entry.tensor.is_floating_point() else -1)
-    engine.restored()
+    engine.after_load()
 
 
-def _save_at_once(engine: Engine, folder: Path, progress: Progress) -> Callable[[], object]:
+def _save_at_once(engine: Engine, folder: Path, progress: CheckpointInfo) -> Callable[[], object]:
     save(engine.world, folder, engine.entries(), progress, smallest_file=0)  # every rank a file of its own
     return lambda: None
 
 
-def _save_in_background(engine: Engine, folder: Path, progress: Progress) -> Callable[[], object]:
+def _save_in_background(engine: Engine, folder: Path, progress: CheckpointInfo) -> Callable[[], object]:
     saver = Saver(engine.world, folder, Retention(keep=1), asynchronous=True)
     saver.start(engine.entries(), progress)
     return saver.wait
@@ -84,7 +84,7 @@ def saved(world: World, settings: "RunConfig", optimizer: str, folder: Path) -> 
     _warm_up(engine, 0)
     reports = {SAVED_AT: _report(engine, _train(engine, range(SAVED_AT)))}
     samples = SAVED_AT * settings.train.global_batch
-    progress = Progress(SAVED_AT, samples, settings.dist.strategy, digest(settings), engine.scalars())
+    progress = CheckpointInfo(SAVED_AT, samples, settings.dist.strategy, digest(settings), engine.scalars())
     wait = SAVE[optimizer](engine, folder, progress)
     reports[ENDS_AT] = _report(engine, _train(engine, range(SAVED_AT, ENDS_AT)))
     wait()

@@ -26,7 +26,7 @@ from phalanx.dist.checkpoint import manifest, plan, shard_file  # noqa: E402
 from phalanx.dist.checkpoint.entries import Entry, whole  # noqa: E402
 from phalanx.dist.checkpoint.layout import Range  # noqa: E402
 from phalanx.dist.checkpoint.manifest import Manifest, StoredTensor  # noqa: E402
-from phalanx.dist.checkpoint.save import Contents  # noqa: E402
+from phalanx.dist.checkpoint.save import ShardContents  # noqa: E402
 
 ROWS, COLUMNS = 2048, 256  # two megabytes of float32 a tensor
 
@@ -55,10 +55,10 @@ def report(ranges: Sequence[tuple[Entry, Range]], index: dict[str, int], rank: i
 
 
 def measure(layout: Any, tensors: int, world: int) -> dict[str, Any]:
-    facts = plan.facts(layout(tensors, 0, world))
+    facts = plan.tensor_infos(layout(tensors, 0, world))
     index = {tensor.name: number for number, tensor in enumerate(facts)}
     together = plan.ranks_a_file(facts, world)
-    contents, planning, merging = Contents(tensors), [], 0.0
+    contents, planning, merging = ShardContents(tensors), [], 0.0
     for rank in range(world):
         entries = layout(tensors, rank, world)
         begun = time.perf_counter()

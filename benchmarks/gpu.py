@@ -29,7 +29,7 @@ import torch.distributed  # noqa: E402
 
 from benchmarks import parity_cases as cases  # noqa: E402
 from phalanx.dist import precision  # noqa: E402
-from phalanx.dist.batchnorm.sync_batchnorm import JointBatchNorm, TorchJointBatchNorm, convert, partners_of  # noqa: E402
+from phalanx.dist.batchnorm.sync_batchnorm import CpuSyncBatchNorm, CudaSyncBatchNorm, convert, stats_group_of  # noqa: E402
 from phalanx.dist.comm.process_group import World, join  # noqa: E402
 from phalanx.dist.processes.environment import Ranks  # noqa: E402
 
@@ -180,11 +180,11 @@ def _joint_part(rank: int, port: int, device_name: str, results: Any) -> None:
     batch, weight = (torch.randn(10, 4, 6, 6, device=device) * 3 + 1 for _ in range(2))
     rows = slice(0, 3) if rank == 0 else slice(3, 10)  # uneven
     found = {}
-    kinds = {"ours": JointBatchNorm} | ({"torch": TorchJointBatchNorm} if device.type == "cuda" else {})
+    kinds = {"ours": CpuSyncBatchNorm} | ({"torch": CudaSyncBatchNorm} if device.type == "cuda" else {})
     expected = _through(torch.nn.BatchNorm2d(4).to(device), batch, weight)
     for name, kind in kinds.items():
         layer, _ = convert(torch.nn.BatchNorm2d(4).to(device), kind)
-        partners_of(layer).group = torch.distributed.group.WORLD
+        stats_group_of(layer).group = torch.distributed.group.WORLD
         pairs = zip(_through(layer, batch[rows], weight[rows]), expected, strict=True)
         found[name] = max(float((a - (b[rows] if len(b) == len(batch) else b)).abs().max() / b.abs().max()) for a, b in pairs)
     results.put(found)

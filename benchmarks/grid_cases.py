@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 
 from phalanx.configs.schema import digest
 from phalanx.data.dataset import Dataset
-from phalanx.data.dataset_info import View
+from phalanx.data.dataset_info import DatasetView
 from phalanx.data.loading.loader import Loader, Samples
 from phalanx.data.open import open_split
 from phalanx.data.transforms.mosaic import mosaics
 from phalanx.data.transforms.pipeline import pipeline
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.sampler import Stream
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAVED_AT, ENDS_AT = 3, 4
 
 
-class SomeEmpty(View):
+class SomeEmpty(DatasetView):
     """Objects, but none in the first image of the first step, nor in any of the second half of the second step."""
 
     def __init__(self, dataset: Dataset, stream: Stream):
@@ -51,12 +51,12 @@ class _Training:
 
     def __init__(self, world: World, config: "RunConfig"):
         training = open_split(config.data, "train", config.seed)
-        facts = build.facts(training, config)
+        facts = build.data_info(training, config)
         self.task = build.tasks.build(config, facts)
         model = build.network(config, facts)
         self.engine = Engine(
             model,
-            optimizers.maker(config.optim, model),
+            optimizers.optimizer_factory(config.optim, model),
             schedules.learning_rate(config.optim, config.schedule, ENDS_AT),
             config,
             world,
@@ -106,7 +106,7 @@ def cell(world: World, config: "RunConfig", folder: Path) -> dict[str, Any]:
     run.warm_up(0)
     run.train(range(SAVED_AT))
     found = {"saved": run.report()}
-    progress = Progress(
+    progress = CheckpointInfo(
         SAVED_AT, SAVED_AT * config.train.global_batch, config.dist.strategy, digest(config), run.engine.scalars()
     )
     save(world, folder, run.engine.entries(), progress)

@@ -232,7 +232,7 @@ def _kill(
     if ranks.left():
         problems.append("a process was left running")
     finished = max(_saves(run), default=0)
-    newest, passed_over = reader.newest_whole(run / "checkpoints")
+    newest, passed_over = reader.newest_valid(run / "checkpoints")
     step = int(newest.name.removeprefix("step-")) if newest else 0
     problems += [f"step {number}: {problem}" for number, problem in passed_over]
     if step < finished:

@@ -70,19 +70,19 @@ class _Interleaved:
 
 def _ours(config: Any, world: Any, steps: int, block: int, rounds: int) -> dict[str, list[float]]:
     """Runs `phalanx.train.loop.train` itself, everything on that a run has on."""
-    from phalanx.dist.comm.collectives import main_does
+    from phalanx.dist.comm.collectives import run_on_main
     from phalanx.dist.processes.stop import StopRequest
     from phalanx.dist.storage.run_directory import RunDirectory
     from phalanx.train.loop import train
     from phalanx.train.run import Due, Run
-    from phalanx.train.setup.build import assemble, gather
+    from phalanx.train.setup.build import build_distributed, build_local
     from phalanx.train.state import TrainState
     from phalanx.train.tracking.ledger import Ledger
     from phalanx.train.tracking.tracker import Tracker
 
     directory = RunDirectory.of(config)
-    main_does(world, lambda: directory.create(config, threads=1))
-    parts = assemble(config, gather(config), world)
+    run_on_main(world, lambda: directory.create(config, threads=1))
+    parts = build_distributed(config, build_local(config), world)
     parts.engine.warm_up(parts.task.losses, parts.loader.examples(0, parts.engine.warm_up_share))
     interleaved = _Interleaved(parts.loader, _by_hand(config, world, steps), world, block, rounds)
     run = Run(

@@ -22,7 +22,7 @@ from phalanx.configs.sections.dist import DistConfig
 from phalanx.configs.sections.evaluate import EvaluateConfig
 from phalanx.configs.sections.loss import LossConfig
 from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
-from phalanx.configs.sections.section import REQUIRED, RunName, Section, Tag, Whole, bookkeeping, divisors, experiment, hardware
+from phalanx.configs.sections.section import REQUIRED, Int, RunName, Section, Tag, bookkeeping, divisors, experiment, hardware
 from phalanx.configs.sections.slurm import SlurmConfig
 
 
@@ -60,8 +60,8 @@ class ModelConfig(Section):
         None, "weights of a classification network that the backbone starts from: what model.weights takes"
     )
     options: dict[str, Any] = experiment({}, "options that only this network has, such as {multi_grid: [1, 2, 4]} of deeplabv3")
-    num_classes: Whole | None = experiment(None, "outputs; the data's number of classes if not given", ge=1, le=10**8)
-    in_channels: Whole | None = experiment(None, "channels of the image; the data's if not given", ge=1, le=10**5)
+    num_classes: Int | None = experiment(None, "outputs; the data's number of classes if not given", ge=1, le=10**8)
+    in_channels: Int | None = experiment(None, "channels of the image; the data's if not given", ge=1, le=10**5)
     stem: Literal["standard", "small"] = experiment(
         "standard", "first layers of a ResNet: the paper's 7x7 with stride 4 in all, or a 3x3 with stride 1 for small images"
     )
@@ -76,27 +76,27 @@ class ModelConfig(Section):
 
 
 class TrainConfig(Section):
-    global_batch: Whole = experiment(REQUIRED, "samples a step, over all ranks", ge=1, le=10**9)
-    micro_batch: Whole = experiment(
+    global_batch: Int = experiment(REQUIRED, "samples a step, over all ranks", ge=1, le=10**9)
+    micro_batch: Int = experiment(
         REQUIRED, "samples of one forward and backward on one device, so what BatchNorm sees; divides global_batch", ge=1
     )
-    steps: Whole | None = bookkeeping(None, "length of the run in steps; wins over epochs", ge=1)
+    steps: Int | None = bookkeeping(None, "length of the run in steps; wins over epochs", ge=1)
     epochs: float | None = bookkeeping(None, "length of the run in epochs", gt=0, le=1e9)
     clip_norm: float | None = experiment(None, "largest norm of the whole gradient", gt=0)
     ema: float | None = experiment(
         None, "decay a step, such as 0.999, of a moving average of the weights, which evaluation uses; off if null", gt=0, lt=1
     )
-    ema_ramp: Whole | None = experiment(
+    ema_ramp: Int | None = experiment(
         None,
         "steps over which train.ema rises from 0: ema * (1 - exp(-step / ema_ramp)); BatchNorm's statistics are then averaged "
         "with the weights. If null, as in older runs: the full decay from the first step, and the weights alone",
         ge=1,
     )
-    eval_every: Whole | None = bookkeeping(None, "steps between evaluations; there is always one at the end", ge=1)
-    patience: Whole | None = bookkeeping(
+    eval_every: Int | None = bookkeeping(None, "steps between evaluations; there is always one at the end", ge=1)
+    patience: Int | None = bookkeeping(
         None, "end early after so many evaluations in a row without a better checkpoint.best; never if null", ge=1
     )
-    log_every: Whole = bookkeeping(10, "steps between lines of the log", ge=1)
+    log_every: Int = bookkeeping(10, "steps between lines of the log", ge=1)
     deterministic: bool = hardware(False, "deterministic kernels: on GPUs needed for equality to the last bit, and slower")
 
 
@@ -107,12 +107,12 @@ def _metric(value: str) -> str:
 
 
 class CheckpointConfig(Section):
-    every_steps: Whole | None = bookkeeping(None, "steps between checkpoints; there is always one at the end", ge=1)
+    every_steps: Int | None = bookkeeping(None, "steps between checkpoints; there is always one at the end", ge=1)
     every_minutes: float | None = bookkeeping(
         10.0, "minutes after a checkpoint until the next one, whatever every_steps says; never by time if null", gt=0
     )
-    keep: Whole = bookkeeping(3, "newest checkpoints to keep", ge=1)
-    keep_every: Whole | None = bookkeeping(None, "keep every checkpoint whose step is a multiple of this, too", ge=1)
+    keep: Int = bookkeeping(3, "newest checkpoints to keep", ge=1)
+    keep_every: Int | None = bookkeeping(None, "keep every checkpoint whose step is a multiple of this, too", ge=1)
     best: Annotated[str, AfterValidator(_metric)] | None = bookkeeping(
         None, "metric, such as val/top1, whose best checkpoint is kept, and saved as soon as it is reached"
     )
@@ -130,7 +130,7 @@ class RunConfig(Section):
     """One recipe and one cluster file, merged: everything about a run."""
 
     name: RunName = bookkeeping(REQUIRED, "the run's name; its directory is RUNS/NAME. The first file's name if not given")
-    seed: Whole = experiment(0, "every random number is a function of it", ge=0, lt=2**63)
+    seed: Int = experiment(0, "every random number is a function of it", ge=0, lt=2**63)
     runs: str = bookkeeping("runs", "folder of the run directories")
     task: TaskConfig = Field(TaskConfig(), description="what is learnt")
     data: DataConfig = Field(REQUIRED, description="what it is learnt from")

@@ -6,7 +6,7 @@ import numpy
 from numpy.typing import NDArray
 
 from phalanx.data.dataset import Dataset, Kind
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,10 +85,10 @@ def path(dataset: Dataset, index: int) -> str:
     return f"sample {index}"
 
 
-def sample_names(dataset: Dataset) -> Names | None:
+def sample_names(dataset: Dataset) -> StringArray | None:
     """The name of each sample, as the dataset's folder or list has it; None where samples have no names."""
     found: Any = dataset.sample_names() if hasattr(dataset, "sample_names") else None
-    return found if found is None or isinstance(found, Names) else Names.of(found)
+    return found if found is None or isinstance(found, StringArray) else StringArray.of(found)
 
 
 def image_id(dataset: Dataset, index: int) -> int | str:
@@ -101,7 +101,7 @@ def category_ids(dataset: Dataset) -> list[int | str]:
     return list(getattr(dataset, "category_ids", None) or range(len(dataset.classes)))
 
 
-class View:
+class DatasetView:
     """Another dataset, seen in another way: everything as there, but for what a subclass changes."""
 
     def __init__(self, dataset: Dataset):
@@ -146,7 +146,7 @@ class View:
     def category_ids(self) -> list[int | str]:
         return category_ids(self.dataset)
 
-    def sample_names(self) -> Names | None:
+    def sample_names(self) -> StringArray | None:
         return sample_names(self.dataset)
 
     def image_id(self, index: int) -> int | str:

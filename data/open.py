@@ -97,7 +97,7 @@ def open_split(config: DataConfig, split: Split, seed: int = 0) -> Dataset:
     check(config)
     from phalanx.data import splits
     from phalanx.data.images.modes import InMode
-    from phalanx.data.skip_unreadable import Skipping
+    from phalanx.data.skip_unreadable import SkipUnreadable
 
     divided = config.val_fraction is not None or config.fold is not None
     name = config.train_split if split == "train" or divided else config.val_split
@@ -109,9 +109,9 @@ def open_split(config: DataConfig, split: Split, seed: int = 0) -> Dataset:
     if divided:
         dataset = splits.part(dataset, config, split, seed)
     if split == "train" and config.sampling == "class_balanced":
-        dataset = splits.evened(dataset, config, seed)
+        dataset = splits.resampled(dataset, config, seed)
     if split == "train" and config.on_error == "skip":
-        dataset = Skipping(dataset)
+        dataset = SkipUnreadable(dataset)
     return dataset
 
 

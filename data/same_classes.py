@@ -41,7 +41,7 @@ def by_name(dataset: Dataset, training: Dataset, split: str) -> Dataset:
     return InOrder(dataset, training)
 
 
-class InOrder(dataset_info.View):
+class InOrder(dataset_info.DatasetView):
     """A dataset whose classes get the numbers that another one has for their names.
 
     Args:

@@ -9,7 +9,7 @@ from phalanx.data.bad_sample import Unreadable
 from phalanx.data.dataset import Dataset
 
 
-class Skipping(dataset_info.View):
+class SkipUnreadable(dataset_info.DatasetView):
     """A dataset in which the next sample that can be read stands for one that cannot.
 
     The place keeps its id: the ledger tells the sample that was drawn, and augmentation is drawn for it. Which sample takes its

@@ -12,14 +12,14 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset, Split
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.dist.microbatches.randomness import key
 from phalanx.dist.microbatches.sampler import permute
 
 Indices = NDArray[numpy.int64]
 
 
-class Subset(dataset_info.View):
+class Subset(dataset_info.DatasetView):
     """Some samples of a dataset, in a given order, each as often as it is named.
 
     Args:
@@ -64,7 +64,7 @@ class Subset(dataset_info.View):
     def path(self, index: int) -> str:
         return dataset_info.path(self.dataset, int(self.indices[index]))
 
-    def sample_names(self) -> Names | None:
+    def sample_names(self) -> StringArray | None:
         known = dataset_info.sample_names(self.dataset)
         return None if known is None else known.taken(self.indices)
 
@@ -119,7 +119,7 @@ def _held_out(dealt: Indices, config: DataConfig) -> NDArray[numpy.bool_]:
     return held_out
 
 
-def evened(dataset: Dataset, config: DataConfig, seed: int) -> Subset:
+def resampled(dataset: Dataset, config: DataConfig, seed: int) -> Subset:
     """`data.sampling=class_balanced`: rarer classes repeated; of detection, images with objects of rare classes.
 
     Raises:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from phalanx.configs.errors import TrainingFailed
 from phalanx.dist import heartbeat, precision
 from phalanx.dist.batchnorm import sync_batchnorm
-from phalanx.dist.batchnorm.groups import JointGroup, make_groups
+from phalanx.dist.batchnorm.groups import BatchNormGroup, make_groups
 from phalanx.dist.batchnorm.report import describe_normalisation
 from phalanx.dist.batchnorm.running_stats import MicroBatchStatistics
 from phalanx.dist.checkpoint.entries import Entry, whole
@@ -25,7 +25,7 @@ from phalanx.dist.comm.collectives import sum_exactly
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.ema.averaged_buffers import AveragedBuffers
 from phalanx.dist.ema.averaged_weights import Average
-from phalanx.dist.microbatches.forward_passes import Turn, joint_size, turns
+from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes, joint_size
 from phalanx.dist.microbatches.micro_batch import MicroBatch, merge, to_device
 from phalanx.dist.microbatches.randomness import key, seed_everything, undisturbed
 from phalanx.dist.microbatches.sampler import Share, share
@@ -34,8 +34,8 @@ from phalanx.dist.step import first_forward
 from phalanx.dist.step.first_forward import Losses, LossesOf
 from phalanx.dist.step.global_loss import GlobalLoss
 from phalanx.dist.step.loss_scale import LossScale
-from phalanx.dist.step.step_message import Agreed, Exchange, Pending
-from phalanx.dist.step.step_metrics import Figures, Reports, StepFigures
+from phalanx.dist.step.step_message import Agreed, Pending, StepMessage
+from phalanx.dist.step.step_metrics import Figures, StepFigures, StepMetrics
 from phalanx.dist.strategies import share_model
 from phalanx.dist.strategies.rates import Rates
 from phalanx.dist.strategies.strategy import Strategy
@@ -77,32 +77,32 @@ class Engine:
         self.world, self.config, dist = world, config, config.dist
         self.mine: Share = share(config.micro_batches, world.ranks.rank, world.ranks.world)
         self._joint = joint_size(dist.sync_bn, config.micro_batches)
-        everyones_turns = turns(config.micro_batches, self._joint, world.ranks.world)
-        self.turns: list[Turn] = everyones_turns[world.ranks.rank]
-        self._joint_groups: dict[tuple[int, ...], JointGroup] = make_groups(world, everyones_turns, dist.timeout_s)
-        self._shared_turns = any(turn.is_shared for own in everyones_turns for turn in own)
+        everyones_turns = forward_passes(config.micro_batches, self._joint, world.ranks.world)
+        self.passes: list[ForwardPass] = everyones_turns[world.ranks.rank]
+        self._joint_groups: dict[tuple[int, ...], BatchNormGroup] = make_groups(world, everyones_turns, dist.timeout_s)
+        self._shared_turns = any(forward_pass.is_shared for own in everyones_turns for forward_pass in own)
 
         self.dtype = precision.weights_dtype(dist.precision)
         precision.check(dist.precision, world.device)
         model = prepare(model.to(self.dtype), config, world, self._shared_turns)
-        self._partners = sync_batchnorm.partners_of(model)
+        self._stats_group = sync_batchnorm.stats_group_of(model)
         self._strategy: Strategy = share_model(model, make_optimizer, config, world, self.mine)
-        self.model, self.plain = self._strategy.model, self._strategy.plain
+        self.model, self.unwrapped = self._strategy.model, self._strategy.unwrapped
         groups = self.mine.total // self._joint
-        self._global_loss = GlobalLoss(groups, self._joint_groups, self._strategy.divides_by)
-        self.statistics = MicroBatchStatistics(self.plain, self.mine)
+        self._global_loss = GlobalLoss(groups, self._joint_groups, self._strategy.grad_divisor)
+        self.statistics = MicroBatchStatistics(self.unwrapped, self.mine)
         self._average = _average(config, self._strategy, self.statistics)
         if not self._strategy.collective:
-            self.turns = [turn for turn in self.turns if not turn.is_filler]
+            self.passes = [forward_pass for forward_pass in self.passes if not forward_pass.is_filler]
         self._loss_scale = LossScale(dist.loss_scale, dist.loss_scale_window) if dist.precision == "fp16" else None
 
         self._learning_rate = learning_rate
-        self._exchange: Exchange | None = None
-        self._reports = Reports(world, self.mine)
+        self._exchange: StepMessage | None = None
+        self._reports = StepMetrics(world, self.mine)
         self._pending: Pending | None = None
         self._agreed: Agreed | None = None
         self._losses: tuple[str, ...] = ()
-        self._step, self._turn = 0, self.turns[0]
+        self._step, self._turn = 0, self.passes[0]
         self.stop_agreed = self.save_agreed = False
         self.skipped = 0
 
@@ -128,19 +128,23 @@ class Engine:
         assert self._exchange is not None, "the engine must be warmed up first"
         self._step, self._agreed = step, None
         self._pending = self._exchange.send(weights, self._reports.to_send(), stop, save)
-        self.plain.train()
-        for place, turn in enumerate(self.turns):
-            with self._strategy.turn(turn.first, last=place == len(self.turns) - 1):
+        self.unwrapped.train()
+        for place, forward_pass in enumerate(self.passes):
+            with self._strategy.forward_backward(forward_pass.first, last=place == len(self.passes) - 1):
                 heartbeat.beat("forward", step + 1)
-                seed_everything(key(self.config.seed, "noise", step, turn.first))
-                yield self._set_up(turn, batch)
+                seed_everything(key(self.config.seed, "noise", step, forward_pass.first))
+                yield self._set_up(forward_pass, batch)
 
-    def _set_up(self, turn: Turn, batch: Sequence[MicroBatch]) -> MicroBatch:
+    def _set_up(self, forward_pass: ForwardPass, batch: Sequence[MicroBatch]) -> MicroBatch:
         """Selects a turn's statistics and partners; its samples, on the device. A filler runs the rank's last micro-batch."""
-        self._turn = turn
-        self.statistics.select(turn)
-        self._partners.group = self._joint_groups[turn.ranks].statistics if turn.is_shared else None
-        own = batch[turn.first - self.mine.first : turn.last - self.mine.first] if not turn.is_filler else batch[-1:]
+        self._turn = forward_pass
+        self.statistics.select(forward_pass)
+        self._stats_group.group = self._joint_groups[forward_pass.ranks].statistics if forward_pass.is_shared else None
+        own = (
+            batch[forward_pass.first - self.mine.first : forward_pass.last - self.mine.first]
+            if not forward_pass.is_filler
+            else batch[-1:]
+        )
         return self.to_device(merge(own))
 
     def backward(self, losses: Losses) -> None:
@@ -221,7 +225,7 @@ class Engine:
         """The micro-batches that `warm_up` needs: those of the first turn; all of this rank's where ranks run jointly."""
         if self._shared_turns:
             return self.mine
-        return Share(self.turns[0].first, self.turns[0].last, self.mine.total)
+        return Share(self.passes[0].first, self.passes[0].last, self.mine.total)
 
     def warm_up(self, losses_of: LossesOf, batch: Sequence[MicroBatch]) -> list[str]:
         """One discarded forward and backward, so that a fresh and a resumed run sum gradients in the same order.
@@ -238,8 +242,8 @@ class Engine:
         Raises:
             UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value a channel.
         """
-        self.plain.train()
-        before = {n: b.clone() for n, b in self.plain.named_buffers()}
+        self.unwrapped.train()
+        before = {n: b.clone() for n, b in self.unwrapped.named_buffers()}
         with undisturbed(self.world.device):
             with torch.compiler.set_stance("force_eager"):
                 # Turns that ranks run jointly end with another rank's backward: all forwards come first, and no backward,
@@ -247,31 +251,33 @@ class Engine:
                 forwards = self._rehearsal(batch, with_backward=not self._shared_turns)
                 backward = None if self._shared_turns else self._strategy.backward
                 self._losses = first_forward.inspect(
-                    self.world, self.model, self.plain, losses_of, forwards, backward, self._joint
+                    self.world, self.model, self.unwrapped, losses_of, forwards, backward, self._joint
                 )
-            warnings = [] if self.mine.total == 1 else first_forward.changed_buffers(before, self.plain, self.statistics.layers)
+            warnings = (
+                [] if self.mine.total == 1 else first_forward.changed_buffers(before, self.unwrapped, self.statistics.layers)
+            )
             if self._shared_turns or self.config.dist.compile:
                 for _, micro_batch in self._rehearsal(batch, with_backward=True):
                     self._strategy.backward(first_forward.total(losses_of(self.model, micro_batch)))
             self._strategy.discard()
         with torch.no_grad():
-            for name, buffer in self.plain.named_buffers():
+            for name, buffer in self.unwrapped.named_buffers():
                 buffer.copy_(before[name])
-        self._exchange = Exchange(self.world, self.mine, self._losses)
+        self._exchange = StepMessage(self.world, self.mine, self._losses)
         return warnings if self.mine.total > 1 else []
 
-    def _rehearsal(self, batch: Sequence[MicroBatch], with_backward: bool) -> Iterator[tuple[Turn, MicroBatch]]:
+    def _rehearsal(self, batch: Sequence[MicroBatch], with_backward: bool) -> Iterator[tuple[ForwardPass, MicroBatch]]:
         """The turns of `warm_up_share`, each set up to run, with statistics that are thrown away."""
-        rehearsed = self.turns if self._shared_turns else self.turns[:1]
-        for turn in rehearsed:
-            with self._strategy.turn(None, last=with_backward and turn is rehearsed[-1]):
-                micro_batch = self._set_up(turn, batch)
+        rehearsed = self.passes if self._shared_turns else self.passes[:1]
+        for forward_pass in rehearsed:
+            with self._strategy.forward_backward(None, last=with_backward and forward_pass is rehearsed[-1]):
+                micro_batch = self._set_up(forward_pass, batch)
                 self.statistics.select_scratch()
-                yield turn, micro_batch
+                yield forward_pass, micro_batch
 
     def describe(self) -> list[str]:
         """The table of normalisation layers."""
-        return describe_normalisation(self.plain, self._joint, self.config.train.micro_batch)
+        return describe_normalisation(self.unwrapped, self._joint, self.config.train.micro_batch)
 
     def to_device(self, batch: MicroBatch) -> MicroBatch:
         """The batch on this rank's device, floating point numbers in the format of the weights."""
@@ -288,7 +294,7 @@ class Engine:
         """
         self.statistics.mean(self.world, None if self._average is None else self._average.statistics)
         averaged = nullcontext() if self._average is None else self._average.in_place_of_weights()
-        with averaged, self._strategy.whole() as model:
+        with averaged, self._strategy.full_params() as model:
             model.eval()
             yield model
 
@@ -297,14 +303,14 @@ class Engine:
     def entries(self) -> list[Entry]:
         """Everything of the model and the optimizer that a checkpoint holds, as this rank has it."""
         statistics = dict(self.statistics.rows())
-        persistent = set(self.plain.state_dict())
+        persistent = set(self.unwrapped.state_dict())
         result = [
-            replace(whole(name, "model", buffer), fleeting=True)
-            for name, buffer in self.plain.named_buffers()
+            replace(whole(name, "model", buffer), changes_in_forward=True)
+            for name, buffer in self.unwrapped.named_buffers()
             if name in persistent and name not in statistics
         ]
         for name, rows in statistics.items():
-            result.append(self.statistics.entry(name + MICRO_BATCHES, "statistics", rows, fleeting=True))
+            result.append(self.statistics.entry(name + MICRO_BATCHES, "statistics", rows, changes_in_forward=True))
         averages = [] if self._average is None else self._average.entries()
         return [*self._strategy.entries(), *averages, *result]
 
@@ -315,20 +321,20 @@ class Engine:
             return state
         return state | {"loss_scale": self._loss_scale.to_json(), "skipped": self.skipped}
 
-    def make_room(self, stored: "Manifest") -> None:
+    def allocate_state(self, stored: "Manifest") -> None:
         """Takes a checkpoint's scalars, and prepares the optimizer for its tensors; `entries` then lists all to be read."""
-        self._strategy.make_room(stored)
+        self._strategy.allocate_state(stored)
         if self._average is not None:
-            self._average.make_room(stored)
+            self._average.allocate_state(stored)
         if self._loss_scale is not None:
             self._loss_scale.from_json(stored.state["loss_scale"])
             self.skipped = int(stored.state["skipped"])
 
-    def restored(self) -> None:
+    def after_load(self) -> None:
         """The tensors of `entries` were filled from a checkpoint. All ranks call together."""
-        self._strategy.restored()
+        self._strategy.after_load()
         if self._average is not None:
-            self._average.restored()
+            self._average.after_load()
 
     def all_finite(self) -> bool:
         """Whether every parameter is a finite number, on every rank. All ranks call together; waits for the device."""
@@ -344,4 +350,4 @@ def _average(config: "RunConfig", strategy: Strategy, statistics: MicroBatchStat
         return None
     if config.train.ema_ramp is None:
         return Average(strategy, config.train.ema)
-    return Average(strategy, config.train.ema, config.train.ema_ramp, AveragedBuffers(strategy.plain, statistics))
+    return Average(strategy, config.train.ema, config.train.ema_ramp, AveragedBuffers(strategy.unwrapped, statistics))

@@ -10,7 +10,7 @@ Stage = Literal[
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
-class Progress(NamedTuple):
+class Position(NamedTuple):
     """The last stage that was entered.
 
     Attributes:
@@ -23,7 +23,7 @@ class Progress(NamedTuple):
     time: float
 
 
-_latest = Progress(0, "join", time.monotonic())
+_latest = Position(0, "join", time.monotonic())
 
 
 def beat(stage: Stage, step: int | None = None) -> None:
@@ -33,8 +33,8 @@ def beat(stage: Stage, step: int | None = None) -> None:
         step: the step under way, counted from 1; None where it is still the same.
     """
     global _latest
-    _latest = Progress(_latest.step if step is None else step, stage, time.monotonic())
+    _latest = Position(_latest.step if step is None else step, stage, time.monotonic())
 
 
-def latest() -> Progress:
+def latest() -> Position:
     return _latest

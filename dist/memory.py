@@ -69,7 +69,7 @@ class RankMemory:
         return sum(size for name, size in parts.items() if name not in self.on_host)
 
 
-def a_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> RankMemory:
+def memory_per_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> RankMemory:
     """What the rank with the largest parts holds while it trains: the first one's, and the most rows of statistics.
 
     Not counted: activations; buffers of communication (DDP's buckets, which are once more the gradients, and DeepSpeed's);

@@ -19,11 +19,11 @@ def prepare(model: nn.Module, config: "RunConfig", world: World, shared_statisti
     dist = config.dist
     if shared_statistics:
         on_gpu = world.device.type == "cuda"
-        kind = sync_batchnorm.TorchJointBatchNorm if on_gpu else sync_batchnorm.JointBatchNorm
+        kind = sync_batchnorm.CudaSyncBatchNorm if on_gpu else sync_batchnorm.CpuSyncBatchNorm
         model, _ = sync_batchnorm.convert(model, kind)
     else:
         # A SyncBatchNorm of the user's own would share statistics behind the recipe's back.
-        model, _ = sync_batchnorm.convert(model, sync_batchnorm.JointBatchNorm, only=nn.SyncBatchNorm)
+        model, _ = sync_batchnorm.convert(model, sync_batchnorm.CpuSyncBatchNorm, only=nn.SyncBatchNorm)
     if dist.channels_last:
         model = model.to(memory_format=torch.channels_last)
     precision.apply(model, dist.precision, world.device)

@@ -15,7 +15,7 @@ from phalanx.dist.health import failure_report
 from phalanx.dist.processes import environment, output, rank_status, scratch
 from phalanx.dist.processes.children import die_with_parent, kill_children
 from phalanx.dist.processes.environment import Ranks
-from phalanx.dist.processes.stop import answer_no_more
+from phalanx.dist.processes.stop import ignore_signals
 from phalanx.dist.storage.run_directory import RunDirectory
 
 _ECHO_S = 2.0  # for the rank that failed first to say why
@@ -64,7 +64,7 @@ def _run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], 
             print(f"phalanx: rank {ranks.rank} {echo}", file=sys.stderr, flush=True)
         _note(config, ranks, error)
     kill_children()
-    answer_no_more()
+    ignore_signals()
     rank_status.ended(ranks.rank, code)
     return int(code)
 

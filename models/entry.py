@@ -52,7 +52,7 @@ class OwnOption:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelSpec:
     """One network.
 
     Attributes:

@@ -11,14 +11,14 @@ from phalanx.models.backbones.vit import VisionTransformer, interpolated
 
 
 @dataclass(frozen=True)
-class Fit:
+class WeightFit:
     """How a tensor is made to fit: what is done to it, and that in words."""
 
     change: Callable[[Tensor], Tensor]
     said: str
 
 
-def fit(model: nn.Module, name: str, given: tuple[int, ...], own: tuple[int, ...]) -> Fit | None:
+def fit(model: nn.Module, name: str, given: tuple[int, ...], own: tuple[int, ...]) -> WeightFit | None:
     """How a tensor of somebody's weights is made to fit a model; None where it fits as it is, or there is no usual way.
 
     Args:
@@ -32,10 +32,10 @@ def fit(model: nn.Module, name: str, given: tuple[int, ...], own: tuple[int, ...
         said = (
             "has its three input channels summed" if channels == 1 else f"has its three input channels repeated to {channels}"
         )
-        return Fit(lambda weight: for_channels(weight, channels), said)
+        return WeightFit(lambda weight: for_channels(weight, channels), said)
     if isinstance(model, VisionTransformer) and name == "encoder.pos_embedding" and _is_square(given) and given[2] == own[2]:
         side, grid = math.isqrt(given[1] - 1), model.grid
-        return Fit(
+        return WeightFit(
             lambda embedding: interpolated(embedding, (side, side), grid),
             f"is interpolated from {side} x {side} to {grid[0]} x {grid[1]} patches",
         )

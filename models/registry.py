@@ -10,7 +10,7 @@ from phalanx.models import timm_networks
 from phalanx.models.backbones.table import BACKBONES
 from phalanx.models.detection.table import DETECTION
 from phalanx.models.detection.yolo.table import YOLO
-from phalanx.models.entry import Entry
+from phalanx.models.entry import ModelSpec
 from phalanx.models.options import OPTIONAL, BadOption, Options, square
 from phalanx.models.segmentation.table import SEGMENTATION
 
@@ -41,7 +41,7 @@ __all__ = [
     "statistics",
 ]
 
-MODELS: dict[str, Entry] = {**BACKBONES, **SEGMENTATION, **DETECTION, **YOLO}
+MODELS: dict[str, ModelSpec] = {**BACKBONES, **SEGMENTATION, **DETECTION, **YOLO}
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALVES = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -154,7 +154,7 @@ def _options(given: dict[str, Any]) -> Options:
     return Options(**{**given, "image_size": square(given.get("image_size"))})
 
 
-def _filled_in(entry: Entry, options: Options) -> Options:
+def _filled_in(entry: ModelSpec, options: Options) -> Options:
     """With the network's own backbone, its stride where the backbone can have it, and all of its own options."""
     backbone, stride = options.backbone or entry.backbone, options.output_stride
     if stride is None and backbone in BACKBONES and "output_stride" in BACKBONES[backbone].takes:
@@ -163,7 +163,7 @@ def _filled_in(entry: Entry, options: Options) -> Options:
     return replace(options, backbone=backbone, output_stride=stride, options=own)
 
 
-def _check_own_options(name: str, entry: Entry, options: Options) -> None:
+def _check_own_options(name: str, entry: ModelSpec, options: Options) -> None:
     for key, value in options.options.items():
         if key not in entry.own:
             raise BadOption(f"model.options.{key}: {name} has no such option; it takes {', '.join(entry.own)}. Remove it.")
@@ -171,7 +171,7 @@ def _check_own_options(name: str, entry: Entry, options: Options) -> None:
             raise BadOption(f"model.options.{key}={value}: this is not {entry.own[key].kind}: {entry.own[key].meaning}.")
 
 
-def _check_backbone(name: str, entry: Entry, backbone: str, options: Options) -> None:
+def _check_backbone(name: str, entry: ModelSpec, backbone: str, options: Options) -> None:
     if entry.backbones and backbone not in entry.backbones:
         raise BadOption(
             f"model.backbone={backbone}: {name} has one of {', '.join(entry.backbones)}. Set one of them, or remove the key."
@@ -183,7 +183,7 @@ def _check_backbone(name: str, entry: Entry, backbone: str, options: Options) ->
     check(backbone, image_size=options.image_size, output_stride=options.output_stride)
 
 
-def _check_options(name: str, entry: Entry, options: Options) -> None:
+def _check_options(name: str, entry: ModelSpec, options: Options) -> None:
     for key, value in options.asked.items():
         if key == "backbone" and key not in entry.takes:
             raise BadOption(f"model.backbone={value}: {name} takes no backbone. Remove the key.")

@@ -39,7 +39,7 @@ _FIND_ANOTHER_REPOSITORY = (
 
 
 @dataclass
-class Contents:
+class CodeFiles:
     """What belongs into a snapshot; places are relative to it."""
 
     files: dict[str, Path] = field(default_factory=dict)  # place: where it is copied from
@@ -78,7 +78,7 @@ def is_secret(place: str) -> bool:
     return any(fnmatch.fnmatchcase(part.lower(), pattern) for part in PurePosixPath(place).parts for pattern in patterns)
 
 
-def contents_of(root: Path) -> Contents:
+def contents_of(root: Path) -> CodeFiles:
     """The code at `root`: of a checkout, what git tracks; else the package's files."""
     try:
         tracked = _git(root, "ls-files", "-z")
@@ -91,8 +91,8 @@ def contents_of(root: Path) -> Contents:
     return _checkout(root, tracked) if "src/phalanx/__init__.py" in tracked else _package(root)
 
 
-def _checkout(root: Path, tracked: list[str]) -> Contents:
-    contents = Contents()
+def _checkout(root: Path, tracked: list[str]) -> CodeFiles:
+    contents = CodeFiles()
     rooms = {link.name for link in (root / "src/phalanx").iterdir() if link.is_symlink()}
     needed = rooms | {"src"}
     for place in dict.fromkeys(tracked):  # a file in conflict is listed once a side
@@ -112,10 +112,10 @@ def _checkout(root: Path, tracked: list[str]) -> Contents:
     return contents
 
 
-def _package(root: Path) -> Contents:
+def _package(root: Path) -> CodeFiles:
     """The files of a package that is no checkout; `root` is the package, or holds it as src/phalanx."""
     package = root / "src/phalanx" if (root / "src/phalanx").is_dir() else root
-    contents = Contents()
+    contents = CodeFiles()
     for entry in sorted(package.iterdir()):
         # The rooms are symbolic links in a source archive and in a snapshot; so is each file where some installers put it.
         for file in _walk(entry):

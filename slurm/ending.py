@@ -44,7 +44,7 @@ def main() -> int:
 def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
     """How the ranks ended, from what they, srun and SLURM say."""
     said = rank_status.exit_codes(Path(os.environ[rank_status.VARIABLE]))
-    last = jobs.newest(run)
+    last = jobs.newest_submission(run)
     reported = failures.reports(run, attempt())
     hung = [report for report in reported if report.kind == _HUNG]
     own = [report for report in reported if not report.echo and report.kind != _HUNG]

@@ -14,7 +14,7 @@ _LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "vfat", 
 
 
 @dataclass(frozen=True)
-class Place:
+class FileSystem:
     """Where a folder lies that may not be there yet.
 
     Attributes:
@@ -43,7 +43,7 @@ class Place:
         return self.kind in _LOCAL
 
 
-def place(folder: Path, mounts: str | None = None) -> Place:
+def place(folder: Path, mounts: str | None = None) -> FileSystem:
     """The place of a folder.
 
     Args:
@@ -59,4 +59,4 @@ def place(folder: Path, mounts: str | None = None) -> Place:
         # Of several on the same point, the last one covers the others.
         if path.is_relative_to(point) and len(point.parts) >= longest:
             kind, longest = after.split(" ")[0], len(point.parts)
-    return Place(path, kind)
+    return FileSystem(path, kind)

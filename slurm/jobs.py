@@ -54,7 +54,7 @@ def _is_a_job(job: str, where: str) -> bool:
     return (where == "slurm" and bool(_JOB.fullmatch(job))) or (where == "local" and job.isdecimal() and 0 < int(job) < 2**31)
 
 
-def newest(run: RunDirectory) -> Submission | None:
+def newest_submission(run: RunDirectory) -> Submission | None:
     """The job that was submitted last."""
     there = submissions(run)
     return there[-1] if there else None

@@ -22,7 +22,7 @@ def _of_newest_attempt(run: RunDirectory) -> list[Report]:
 
 def _lost(run: RunDirectory) -> str | None:
     """How srun saw the first rank end, where none could leave a report."""
-    last = jobs.newest(run)
+    last = jobs.newest_submission(run)
     if last is None or last.where != "slurm":
         return None
     said = failures.last_attempt(failures.batch_log(run, last.job))
@@ -88,5 +88,5 @@ def _tail(run: RunDirectory, rank: int, count: int, wanted: bool) -> list[str]:
 
 def _here(run: RunDirectory) -> Path | None:
     """The log of a run that was submitted with --local, whose ranks share one."""
-    last = jobs.newest(run)
+    last = jobs.newest_submission(run)
     return failures.batch_log(run, last.job) if last is not None and last.where == "local" else None

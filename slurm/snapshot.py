@@ -20,7 +20,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.storage.files import fsync_directory, read_json_object, write_json
 from phalanx.dist.storage.run_directory import RunDirectory
-from phalanx.slurm.code_files import Contents, contents_of, own_files
+from phalanx.slurm.code_files import CodeFiles, contents_of, own_files
 
 _STALE_S = 3600.0  # a snapshot takes seconds: what is left of one after so long belongs to a process that was killed
 
@@ -121,7 +121,7 @@ def _environment(code: Path) -> dict[str, str]:
     return {"PYTHONPATH": _python_path(code), own_code.OWN_CODE: str(code / "own")}
 
 
-def _fill(aside: Path, contents: Contents) -> None:
+def _fill(aside: Path, contents: CodeFiles) -> None:
     """Writes a snapshot under a temporary name; returns when it is on the disk."""
     aside.mkdir()
     total = 0

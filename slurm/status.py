@@ -77,7 +77,7 @@ def status(run: RunDirectory) -> Status:
         UserError: where there is none.
     """
     config = run.read_config()
-    last, job = jobs.newest(run), None
+    last, job = jobs.newest_submission(run), None
     state, reason = _here(run, last)
     if last is not None and last.where == "slurm" and state != "RUNNING":
         try:
@@ -127,7 +127,7 @@ def _here(run: RunDirectory, last: jobs.Submission | None) -> tuple[str, str | N
 
 
 def _owner(run: RunDirectory) -> owner_record.Owner | None:
-    claim = owner_record.newest(run)
+    claim = owner_record.newest_claim(run)
     return claim.owner if claim is not None else None
 
 
@@ -138,7 +138,7 @@ def cancel(run: RunDirectory) -> jobs.Submission:
         UserError: where there is no job to end.
     """
     run.read_config()
-    last = jobs.newest(run)
+    last = jobs.newest_submission(run)
     if last is None or state_of(last) is None:
         ended = "was never submitted" if last is None else f"has no job under way: job {last.job} has ended"
         if (owner := _owner(run)) is not None and owner_record.is_alive(run, owner):

@@ -29,13 +29,13 @@ def refuse_under_way(run: RunDirectory) -> None:
     Raises:
         UserError: naming the job that is still there.
     """
-    last = jobs.newest(run)
+    last = jobs.newest_submission(run)
     if last is not None and (state := state_of(last)) is not None:
         raise UserError(
             f"{run.path}: job {last.job} trains this run already ({state}). Wait for it, or end it first with "
             f"`phalanx cancel {run.path}`."
         )
-    claim = owner_record.newest(run)
+    claim = owner_record.newest_claim(run)
     if claim is not None and claim.owner is not None and owner_record.is_alive(run, claim.owner):
         raise UserError(f"{run.path}: {claim.owner} trains this run already. Wait for it, or end it first.")
 

@@ -16,7 +16,7 @@ from phalanx.dist.storage.run_directory import RunDirectory, is_writable, read_e
 from phalanx.slurm import capacity
 from phalanx.slurm.ask import SlurmError
 from phalanx.slurm.cluster import Cluster, Node, Partition, read_cluster, this_user
-from phalanx.slurm.file_system import Place, place
+from phalanx.slurm.file_system import FileSystem, place
 from phalanx.slurm.findings import Findings, as_time, listed, near
 
 ELSEWHERE = "Submit from a login node of the cluster, or add --local to run it here."
@@ -98,7 +98,7 @@ def is_a_folder_to_write(folder: Path) -> bool:
     return there.is_dir() and is_writable(there)
 
 
-def judge(config: RunConfig, cluster: Cluster, where: Place, saving_s: float | None, host: str | None = None) -> Findings:
+def judge(config: RunConfig, cluster: Cluster, where: FileSystem, saving_s: float | None, host: str | None = None) -> Findings:
     """All checks but of the disk itself: a function of what was asked.
 
     Args:
@@ -273,7 +273,7 @@ def _is_here(node: Node, host: str) -> bool:
 
 
 def _check_place(
-    slurm: SlurmConfig, partition: Partition, own: Sequence[Node], where: Place, host: str, found: Findings
+    slurm: SlurmConfig, partition: Partition, own: Sequence[Node], where: FileSystem, host: str, found: Findings
 ) -> None:
     """Whether the nodes can see the run directory: its code, its checkpoints, and where ranks find each other."""
     here = [node for node in own if _is_here(node, host)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from phalanx.configs.schema import CheckpointConfig, RunConfig
 from phalanx.dist.checkpoint import retention
-from phalanx.dist.comm.collectives import tell_all
+from phalanx.dist.comm.collectives import broadcast_object
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.storage.json_lines import number, read_lines
 from phalanx.dist.storage.run_directory import RunDirectory
@@ -45,7 +45,7 @@ class Best:
         return better
 
     @property
-    def is_over(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether the patience is."""
         return self.patience is not None and self.without_better >= self.patience
 
@@ -67,7 +67,7 @@ def best_so_far(world: World, run: RunDirectory, config: RunConfig, step: int) -
         # Those of checkpoints too: a fork has no log of what was before it.
         stored = retention.measured(run.checkpoints, config.checkpoint.best)
         rows = sorted((known, value) for known, value in (stored | values).items() if known <= step)
-    for known, value in tell_all(world, rows):
+    for known, value in broadcast_object(world, rows):
         best.add(known, value)
     return best
 

@@ -9,7 +9,7 @@ def train(run: Run) -> ExitCode:
     """Trains until the recipe's last step, until nothing gets better any more, or until asked to stop."""
     state, engine, task = run.state, run.engine, run.task
     run.catch_up()
-    if run.best.is_over:
+    if run.best.should_stop:
         return run.done()
     heartbeat.beat("loading", state.step + 1)
     for batch in run.loader.from_step(state.step, run.last_step):
@@ -30,9 +30,9 @@ def train(run: Run) -> ExitCode:
             run.save(awaited=stopping or last)  # before an evaluation, which may fail
         if run.due.evaluation(state.step) and not stopping:
             run.evaluate()
-        if run.improved or run.best.is_over:
-            run.save(awaited=run.best.is_over)
-        if run.best.is_over:
+        if run.improved or run.best.should_stop:
+            run.save(awaited=run.best.should_stop)
+        if run.best.should_stop:
             return run.done()
         if stopping:
             return run.stopped()

@@ -9,9 +9,9 @@ from phalanx.configs.schema import RunConfig, digest
 from phalanx.data.loading.loader import EvaluationLoader, Loader
 from phalanx.dist import heartbeat
 from phalanx.dist.checkpoint import directory, manifest
-from phalanx.dist.checkpoint.save import Progress
+from phalanx.dist.checkpoint.save import CheckpointInfo
 from phalanx.dist.checkpoint.saver import Saved, Saver
-from phalanx.dist.comm.collectives import gather_json, tell_all
+from phalanx.dist.comm.collectives import broadcast_object, gather_json
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.sampler import Stream
 from phalanx.dist.ownership.run_owner import RunOwner
@@ -21,7 +21,7 @@ from phalanx.dist.storage.files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import Best
 from phalanx.train.evaluation.evaluate import check_best, evaluate
-from phalanx.train.setup.data_check import PassedOver
+from phalanx.train.setup.data_check import SkippedSamples
 from phalanx.train.state import TrainState
 from phalanx.train.tasks import Task
 from phalanx.train.tracking.ledger import Ledger
@@ -82,7 +82,7 @@ class Run:
     saved: int
     evaluated: bool
     best: Best
-    passed_over: PassedOver
+    passed_over: SkippedSamples
     improved: bool = False
     _begun: int = 0
     _begun_at: float = field(default_factory=time.monotonic)
@@ -193,7 +193,7 @@ class Run:
         strategy, experiment = self.config.dist.strategy, digest(self.config)
         scalars, (measured_at, metrics) = self.engine.scalars(), self._measured
         metrics = metrics if measured_at == self.state.step else {}
-        progress = Progress(self.state.step, self.state.samples, strategy, experiment, scalars, metrics)
+        progress = CheckpointInfo(self.state.step, self.state.samples, strategy, experiment, scalars, metrics)
         self._tell(self.saver.start(self.engine.entries(), progress, awaited))
         self._begun = self.state.step
 
@@ -202,7 +202,7 @@ class Run:
         Raises:
             RunLost: on every rank, where the run directory is not there any more, or another trainer's.
         """
-        lost = tell_all(self.engine.world, self.owner.problem() if self.engine.world.ranks.is_main else None)
+        lost = broadcast_object(self.engine.world, self.owner.problem() if self.engine.world.ranks.is_main else None)
         if lost is not None:
             self.tracker.abandon()
             raise RunLost(lost)

@@ -11,7 +11,7 @@ from phalanx.dist.checkpoint import plan, rehearsal, retention
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.saver import Saver
-from phalanx.dist.comm.collectives import barrier, main_does, tell_all, together
+from phalanx.dist.comm.collectives import barrier, broadcast_object, run_and_agree, run_on_main
 from phalanx.dist.comm.process_group import World, join, leave
 from phalanx.dist.engine import Engine
 from phalanx.dist.health.watchdog import watched
@@ -26,18 +26,18 @@ from phalanx.train.loop import train
 from phalanx.train.optim.schedules import DEPENDS_ON_LENGTH, learning_rate
 from phalanx.train.run import Due, Run
 from phalanx.train.setup import resume_checkpoint
-from phalanx.train.setup.build import Parts, assemble, gather, length
-from phalanx.train.setup.build import facts as facts_of
+from phalanx.train.setup.build import Parts, build_distributed, build_local, length
+from phalanx.train.setup.build import data_info as facts_of
 from phalanx.train.setup.checks import check
-from phalanx.train.setup.data_check import PassedOver, check_data
+from phalanx.train.setup.data_check import SkippedSamples, check_data
 from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
 from phalanx.train.setup.hints import average_without_ramp
 from phalanx.train.setup.recorded import record
-from phalanx.train.setup.resume_report import Resize, Setting, as_written
+from phalanx.train.setup.resume_report import ResumeReport, Setting, as_written
 from phalanx.train.setup.same_data import held_for_training
 from phalanx.train.state import TrainState
 from phalanx.train.tracking.ledger import Ledger, cut_ledgers
-from phalanx.train.tracking.progress import Progress
+from phalanx.train.tracking.progress import ProgressLine
 from phalanx.train.tracking.tracker import Tracker
 
 
@@ -77,7 +77,7 @@ def run(
         world, threads = join_ranks(config, ranks)
         _claim(world, owner, config)
         heartbeat.beat("build")
-        is_new = tell_all(world, directory.is_new())
+        is_new = broadcast_object(world, directory.is_new())
         try:
             return _run(config, world, threads, stop, stop_at, owner)
         except UserError as refusal:
@@ -92,13 +92,15 @@ def run(
 def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_at: int | None, owner: RunOwner) -> ExitCode:
     directory, ranks = RunDirectory.of(config), world.ranks
     before = directory.read_config() if directory.exists() else None
-    goes_on = tell_all(world, bool(steps(directory.checkpoints)))
-    made = together(world, lambda: gather(config, goes_on))
-    changed = together(world, lambda: held_for_training(directory, config, made.training, made.validation)) if goes_on else []
+    goes_on = broadcast_object(world, bool(steps(directory.checkpoints)))
+    made = run_and_agree(world, lambda: build_local(config, goes_on))
+    changed = (
+        run_and_agree(world, lambda: held_for_training(directory, config, made.training, made.validation)) if goes_on else []
+    )
     doubts = changed + check_data(config, made.training, made.validation, world, goes_on)
-    parts = assemble(config, made, world)
+    parts = build_distributed(config, made, world)
     heartbeat.beat("restore")
-    stored, passed_over = resume_checkpoint.newest(directory, parts.engine, config)
+    stored, passed_over = resume_checkpoint.checkpoint_to_resume(directory, parts.engine, config)
     state = TrainState() if stored is None else TrainState(stored.step, stored.samples)
     best = best_so_far(world, directory, config, state.step)
     due = Due(config.train.eval_every, config.checkpoint.every_steps, config.checkpoint.every_minutes, parts.last_step)
@@ -107,14 +109,14 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
         return ExitCode.DONE
     if stop_at is not None and state.step >= stop_at:
         raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
-    main_does(world, lambda: directory.create(config, threads))
-    main_does(world, lambda: record(directory, facts_of(made.training, config), made.training, made.validation))
+    run_on_main(world, lambda: directory.create(config, threads))
+    run_on_main(world, lambda: record(directory, facts_of(made.training, config), made.training, made.validation))
     if stored is not None:
-        parts.engine.make_room(stored)
+        parts.engine.allocate_state(stored)
         resume_checkpoint.fill(directory, parts.engine, stored)
         resume_checkpoint.set_aside(directory, parts.engine, passed_over)
-    main_does(world, lambda: cut_ledgers(directory.ledger, state.step))
-    tracker = together(world, lambda: Tracker(config, directory, ranks, state.step, parts.last_step))
+    run_on_main(world, lambda: cut_ledgers(directory.ledger, state.step))
+    tracker = run_and_agree(world, lambda: Tracker(config, directory, ranks, state.step, parts.last_step))
     code = ExitCode.FAILED
     try:
         _tell(config, before, stored, passed_over, world, parts, tracker)
@@ -156,7 +158,7 @@ def _claim(world: World, owner: RunOwner, config: RunConfig) -> None:
         RunDirectory.of(config).refuse_another_experiment(config)  # one that came and went since the ranks were started
 
     try:
-        main_does(world, claim)
+        run_on_main(world, claim)
     except UserError as refusal:
         raise RunTaken(str(refusal), shared=True) from None
 
@@ -165,11 +167,11 @@ def _leave_as_it_is(
     config: RunConfig, before: RunConfig, reason: str, directory: RunDirectory, state: TrainState, world: World
 ) -> None:
     """Says that there is nothing to do, and what config.yaml does not say because of it. All ranks call together."""
-    settled = tell_all(world, is_settled(directory))
-    say = Progress(state.step, state.step, world.ranks.is_main).say
+    settled = broadcast_object(world, is_settled(directory))
+    say = ProgressLine(state.step, state.step, world.ranks.is_main).say
     if not settled:
         # The attempt that came so far was killed at its end, or its W&B run lacks something.
-        tracker = together(world, lambda: Tracker(before, directory, world.ranks, state.step, state.step))
+        tracker = run_and_agree(world, lambda: Tracker(before, directory, world.ranks, state.step, state.step))
         tracker.event("resume", state.step)
         tracker.event("done", state.step)
         tracker.close(int(ExitCode.DONE))
@@ -197,7 +199,7 @@ def _prepare(
     engine, keeping = parts.engine, config.checkpoint
     heartbeat.beat("warm-up")
     examples, local_ranks = parts.loader.examples(state.step, engine.warm_up_share), engine.world.ranks.local_world
-    together(engine.world, lambda: parts.loader.check_room(local_ranks))
+    run_and_agree(engine.world, lambda: parts.loader.check_room(local_ranks))
     crowded = worker_memory.doubt(config.data.workers, local_ranks)
     for sentence in [*engine.warm_up(parts.task.losses, examples), *([crowded] if crowded else [])]:
         tracker.progress.say(f"phalanx: {sentence}")
@@ -228,7 +230,7 @@ def _prepare(
         saver=Saver(engine.world, directory.checkpoints, _retention(keeping), keeping.asynchronous, owner.problem),
         saved=state.step,
         evaluated=evaluated,
-        passed_over=PassedOver(parts.training, engine.world),
+        passed_over=SkippedSamples(parts.training, engine.world),
         best=best,
     )
 
@@ -238,9 +240,9 @@ def _state_to_come(config: RunConfig, engine: Engine) -> int:
     if any(entry.kind == "optimizer" for entry in engine.entries()):
         return 0
     states = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
-    trained = {name for name, parameter in engine.plain.named_parameters() if parameter.requires_grad}
+    trained = {name for name, parameter in engine.unwrapped.named_parameters() if parameter.requires_grad}
     entries = [e for e in engine.entries() if e.kind == "model" and e.name in trained]
-    return states * plan.whole_bytes(plan.facts(entries))
+    return states * plan.whole_bytes(plan.tensor_infos(entries))
 
 
 def _retention(config: CheckpointConfig) -> retention.Retention:
@@ -251,7 +253,7 @@ def _tell(
     config: RunConfig,
     before: RunConfig | None,
     stored: Manifest | None,
-    passed_over: resume_checkpoint.PassedOver,
+    passed_over: resume_checkpoint.SkippedCheckpoints,
     world: World,
     parts: Parts,
     tracker: Tracker,
@@ -291,7 +293,11 @@ def _tell(
             )
 
 
-def _resized(config: RunConfig, before: RunConfig, stored: Manifest, world: World, parts: Parts, tracker: Tracker) -> Resize:
+def _resized(
+    config: RunConfig, before: RunConfig, stored: Manifest, world: World, parts: Parts, tracker: Tracker
+) -> ResumeReport:
     on_node, samples = world.ranks.local_world, parts.stream.samples
     now = Setting(config, world.ranks.world, parts.last_step, on_node)
-    return Resize(stored, as_written(stored, before, length(before, samples), on_node), now, samples, tracker.already_logged)
+    return ResumeReport(
+        stored, as_written(stored, before, length(before, samples), on_node), now, samples, tracker.already_logged
+    )

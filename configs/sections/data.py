@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from phalanx.configs.sections.section import REQUIRED, Section, Whole, bookkeeping, experiment, hardware
+from phalanx.configs.sections.section import REQUIRED, Int, Section, bookkeeping, experiment, hardware
 
 
 def _size(value: Any) -> Any:
@@ -39,7 +39,7 @@ Fold = Annotated[str, BeforeValidator(_fold)]
 
 
 class AugmentConfig(Section):
-    shift: Whole = experiment(0, "random translation by up to so many pixels, the border filled with zeros", ge=0)
+    shift: Int = experiment(0, "random translation by up to so many pixels, the border filled with zeros", ge=0)
     flip: float = experiment(0.0, "probability of a horizontal flip", ge=0, le=1)
     vertical_flip: float = experiment(0.0, "probability of a vertical flip", ge=0, le=1)
     rotate: float = experiment(0.0, "random rotation by up to so many degrees, either way", ge=0, le=180)
@@ -55,8 +55,8 @@ class AugmentConfig(Section):
     contrast: float = experiment(0.0, "random factor of contrast: 1 plus or minus up to this", ge=0)
     saturation: float = experiment(0.0, "random factor of saturation: 1 plus or minus up to this", ge=0)
     hue: float = experiment(0.0, "random shift of hue by up to this share of the circle", ge=0, le=0.5)
-    randaugment: Whole = experiment(0, "RandAugment: operations an image (arXiv:1909.13719); for classification", ge=0)
-    randaugment_magnitude: Whole = experiment(9, "RandAugment: their strength, of 0 to 30", ge=0, le=30)
+    randaugment: Int = experiment(0, "RandAugment: operations an image (arXiv:1909.13719); for classification", ge=0)
+    randaugment_magnitude: Int = experiment(9, "RandAugment: their strength, of 0 to 30", ge=0, le=30)
     trivialaugment: bool = experiment(
         False, "TrivialAugment: one operation an image, of any strength (arXiv:2103.10158); for classification"
     )
@@ -71,8 +71,8 @@ class AugmentConfig(Section):
     )
     mosaic_scale: Range = experiment((0.5, 1.5), "mosaic: factors to choose from; at 1 an image fits the whole")
     mosaic_mixup: float = experiment(0.0, "mosaic: probability that it is blended with another", ge=0, le=1)
-    mosaic_epochs: Whole | None = experiment(None, "mosaic: only in the first so many epochs", ge=0)
-    sizes: Annotated[list[Whole], Field(min_length=1)] | None = experiment(
+    mosaic_epochs: Int | None = experiment(None, "mosaic: only in the first so many epochs", ge=0)
+    sizes: Annotated[list[Int], Field(min_length=1)] | None = experiment(
         None, "multi-scale: short sides to choose from at every step, as [320, 352, 384] (arXiv:1612.08242); for detection"
     )
 
@@ -103,7 +103,7 @@ class DataConfig(Section):
     aspect_groups: bool = experiment(
         False, "fit=short_side: micro-batches of images that are all wide or all high, so that less is padded"
     )
-    ignore_index: Whole = experiment(
+    ignore_index: Int = experiment(
         255, "number, in masks, of pixels that count for nothing; that of a class takes it out of the classes", ge=0
     )
     mode: Literal["auto", "grey", "rgb", "rgba"] = experiment(
@@ -124,7 +124,7 @@ class DataConfig(Section):
     on_error: Literal["fail", "skip"] = experiment(
         "fail", "an image that cannot be read while training: end, naming it; or use the next one instead, and count it"
     )
-    max_pixels: Whole = experiment(
+    max_pixels: Int = experiment(
         MAX_PIXELS, "the most pixels an image or a mask may have: a larger one counts as one that cannot be read", ge=1
     )
     changed: Literal["refuse", "accept"] = bookkeeping(
@@ -141,5 +141,5 @@ class DataConfig(Section):
     transform_on: Literal["workers", "device"] = hardware(
         "workers", "where images are augmented: in the loader processes, or on the rank's device"
     )
-    workers: Whole = hardware(2, "loader processes a rank; 0 loads in the training process", ge=0)
+    workers: Int = hardware(2, "loader processes a rank; 0 loads in the training process", ge=0)
     ledger: bool = bookkeeping(False, "write the sample ids of every step to ledger/rank-N.jsonl")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from phalanx.configs.sections.section import Section, Whole, divisors, experiment, hardware
+from phalanx.configs.sections.section import Int, Section, divisors, experiment, hardware
 
 ZERO = ("zero1", "zero2", "zero3")
 SHARDED = ("fsdp", "hsdp")
@@ -36,7 +36,7 @@ class DistConfig(Section):
         "number format of arithmetic; weights are float32 but for fp64. bf16 and fp16 by autocast, fp16 with loss scaling",
     )
     loss_scale: float = experiment(65536.0, "fp16: what the loss is multiplied by at the start", ge=1)
-    loss_scale_window: Whole = experiment(2000, "fp16: steps without overflow after which the loss scale doubles", ge=1)
+    loss_scale_window: Int = experiment(2000, "fp16: steps without overflow after which the loss scale doubles", ge=1)
     sync_bn: Group = experiment(
         "off", "micro-batches whose samples a BatchNorm statistic sees: off, one; all, the whole step; N, so many in a row"
     )
@@ -49,9 +49,7 @@ class DistConfig(Section):
         "when fsdp and hsdp exchange gradients: once a step, which keeps a whole gradient on each rank, or after every "
         "micro-batch, which keeps a share",
     )
-    shard_ranks: Whole | None = hardware(
-        None, "hsdp: ranks that share one copy of the weights; those of a node if not set", ge=1
-    )
+    shard_ranks: Int | None = hardware(None, "hsdp: ranks that share one copy of the weights; those of a node if not set", ge=1)
     reshard_after_forward: bool = hardware(
         True, "fsdp, hsdp: give back the gathered weights of a block after its forward, and gather them again for its backward"
     )
@@ -67,7 +65,7 @@ class DistConfig(Section):
     channels_last: bool = hardware(False, "keep images and convolutions channels last in memory, which is faster on GPUs")
     compile: bool = hardware(False, "torch.compile the model")
     device: Literal["auto", "cpu", "cuda"] = hardware("auto", "auto takes GPUs where there are any")
-    threads: Whole | None = hardware(
+    threads: Int | None = hardware(
         None, "CPU threads a rank; if not given OMP_NUM_THREADS, else 1, as torchrun and accelerate launch choose", ge=1
     )
     interface: str | None = hardware(

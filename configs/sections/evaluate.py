@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from phalanx.configs.sections.data import ImageSize
-from phalanx.configs.sections.section import Section, Whole, bookkeeping
+from phalanx.configs.sections.section import Int, Section, bookkeeping
 
 
 def _seen(value: Any) -> Any:
@@ -47,7 +47,7 @@ class EvaluateConfig(Section):
     )
     stride: ImageSize | None = bookkeeping(None, "by how much the window moves on; two thirds of its sides if null")
     crf: bool = bookkeeping(False, "refine masks by a dense CRF on the image in its own size (arXiv:1210.5644)")
-    crf_iterations: Whole = bookkeeping(10, "crf: updates of the mean field", ge=0)
+    crf_iterations: Int = bookkeeping(10, "crf: updates of the mean field", ge=0)
     crf_appearance: float = bookkeeping(4.0, "crf: weight of the kernel of position and colour", ge=0)
     crf_appearance_pixels: float = bookkeeping(49.0, "crf: its standard deviation in pixels", gt=0)
     crf_appearance_colour: float = bookkeeping(5.0, "crf: its standard deviation in levels of 0 to 255", gt=0)
@@ -57,7 +57,7 @@ class EvaluateConfig(Section):
     nms_iou: float = bookkeeping(
         0.5, "detection: of two of a class whose boxes overlap by more, the better one stays", ge=0, le=1
     )
-    detections: Whole = bookkeeping(100, "detection: most of an image", ge=1)
+    detections: Int = bookkeeping(100, "detection: most of an image", ge=1)
     shown: float = bookkeeping(0.5, "detection: least score to be drawn, and to count in the confusion matrix", ge=0, le=1)
     voc_ap: bool = bookkeeping(False, "detection: PASCAL VOC's average precision too, by every point and by 11 points")
 

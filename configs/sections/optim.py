@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from phalanx.configs.sections.section import REQUIRED, Factor, Section, Whole, experiment
+from phalanx.configs.sections.section import REQUIRED, Factor, Int, Section, experiment
 
 
 def _rising(value: list[float]) -> list[float]:
@@ -36,7 +36,7 @@ class OptimConfig(Section):
 
 class ScheduleConfig(Section):
     name: Literal["constant", "cosine", "polynomial", "step"] = experiment("cosine", "learning rate after the warm-up")
-    warmup_steps: Whole = experiment(0, "steps of linear warm-up from lr / warmup_steps", ge=0)
+    warmup_steps: Int = experiment(0, "steps of linear warm-up from lr / warmup_steps", ge=0)
     warmup_momentum: float | None = experiment(
         None, "momentum (adamw: the first beta) at the first step, rising to its own through the warm-up", ge=0, lt=1
     )

@@ -47,7 +47,7 @@ def _run_name(value: str) -> str:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**63), lt=2**63)]
+Int = Annotated[int, BeforeValidator(_whole), Field(ge=-(2**63), lt=2**63)]
 Factor = Annotated[float, Field(gt=0)]
 RunName = Annotated[str, AfterValidator(_run_name)]
 REQUIRED = ...

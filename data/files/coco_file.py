@@ -20,7 +20,7 @@ _AROUND = 25  # characters that are shown before a broken place, and after it
 _MOST = 1 << 31  # pixels of a side
 
 
-class Listed(NamedTuple):
+class ListedImage(NamedTuple):
     """An image. Its height and width are 0 where the file does not say them; its id is as it was written."""
 
     id: int | str
@@ -57,7 +57,7 @@ class Content:
     """What a file holds: images and categories by their ids, in the order of these."""
 
     path: Path
-    images: dict[int | str, Listed]
+    images: dict[int | str, ListedImage]
     categories: dict[int | str, Category]
     _annotations: list[Any]
 
@@ -162,14 +162,14 @@ def read_coco(path: Path) -> Content:
             raise UserError(f"{path}: this is JSON, but not COCO's: it has no list {kind!r}. {_REMEDY}")
         if not content[kind] and kind != "annotations":
             raise UserError(f"{path}: its list {kind!r} is empty. {_REMEDY}")
-    images: dict[int | str, Listed] = {}
+    images: dict[int | str, ListedImage] = {}
     for place, row in enumerate(content["images"]):
         entry = _Entry(path, "images", place, row)
         own, written = entry.id()
         if own in images:
             _refuse_twice(path, "image", own)
         file_name = entry.read("file_name", lambda value: name(value) if isinstance(value, str) else None, "a file's name")
-        images[own] = Listed(written, file_name, entry.side("height"), entry.side("width"))
+        images[own] = ListedImage(written, file_name, entry.side("height"), entry.side("width"))
     categories: dict[int | str, Category] = {}
     for place, row in enumerate(content["categories"]):
         entry = _Entry(path, "categories", place, row)

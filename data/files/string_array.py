@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 _AT_A_TIME = 1 << 14  # names whose digest is computed at once
 
 
-class Names:
+class StringArray:
     """A sequence of file names.
 
     Python counts references inside each object, so a forked loader process that only reads a list of strings writes into
@@ -25,19 +25,19 @@ class Names:
         self._content, self._starts, self._ends = content, starts, ends
 
     @classmethod
-    def of(cls, names: Iterable[str]) -> "Names":
+    def of(cls, names: Iterable[str]) -> "StringArray":
         """From strings."""
         encoded = [os.fsencode(name) for name in names]
         ends = numpy.cumsum(numpy.array([0, *map(len, encoded)], numpy.int64))
         return cls(numpy.frombuffer(b"".join(encoded), numpy.uint8), ends[:-1], ends[1:])
 
-    def after(self, count: int) -> "Names":
+    def after(self, count: int) -> "StringArray":
         """All but the first so many."""
-        return Names(self._content, self._starts[count:], self._ends[count:])
+        return StringArray(self._content, self._starts[count:], self._ends[count:])
 
-    def taken(self, indices: NDArray[numpy.int64]) -> "Names":
+    def taken(self, indices: NDArray[numpy.int64]) -> "StringArray":
         """Those of some numbers, in their order."""
-        return Names(self._content, self._starts[indices], self._ends[indices])
+        return StringArray(self._content, self._starts[indices], self._ends[indices])
 
     def digest(self) -> str:
         """Of all names in their order, however they are stored: a million in a fraction of a second."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.formats.masked import MaskedImages, Meaning, refuse_missing
 
 _NAMES = """
@@ -50,4 +50,6 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
         f"ADE20K has {len(CLASSES)} (1 to {len(CLASSES)}, and 0 for none)",
         "Fetch the file again, or use data.name=masks for classes of your own.",
     )
-    return MaskedImages(config, root, Names.of(i for i, _ in pairs), Names.of(m for _, m in pairs), CLASSES, meaning)
+    return MaskedImages(
+        config, root, StringArray.of(i for i, _ in pairs), StringArray.of(m for _, m in pairs), CLASSES, meaning
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.formats.masked import MaskedImages, Meaning, refuse_missing
 
 CLASSES = (
@@ -36,4 +36,4 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
     meaning = Meaning(
         {label: index for index, label in enumerate(_LABEL_IDS)}, (), config.ignore_index, "", "", others_are_ignored=True
     )
-    return MaskedImages(config, root, Names.of(names), Names.of(masks), CLASSES, meaning)
+    return MaskedImages(config, root, StringArray.of(names), StringArray.of(masks), CLASSES, meaning)

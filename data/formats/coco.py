@@ -13,9 +13,9 @@ import numpy
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
-from phalanx.data.files.coco_file import Content, Listed, read_coco
+from phalanx.data.files.coco_file import Content, ListedImage, read_coco
 from phalanx.data.files.split_names import spellings
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import shown
 from phalanx.data.formats import coco_masks
 from phalanx.data.formats.detected import DetectedImages
@@ -74,7 +74,7 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
     return DetectedImages(
         config,
         folder,
-        Names.of(image.file_name for image in images.values()),
+        StringArray.of(image.file_name for image in images.values()),
         tuple(category.name for category in content.categories.values()),
         found.arrays(len(images)),
         numpy.array([(image.height, image.width) for image in images.values()], numpy.int32).reshape(-1, 2),
@@ -84,9 +84,9 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
     )
 
 
-def _with_sizes(path: Path, root: Path, folder: Path, content: Content) -> tuple[dict[int | str, Listed], tuple[str, ...]]:
+def _with_sizes(path: Path, root: Path, folder: Path, content: Content) -> tuple[dict[int | str, ListedImage], tuple[str, ...]]:
     """Images by their ids, and a note where some have no size: that of the image file counts then."""
-    images, without = dict[int | str, Listed](), list[Listed]()
+    images, without = dict[int | str, ListedImage](), list[ListedImage]()
     for own, image in content.images.items():
         image = image._replace(file_name=_file_name(path, root, folder, image))
         if not (image.height and image.width):
@@ -108,7 +108,7 @@ def _with_sizes(path: Path, root: Path, folder: Path, content: Content) -> tuple
     )
 
 
-def _file_name(path: Path, root: Path, folder: Path, image: Listed) -> str:
+def _file_name(path: Path, root: Path, folder: Path, image: ListedImage) -> str:
     """A name relative to the folder; of a path as Windows writes it, too."""
     name = image.file_name
     if "\\" in name and not (folder / name).exists():

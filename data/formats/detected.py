@@ -13,9 +13,9 @@ from torch import Tensor
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.bad_sample import BadSample, bad
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.formats.labelled import ImageFiles
-from phalanx.data.formats.objects import Objects
+from phalanx.data.formats.objects import ObjectTable
 from phalanx.data.images.image_header import read_header
 
 _MOST_MASKS = 8 << 30  # bytes of an image's masks
@@ -41,9 +41,9 @@ class DetectedImages(ImageFiles):
         self,
         config: DataConfig,
         folder: Path,
-        names: Names,
+        names: StringArray,
         classes: tuple[str, ...],
-        objects: Objects,
+        objects: ObjectTable,
         sizes: NDArray[numpy.int32] | None = None,
         notes: tuple[str, ...] = (),
         ids: tuple[Sequence[int | str], list[int | str]] | None = None,

@@ -8,7 +8,7 @@ import numpy
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.walking import files_below, is_left_by_programs, not_read
 from phalanx.data.formats.labelled import LabelledImages
 from phalanx.data.images.image_formats import SUFFIXES, is_image_name
@@ -49,7 +49,7 @@ def open_split(config: DataConfig, split: str) -> LabelledImages:
         )
     notes = [*_lacking(folder, [name for name in classes if name not in own], training), *_without_images(folder, empty)]
     notes += not_read(folder, others)
-    return LabelledImages(config, folder, Names.of(names), classes, numpy.array(targets, numpy.int64), tuple(notes))
+    return LabelledImages(config, folder, StringArray.of(names), classes, numpy.array(targets, numpy.int64), tuple(notes))
 
 
 def _folder(config: DataConfig, split: str) -> Path:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.class_names import read_class_names
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import read_text
 from phalanx.data.formats.labelled import LabelledImages, MultiLabelImages
 
@@ -42,7 +42,7 @@ class Lines:
 
     file: Path
     first: int
-    names: Names
+    names: StringArray
     words: tuple[str, ...]
     numbers: NDArray[numpy.int32]
 
@@ -86,7 +86,7 @@ def _read(path: Path, changed: int, size: int) -> Lines:
     return Lines(path, 1 + title, names.after(title), tuple(label.decode() for label in numbers), lines)
 
 
-def _by_commas(path: Path, content: bytes) -> tuple[Names, list[bytes]]:
+def _by_commas(path: Path, content: bytes) -> tuple[StringArray, list[bytes]]:
     """Paths and labels of a file without quotation marks: a million lines in well under a second."""
     characters = numpy.frombuffer(content, numpy.uint8)
     ends = numpy.append(numpy.flatnonzero(characters == ord("\n")), len(content))
@@ -94,10 +94,10 @@ def _by_commas(path: Path, content: bytes) -> tuple[Names, list[bytes]]:
     commas = numpy.flatnonzero(characters == ord(","))
     if len(commas) != len(ends) or (commas <= starts).any() or (commas >= ends).any():
         _refuse(path, [line.split(b",") for line in content.split(b"\n")])
-    return Names(characters, starts, commas), content.replace(b"\n", b",").split(b",")[1::2]
+    return StringArray(characters, starts, commas), content.replace(b"\n", b",").split(b",")[1::2]
 
 
-def _by_csv(path: Path, content: bytes) -> tuple[Names, list[bytes]]:
+def _by_csv(path: Path, content: bytes) -> tuple[StringArray, list[bytes]]:
     """The same where a path or a label is in quotation marks, with a comma in it."""
     try:
         read = csv.reader(io.StringIO(content.decode(), newline=""), strict=True, skipinitialspace=True)
@@ -106,7 +106,7 @@ def _by_csv(path: Path, content: bytes) -> tuple[Names, list[bytes]]:
         raise UserError(f"{path}: this is no CSV file: {error}. Give lines of path and label, parted by a comma.") from None
     if any(len(row) != 2 or not row[0] for row in rows):
         _refuse(path, [[field.encode() for field in row] for row in rows])
-    return Names.of(name for name, _ in rows), [label.encode() for _, label in rows]
+    return StringArray.of(name for name, _ in rows), [label.encode() for _, label in rows]
 
 
 def _refuse(path: Path, rows: list[list[bytes]]) -> NoReturn:

@@ -11,7 +11,7 @@ from torch import Tensor
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.dataset_info import default_statistics
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.images.modes import CHANNELS, Mode
 from phalanx.data.images.reading import Reader
 
@@ -28,7 +28,7 @@ class ImageFiles:
         folder: names are relative to it.
     """
 
-    def __init__(self, config: DataConfig, folder: Path, names: Names, classes: tuple[str, ...]):
+    def __init__(self, config: DataConfig, folder: Path, names: StringArray, classes: tuple[str, ...]):
         self.classes = classes
         self._mode = mode_of_files(config)
         self.channels = CHANNELS[self._mode]
@@ -41,7 +41,7 @@ class ImageFiles:
     def path(self, index: int) -> str:
         return str(self._folder / self._names[index])
 
-    def sample_names(self) -> Names:
+    def sample_names(self) -> StringArray:
         """The file of each sample, relative to the folder: the same wherever that lies."""
         return self._names
 
@@ -70,7 +70,7 @@ class LabelledImages(ImageFiles):
         self,
         config: DataConfig,
         folder: Path,
-        names: Names,
+        names: StringArray,
         classes: tuple[str, ...],
         targets: NDArray[numpy.int64],
         notes: tuple[str, ...] = (),
@@ -100,7 +100,7 @@ class MultiLabelImages(ImageFiles):
         self,
         config: DataConfig,
         folder: Path,
-        names: Names,
+        names: StringArray,
         classes: tuple[str, ...],
         labels: NDArray[numpy.int64],
         ends: NDArray[numpy.int64],

@@ -12,7 +12,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.bad_sample import BadSample, bad
 from phalanx.data.files.ignored_class import Learnt
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.formats.labelled import ImageFiles
 from phalanx.data.images.image_header import read_header
 
@@ -68,8 +68,8 @@ class MaskedImages(ImageFiles):
         self,
         config: DataConfig,
         folder: Path,
-        images: Names,
-        masks: Names,
+        images: StringArray,
+        masks: StringArray,
         classes: tuple[str, ...],
         meaning: Meaning,
         notes: tuple[str, ...] = (),

@@ -12,7 +12,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.class_names import read_class_names
 from phalanx.data.files.ignored_class import Learnt, hint, learnt
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.walking import files_below
 from phalanx.data.formats.image_list import list_file, read_list
 from phalanx.data.formats.masked import MaskedImages, plain_meaning
@@ -47,12 +47,12 @@ def _notes(config: DataConfig, classes: tuple[str, ...], found: Learnt) -> list[
     ]
 
 
-def _listed(path: Path) -> tuple[Names, Names]:
+def _listed(path: Path) -> tuple[StringArray, StringArray]:
     lines = read_list(path)
-    return lines.names, Names.of(lines.words[number] for number in lines.numbers.tolist())
+    return lines.names, StringArray.of(lines.words[number] for number in lines.numbers.tolist())
 
 
-def _paired(config: DataConfig, root: Path, split: str) -> tuple[Names, Names]:
+def _paired(config: DataConfig, root: Path, split: str) -> tuple[StringArray, StringArray]:
     images, masks = (_by_stem(_folder(config, root / what, split)) for what in ("images", "masks"))
     if not images:
         raise UserError(f"{root / 'images' / split}: there are no images in it. Add some, or name another split.")
@@ -65,7 +65,10 @@ def _paired(config: DataConfig, root: Path, split: str) -> tuple[Names, Names]:
             "Add what is missing, or remove them."
         )
     stems = sorted(images)
-    return tuple(Names.of(str(found[stem].relative_to(root)) for stem in stems) for found in (images, masks))  # type: ignore[return-value]
+    image_names, mask_names = (
+        StringArray.of(str(found[stem].relative_to(root)) for stem in stems) for found in (images, masks)
+    )
+    return image_names, mask_names
 
 
 def _folder(config: DataConfig, folder: Path, split: str) -> Path:

@@ -8,13 +8,13 @@ import numpy
 from numpy.typing import NDArray
 
 from phalanx.configs.errors import UserError
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 
 _BEYOND = 1.0  # pixels that a box may reach beyond the image: annotations are rounded
 
 
 @dataclass(frozen=True)
-class Objects:
+class ObjectTable:
     """Objects, those of an image after those of the one before.
 
     Attributes:
@@ -32,7 +32,7 @@ class Objects:
     areas: NDArray[numpy.float64] | None
     ends: NDArray[numpy.int64]
     relative: bool = False
-    outlines: Names | None = None
+    outlines: StringArray | None = None
 
 
 @dataclass
@@ -64,20 +64,20 @@ class Found:
         if self.outlines is not None:
             self.outlines.append(outline)
 
-    def arrays(self, images: int, relative: bool = False) -> Objects:
+    def arrays(self, images: int, relative: bool = False) -> ObjectTable:
         """Sorted by image; within one they stay in order."""
         of = numpy.array(self.images, numpy.int64)
         order = numpy.argsort(of, kind="stable")
         ends = numpy.zeros(images + 1, numpy.int64)
         numpy.cumsum(numpy.bincount(of, minlength=images), out=ends[1:])
-        return Objects(
+        return ObjectTable(
             numpy.array(self.boxes, numpy.float32).reshape(-1, 4)[order],
             numpy.array(self.labels, numpy.int32)[order],
             numpy.array(self.crowd, bool)[order],
             None if self.areas is None else numpy.array(self.areas, numpy.float64)[order],
             ends,
             relative,
-            None if self.outlines is None else Names.of(self.outlines[place] for place in order.tolist()),
+            None if self.outlines is None else StringArray.of(self.outlines[place] for place in order.tolist()),
         )
 
 

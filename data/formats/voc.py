@@ -12,7 +12,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.by_stem import ByStem
 from phalanx.data.files.ignored_class import learnt
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.voc_files import read_stems
 from phalanx.data.formats import voc_boxes
 from phalanx.data.formats.detected import DetectedImages
@@ -55,7 +55,9 @@ def open_split(config: DataConfig, split: str) -> MaskedImages | DetectedImages:
         f"VOC has {len(CLASSES)} (0 to {len(CLASSES) - 1}, and {_BORDER} for borders)",
         "Fetch the file again, or use data.name=masks for classes of your own.",
     )
-    return MaskedImages(config, root, Names.of(i for i, _ in pairs), Names.of(m for _, m in pairs), found.classes, meaning)
+    return MaskedImages(
+        config, root, StringArray.of(i for i, _ in pairs), StringArray.of(m for _, m in pairs), found.classes, meaning
+    )
 
 
 def _target(config: DataConfig) -> str | None:

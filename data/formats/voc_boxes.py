@@ -16,7 +16,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.by_stem import ByStem
 from phalanx.data.files.class_names import read_class_names
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import shown
 from phalanx.data.files.values import flag, number, whole
 from phalanx.data.files.voc_files import read_stems, read_xml
@@ -65,7 +65,7 @@ def open_boxes(config: DataConfig, root: Path, split: str) -> DetectedImages:
     notes = (*faults.notes(total), *sizes.notes())
     told = numpy.array(sizes.found, numpy.int32).reshape(-1, 2)
     looked = f"{root / 'Annotations'}: the {len(stems)} annotations that {lists(root, split)} lists"
-    return DetectedImages(config, root, Names.of(names), classes, found.arrays(len(stems)), told, notes, looked=looked)
+    return DetectedImages(config, root, StringArray.of(names), classes, found.arrays(len(stems)), told, notes, looked=looked)
 
 
 def lists(root: Path, split: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.by_stem import ByStem
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import lines, read_text, shown
 from phalanx.data.files.values import number, whole
 from phalanx.data.files.yolo_files import class_names, image_files, labels_elsewhere, split_folders
@@ -56,7 +56,7 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
             found.add(image, box, label)
     if not with_file and (elsewhere := labels_elsewhere(root, folder, labels)):
         raise UserError(f"{labels}: there is no label file for any of {len(images)} images in {folder}, but {elsewhere}.")
-    names = Names.of(os.path.join(os.path.relpath(folder, root), name) for name in images)
+    names = StringArray.of(os.path.join(os.path.relpath(folder, root), name) for name in images)
     objects = found.arrays(len(images), relative=True)
     looked = f"{labels}: the label files of {with_file} of {len(images)} images"
     return DetectedImages(config, root, names, classes, objects, notes=faults.notes(total), looked=looked)

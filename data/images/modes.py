@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from phalanx.data.dataset import Dataset
-from phalanx.data.dataset_info import View
+from phalanx.data.dataset_info import DatasetView
 
 Mode = Literal["grey", "rgb", "rgba"]
 CHANNELS: dict[str, int] = {"grey": 1, "rgb": 3, "rgba": 4}
@@ -52,7 +52,7 @@ def _statistics(values: tuple[float, ...], mode: Mode, opacity: float) -> tuple[
     return colour if mode == "rgb" else (*colour, values[-1] if len(values) in (2, 4) else opacity)
 
 
-class InMode(View):
+class InMode(DatasetView):
     """A dataset whose images get other channels, and its statistics with them."""
 
     def __init__(self, dataset: Dataset, mode: Mode):

@@ -20,7 +20,7 @@ from phalanx.configs.sections.data import DataConfig
 from phalanx.data.bad_sample import BadSample, Unreadable, unreadable
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.loading.workers import in_processes, started
-from phalanx.data.skip_unreadable import Skipping
+from phalanx.data.skip_unreadable import SkipUnreadable
 from phalanx.data.splits import Indices, Subset
 
 _QUICK_FILES = 10_000
@@ -30,7 +30,7 @@ _NAMED = 3  # files that a sentence names
 
 
 @dataclass(frozen=True)
-class Problem:
+class SampleProblem:
     """Samples of which something is wrong, all the same.
 
     Attributes:
@@ -53,15 +53,15 @@ class Problem:
         return f"{self.files[0]}: {self.problem}. {others}{also}. {self.remedy}"
 
 
-def as_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+def as_json(problems: Sequence[SampleProblem]) -> list[dict[str, Any]]:
     return [asdict(problem) for problem in problems]
 
 
-def merged(parts: Sequence[Sequence[dict[str, Any]]]) -> list[Problem]:
+def merged(parts: Sequence[Sequence[dict[str, Any]]]) -> list[SampleProblem]:
     """The problems that several ranks found, in the order of their samples."""
-    found: dict[str, Problem] = {}
+    found: dict[str, SampleProblem] = {}
     for values in (value for part in parts for value in part):
-        problem = Problem(**values | {"files": tuple(values["files"])})
+        problem = SampleProblem(**values | {"files": tuple(values["files"])})
         before = found.get(problem.others)
         if before is not None:
             problem = replace(before, files=(before.files + problem.files)[:_NAMED], count=before.count + problem.count)
@@ -71,7 +71,7 @@ def merged(parts: Sequence[Sequence[dict[str, Any]]]) -> list[Problem]:
 
 def check_part(
     dataset: Dataset, config: DataConfig, rank: int, world: int, beat: Callable[[], None], progress: str | None = None
-) -> list[Problem]:
+) -> list[SampleProblem]:
     """What is wrong in this rank's part of a split.
 
     Args:
@@ -88,9 +88,9 @@ def check_part(
     else:
         mine = numbers[len(numbers) * rank // world : len(numbers) * (rank + 1) // world]
         seen = list(_every_sample(dataset, mine, config.workers, beat, progress))
-    problems: dict[str, Problem] = {}
+    problems: dict[str, SampleProblem] = {}
     for error in seen:
-        own = Problem((error.file,), error.problem, error.remedy, error.others, 1, isinstance(error, Unreadable))
+        own = SampleProblem((error.file,), error.problem, error.remedy, error.others, 1, isinstance(error, Unreadable))
         before = problems.get(own.others)
         if before is not None:
             own = replace(before, files=(*before.files, error.file)[:_NAMED], count=before.count + 1)
@@ -98,7 +98,7 @@ def check_part(
     return list(problems.values())
 
 
-def judge(problems: Sequence[Problem], dataset: Dataset, config: DataConfig, split: Split) -> list[str]:
+def judge(problems: Sequence[SampleProblem], dataset: Dataset, config: DataConfig, split: Split) -> list[str]:
     """What to say of problems that training can pass over.
 
     Raises:
@@ -115,7 +115,7 @@ def judge(problems: Sequence[Problem], dataset: Dataset, config: DataConfig, spl
 def once_each(dataset: Dataset) -> tuple[Dataset, Indices]:
     """The dataset below those that repeat or replace samples, and which of its samples are used."""
     numbers = numpy.arange(len(dataset))
-    while isinstance(dataset, Skipping | Subset):
+    while isinstance(dataset, SkipUnreadable | Subset):
         if isinstance(dataset, Subset):
             numbers = numpy.unique(dataset.indices[numbers])
         dataset = dataset.dataset

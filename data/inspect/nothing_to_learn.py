@@ -40,7 +40,7 @@ def _is_empty(dataset: Dataset) -> bool:
 
 
 def _below(dataset: Dataset) -> Dataset:
-    while isinstance(dataset, dataset_info.View):
+    while isinstance(dataset, dataset_info.DatasetView):
         dataset = dataset.dataset
     return dataset
 

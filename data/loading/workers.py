@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from phalanx.data.loading.resource_errors import LoaderFailed, explained
 from phalanx.dist.processes.children import die_with_parent, kill_children
-from phalanx.dist.processes.stop import forget_in_child, held_back
+from phalanx.dist.processes.stop import forget_in_child, signals_blocked
 
 
 class _InWorker:
@@ -70,7 +70,7 @@ def started(loader: DataLoader[Any]) -> Iterator[Any]:
     """
     _leave_none_at_exit()
     try:
-        with held_back(), without_advice():
+        with signals_blocked(), without_advice():
             batches = iter(loader)
     except (OSError, RuntimeError) as error:
         raise _failed(error, loader) from error

@@ -109,7 +109,7 @@ class Fill:
         return padded
 
 
-class Fit(v2.Transform):
+class FitToSize(v2.Transform):
     """`data.fit`: the image stretched, its middle, the whole of it on a ground of the mean colour, or in its own aspect."""
 
     def __init__(self, config: DataConfig, fill: Fill):
@@ -173,7 +173,7 @@ class RandomArea(v2.RandomResizedCrop):
         return resize(F.crop(inpt, **params), self.size)
 
 
-class Turn(v2.RandomAffine):
+class RandomRotateShear(v2.RandomAffine):
     """Rotated and sheared at random around the middle; the canvas stays, its corners are filled.
 
     A box becomes the one around its turned corners.

@@ -21,11 +21,11 @@ from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.transforms.fit import (
     Fill,
-    Fit,
+    FitToSize,
     Placement,
     RandomArea,
+    RandomRotateShear,
     RandomScale,
-    Turn,
     evaluated,
     evaluated_placement,
     seen_size,
@@ -244,18 +244,18 @@ def _geometry(config: DataConfig, mean: Sequence[float], kind: str, training: bo
     """Steps that move pixels, and with them masks and boxes."""
     augment, size, fill = config.augment, seen_size(config), Fill(mean, config.ignore_index)
     if not training:
-        return [Fit(config, fill)]
+        return [FitToSize(config, fill)]
     if augment.area is not None:
         steps: list[v2.Transform] = [RandomArea(size, scale=augment.area, ratio=augment.aspect)]
     elif augment.scale is not None:
         steps = [RandomScale(config, augment.scale, fill)]
     else:
-        steps = [Fit(config, fill)]
+        steps = [FitToSize(config, fill)]
     if augment.shift:
         black = {tv_tensors.Mask: 0 if kind == "detection" else config.ignore_index, "others": 0}
         steps.append(v2.RandomCrop(size, padding=augment.shift, fill=black))
     if augment.rotate or augment.shear:
-        steps.append(Turn(augment.rotate, augment.shear, fill))
+        steps.append(RandomRotateShear(augment.rotate, augment.shear, fill))
     if augment.flip:
         steps.append(v2.RandomHorizontalFlip(augment.flip))
     if augment.vertical_flip:

@@ -5,13 +5,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from phalanx.configs.errors import UserError
-from phalanx.dist.batchnorm.sync_batchnorm import JointBatchNorm, TorchJointBatchNorm
-from phalanx.dist.microbatches.forward_passes import Turn
+from phalanx.dist.batchnorm.sync_batchnorm import CpuSyncBatchNorm, CudaSyncBatchNorm
+from phalanx.dist.microbatches.forward_passes import ForwardPass
 
 
-def refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, turn: Turn, joint: int) -> None:
+def refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, forward_pass: ForwardPass, joint: int) -> None:
     values = x.numel() // x.shape[1] if x.dim() > 1 else 0
-    if not layer.training or turn.is_filler or values * joint != turn.size:
+    if not layer.training or forward_pass.is_filler or values * joint != forward_pass.size:
         return
     raise UserError(
         f"the BatchNorm layer {name} sees one value a channel ({list(x.shape)}), from which no variance can be had. "
@@ -29,7 +29,7 @@ def describe_normalisation(model: nn.Module, joint: int, micro_batch: int) -> li
         if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's; other libraries call theirs the same
             row = ("BatchNorm, frozen", "nothing: its statistics are constants")
         elif isinstance(module, _BatchNorm):
-            how = "converted" if isinstance(module, JointBatchNorm | TorchJointBatchNorm) else "left as it is"
+            how = "converted" if isinstance(module, CpuSyncBatchNorm | CudaSyncBatchNorm) else "left as it is"
             row = (f"BatchNorm, {'merged' if joint > 1 and how != 'converted' else how}", shared if joint > 1 else alone)
         elif isinstance(module, _InstanceNorm | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
             independent += 1

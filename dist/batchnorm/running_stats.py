@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from phalanx.dist.checkpoint.entries import Entry, Kind
 from phalanx.dist.comm.collectives import sum_exactly
 from phalanx.dist.comm.process_group import World
-from phalanx.dist.microbatches.forward_passes import Turn
+from phalanx.dist.microbatches.forward_passes import ForwardPass
 from phalanx.dist.microbatches.sampler import Share
 
 _FLOATS = ("running_mean", "running_var")
@@ -53,7 +53,7 @@ class MicroBatchStatistics:
         self._rows = [self._row_views(self._floats[i], self._counts[i]) for i in range(mine.size)]
         # What fillers and the warm-up write into; nobody reads it.
         self._scratch = self._row_views(self._floats[0].clone(), self._counts[0].clone())
-        self._merged: Turn | None = None
+        self._merged: ForwardPass | None = None
 
     def _names(self) -> Iterator[tuple[str, str]]:
         return ((layer, buffer) for layer in self.layers for buffer in _FLOATS)
@@ -82,14 +82,14 @@ class MicroBatchStatistics:
             row.buffers["running_var"] = row.running_var
             row.buffers[_COUNT] = row.num_batches_tracked
 
-    def select(self, turn: Turn) -> None:
+    def select(self, forward_pass: ForwardPass) -> None:
         """The micro-batches of a turn run next: the layers read and update the chain of the first; a filler's is forgotten."""
         self._level()
-        if turn.is_filler:
+        if forward_pass.is_filler:
             self.select_scratch()
             return
-        self._use(self._rows[turn.first - self.mine.first])
-        self._merged = turn if turn.size > 1 else None
+        self._use(self._rows[forward_pass.first - self.mine.first])
+        self._merged = forward_pass if forward_pass.size > 1 else None
 
     def select_scratch(self) -> None:
         """What runs next leaves no statistics."""
@@ -144,8 +144,8 @@ class MicroBatchStatistics:
                 yield f"{layer}.{buffer}", floats[:, offset : offset + module.num_features]
                 offset += module.num_features
 
-    def entry(self, name: str, kind: Kind, rows: Tensor, fleeting: bool) -> Entry:
+    def entry(self, name: str, kind: Kind, rows: Tensor, changes_in_forward: bool) -> Entry:
         """How a checkpoint holds rows of this rank, `[micro-batches here, ...]`: each comes from the rank that ran it."""
         shape = (self.mine.total, *rows.shape[1:])
         start = self.mine.first * (rows.numel() // self.mine.size)
-        return Entry(name, kind, rows, shape, start, replicated=False, fleeting=fleeting)
+        return Entry(name, kind, rows, shape, start, replicated=False, changes_in_forward=changes_in_forward)

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 Group = torch.distributed.ProcessGroup
 
 
-class Partners:
+class StatsGroup:
     """The ranks that share statistics in the turn that runs; one object for all layers of a model."""
 
     def __init__(self) -> None:
@@ -111,16 +111,16 @@ def _momentum(layer: _BatchNorm) -> float:
     return 1 / float(layer.num_batches_tracked) if layer.num_batches_tracked is not None and layer.training else 0.0
 
 
-class JointBatchNorm(_BatchNorm):
+class CpuSyncBatchNorm(_BatchNorm):
     """BatchNorm with joint statistics on any device that gloo or NCCL serves. Shape: [B, C, ...] to the same."""
 
-    partners: Partners
+    stats_group: StatsGroup
 
     def _check_input_dim(self, input: Tensor) -> None:
         assert input.dim() >= 2
 
     def forward(self, input: Tensor) -> Tensor:
-        group = self.partners.group
+        group = self.stats_group.group
         if group is None or not self.training:
             return _alone(self, input)
         output, mean, variance = _JointStatistics.apply(input, self.weight, self.bias, self.eps, group)
@@ -134,15 +134,15 @@ class JointBatchNorm(_BatchNorm):
         return output
 
 
-class TorchJointBatchNorm(nn.SyncBatchNorm):
+class CudaSyncBatchNorm(nn.SyncBatchNorm):
     """torch's SyncBatchNorm, with the partners of the turn. On GPUs."""
 
-    partners: Partners
+    stats_group: StatsGroup
 
     def forward(self, input: Tensor) -> Tensor:
-        if self.partners.group is None or not self.training:
+        if self.stats_group.group is None or not self.training:
             return _alone(self, input)
-        self.process_group = self.partners.group
+        self.process_group = self.stats_group.group
         return super().forward(input)
 
 
@@ -161,13 +161,13 @@ def convert(model: nn.Module, kind: type[_BatchNorm], only: type[_BatchNorm] = _
         kind: `JointBatchNorm`, `TorchJointBatchNorm`, or `nn.BatchNorm2d` to make statistics local.
         only: which layers; all kinds of BatchNorm if not given.
     """
-    partners, names = Partners(), []
+    stats_group, names = StatsGroup(), []
     for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if not isinstance(layer, only) or isinstance(layer, JointBatchNorm | TorchJointBatchNorm):
+        if not isinstance(layer, only) or isinstance(layer, CpuSyncBatchNorm | CudaSyncBatchNorm):
             continue
         made = _like(layer, kind)
-        if isinstance(made, JointBatchNorm | TorchJointBatchNorm):
-            made.partners = partners
+        if isinstance(made, CpuSyncBatchNorm | CudaSyncBatchNorm):
+            made.stats_group = stats_group
         names.append(name)
         if not name:
             return made, names
@@ -176,6 +176,6 @@ def convert(model: nn.Module, kind: type[_BatchNorm], only: type[_BatchNorm] = _
     return model, names
 
 
-def partners_of(model: nn.Module) -> Partners:
+def stats_group_of(model: nn.Module) -> StatsGroup:
     """The object that all converted layers of a model look into; one that nobody looks into where there are none."""
-    return next((m.partners for m in model.modules() if isinstance(m, JointBatchNorm | TorchJointBatchNorm)), Partners())
+    return next((m.stats_group for m in model.modules() if isinstance(m, CpuSyncBatchNorm | CudaSyncBatchNorm)), StatsGroup())

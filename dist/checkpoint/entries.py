@@ -38,7 +38,7 @@ class Entry:
         start: place of the first element held here in the flattened whole.
         replicated: whether every rank holds the whole; then the ranks share the writing.
         writes: whether this rank writes the part that it holds; one of several ranks that hold the same does.
-        fleeting: whether a forward may change it, as BatchNorm's statistics; all else changes at the optimizer's update only.
+        changes_in_forward: whether a forward may change it, as BatchNorm's statistics; all else changes in the update only.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Entry:
     start: int = 0
     replicated: bool = True
     writes: bool = True
-    fleeting: bool = False
+    changes_in_forward: bool = False
 
     @property
     def held(self) -> Range:

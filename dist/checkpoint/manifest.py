@@ -37,7 +37,7 @@ class StoredRange:
 
 
 @dataclass(frozen=True)
-class Run:
+class ShardRun:
     """A range of a tensor cut into pieces of one size, each in the file after that of the one before.
 
     So a tensor that a thousand ranks hold a thousandth of each takes four numbers, not three thousand.
@@ -66,7 +66,7 @@ class StoredTensor:
     kind: str
     dtype: str
     shape: tuple[int, ...]
-    runs: tuple[Run, ...]
+    runs: tuple[ShardRun, ...]
     files: Sequence[str]
 
     @property
@@ -192,13 +192,13 @@ def _tensor(name: str, stored: dict[str, Any], files: list[str]) -> StoredTensor
     return StoredTensor(str(stored["kind"]), str(stored["dtype"]), shape, runs, files)
 
 
-def _run_to_json(run: Run) -> list[int]:
+def _run_to_json(run: ShardRun) -> list[int]:
     numbers = [run.file, run.range.start, run.range.stop]
     return numbers if run.piece >= run.range.size else [*numbers, run.piece]
 
 
-def _run_from_json(file: int, start: int, stop: int, piece: int | None = None) -> Run:
-    return Run(file, Range(start, stop), stop - start if piece is None else piece)
+def _run_from_json(file: int, start: int, stop: int, piece: int | None = None) -> ShardRun:
+    return ShardRun(file, Range(start, stop), stop - start if piece is None else piece)
 
 
 def read(checkpoint: Path) -> Manifest:

@@ -15,7 +15,7 @@ LARGEST_FILE = 4 << 30
 
 
 @dataclass(frozen=True)
-class Facts:
+class TensorInfo:
     """What a manifest says of a tensor, besides where it is."""
 
     name: str
@@ -57,16 +57,16 @@ class Part:
         return replace(self, range=part, memory=(lambda: own()[first:last]) if callable(own) else own[first:last])
 
 
-def facts(entries: Sequence[Entry]) -> list[Facts]:
-    return [Facts(e.name, e.kind, DTYPES[e.tensor.dtype], e.shape) for e in entries]
+def tensor_infos(entries: Sequence[Entry]) -> list[TensorInfo]:
+    return [TensorInfo(e.name, e.kind, DTYPES[e.tensor.dtype], e.shape) for e in entries]
 
 
-def whole_bytes(tensors: Sequence[Facts]) -> int:
+def whole_bytes(tensors: Sequence[TensorInfo]) -> int:
     """Bytes of all tensors, each counted once."""
     return sum(elements(t.shape) * ITEM_SIZE[t.dtype] for t in tensors)
 
 
-def ranks_a_file(tensors: Sequence[Facts], world: int, smallest: int = SMALLEST_FILE) -> int:
+def ranks_a_file(tensors: Sequence[TensorInfo], world: int, smallest: int = SMALLEST_FILE) -> int:
     """How many neighbouring ranks share a file; 1 unless they have very little. Known to each rank without asking."""
     return max(1, min(world, -(-smallest * world // max(1, whole_bytes(tensors)))))
 

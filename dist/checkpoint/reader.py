@@ -59,7 +59,7 @@ def problem(checkpoint: Path, rank: int = 0, world: int = 1, workers: int = 1) -
         return f"{error.filename}: {error.strerror}"
 
 
-def newest_whole(checkpoints: Path) -> tuple[Path | None, list[tuple[int, str]]]:
+def newest_valid(checkpoints: Path) -> tuple[Path | None, list[tuple[int, str]]]:
     """The newest checkpoint that is whole, and (step, problem) of newer ones that are not."""
     passed_over: list[tuple[int, str]] = []
     for step in reversed(directory.steps(checkpoints)):

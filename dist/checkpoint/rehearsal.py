@@ -14,7 +14,7 @@ from phalanx.configs.errors import UserError
 from phalanx.dist.checkpoint import directory, plan
 from phalanx.dist.checkpoint.entries import Entry
 from phalanx.dist.checkpoint.save import SaveFailed, refuse_too_little_room, words
-from phalanx.dist.comm.collectives import gather_json, tell_all
+from phalanx.dist.comm.collectives import broadcast_object, gather_json
 from phalanx.dist.comm.process_group import World
 
 _BYTES = 4096
@@ -33,11 +33,11 @@ def rehearse(world: World, checkpoints: Path, entries: Sequence[Entry], step: in
     aside, problem = "", None
     if world.ranks.is_main:
         try:
-            refuse_too_little_room(checkpoints, plan.whole_bytes(plan.facts(entries)) + to_come)
+            refuse_too_little_room(checkpoints, plan.whole_bytes(plan.tensor_infos(entries)) + to_come)
             aside = str(directory.prepare(checkpoints, step))
         except (OSError, SaveFailed) as error:
             problem = words(error, checkpoints)
-    told = tell_all(world, {"aside": aside, "problem": problem})
+    told = broadcast_object(world, {"aside": aside, "problem": problem})
     problem = told["problem"]
     if problem is None:
         problems = gather_json(world, _try(Path(told["aside"]), world.ranks.rank))

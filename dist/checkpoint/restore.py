@@ -10,17 +10,17 @@ from phalanx.dist.checkpoint import directory
 from phalanx.dist.checkpoint.entries import DTYPES, Entry, memory
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.reader import Readers, in_threads, problem, threads
-from phalanx.dist.comm.collectives import gather_json, tell_all
+from phalanx.dist.comm.collectives import broadcast_object, gather_json
 from phalanx.dist.comm.process_group import World
 
 
-def newest(world: World, checkpoints: Path) -> tuple[Path | None, list[tuple[int, str]]]:
+def newest_valid_on_all(world: World, checkpoints: Path) -> tuple[Path | None, list[tuple[int, str]]]:
     """The newest checkpoint that is whole, on which all ranks agree, and (step, problem) of newer ones that are not.
 
     The ranks share the reading of the checksums.
     """
     passed_over: list[tuple[int, str]] = []
-    candidates = tell_all(world, directory.steps(checkpoints))
+    candidates = broadcast_object(world, directory.steps(checkpoints))
     for step in reversed(candidates):
         path = directory.step_directory(checkpoints, step)
         mine = problem(path, world.ranks.rank, world.ranks.world, threads(world.ranks.local_world))

@@ -15,8 +15,8 @@ from phalanx.dist.checkpoint import directory, plan, shard_file
 from phalanx.dist.checkpoint.entries import Entry
 from phalanx.dist.checkpoint.gathering import gather_parts
 from phalanx.dist.checkpoint.layout import Range
-from phalanx.dist.checkpoint.manifest import Manifest, Run, StoredTensor
-from phalanx.dist.comm.collectives import gather_to_main, tell_all
+from phalanx.dist.checkpoint.manifest import Manifest, ShardRun, StoredTensor
+from phalanx.dist.comm.collectives import broadcast_object, gather_to_main
 from phalanx.dist.comm.process_group import World
 
 
@@ -25,7 +25,7 @@ class SaveFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Progress:
+class CheckpointInfo:
     """What a checkpoint says besides its tensors."""
 
     step: int
@@ -37,7 +37,7 @@ class Progress:
 
 
 def save(
-    world: World, checkpoints: Path, entries: Sequence[Entry], progress: Progress, smallest_file: int = plan.SMALLEST_FILE
+    world: World, checkpoints: Path, entries: Sequence[Entry], progress: CheckpointInfo, smallest_file: int = plan.SMALLEST_FILE
 ) -> Path:
     """Writes and commits a checkpoint from the tensors themselves.
 
@@ -48,7 +48,7 @@ def save(
     Raises:
         SaveFailed: on every rank, where any rank could not write.
     """
-    tensors = plan.facts(entries)
+    tensors = plan.tensor_infos(entries)
     together = plan.ranks_a_file(tensors, world.ranks.world, smallest_file)
     mine = plan.parts(plan.own_ranges(entries, world.ranks.rank, world.ranks.world, together))
     return write(world, checkpoints, tensors, mine, together, progress)
@@ -57,10 +57,10 @@ def save(
 def write(
     world: World,
     checkpoints: Path,
-    tensors: Sequence[plan.Facts],
+    tensors: Sequence[plan.TensorInfo],
     mine: Sequence[plan.Part],
     together: int,
-    progress: Progress,
+    progress: CheckpointInfo,
     refused: Callable[[], str | None] = lambda: None,
 ) -> Path:
     """Writes and commits what all ranks give.
@@ -82,14 +82,14 @@ def write(
             aside = str(directory.prepare(checkpoints, progress.step))
         except (OSError, SaveFailed) as problem:
             error = words(problem, checkpoints)
-    first = tell_all(world, {"aside": aside, "error": error})
+    first = broadcast_object(world, {"aside": aside, "error": error})
     if first["error"]:
         raise SaveFailed(first["error"])
     folder = Path(first["aside"])
     if together > 1:
         mine = gather_parts(world, mine, together)
     index = {tensor.name: number for number, tensor in enumerate(tensors)}
-    contents, errors = Contents(len(tensors)), []
+    contents, errors = ShardContents(len(tensors)), []
     for report in gather_to_main(world, _write_mine(folder, mine, world.ranks.rank, index)):
         if "error" in report:
             errors.append(report["error"])
@@ -104,7 +104,7 @@ def write(
                 errors.append(words(problem, folder))
         if errors:
             shutil.rmtree(folder, ignore_errors=True)  # gives the space back; what is left the next save removes
-    errors = tell_all(world, errors)
+    errors = broadcast_object(world, errors)
     if errors:
         raise SaveFailed(errors[0])
     return directory.step_directory(checkpoints, progress.step)
@@ -147,7 +147,7 @@ def versions() -> dict[str, str]:
     return {"phalanx": __version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-class Contents:
+class ShardContents:
     """What the files of all ranks hold, put together file by file: a few numbers a tensor however many ranks there are.
 
     Rank 0 goes through every range of every rank, ten million with a thousand ranks: so plain lists and comparisons.
@@ -173,12 +173,12 @@ class Contents:
                 # Only a run's last piece may be short.
                 last[4] = number + 1 if stop - start == last[3] else -1
 
-    def runs(self, tensor: int) -> tuple[Run, ...]:
+    def runs(self, tensor: int) -> tuple[ShardRun, ...]:
         ordered = sorted(self._runs[tensor], key=lambda run: run[1])
-        return tuple(Run(file, Range(start, stop), piece) for file, start, stop, piece, _ in ordered)
+        return tuple(ShardRun(file, Range(start, stop), piece) for file, start, stop, piece, _ in ordered)
 
 
-def _manifest(world: World, tensors: Sequence[plan.Facts], progress: Progress, contents: Contents) -> Manifest:
+def _manifest(world: World, tensors: Sequence[plan.TensorInfo], progress: CheckpointInfo, contents: ShardContents) -> Manifest:
     names = list(contents.files)
     return Manifest(
         step=progress.step,

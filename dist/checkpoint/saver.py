@@ -10,7 +10,7 @@ from pathlib import Path
 from phalanx.dist.checkpoint import plan, retention
 from phalanx.dist.checkpoint.entries import Entry
 from phalanx.dist.checkpoint.retention import Retention
-from phalanx.dist.checkpoint.save import Progress, SaveFailed, write
+from phalanx.dist.checkpoint.save import CheckpointInfo, SaveFailed, write
 from phalanx.dist.checkpoint.staging import Staging
 from phalanx.dist.comm.process_group import World, patient_control
 
@@ -62,7 +62,7 @@ class Saver:
         self._ended: Saved | None = None
         self._error: BaseException | None = None
 
-    def start(self, entries: Sequence[Entry], progress: Progress, awaited: bool = False) -> list[Saved]:
+    def start(self, entries: Sequence[Entry], progress: CheckpointInfo, awaited: bool = False) -> list[Saved]:
         """Begins a save, and waits for its commit if it is `awaited`. Waits for the end of an earlier one in any case.
 
         Returns:
@@ -70,7 +70,7 @@ class Saver:
         """
         begun = time.monotonic()
         ended = self.wait()
-        ranks, tensors = self._world.ranks, plan.facts(entries)
+        ranks, tensors = self._world.ranks, plan.tensor_infos(entries)
         together = plan.ranks_a_file(tensors, ranks.world)
         mine = plan.own_ranges(entries, ranks.rank, ranks.world, together)
         if awaited or not self._asynchronous:
@@ -143,10 +143,10 @@ class Saver:
 
     def _write(
         self,
-        tensors: Sequence[plan.Facts],
+        tensors: Sequence[plan.TensorInfo],
         parts: Sequence[plan.Part],
         together: int,
-        progress: Progress,
+        progress: CheckpointInfo,
         begun: float,
         waited: float | None,
     ) -> Saved:

@@ -55,7 +55,7 @@ class Staging:
             held = held.view(tensor.shape)
         else:
             tensor = tensor.reshape(-1)[part.start - entry.start : part.stop - entry.start]
-        if entry.fleeting:
+        if entry.changes_in_forward:
             held.copy_(tensor, non_blocking=True)
         else:
             self._later.append((held, tensor))

@@ -59,7 +59,7 @@ def gather_json(world: World, value: Any) -> list[Any]:
     return [_unpacked(torch.cat(both)) for both in zip(heads, tails, strict=True)]
 
 
-def tell_all(world: World, value: Any) -> Any:
+def broadcast_object(world: World, value: Any) -> Any:
     """Rank 0's value, on every rank."""
     if world.ranks.world == 1:
         return json.loads(json.dumps(value))
@@ -134,7 +134,7 @@ def barrier(world: World) -> None:
         torch.distributed.barrier(group=world.control)
 
 
-def together(world: World, action: Callable[[], T]) -> T:
+def run_and_agree(world: World, action: Callable[[], T]) -> T:
     """Every rank does something that the user may have to mend; all learn of the first failure, and none is left waiting.
 
     Raises:
@@ -155,10 +155,10 @@ def together(world: World, action: Callable[[], T]) -> T:
     return cast(T, result)
 
 
-def main_does(world: World, action: Callable[[], object]) -> None:
+def run_on_main(world: World, action: Callable[[], object]) -> None:
     """Rank 0 does something for all; the others wait, and fail with it.
 
     Raises:
         UserError: on every rank, where it failed for a reason that the user can mend.
     """
-    together(world, action if world.ranks.is_main else lambda: None)
+    run_and_agree(world, action if world.ranks.is_main else lambda: None)

@@ -51,18 +51,18 @@ class AveragedBuffers:
     def entries(self) -> list[Entry]:
         """As a checkpoint holds them: views, to be read and filled."""
         rows = [
-            self._own.entry(name + MICRO_BATCHES + EMA, "ema_buffers", rows, fleeting=False)
+            self._own.entry(name + MICRO_BATCHES + EMA, "ema_buffers", rows, changes_in_forward=False)
             for name, rows in self._own.unpacked(self.statistics)
         ]
         others = [whole(name + EMA, "ema_buffers", average) for name, average in self._averages.items()]
         return [entry for entry in rows + others if entry.name not in self._not_stored]
 
-    def make_room(self, stored: "Manifest") -> None:
+    def allocate_state(self, stored: "Manifest") -> None:
         """Leaves out of `entries` what a checkpoint lacks."""
         self._not_stored = set()
         self._not_stored = {entry.name for entry in self.entries() if entry.name not in stored.tensors}
 
-    def restored(self) -> None:
+    def after_load(self) -> None:
         """Buffers and averages were filled from a checkpoint; averages that it lacked begin at its buffers."""
         for (name, rows), (_, own) in zip(
             self._own.unpacked(self.statistics), self._own.unpacked(self._own.floats()), strict=True

@@ -44,7 +44,7 @@ class Average:
 
     def __init__(self, strategy: Strategy, decay: float, ramp: int | None = None, buffers: AveragedBuffers | None = None):
         self._strategy, self._decay, self._ramp, self._buffers = strategy, decay, ramp, buffers
-        self._trained = {name for name, parameter in strategy.plain.named_parameters() if parameter.requires_grad}
+        self._trained = {name for name, parameter in strategy.unwrapped.named_parameters() if parameter.requires_grad}
         self._averages = [entry.tensor.detach().clone() for entry in self._weights()]
         self._held: list[Tensor] | None = None
         self._not_stored: set[str] = set()
@@ -82,20 +82,20 @@ class Average:
         ]
         return weights if self._buffers is None else weights + self._buffers.entries()
 
-    def make_room(self, stored: "Manifest") -> None:
+    def allocate_state(self, stored: "Manifest") -> None:
         """Leaves out of `entries` what a checkpoint lacks, as that of a run without averages does which a fork starts from."""
         self._not_stored = {entry.name for entry in self._weights() if entry.name + EMA not in stored.tensors}
         if self._buffers is not None:
-            self._buffers.make_room(stored)
+            self._buffers.allocate_state(stored)
 
-    def restored(self) -> None:
+    def after_load(self) -> None:
         """Weights and averages were filled from a checkpoint; averages that it lacked begin at its weights."""
         for entry, average in zip(self._weights(), self._averages, strict=True):
             if entry.name in self._not_stored:
                 average.copy_(entry.tensor.detach())
         self._not_stored = set()
         if self._buffers is not None:
-            self._buffers.restored()
+            self._buffers.after_load()
 
     @contextmanager
     def in_place_of_weights(self) -> Iterator[None]:
@@ -111,12 +111,12 @@ class Average:
             for weight, average in pairs:
                 _exchange(weight, average)
                 exchanged.append((weight, average))
-            self._strategy.restored()
+            self._strategy.after_load()
             yield
         finally:
             for weight, average in exchanged:
                 _exchange(weight, average)
-            self._strategy.restored()
+            self._strategy.after_load()
 
 
 def _exchange(one: Tensor, other: Tensor) -> None:

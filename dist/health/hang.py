@@ -73,7 +73,7 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HangReport:
     """That the run hangs, and by whom.
 
     Attributes:
@@ -110,10 +110,10 @@ class Verdict:
         return said + (", and none is behind the others: is it the network?" if len(self.hung) == world > 1 else "")
 
 
-T = TypeVar("T", Sign, Verdict)
+T = TypeVar("T", Sign, HangReport)
 
 
-def judge(own: int, heard: Mapping[int, Heard], hang_s: float) -> Verdict | None:
+def judge(own: int, heard: Mapping[int, Heard], hang_s: float) -> HangReport | None:
     """Whether nobody has moved for `hang_s` seconds, and who is behind.
 
     Args:
@@ -129,7 +129,7 @@ def judge(own: int, heard: Mapping[int, Heard], hang_s: float) -> Verdict | None
     signs = [known.sign for known in hung.values() if known.sign]
     own_sign = heard[own].sign
     assert own_sign is not None
-    return Verdict(
+    return HangReport(
         attempt=own_sign.attempt,
         judge=own,
         hung=list(hung),
@@ -163,7 +163,7 @@ class Noticeboard:
         """
         self._write(self._sign(self._rank), asdict(sign))
 
-    def announce(self, verdict: Verdict) -> None:
+    def announce(self, verdict: HangReport) -> None:
         """
         Raises:
             OSError: where it cannot be written.
@@ -174,8 +174,8 @@ class Noticeboard:
         """A rank's newest sign of this attempt, if it can be read."""
         return self._read(self._sign(rank), Sign)
 
-    def verdict(self) -> Verdict | None:
-        return self._read(self._verdict, Verdict)
+    def verdict(self) -> HangReport | None:
+        return self._read(self._verdict, HangReport)
 
     def clear(self) -> None:
         """Takes away what this rank left in an earlier attempt, and a verdict over it."""

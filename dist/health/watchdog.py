@@ -22,7 +22,7 @@ from phalanx.configs.errors import ExitCode, UserError
 from phalanx.dist import heartbeat
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.health import failure_report
-from phalanx.dist.health.hang import Heard, Noticeboard, Sign, Verdict, judge
+from phalanx.dist.health.hang import HangReport, Heard, Noticeboard, Sign, judge
 from phalanx.dist.processes import rank_status, scratch
 from phalanx.dist.processes.children import born, kill_children, kill_rank
 from phalanx.dist.processes.environment import Ranks, start_of_run
@@ -95,7 +95,7 @@ class Watchdog:
         if self._published:
             self._board.clear()
 
-    def _look(self, age: float, now: float) -> Verdict | None:
+    def _look(self, age: float, now: float) -> HangReport | None:
         """Publishes that this rank moved `age` seconds ago, and looks at the others if it should have moved by now."""
         sign = self._sign(age)
         if self._ranks.world == 1:
@@ -120,7 +120,7 @@ class Watchdog:
             self._published = True
         self._board.publish(sign)
 
-    def _judgement(self, sign: Sign, now: float) -> Verdict | None:
+    def _judgement(self, sign: Sign, now: float) -> HangReport | None:
         """What this rank finds if it is the lowest that answers: so all read one rank's file, and one reads all."""
         own, world = self._ranks.rank, self._ranks.world
         if any(self._listen(rank, now).silence < self._hang_s / 4 for rank in range(own)):
@@ -142,7 +142,7 @@ class Watchdog:
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
-    def _end(self, verdict: Verdict) -> None:
+    def _end(self, verdict: HangReport) -> None:
         """Ends this process, unless its work has ended meanwhile."""
         if not self._deciding.acquire(blocking=False):
             return
@@ -156,7 +156,7 @@ class Watchdog:
         finally:
             os._exit(ExitCode.STOPPED_EARLY)
 
-    def _say(self, verdict: Verdict) -> None:
+    def _say(self, verdict: HangReport) -> None:
         """Writes down what is known, and waits until the others have. The judge speaks for those that don't answer."""
         own, world = self._ranks.rank, self._ranks.world
         if own != verdict.judge:
@@ -177,7 +177,7 @@ class Watchdog:
             rank_status.ended(rank, ExitCode.STOPPED_EARLY)
         self._agree_to_end(verdict, [])
 
-    def _agree_to_end(self, verdict: Verdict, others: Sequence[int]) -> None:
+    def _agree_to_end(self, verdict: HangReport, others: Sequence[int]) -> None:
         """Says that this rank is ready to end, and waits for others: the first end breaks everybody's connections."""
         if self._ranks.world == 1:
             return
@@ -194,14 +194,14 @@ class Watchdog:
         while time.monotonic() < deadline and not all((s := self._board.sign_of(rank)) and s.noted for rank in others):
             time.sleep(0.05)
 
-    def _sentence(self, verdict: Verdict) -> str:
+    def _sentence(self, verdict: HangReport) -> str:
         reports = ", ".join(str(self._run.errors / f"rank-{rank}.json") for rank in verdict.hung)
         saved = steps(self._run.checkpoints)
         going_on = f"goes on from step {saved[-1]}" if saved else "begins anew, as there is no checkpoint yet"
         said = f"{verdict.sentence(self._ranks.world)}; see {reports}."
         return f"{said} The run ends with 75; `phalanx resume {self._run.path}` {going_on}"
 
-    def _report(self, verdict: Verdict, rank: int) -> None:
+    def _report(self, verdict: HangReport, rank: int) -> None:
         """errors/rank-N.json, of this rank or of one that does not answer. Only a hung rank's tells the reason."""
         is_hung, lines, host = rank in verdict.hung, _stacks(), self._identity[0]
         if rank != self._ranks.rank:

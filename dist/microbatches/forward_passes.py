@@ -11,7 +11,7 @@ from phalanx.dist.microbatches.sampler import share
 
 
 @dataclass(frozen=True)
-class Turn:
+class ForwardPass:
     """One forward and backward of one rank.
 
     Attributes:
@@ -37,10 +37,10 @@ class Turn:
         return len(self.ranks) > 1
 
 
-FILLER = Turn(0, 0, ())
+FILLER = ForwardPass(0, 0, ())
 
 
-def turns(micro_batches: int, joint: int, world: int) -> list[list[Turn]]:
+def forward_passes(micro_batches: int, joint: int, world: int) -> list[list[ForwardPass]]:
     """The turns of every rank, all lists of one length.
 
     Groups of joint statistics are intervals of ranks, taken from left to right; each goes into the first turn in which none of
@@ -50,7 +50,7 @@ def turns(micro_batches: int, joint: int, world: int) -> list[list[Turn]]:
         micro_batches: of a step, `V`.
         joint: micro-batches whose statistics are joint; divides `V`.
     """
-    taken: list[dict[int, Turn]] = [{} for _ in range(world)]
+    taken: list[dict[int, ForwardPass]] = [{} for _ in range(world)]
     shares = [share(micro_batches, rank, world) for rank in range(world)]
     for start in range(0, micro_batches, joint):
         parts = {
@@ -58,11 +58,11 @@ def turns(micro_batches: int, joint: int, world: int) -> list[list[Turn]]:
             for rank, mine in enumerate(shares)
             if mine.first < start + joint and mine.last > start
         }
-        when = next(turn for turn in range(micro_batches) if all(turn not in taken[rank] for rank in parts))
+        when = next(place for place in range(micro_batches) if all(place not in taken[rank] for rank in parts))
         for rank, (first, last) in parts.items():
-            taken[rank][when] = Turn(first, last, tuple(parts))
+            taken[rank][when] = ForwardPass(first, last, tuple(parts))
     count = max(max(own) for own in taken) + 1
-    return [[own.get(turn, FILLER) for turn in range(count)] for own in taken]
+    return [[own.get(place, FILLER) for place in range(count)] for own in taken]
 
 
 def joint_size(sync_bn: int | str, micro_batches: int) -> int:

@@ -111,7 +111,7 @@ def numbers(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def newest(run: RunDirectory) -> Claim | None:
+def newest_claim(run: RunDirectory) -> Claim | None:
     """The claim that counts.
 
     Raises:
@@ -210,7 +210,7 @@ def is_copied(run: RunDirectory, owner: Owner) -> bool:
         return False
     there = RunDirectory(Path(owner.path))
     with suppress(OSError):
-        claim = newest(there)
+        claim = newest_claim(there)
         is_valid = claim is not None and claim.owner is not None and claim.owner.token == owner.token
         return is_valid and not os.path.samefile(folder_of(there), folder_of(run))
     return False

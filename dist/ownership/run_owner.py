@@ -39,7 +39,7 @@ def refuse_second(run: RunDirectory) -> None:
         UserError: where it is alive beyond doubt.
     """
     try:
-        there = records.newest(run)
+        there = records.newest_claim(run)
     except OSError:
         return
     if there is None or there.owner is None or there.owner.process == os.getpid():
@@ -125,7 +125,7 @@ class RunOwner:
     def _attempt(self, own: Owner) -> int:
         """The number of our claim; 0 where another trainer claimed the run at this moment."""
         self._make_folders()
-        there = records.newest(self._run)
+        there = records.newest_claim(self._run)
         if there is not None:
             self._refuse_living(there)
         number = there.number + 1 if there else 1
@@ -251,7 +251,7 @@ class RunOwner:
         if self._own is None or self._lost is not None:
             return self._lost
         try:
-            there = records.newest(self._run)
+            there = records.newest_claim(self._run)
             if there is not None and there.owner is not None and there.owner.token == self._own.token:
                 return None
             if there is not None and there.owner is None and there.path == self._path:

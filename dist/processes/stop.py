@@ -125,7 +125,7 @@ def answer_from_now_on() -> None:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def signals_blocked() -> Iterator[None]:
     """Signals wait until this ends, or until somebody who can answer them is there; none is lost, and none kills.
 
     While a command starts; and while processes are forked, as a child that still has our socket would speak with our voice.
@@ -137,7 +137,7 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def answer_no_more() -> None:
+def ignore_signals() -> None:
     """For a rank that ends with a code of its own: the first to end makes srun and torchrun send SIGTERM to the others.
 
     Python puts the default handlers back as it shuts down, and the signal would take the code's place; ignoring stays.

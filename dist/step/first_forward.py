@@ -16,7 +16,7 @@ from phalanx.configs.errors import UserError
 from phalanx.dist.batchnorm.report import refuse_one_value
 from phalanx.dist.comm.collectives import gather_json
 from phalanx.dist.comm.process_group import World
-from phalanx.dist.microbatches.forward_passes import Turn
+from phalanx.dist.microbatches.forward_passes import ForwardPass
 from phalanx.dist.microbatches.micro_batch import MicroBatch
 from phalanx.dist.strategies.blocks import blocks
 
@@ -36,7 +36,7 @@ def inspect(
     model: nn.Module,
     plain: nn.Module,
     losses_of: LossesOf,
-    forwards: Iterable[tuple[Turn, MicroBatch]],
+    forwards: Iterable[tuple[ForwardPass, MicroBatch]],
     backward: Callable[[Tensor], None] | None,
     joint: int,
 ) -> tuple[str, ...]:
@@ -55,8 +55,8 @@ def inspect(
     """
     trained = [name for name, parameter in plain.named_parameters() if parameter.requires_grad]
     reached, names = set(trained), tuple[str, ...]()
-    for turn, micro_batch in forwards:
-        with watching(plain, turn, joint) as seen:
+    for forward_pass, micro_batch in forwards:
+        with watching(plain, forward_pass, joint) as seen:
             losses = losses_of(model, micro_batch)
         names, loss = tuple(losses), total(losses)
         reached &= seen.reached(loss)
@@ -103,7 +103,7 @@ class Inspection:
 
 
 @contextmanager
-def watching(model: nn.Module, turn: Turn, joint: int) -> Iterator[Inspection]:
+def watching(model: nn.Module, forward_pass: ForwardPass, joint: int) -> Iterator[Inspection]:
     """Watches the forwards of a model inside.
 
     Args:
@@ -122,7 +122,9 @@ def watching(model: nn.Module, turn: Turn, joint: int) -> Iterator[Inspection]:
     for name, module in model.named_modules():
         hooks.append(module.register_forward_pre_hook(lambda m, _, n=name: inspection.note(m, n, recurse=n in whole)))
         if isinstance(module, _BatchNorm):
-            hooks.append(module.register_forward_pre_hook(lambda m, x, name=name: refuse_one_value(name, m, x[0], turn, joint)))
+            hooks.append(
+                module.register_forward_pre_hook(lambda m, x, name=name: refuse_one_value(name, m, x[0], forward_pass, joint))
+            )
     try:
         yield inspection
     finally:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from phalanx.dist.batchnorm.groups import JointGroup
-from phalanx.dist.microbatches.forward_passes import Turn
+from phalanx.dist.batchnorm.groups import BatchNormGroup
+from phalanx.dist.microbatches.forward_passes import ForwardPass
 
 
 class GlobalLoss:
@@ -18,11 +18,13 @@ class GlobalLoss:
         divides_by: what the strategy divides the sum of the ranks' gradients by.
     """
 
-    def __init__(self, groups: int, joint_groups: Mapping[tuple[int, ...], JointGroup], divides_by: int):
+    def __init__(self, groups: int, joint_groups: Mapping[tuple[int, ...], BatchNormGroup], divides_by: int):
         self.groups = float(groups)
         self._joint_groups, self._divides_by = joint_groups, divides_by
 
-    def part(self, total: Tensor, weight: float | Tensor, over_all: float | None, turn: Turn) -> tuple[Tensor, Tensor]:
+    def part(
+        self, total: Tensor, weight: float | Tensor, over_all: float | None, forward_pass: ForwardPass
+    ) -> tuple[Tensor, Tensor]:
         """A loss's sum as it is reported, and its share of the loss of the step, times what the strategy divides by.
 
         A weight that depends on predictions is not known over all ranks beforehand: such a loss is divided by the weight of
@@ -34,14 +36,14 @@ class GlobalLoss:
             over_all: the weight over the global batch, where it is known.
         """
         if over_all is None:
-            weight = self._joint_weight(float(weight), turn)
+            weight = self._joint_weight(float(weight), forward_pass)
             total, over_all = total * (1 / weight if weight else 0.0), self.groups
         return total, total * (self._divides_by / over_all if over_all else 0.0)
 
-    def _joint_weight(self, weight: float, turn: Turn) -> float:
+    def _joint_weight(self, weight: float, forward_pass: ForwardPass) -> float:
         """The weight over all ranks that run the turn jointly, the same on each."""
-        if not turn.is_shared:
+        if not forward_pass.is_shared:
             return weight
         sums = torch.tensor(weight, dtype=torch.float64)
-        torch.distributed.all_reduce(sums, group=self._joint_groups[turn.ranks].control)
+        torch.distributed.all_reduce(sums, group=self._joint_groups[forward_pass.ranks].control)
         return float(sums)

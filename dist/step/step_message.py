@@ -36,7 +36,7 @@ class Agreed:
     save: bool
 
 
-class Exchange:
+class StepMessage:
     """Sends and receives the message. `losses` are the names of all losses, in an order that all ranks share."""
 
     def __init__(self, world: World, mine: Share, losses: Sequence[str]):

@@ -68,7 +68,7 @@ class _Step:
     ready: "torch.cuda.Event | None"
 
 
-class Reports:
+class StepMetrics:
     """The steps whose figures are on their way."""
 
     def __init__(self, world: World, mine: Share):

@@ -8,29 +8,29 @@ import torch
 from torch import Tensor, nn
 
 
-def make_twin(model: nn.Module) -> nn.Module:
+def make_eval_copy(model: nn.Module) -> nn.Module:
     """A copy of a model that was not wrapped yet; its parameters have shapes but no memory."""
     shapes = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, dict(shapes))
 
 
 @contextmanager
-def filled(twin: nn.Module, trained: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[nn.Module]:
+def filled(eval_copy: nn.Module, trained: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[nn.Module]:
     """The twin with weights and the buffers of the model that is trained; both are gone afterwards.
 
     Args:
         weights: every parameter's name and whole tensor.
     """
-    places = _places(twin)
-    empty = dict(twin.named_parameters())
+    places = _places(eval_copy)
+    empty = dict(eval_copy.named_parameters())
     for name, tensor in weights:
         for owner, key in places[name]:
             owner._parameters[key] = nn.Parameter(tensor, requires_grad=False)
     for name, module in trained.named_modules():
-        twin.get_submodule(name)._buffers.update(module._buffers)
-    twin.eval()
+        eval_copy.get_submodule(name)._buffers.update(module._buffers)
+    eval_copy.eval()
     try:
-        yield twin
+        yield eval_copy
     finally:
         for name, parameter in empty.items():
             for owner, key in places[name]:

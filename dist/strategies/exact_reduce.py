@@ -17,7 +17,7 @@ from phalanx.dist.comm.collectives import all_gather_flat
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.sampler import Share, share
 from phalanx.dist.strategies import summation_tree
-from phalanx.dist.strategies.summation_tree import Node
+from phalanx.dist.strategies.summation_tree import TreeNode
 
 BUCKET_BYTES = 25 << 20  # DDP's size
 IN_EXCHANGE = 4  # buckets that are being exchanged, and handed out; what was sent and received is held until then
@@ -35,7 +35,7 @@ class _Bucket:
 
     parameters: list[nn.Parameter]
     elements: int
-    sums: dict[Node, Tensor] = field(default_factory=dict)
+    sums: dict[TreeNode, Tensor] = field(default_factory=dict)
     missing: int = 0
     exchange: "tuple[Tensor, torch.distributed.Work | None] | None" = None
 
@@ -104,7 +104,7 @@ class ExactReduce:
         flat = torch.cat([*pieces, pieces[0].new_zeros(padding)])
         for parameter in bucket.parameters:
             parameter.grad = None
-        summation_tree.add(bucket.sums, Node(0, number), flat, self._mine.total, Tensor.add_)
+        summation_tree.add(bucket.sums, TreeNode(0, number), flat, self._mine.total, Tensor.add_)
         if number == self._mine.last - 1 and self._world.ranks.world > 1:
             self._exchange(bucket)
 
@@ -146,7 +146,7 @@ class ExactReduce:
         incoming, work = bucket.exchange
         _wait(work)
         nodes = [node for held in self._held for node in held]
-        sums: dict[Node, Tensor] = {}
+        sums: dict[TreeNode, Tensor] = {}
         for node, piece in zip(nodes, incoming.split(self._slice(bucket)), strict=True):
             summation_tree.add(sums, node, piece, self._mine.total, Tensor.add_)
         (slice_total,) = sums.values()

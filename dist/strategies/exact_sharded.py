@@ -16,11 +16,11 @@ from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor
 
 from phalanx.dist.comm.process_group import World
-from phalanx.dist.microbatches.forward_passes import Turn, turns
+from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes
 from phalanx.dist.strategies import summation_tree
 from phalanx.dist.strategies.replicated import MakeOptimizer
 from phalanx.dist.strategies.sharded import Sharded
-from phalanx.dist.strategies.summation_tree import Node
+from phalanx.dist.strategies.summation_tree import TreeNode
 
 if TYPE_CHECKING:
     from phalanx.configs.sections.dist import DistConfig
@@ -37,9 +37,9 @@ class _TreeReduceScatter(ReduceScatter):
         place: of the turn that runs; None in the warm-up.
     """
 
-    def __init__(self, everyones: Sequence[Sequence[Turn]], total: int):
+    def __init__(self, everyones: Sequence[Sequence[ForwardPass]], total: int):
         self._everyones, self._total = everyones, total
-        self._sums: dict[Node, Tensor] = {}
+        self._sums: dict[TreeNode, Tensor] = {}
         self.place: int | None = None
 
     def allocate(self, size: Sequence[int | torch.SymInt], *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -53,9 +53,9 @@ class _TreeReduceScatter(ReduceScatter):
         if self.place is None:
             return
         for own, piece in zip(self._everyones, incoming.chunk(len(self._everyones)), strict=True):
-            turn = own[self.place]
-            if not turn.is_filler:
-                summation_tree.add(self._sums, Node(0, turn.first), piece, self._total, Tensor.add_)
+            forward_pass = own[self.place]
+            if not forward_pass.is_filler:
+                summation_tree.add(self._sums, TreeNode(0, forward_pass.first), piece, self._total, Tensor.add_)
         if self.place == len(self._everyones[0]) - 1:
             output_tensor.copy_(self._sums.pop(summation_tree.root(self._total)))
             assert not self._sums
@@ -66,17 +66,17 @@ class ExactSharded(Sharded):
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World, micro_batches: int):
         super().__init__(model, make_optimizer, config, world)
-        everyones = turns(micro_batches, 1, world.ranks.world)
+        everyones = forward_passes(micro_batches, 1, world.ranks.world)
         self._last, self._place = len(everyones[0]) - 1, 0
         self._sums: list[_TreeReduceScatter] = []
-        for module in self.plain.modules():
+        for module in self.unwrapped.modules():
             if isinstance(module, FSDPModule):
                 self._sums.append(_TreeReduceScatter(everyones, micro_batches))
                 module.set_custom_reduce_scatter(self._sums[-1])
                 # Nothing is divided, before or after.
                 module.set_force_sum_reduction_for_comms(True)
                 module.set_gradient_divide_factor(1.0)
-        self.divides_by = 1
+        self.grad_divisor = 1
 
     def _begin(self, number: int | None, last: bool) -> None:
         super()._begin(number, True)

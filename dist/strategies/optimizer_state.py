@@ -37,7 +37,7 @@ def scalars(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
     return result
 
 
-def make_room(
+def allocate_state(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, nn.Parameter],
     stored: "Mapping[str, StoredTensor]",

@@ -26,14 +26,14 @@ class Replicated:
     """One rank alone: the base of the strategies whose optimizer is torch's over the model's own parameters."""
 
     collective = False
-    divides_by = 1
+    grad_divisor = 1
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer):
-        self.model = self.plain = model
+        self.model = self.unwrapped = model
         self.parameters = dict(model.named_parameters())
         self.optimizer = make_optimizer({n: p for n, p in self.parameters.items() if p.requires_grad})
 
-    def turn(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+    def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
@@ -63,14 +63,14 @@ class Replicated:
     def scalars(self) -> dict[str, Any]:
         return optimizer_state.scalars(self.optimizer, self.parameters)
 
-    def make_room(self, stored: "Manifest") -> None:
-        optimizer_state.make_room(self.optimizer, self.parameters, stored.tensors, stored.state["optimizer"])
+    def allocate_state(self, stored: "Manifest") -> None:
+        optimizer_state.allocate_state(self.optimizer, self.parameters, stored.tensors, stored.state["optimizer"])
 
-    def restored(self) -> None:
+    def after_load(self) -> None:
         """The entries were the parameters themselves."""
 
-    def whole(self) -> AbstractContextManager[nn.Module]:
-        return nullcontext(self.plain)
+    def full_params(self) -> AbstractContextManager[nn.Module]:
+        return nullcontext(self.unwrapped)
 
 
 class Ddp(Replicated):
@@ -90,9 +90,9 @@ class Ddp(Replicated):
             kind = type(wrapped).__name__
             raise UserError(f"Accelerate wrapped the model as {kind}, not for DDP. Unset ACCELERATE_* variables.", shared=True)
         self.model = self._wrapped = wrapped
-        self.divides_by = world.ranks.world
+        self.grad_divisor = world.ranks.world
 
-    def turn(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+    def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self._wrapped.no_sync()
 
 
@@ -104,7 +104,7 @@ class Exact(Replicated):
         self._reduce = ExactReduce([p for p in self.parameters.values() if p.requires_grad], world, mine)
 
     @contextmanager
-    def turn(self, number: int | None, last: bool) -> Iterator[None]:
+    def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
         if number is not None:
             self._reduce.expect(number)
         yield

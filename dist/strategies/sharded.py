@@ -19,7 +19,7 @@ from phalanx.configs.errors import UserError
 from phalanx.dist import precision
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.strategies.blocks import blocks
-from phalanx.dist.strategies.eval_copy import filled, make_twin
+from phalanx.dist.strategies.eval_copy import filled, make_eval_copy
 from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
 
 if TYPE_CHECKING:
@@ -48,19 +48,19 @@ class Sharded(Replicated):
             )
         self._config, self._device = config, world.device
         self._mesh = _mesh(config, world)
-        self._twin = make_twin(model)
+        self._eval_copy = make_eval_copy(model)
         _shard(model, config, self._mesh, self._device)
         super().__init__(model, make_optimizer)
-        self.divides_by = world.ranks.world
+        self.grad_divisor = world.ranks.world
 
     @contextmanager
-    def turn(self, number: int | None, last: bool) -> Iterator[None]:
+    def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
         self._begin(number, last)
         yield
 
     def _begin(self, number: int | None, last: bool) -> None:
-        assert isinstance(self.plain, FSDPModule)
-        self.plain.set_requires_gradient_sync(last or self._config.exchange == "micro_batch")
+        assert isinstance(self.unwrapped, FSDPModule)
+        self.unwrapped.set_requires_gradient_sync(last or self._config.exchange == "micro_batch")
 
     def gradients(self) -> list[Tensor]:
         with torch.no_grad():  # where to_local gives the shard itself
@@ -75,8 +75,8 @@ class Sharded(Replicated):
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         return self.sum_of_parts(nn.utils.get_total_norm(gradients).square()).sqrt()
 
-    def whole(self) -> AbstractContextManager[nn.Module]:
-        return filled(self._twin, self.plain, self._gathered())
+    def full_params(self) -> AbstractContextManager[nn.Module]:
+        return filled(self._eval_copy, self.unwrapped, self._gathered())
 
     def _gathered(self) -> Iterable[tuple[str, Tensor]]:
         """Every parameter whole, one after another."""

@@ -18,17 +18,17 @@ class Strategy(Protocol):
 
     Attributes:
         model: what a task calls while training.
-        plain: the module that was built; its submodules and buffers have their plain names.
+        unwrapped: the module that was built; its submodules and buffers have their plain names.
         collective: whether forwards and backwards wait for other ranks; a rank short of micro-batches runs fillers.
-        divides_by: what the strategy divides the sum of the ranks' gradients by.
+        grad_divisor: what the strategy divides the sum of the ranks' gradients by.
     """
 
     model: nn.Module
-    plain: nn.Module
+    unwrapped: nn.Module
     collective: bool
-    divides_by: int
+    grad_divisor: int
 
-    def turn(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+    def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
         """Wraps one forward and backward of this rank's; gradients meet in its last, or where memory asks for it.
 
         Args:
@@ -68,14 +68,14 @@ class Strategy(Protocol):
         """The optimizer's state besides tensors, as JSON, by the parameters' names."""
         ...
 
-    def make_room(self, stored: "Manifest") -> None:
+    def allocate_state(self, stored: "Manifest") -> None:
         """Gives an optimizer that has not stepped yet the state of a checkpoint, its tensors still to be filled."""
         ...
 
-    def restored(self) -> None:
+    def after_load(self) -> None:
         """The tensors of the entries were filled from a checkpoint."""
         ...
 
-    def whole(self) -> AbstractContextManager[nn.Module]:
+    def full_params(self) -> AbstractContextManager[nn.Module]:
         """A plain module with all weights on this rank; its forwards wait for nobody. All ranks call together."""
         ...

@@ -13,28 +13,28 @@ from phalanx.dist.microbatches.sampler import Share
 T = TypeVar("T")
 
 
-class Node(NamedTuple):
+class TreeNode(NamedTuple):
     """A sum: of the micro-batches `place * 2**level` up to `(place + 1) * 2**level`, as far as there are any."""
 
     level: int
     place: int
 
 
-def root(total: int) -> Node:
+def root(total: int) -> TreeNode:
     """The sum of all `total` micro-batches."""
-    return Node((total - 1).bit_length(), 0)
+    return TreeNode((total - 1).bit_length(), 0)
 
 
-def _parent(node: Node) -> Node:
-    return Node(node.level + 1, node.place // 2)
+def _parent(node: TreeNode) -> TreeNode:
+    return TreeNode(node.level + 1, node.place // 2)
 
 
-def _has_right_sibling(node: Node, total: int) -> bool:
+def _has_right_sibling(node: TreeNode, total: int) -> bool:
     """Whether a left node has a partner: whether any micro-batch lies to the right of it."""
     return (node.place + 1) << node.level < total
 
 
-def add(sums: dict[Node, T], node: Node, value: T, total: int, plus: Callable[[T, T], T]) -> None:
+def add(sums: dict[TreeNode, T], node: TreeNode, value: T, total: int, plus: Callable[[T, T], T]) -> None:
     """Puts a node's sum among the others, and adds up siblings as far as they are there.
 
     Args:
@@ -43,12 +43,12 @@ def add(sums: dict[Node, T], node: Node, value: T, total: int, plus: Callable[[T
     """
     while node != root(total):
         if node.place % 2:
-            left = Node(node.level, node.place - 1)
+            left = TreeNode(node.level, node.place - 1)
             if left not in sums:
                 break
             value = plus(sums.pop(left), value)
         elif _has_right_sibling(node, total):
-            right = Node(node.level, node.place + 1)
+            right = TreeNode(node.level, node.place + 1)
             if right not in sums:
                 break
             value = plus(value, sums.pop(right))
@@ -56,9 +56,9 @@ def add(sums: dict[Node, T], node: Node, value: T, total: int, plus: Callable[[T
     sums[node] = value
 
 
-def held(mine: Share) -> list[Node]:
+def held(mine: Share) -> list[TreeNode]:
     """The nodes that a rank is left with once its own micro-batches are added up, from left to right: few."""
-    sums: dict[Node, int] = {}
+    sums: dict[TreeNode, int] = {}
     for number in range(mine.first, mine.last):
-        add(sums, Node(0, number), number, mine.total, lambda left, right: left)
+        add(sums, TreeNode(0, number), number, mine.total, lambda left, right: left)
     return [node for node, _ in sorted(sums.items(), key=lambda item: item[1])]

@@ -19,10 +19,10 @@ from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.strategies import optimizer_state
 from phalanx.dist.strategies.deepspeed_config import STAGES
-from phalanx.dist.strategies.eval_copy import filled, make_twin
+from phalanx.dist.strategies.eval_copy import filled, make_eval_copy
 from phalanx.dist.strategies.rates import Rates
 from phalanx.dist.strategies.zero_engine import start
-from phalanx.dist.strategies.zero_parts import Part, in_groups, in_shards
+from phalanx.dist.strategies.zero_parts import HeldRange, in_groups, in_shards
 
 
 class Zero:
@@ -43,17 +43,17 @@ class Zero:
         self._stage, self._offload = STAGES[config.dist.strategy], config.dist.offload
         self._rank, self._device = world.ranks.rank, world.device
         self.collective = self._stage > 1
-        self.divides_by = world.ranks.world
+        self.grad_divisor = world.ranks.world
         _lay_out(model, world.device)
-        self._twin = make_twin(model) if self._stage == 3 else None
-        self.plain = model
+        self._eval_copy = make_eval_copy(model) if self._stage == 3 else None
+        self.unwrapped = model
         self.parameters = dict(model.named_parameters())
         self._base = make_optimizer({n: p for n, p in self.parameters.items() if p.requires_grad})
         self.model = self._engine = start(model, self._base, config, world)
         self._zero: Any = self._engine.optimizer
         self._parts = self._find_parts()
 
-    def _find_parts(self) -> dict[str, Part]:
+    def _find_parts(self) -> dict[str, HeldRange]:
         """By name, in the order of the model; under stages 1 and 2 only of what is trained."""
         names = {parameter: name for name, parameter in self.parameters.items()}
         find = in_shards if self._stage == 3 else in_groups
@@ -62,7 +62,7 @@ class Zero:
 
     # -- a step ---------------------------------------------------------------------------------------------------------
 
-    def turn(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+    def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
         self._engine.set_gradient_accumulation_boundary(last)
         return nullcontext()
 
@@ -142,7 +142,7 @@ class Zero:
         """By the name of each parameter, the flat tensor under which the optimizer keeps its state."""
         return {name: part.flat for name, part in self._parts.items()}
 
-    def make_room(self, stored: Manifest) -> None:
+    def allocate_state(self, stored: Manifest) -> None:
         scalars: dict[str, dict[str, Any]] = stored.state["optimizer"]
         tensors: dict[str, dict[str, torch.dtype]] = {}
         for full_name, tensor in stored.tensors.items():
@@ -159,7 +159,7 @@ class Zero:
             if state:
                 self._base.state[flat] = state
 
-    def restored(self) -> None:
+    def after_load(self) -> None:
         """Brings the weights that the model computes with up to what was read into the optimizer's."""
         zero = self._zero
         if self._stage < 3:
@@ -174,20 +174,20 @@ class Zero:
 
     # -- evaluation -----------------------------------------------------------------------------------------------------
 
-    def whole(self) -> AbstractContextManager[nn.Module]:
-        if self._twin is None:
+    def full_params(self) -> AbstractContextManager[nn.Module]:
+        if self._eval_copy is None:
             return self._itself()
-        return filled(self._twin, self.plain, self._gathered())
+        return filled(self._eval_copy, self.unwrapped, self._gathered())
 
     @contextmanager
     def _itself(self) -> Iterator[nn.Module]:
-        yield self.plain
+        yield self.unwrapped
 
     def _gathered(self) -> Iterable[tuple[str, Tensor]]:
         """Every parameter whole, one after another."""
         for name, parameter in self.parameters.items():
             shard = parameter.ds_tensor.detach().to(self._device)  # type: ignore[attr-defined]
-            flat = shard.new_empty(shard.numel() * self.divides_by)
+            flat = shard.new_empty(shard.numel() * self.grad_divisor)
             torch.distributed.all_gather_into_tensor(flat, shard)
             shape = parameter.ds_shape  # type: ignore[attr-defined]
             yield name, flat[: shape.numel()].view(shape)

@@ -14,7 +14,7 @@ from phalanx.dist.checkpoint.entries import Entry, Kind
 
 
 @dataclass(frozen=True)
-class Part:
+class HeldRange:
     """The range of a parameter that this rank holds.
 
     Attributes:
@@ -37,7 +37,7 @@ class Part:
         return Entry(name, kind, held, self.shape, self.start, replicated=False)
 
 
-def in_groups(zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> Iterator[tuple[str, Part]]:
+def in_groups(zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> Iterator[tuple[str, HeldRange]]:
     """The parts under stages 1 and 2.
 
     Args:
@@ -54,10 +54,10 @@ def in_groups(zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> Iterat
             start, stop = max(place, first), min(place + parameter.numel(), last)
             size = max(0, stop - start)
             at, offset = (start - place, start - first) if size else (0, 0)
-            yield names[parameter], Part(tuple(parameter.shape), at, size, mine, offset)
+            yield names[parameter], HeldRange(tuple(parameter.shape), at, size, mine, offset)
 
 
-def in_shards(zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> Iterator[tuple[str, Part]]:
+def in_shards(zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> Iterator[tuple[str, HeldRange]]:
     """The parts under stage 3, also of parameters that are not trained.
 
     Args:
@@ -74,7 +74,7 @@ def in_shards(zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> Iterat
             yield name, _shard(parameter, rank, parameter.ds_tensor, 0)  # type: ignore[attr-defined]
 
 
-def _shard(parameter: Any, rank: int, flat: Tensor, offset: int) -> Part:
+def _shard(parameter: Any, rank: int, flat: Tensor, offset: int) -> HeldRange:
     start = min(rank * parameter.partition_numel(), parameter.ds_numel)
     size = min(parameter.partition_numel(), parameter.ds_numel - start)
-    return Part(tuple(parameter.ds_shape), start if size else 0, size, flat, offset)
+    return HeldRange(tuple(parameter.ds_shape), start if size else 0, size, flat, offset)

@@ -8,7 +8,7 @@ from typing import Any
 from phalanx.configs.errors import UserError, printable
 from phalanx.dist.checkpoint.manifest import scalars_to_json
 from phalanx.dist.checkpoint.tools import choose
-from phalanx.dist.checkpoint.tools.listing import Listed, listed
+from phalanx.dist.checkpoint.tools.listing import ListedCheckpoint, listed
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser
 
@@ -40,7 +40,7 @@ def _best(run: RunDirectory) -> tuple[str | None, str]:
     return settings.best, settings.best_mode
 
 
-def _facts(one: Listed) -> dict[str, Any]:
+def _facts(one: ListedCheckpoint) -> dict[str, Any]:
     if one.manifest is None:
         return {"step": one.step, "whole": False, "problem": one.problem}
     stored = one.manifest
@@ -48,7 +48,7 @@ def _facts(one: Listed) -> dict[str, Any]:
     return {"step": one.step, "whole": True} | facts | {"metrics": scalars_to_json(stored.metrics), "best": one.best}
 
 
-def _table(found: Sequence[Listed], metric: str | None) -> list[str]:
+def _table(found: Sequence[ListedCheckpoint], metric: str | None) -> list[str]:
     """Aligned columns: numbers to the right, a column a metric; the reason in place of all where one is broken."""
     names = list(dict.fromkeys(name for one in found if one.manifest for name in one.manifest.metrics))
     rows = [["step", "size", "ranks", "strategy", "samples", *names, ""]]
@@ -64,7 +64,7 @@ def _table(found: Sequence[Listed], metric: str | None) -> list[str]:
     ]
 
 
-def _row(one: Listed, names: Sequence[str], metric: str | None) -> list[str]:
+def _row(one: ListedCheckpoint, names: Sequence[str], metric: str | None) -> list[str]:
     stored = one.manifest
     assert stored is not None
     metrics = [f"{stored.metrics[name]:.4f}" if name in stored.metrics else "-" for name in names]

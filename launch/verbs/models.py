@@ -7,7 +7,7 @@ from typing import Any
 from phalanx.configs.errors import ExitCode, UserError
 from phalanx.launch.arguments import Parser
 from phalanx.models import registry
-from phalanx.models.entry import Entry
+from phalanx.models.entry import ModelSpec
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +34,7 @@ def _kinds() -> list[str]:
     return list(dict.fromkeys(entry.kind for entry in registry.MODELS.values()))
 
 
-def _facts(name: str, entry: Entry) -> dict[str, Any]:
+def _facts(name: str, entry: ModelSpec) -> dict[str, Any]:
     """What the table says; nothing is imported."""
     return {
         "name": name,
@@ -74,7 +74,7 @@ def _one(name: str) -> dict[str, Any]:
     return {"name": name, "kind": "backbone", "params": params, "source": "timm", "weights": ["timm"]} | built
 
 
-def _table(found: Mapping[str, Entry]) -> list[str]:
+def _table(found: Mapping[str, ModelSpec]) -> list[str]:
     rows = [("name", "kind", "parameters", "score", "source")]
     rows += [(name, e.kind, f"{e.params:,}", _number(e.score), e.source) for name, e in found.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]

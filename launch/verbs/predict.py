@@ -33,7 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     elif given.step is not None:
         chosen = choose.of_step(run, given.step)
     else:
-        chosen = choose.newest(run)
+        chosen = choose.newest_checkpoint(run)
     for step, problem in chosen.passed_over:
         print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
 

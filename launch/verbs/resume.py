@@ -9,7 +9,7 @@ from phalanx.configs.errors import ExitCode, UserError
 from phalanx.dist.checkpoint.tools import choose
 from phalanx.dist.checkpoint.tools.fork import fork, refuse_taken
 from phalanx.dist.processes.environment import find
-from phalanx.dist.processes.stop import held_back
+from phalanx.dist.processes.stop import signals_blocked
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, forked, resumed
 from phalanx.launch.starting import start
@@ -18,7 +18,7 @@ from phalanx.train.setup.checks import check
 
 
 def main(arguments: Sequence[str]) -> int:
-    with held_back():
+    with signals_blocked():
         parser = Parser(prog="phalanx resume", description="Goes on with a run, on whatever hardware there is.")
         parser.add_argument("run", metavar="RUN", help="the run directory")
         add_config(parser)
@@ -67,7 +67,7 @@ def _fork(given: argparse.Namespace, stop: Sequence[str]) -> int:
     new = RunDirectory.of(config)
     refuse_taken(new)
     check(config, given.nproc or 1)
-    chosen = choose.newest(run) if given.step is None else choose.of_step(run, given.step)
+    chosen = choose.newest_checkpoint(run) if given.step is None else choose.of_step(run, given.step)
     for step, problem in chosen.passed_over:
         print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
     fork(run, chosen.path, config)

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from phalanx.configs.load import stored
-from phalanx.dist.processes.stop import held_back
+from phalanx.dist.processes.stop import signals_blocked
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, recipe
 from phalanx.launch.starting import start
 
 
 def main(arguments: Sequence[str]) -> int:
-    with held_back():
+    with signals_blocked():
         parser = Parser(prog="phalanx train", description="Trains a recipe, or goes on with the run of that name.")
         add_config(parser)
         add_nproc(parser)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from phalanx.models.entry import Entry, Family, OwnOption
+from phalanx.models.entry import Family, ModelSpec, OwnOption
 
 _HERE = "phalanx.models.detection."
 _FASTER = "Ren et al., NeurIPS 2015, arXiv:1506.01497"
@@ -35,7 +35,7 @@ _MASK_CHANNELS = {
 }
 
 
-def _entry(module: str, paper: str, params: int, norm: str, **more: Any) -> Entry:
+def _entry(module: str, paper: str, params: int, norm: str, **more: Any) -> ModelSpec:
     """One on any backbone. Parameters are those for 91 classes, the background among them."""
     own = {"norm": _norm(norm)} | ({} if paper == _FCOS else _ANCHORS) | (_SAMPLES if module == _RCNN else {})
     if module == _RCNN and "weights" not in more:
@@ -43,15 +43,15 @@ def _entry(module: str, paper: str, params: int, norm: str, **more: Any) -> Entr
     given: dict[str, Any] = {"params_source": "derived", "own": own} | more
     takes = ("options",) if "weights" in given else ("drop_path", "backbone", "options")
     family = Family(module, paper, takes, ())
-    return Entry(family, params, kind="detection", classes=91, backbone="resnet50", background=True, **given)
+    return ModelSpec(family, params, kind="detection", classes=91, backbone="resnet50", background=True, **given)
 
 
-def _published(module: str, paper: str, params: int, norm: str, score: float, **more: Any) -> Entry:
+def _published(module: str, paper: str, params: int, norm: str, score: float, **more: Any) -> ModelSpec:
     """torchvision's own, on a ResNet-50."""
     return _entry(module, paper, params, norm, params_source="torchvision", score=score, weights=_COCO, **more)
 
 
-DETECTION: dict[str, Entry] = {
+DETECTION: dict[str, ModelSpec] = {
     "faster_rcnn": _entry(_RCNN, _FASTER, 41_808_406, "batch"),
     "fasterrcnn_resnet50_fpn": _published(_RCNN, _FASTER, 41_755_286, "frozen", 37.0, frozen_eps=_WITHOUT_EPS),
     "fasterrcnn_resnet50_fpn_v2": _published(_RCNN, _IMPROVED, 43_712_278, "batch", 46.7),

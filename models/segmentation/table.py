@@ -3,7 +3,7 @@
 from typing import Any
 
 from phalanx.models.backbones.table import BACKBONES
-from phalanx.models.entry import Entry, Family, OwnOption
+from phalanx.models.entry import Family, ModelSpec, OwnOption
 
 _HERE = "phalanx.models.segmentation."
 _LONG = "Long et al., CVPR 2015, arXiv:1411.4038"
@@ -45,12 +45,12 @@ def _multi_scale(meaning: str) -> OwnOption:
     return OwnOption("true or false", False, meaning)
 
 
-def _entry(family: Family, params: int, params_source: str = "derived", **more: Any) -> Entry:
+def _entry(family: Family, params: int, params_source: str = "derived", **more: Any) -> ModelSpec:
     """Parameters are those for 21 classes."""
-    return Entry(family, params, kind="segmentation", classes=21, params_source=params_source, **more)
+    return ModelSpec(family, params, kind="segmentation", classes=21, params_source=params_source, **more)
 
 
-SEGMENTATION: dict[str, Entry] = {
+SEGMENTATION: dict[str, ModelSpec] = {
     "fcn32s": _entry(_FCN_VGG, 134_346_581, "the paper's 134M", backbone="vgg16", backbones=_VGG, own=_FCN_VGG_OWN),
     "fcn16s": _entry(_FCN_VGG, 134_364_410, backbone="vgg16", backbones=_VGG, own=_FCN_VGG_OWN),
     "fcn8s": _entry(_FCN_VGG, 134_376_863, backbone="vgg16", backbones=_VGG, own=_FCN_VGG_OWN),

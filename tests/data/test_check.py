@@ -12,7 +12,7 @@ from phalanx.data import dataset_info
 from phalanx.data.dataset import Split
 from phalanx.data.inspect.check import as_json, check_part, judge, merged
 from phalanx.data.open import open_split
-from phalanx.data.skip_unreadable import Skipping
+from phalanx.data.skip_unreadable import SkipUnreadable
 from tests.data.pictures import config, image_folder, jpeg, masks, picture, save
 
 
@@ -119,7 +119,7 @@ def test_a_sample_that_cannot_be_read_is_replaced_by_the_next_one(tmp_path: Path
         (tmp_path / f"train/{name}.png").write_bytes(b"x")
     plain = open_split(config("image_folder", tmp_path), "train")
     dataset = open_split(config("image_folder", tmp_path, on_error="skip"), "train")
-    assert isinstance(dataset, Skipping) and dataset.met() == []
+    assert isinstance(dataset, SkipUnreadable) and dataset.met() == []
     for _ in range(2):
         for asked, given in ((0, 0), (1, 3), (2, 3), (3, 3), (4, 0)):
             sample, expected = dataset[asked], plain[given]
@@ -130,7 +130,7 @@ def test_a_sample_that_cannot_be_read_is_replaced_by_the_next_one(tmp_path: Path
         f"phalanx: {tmp_path}/train/class-0/1.png: this file is no image; the next sample is used instead"
     )
     assert dataset_info.class_counts(dataset) == [3, 2] and not isinstance(
-        open_split(config("image_folder", image_folder(tmp_path, split="val"), on_error="skip"), "val"), Skipping
+        open_split(config("image_folder", image_folder(tmp_path, split="val"), on_error="skip"), "val"), SkipUnreadable
     )
 
 

@@ -17,7 +17,7 @@ from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
 from phalanx.data.inspect.check import check_part, judge
 from phalanx.data.open import open_split
-from phalanx.data.skip_unreadable import Skipping
+from phalanx.data.skip_unreadable import SkipUnreadable
 from phalanx.data.transforms.pipeline import pipeline
 from tests.data.annotations import COCO, SIZES
 
@@ -330,7 +330,7 @@ def test_an_image_that_is_listed_but_absent_is_named_or_passed_over_in_training(
     with pytest.raises(UserError, match=r"9\.\w+: there is no such file\. 1 of . samples cannot be read"):
         judge(check_part(data, config, 0, 1, lambda: None), data, config, "train")
     skipping = open_split(config.model_copy(update={"on_error": "skip"}), "train")
-    assert isinstance(skipping, Skipping)
+    assert isinstance(skipping, SkipUnreadable)
     assert torch.equal(skipping[len(data) - 1]["boxes"], data[0]["boxes"]) and skipping.met() == [len(data) - 1]
 
 

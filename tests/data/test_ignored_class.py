@@ -16,7 +16,7 @@ from phalanx.data.open import open_split
 from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.microbatches.sampler import Draw
 from phalanx.train import tasks
-from phalanx.train.setup.build import facts as data_facts
+from phalanx.train.setup.build import data_info as data_facts
 from tests.data.pictures import config, masks, picture, save
 from tests.support.running import DIGITS
 

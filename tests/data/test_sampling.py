@@ -9,7 +9,7 @@ import torch
 
 from phalanx.configs.errors import UserError
 from phalanx.data import dataset_info
-from phalanx.data.splits import Subset, evened
+from phalanx.data.splits import Subset, resampled
 from tests.data.examples import Noise, assert_same, loader, recipe, steps
 
 
@@ -73,7 +73,7 @@ class Objects(Noise):
 
 def _drawn(threshold: float, seed: int = 1) -> list[int]:
     """The images that the samples of an epoch are."""
-    even: list[int] = evened(Objects(), recipe(f"data.repeat_threshold={threshold}").data, seed).indices.tolist()
+    even: list[int] = resampled(Objects(), recipe(f"data.repeat_threshold={threshold}").data, seed).indices.tolist()
     return even
 
 
@@ -97,15 +97,15 @@ def test_which_images_come_again_follows_from_the_seed() -> None:
 
 
 def test_boxes_are_counted_as_often_as_they_come() -> None:
-    even = evened(Objects(), recipe("data.repeat_threshold=0.5").data, 1)
+    even = resampled(Objects(), recipe("data.repeat_threshold=0.5").data, 1)
     expected = sum(Objects().counts_of(index) for index in even.indices.tolist())
     assert dataset_info.class_counts(even) == expected.tolist()
     half = Subset(Objects(), numpy.arange(100))
-    assert dataset_info.class_counts(evened(half, recipe().data, 1)) == dataset_info.class_counts(
+    assert dataset_info.class_counts(resampled(half, recipe().data, 1)) == dataset_info.class_counts(
         half
     )  # a part of a split, too
 
 
 def test_objects_that_are_not_counted_cannot_be_evened_out() -> None:
     with pytest.raises(UserError, match=r"data\.sampling=class_balanced needs .* or, for detection, one with the method"):
-        evened(Noise("detection"), recipe().data, 1)
+        resampled(Noise("detection"), recipe().data, 1)

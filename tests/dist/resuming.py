@@ -4,16 +4,16 @@ from pathlib import Path
 
 from phalanx.dist.checkpoint import manifest
 from phalanx.dist.checkpoint.manifest import Manifest
-from phalanx.dist.checkpoint.restore import newest, restore
+from phalanx.dist.checkpoint.restore import newest_valid_on_all, restore
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 
 
 def resume(world: World, engine: Engine, folder: Path) -> Manifest:
-    path, passed_over = newest(world, folder)
+    path, passed_over = newest_valid_on_all(world, folder)
     assert path is not None and not passed_over
     stored = manifest.read(path)
-    engine.make_room(stored)
+    engine.allocate_state(stored)
     restore(path, stored, engine.entries())
-    engine.restored()
+    engine.after_load()
     return stored

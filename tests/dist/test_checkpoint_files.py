@@ -17,7 +17,7 @@ from phalanx.dist.checkpoint.layout import Range, cut, gaps
 from phalanx.dist.checkpoint.manifest import BrokenCheckpoint, scalars_from_json, scalars_to_json
 from phalanx.dist.checkpoint.plan import own_ranges
 from phalanx.dist.checkpoint.retention import Retention
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.checkpoint.tools.consolidate import consolidate
 from phalanx.dist.comm.process_group import World
 from tests.support.rank_pool import Pool
@@ -41,7 +41,7 @@ def write(world: World, folder: Path, step: int) -> int:
     moment = whole("weight@exp_avg", "optimizer", torch.ones(2, 617))
     entries = [*(whole(n, "model", t) for n, t in TENSORS.items()), moment, rows]
     state = {"nan": float("nan"), "infinite": float("-inf"), "third": 1 / 3}
-    progress = Progress(step, 10 * step, "ddp", "digest", state, {"val/top1": step / 10})
+    progress = CheckpointInfo(step, 10 * step, "ddp", "digest", state, {"val/top1": step / 10})
     path = save(world, folder, entries, progress, smallest_file=0)
     return (path / f"shards/rank-{world.ranks.rank:05d}.safetensors").stat().st_size
 
@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     harm, sentence = DAMAGE[damage]
     monkeypatch.chdir(checkpoints)
     harm(checkpoints / "step-00000002")
-    path, passed_over = reader.newest_whole(checkpoints)
+    path, passed_over = reader.newest_valid(checkpoints)
     assert path == checkpoints / "step-00000001"
     assert len(passed_over) == 1 and passed_over[0][0] == 2 and sentence in passed_over[0][1]
     assert not (checkpoints / "harmed").exists()

@@ -13,7 +13,7 @@ def told(world: World, direct_ranks: int) -> list[Any]:
     own = [SHORT, LONG] if world.ranks.is_main else [None, "nobody's"]
     before, collectives._DIRECT_RANKS = collectives._DIRECT_RANKS, direct_ranks
     try:
-        return [collectives.tell_all(world, value) for value in own]
+        return [collectives.broadcast_object(world, value) for value in own]
     finally:
         collectives._DIRECT_RANKS = before
 

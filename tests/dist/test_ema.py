@@ -14,7 +14,7 @@ from benchmarks import parity_cases as cases
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.dist.checkpoint.layout import EMA, MICRO_BATCHES
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from tests.dist import test_precision as overflowing
@@ -238,7 +238,7 @@ def saved(world: World, settings: RunConfig, folder: Path) -> tuple[Any, Bits]:
     warm_up(engine)
     run_steps(engine, range(2))
     own = parts(engine)
-    save(world, folder, engine.entries(), Progress(2, 64, settings.dist.strategy, "digest", engine.scalars()))
+    save(world, folder, engine.entries(), CheckpointInfo(2, 64, settings.dist.strategy, "digest", engine.scalars()))
     run_steps(engine, range(2, STEPS))
     return own, held(engine)
 

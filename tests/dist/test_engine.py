@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.randomness import key, seed_everything
@@ -200,14 +200,14 @@ def warmed_up_twice(world: World) -> None:
     """A warm-up leaves no trace: not in buffers or statistics, gradients or random state."""
     engine = engine_on(world, config())
     train(world, engine, [0])
-    before = {n: t.clone() for n, t in engine.plain.state_dict().items()}
+    before = {n: t.clone() for n, t in engine.unwrapped.state_dict().items()}
     rows = {n: r.clone() for n, r in engine.statistics.rows()}
     drawn = torch.random.get_rng_state()
     engine.warm_up(losses, [micro_batch(7, engine.mine.first)])
-    assert all(torch.equal(t, before[n]) for n, t in engine.plain.state_dict().items())
+    assert all(torch.equal(t, before[n]) for n, t in engine.unwrapped.state_dict().items())
     assert all(torch.equal(r, rows[n]) for n, r in engine.statistics.rows())
     assert torch.equal(drawn, torch.random.get_rng_state())
-    assert all(p.grad is None for p in engine.plain.parameters())
+    assert all(p.grad is None for p in engine.unwrapped.parameters())
 
 
 def test_the_warm_up_leaves_no_trace(pool: Pool) -> None:
@@ -255,14 +255,14 @@ def saved(world: World, folder: Path) -> None:
     engine = engine_on(world, config())
     train(world, engine, range(2))
     assert engine.all_finite()
-    save(world, folder, engine.entries(), Progress(2, 64, "ddp", "digest", engine.scalars()))
+    save(world, folder, engine.entries(), CheckpointInfo(2, 64, "ddp", "digest", engine.scalars()))
 
 
 def gone_on(world: World, folder: Path) -> dict[str, Tensor]:
     """Restores into an engine with other weights, checks that everything is there again, and trains a step more."""
     engine = engine_on(world, config())
     with torch.no_grad():
-        for parameter in engine.plain.parameters():
+        for parameter in engine.unwrapped.parameters():
             parameter.fill_(float("nan"))
     resume(world, engine, folder)
     train(world, engine, [2])
@@ -282,7 +282,7 @@ def diverged(world: World) -> bool:
     engine = engine_on(world, config())
     if world.ranks.rank == 1:
         with torch.no_grad():
-            engine.plain[0].weight[0, 0, 0, 0] = float("inf")  # type: ignore[index]
+            engine.unwrapped[0].weight[0, 0, 0, 0] = float("inf")  # type: ignore[index]
     return engine.all_finite()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from phalanx.dist.health.hang import Heard, Noticeboard, Sign, Verdict, judge
+from phalanx.dist.health.hang import HangReport, Heard, Noticeboard, Sign, judge
 from phalanx.dist.health.watchdog import watched
 from phalanx.dist.heartbeat import Stage, beat
 from phalanx.dist.processes.children import born, kill_rank
@@ -186,7 +186,7 @@ _AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a fi
 @pytest.mark.parametrize("planted", [pytest.param("of others", marks=_AS_ROOT), "a link", "writable by others", "a pipe"])
 def test_what_others_wrote_into_the_heartbeat_folder_is_not_read(tmp_path: Path, planted: str) -> None:
     board, other = (Noticeboard(tmp_path, rank, "once") for rank in (0, 1))
-    verdict = Verdict("once", 1, [0], [0], 3, "forward", [], 1000.0)
+    verdict = HangReport("once", 1, [0], [0], 3, "forward", [], 1000.0)
     sign = _heard(3, "forward", 1.0).sign
     assert sign is not None
     board.publish(sign)

@@ -8,7 +8,7 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
-from phalanx.dist.batchnorm.sync_batchnorm import JointBatchNorm, convert, partners_of
+from phalanx.dist.batchnorm.sync_batchnorm import CpuSyncBatchNorm, convert, stats_group_of
 from phalanx.dist.comm.process_group import World
 from tests.dist.tracing import collectives
 from tests.support.rank_pool import Pool
@@ -71,12 +71,12 @@ def _train(model: nn.Module, batches: Tensor, weights: Sequence[Tensor], rows: s
 def on_ranks(world: World, name: str, sizes: Sequence[int], channels_last: bool) -> dict[str, Tensor]:
     """This rank's rows, with its gradients summed over ranks."""
     model, batches, weights = _made(name)
-    model, converted = convert(model, JointBatchNorm)
+    model, converted = convert(model, CpuSyncBatchNorm)
     assert converted and not any(type(m).__name__.startswith("BatchNorm") for m in model.modules())
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         batches = torch.stack([b.to(memory_format=torch.channels_last) for b in batches])
-    partners_of(model).group = torch.distributed.new_group(list(range(world.ranks.world)))
+    stats_group_of(model).group = torch.distributed.new_group(list(range(world.ranks.world)))
     start = sum(sizes[: world.ranks.rank])
     found = _train(model, batches, weights, slice(start, start + sizes[world.ranks.rank]))
     for parameter_name, _ in model.named_parameters():
@@ -103,12 +103,12 @@ def test_it_equals_batchnorm_on_the_whole_batch(pool: Pool, name: str, sizes: tu
 def without_communication(world: World) -> tuple[int, int]:
     """In evaluation, and in a turn without partners, nothing is exchanged."""
     model, batches, _ = _made("cnn")
-    model, _ = convert(model, JointBatchNorm)
+    model, _ = convert(model, CpuSyncBatchNorm)
     group = torch.distributed.new_group(list(range(world.ranks.world)))
     plain = _made("cnn")[0]
     with collectives() as found:
         assert torch.equal(model.train()(batches[0]), plain.train()(batches[0]))
-        partners_of(model).group = group
+        stats_group_of(model).group = group
         assert torch.equal(model.eval()(batches[0]), plain.eval()(batches[0]))
     with collectives() as together:
         model.train()(batches[0])
@@ -123,9 +123,9 @@ def test_evaluation_and_turns_alone_exchange_nothing(pool: Pool) -> None:
 def half(world: World, layout: torch.memory_format) -> list[float]:
     """Under bf16 sums are float32's: output and gradients differ from float32's by the rounding of bf16 alone."""
     _, batches, _weights = _made("cnn")
-    layer, _ = convert(nn.BatchNorm2d(3), JointBatchNorm)
+    layer, _ = convert(nn.BatchNorm2d(3), CpuSyncBatchNorm)
     plain = nn.BatchNorm2d(3)
-    partners_of(layer).group = torch.distributed.new_group(list(range(world.ranks.world)))
+    stats_group_of(layer).group = torch.distributed.new_group(list(range(world.ranks.world)))
     rows = slice(world.ranks.rank * 6, world.ranks.rank * 6 + 6)
     rounded, along = batches[0].to(torch.bfloat16), batches[1].to(torch.bfloat16)
     own = rounded[rows].contiguous(memory_format=layout).requires_grad_()
@@ -151,12 +151,12 @@ def test_converted_layers_keep_parameters_names_and_modes() -> None:
     model = _cnn()
     model[1].eval()
     names: dict[str, Any] = dict([*model.named_parameters(), *model.named_buffers()])
-    converted, replaced = convert(model, JointBatchNorm)
+    converted, replaced = convert(model, CpuSyncBatchNorm)
     assert replaced == ["1", "4"] and not converted[1].training and converted[4].training
     after = dict([*converted.named_parameters(), *converted.named_buffers()])
     assert after.keys() == names.keys() and all(after[n] is names[n] for n in names)
 
 
 def test_a_layer_that_is_the_model_itself_is_converted() -> None:
-    layer, replaced = convert(nn.BatchNorm2d(3), JointBatchNorm)
-    assert isinstance(layer, JointBatchNorm) and replaced == [""]
+    layer, replaced = convert(nn.BatchNorm2d(3), CpuSyncBatchNorm)
+    assert isinstance(layer, CpuSyncBatchNorm) and replaced == [""]

@@ -14,7 +14,7 @@ from benchmarks import parity_cases as cases
 from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist import precision
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.step.loss_scale import LossScale
@@ -135,11 +135,11 @@ def through_an_overflow(world: World, settings: RunConfig, folder: Path) -> tupl
     """Six steps; a checkpoint after the skipped one. Weights before and after the overflow, the rates, and what is left."""
     engine = engine_on(world, settings)
     run_steps(engine, 0, OVERFLOWS)
-    before = held(engine)[: len(list(engine.plain.parameters()))]
+    before = held(engine)[: len(list(engine.unwrapped.parameters()))]
     (skipped,) = run_steps(engine, OVERFLOWS, OVERFLOWS + 1)[-1:]
     after = held(engine)[: len(before)]
     step = OVERFLOWS + 1
-    save(world, folder, engine.entries(), Progress(step, step, settings.dist.strategy, "digest", engine.scalars()))
+    save(world, folder, engine.entries(), CheckpointInfo(step, step, settings.dist.strategy, "digest", engine.scalars()))
     later = run_steps(engine, step, step + 2)
     return before == after, skipped, later[-1], held(engine), engine.scalars()
 

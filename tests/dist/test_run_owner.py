@@ -71,7 +71,7 @@ ELSEWHERE = {"host": "node7", "machine": "another kernel", "process": 4711, "bor
 
 
 def assert_free(run: RunDirectory) -> None:
-    assert owner_record.newest(run) is None and list(owner_record.folder_of(run).iterdir()) == []
+    assert owner_record.newest_claim(run) is None and list(owner_record.folder_of(run).iterdir()) == []
 
 
 def test_a_living_trainer_is_not_disturbed_and_is_named(run: RunDirectory) -> None:

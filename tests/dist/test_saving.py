@@ -12,9 +12,9 @@ import torch
 
 from phalanx.dist.checkpoint import directory, manifest, plan, shard_file
 from phalanx.dist.checkpoint.entries import Entry, whole
-from phalanx.dist.checkpoint.restore import newest, restore
+from phalanx.dist.checkpoint.restore import newest_valid_on_all, restore
 from phalanx.dist.checkpoint.retention import Retention, is_better, superseded
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.checkpoint.saver import Saver
 from phalanx.dist.comm.process_group import World, patient_control
 from tests.support.rank_pool import Pool
@@ -30,17 +30,19 @@ def state_of(world: World, step: int) -> list[Entry]:
         (torch.arange(4 * 3 * 25, dtype=torch.float64) + step).reshape(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
     )
     rank, ranks = world.ranks.rank, world.ranks.world
-    row = Entry("row", "statistics", torch.full((5,), step + rank / 10), (ranks, 5), 5 * rank, replicated=False, fleeting=True)
+    row = Entry(
+        "row", "statistics", torch.full((5,), step + rank / 10), (ranks, 5), 5 * rank, replicated=False, changes_in_forward=True
+    )
     return [whole("shared", "model", shared), whole("nhwc", "model", nhwc), row]
 
 
-def progress(step: int, **metrics: float) -> Progress:
-    return Progress(step, step, "ddp", "digest", {}, metrics)
+def progress(step: int, **metrics: float) -> CheckpointInfo:
+    return CheckpointInfo(step, step, "ddp", "digest", {}, metrics)
 
 
 def assert_holds(world: World, folder: Path, step: int) -> None:
     """The newest checkpoint is of this step, and holds what `state_of` gave then."""
-    path, passed_over = newest(world, folder)
+    path, passed_over = newest_valid_on_all(world, folder)
     assert path is not None and not passed_over and path == directory.step_directory(folder, step)
     entries = [Entry(e.name, e.kind, torch.zeros_like(e.tensor), e.shape, e.start, e.replicated) for e in state_of(world, 0)]
     restore(path, manifest.read(path), entries, workers=2)
@@ -65,7 +67,7 @@ def test_ranks_with_little_share_files(pool: Pool, tmp_path: Path, smallest: int
 
 
 def test_a_thousand_ranks_of_a_small_model_write_few_files() -> None:
-    tensors = [plan.Facts("weight", "model", "F32", (11_000_000,))]
+    tensors = [plan.TensorInfo("weight", "model", "F32", (11_000_000,))]
     assert plan.ranks_a_file(tensors, world=4) == 1
     together = plan.ranks_a_file(tensors, world=1024)
     assert 1024 // together < 50 and plan.whole_bytes(tensors) / (1024 // together) > 1e6
@@ -234,7 +236,7 @@ def without_room(world: World, folder: Path, entry_bytes: int) -> str:
 
 
 def assert_only_the_first_is_there(world: World, folder: Path) -> None:
-    path, passed_over = newest(world, folder)
+    path, passed_over = newest_valid_on_all(world, folder)
     assert path == directory.step_directory(folder, 1) and not passed_over
     assert {p.name for p in folder.iterdir()} <= {"step-00000001", "somebody's"}
 

@@ -18,7 +18,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data.loading.loader import EvaluationLoader, Samples
 from phalanx.data.open import open_split
 from phalanx.data.transforms.pipeline import pipeline
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.randomness import key, seed_everything
@@ -306,7 +306,7 @@ def saved(world: World, settings: RunConfig, folder: Path) -> None:
     engine = engine_for(world, settings, FrozenBackbone)
     run_steps(engine, range(2))
     assert engine.all_finite()
-    save(world, folder, engine.entries(), Progress(2, 64, settings.dist.strategy, "digest", engine.scalars()))
+    save(world, folder, engine.entries(), CheckpointInfo(2, 64, settings.dist.strategy, "digest", engine.scalars()))
 
 
 def gone_on(world: World, settings: RunConfig, folder: Path) -> dict[str, Tensor]:

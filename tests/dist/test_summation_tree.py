@@ -3,7 +3,7 @@
 import pytest
 
 from phalanx.dist.microbatches.sampler import share
-from phalanx.dist.strategies.summation_tree import Node, add, held, root
+from phalanx.dist.strategies.summation_tree import TreeNode, add, held, root
 
 
 def _bracket(left: str, right: str) -> str:
@@ -12,11 +12,11 @@ def _bracket(left: str, right: str) -> str:
 
 def whole(total: int, world: int) -> str:
     """The sum of all micro-batches, written with its brackets, as so many ranks form it."""
-    everybody: dict[Node, str] = {}
+    everybody: dict[TreeNode, str] = {}
     for rank in range(world):
-        mine, sums = share(total, rank, world), dict[Node, str]()
+        mine, sums = share(total, rank, world), dict[TreeNode, str]()
         for number in range(mine.first, mine.last):
-            add(sums, Node(0, number), str(number), total, _bracket)
+            add(sums, TreeNode(0, number), str(number), total, _bracket)
         assert sorted(sums) == sorted(held(mine))
         for node, value in sums.items():
             add(everybody, node, value, total, _bracket)

@@ -18,7 +18,7 @@ from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.restore import restore
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.randomness import key
 from phalanx.dist.microbatches.sampler import share
@@ -102,10 +102,10 @@ def accumulate(world: World, strategy: Strategy, step: int, factor: float = 1.0)
     """The gradients of a step, their norm cut."""
     mine = share(MICRO_BATCHES, world.ranks.rank, world.ranks.world)
     for number in range(mine.first, mine.last):
-        with strategy.turn(number, last=number == mine.last - 1):
+        with strategy.forward_backward(number, last=number == mine.last - 1):
             image, target = micro_batch(step, number)
             loss = nn.functional.cross_entropy(strategy.model(image)["logits"], target, reduction="sum")
-            strategy.backward(loss * factor * strategy.divides_by / (2 * MICRO_BATCHES))
+            strategy.backward(loss * factor * strategy.grad_divisor / (2 * MICRO_BATCHES))
     gradients = strategy.gradients()
     norm = strategy.norm(gradients)
     torch._foreach_mul_(gradients, torch.clamp(CLIP / (norm + 1e-6), max=1.0))
@@ -119,7 +119,7 @@ def train(world: World, strategy: Strategy, optimizer: str, steps: Iterable[int]
 
 
 def weights(strategy: Strategy) -> dict[str, Tensor]:
-    with strategy.whole() as model:
+    with strategy.full_params() as model:
         return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
@@ -262,7 +262,7 @@ def saved(world: World, folder: Path, strategy: str, optimizer: str) -> dict[str
     """Two steps, then a checkpoint, then two more."""
     under = strategy_on(world, strategy, optimizer)
     train(world, under, optimizer, range(2))
-    save(world, folder, under.entries(), Progress(2, 48, strategy, "digest", {"optimizer": under.scalars()}))
+    save(world, folder, under.entries(), CheckpointInfo(2, 48, strategy, "digest", {"optimizer": under.scalars()}))
     train(world, under, optimizer, range(2, 4))
     return weights(under)
 
@@ -273,12 +273,12 @@ def gone_on(world: World, folder: Path, strategy: str, optimizer: str) -> dict[s
     with torch.no_grad():
         for entry in under.entries():
             entry.tensor.fill_(float("nan"))
-    under.restored()
+    under.after_load()
     path = directory.step_directory(folder, 2)
     stored = manifest.read(path)
-    under.make_room(stored)
+    under.allocate_state(stored)
     restore(path, stored, under.entries())
-    under.restored()
+    under.after_load()
     assert under.scalars() == stored.state["optimizer"]
     train(world, under, optimizer, range(2, 4))
     return weights(under)
@@ -316,14 +316,14 @@ def evaluated(world: World, strategy: str) -> Tensor:
     """Between two steps, one rank after another, the last more often; with a buffer that was swapped meanwhile."""
     under = strategy_on(world, strategy, "sgd")
     train(world, under, "sgd", range(2))
-    under.plain._buffers["seen"] = torch.tensor(4.0)
+    under.unwrapped._buffers["seen"] = torch.tensor(4.0)
     results: list[Any] = []
-    with under.whole() as model, torch.inference_mode():
+    with under.full_params() as model, torch.inference_mode():
         model.eval()
         for _ in range(1 + world.ranks.rank):
             results.append(model(micro_batch(9, 0)[0])["logits"])
         assert model.get_buffer("seen").item() == 4.0
-    under.plain.train()
+    under.unwrapped.train()
     train(world, under, "sgd", range(2, 4))
     _close(weights(under), by_hand("sgd", 4))
     return results[-1].clone()

@@ -23,7 +23,7 @@ from phalanx.data.open import open_split
 from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.checkpoint import manifest, shard_file
 from phalanx.dist.checkpoint.entries import Entry, whole
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.checkpoint.tools.compare import compare
 from phalanx.dist.checkpoint.tools.consolidate import consolidate
 from phalanx.dist.checkpoint.tools.sources import open_both
@@ -60,7 +60,7 @@ def write(world: World, folder: Path, step: int) -> None:
             replicated=False,
         ),
     ]
-    progress = Progress(step, 10 * step, "ddp", "digest", {"lr": 0.1, "nan": math.nan}, {"val/top1": TOP1[step]})
+    progress = CheckpointInfo(step, 10 * step, "ddp", "digest", {"lr": 0.1, "nan": math.nan}, {"val/top1": TOP1[step]})
     save(world, folder, entries, progress, smallest_file=0)
 
 
@@ -262,7 +262,7 @@ def test_an_output_that_cannot_be_is_refused_and_nothing_is_overwritten(small: P
 def write_large(world: World, folder: Path) -> None:
     entries = [whole(f"layer{i}.weight", "model", torch.full((1 << 20,), float(i))) for i in range(12)]  # 4 MiB each
     folder.mkdir(exist_ok=True)
-    save(world, folder, entries, Progress(1, 10, "single", "digest", {}))
+    save(world, folder, entries, CheckpointInfo(1, 10, "single", "digest", {}))
 
 
 def step_in(folder: Path, number: int) -> Path:

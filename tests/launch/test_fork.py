@@ -58,7 +58,7 @@ def test_a_fork_goes_on_as_another_experiment_and_the_old_run_stays_byte_for_byt
     new = RunDirectory(Path("runs/new"))
     assert directory.steps(new.checkpoints) == [6]  # the one that it started from is pruned
     assert contents(old) == before
-    assert reader.newest_whole(old / "checkpoints") == (old / "checkpoints/step-00000004", [])
+    assert reader.newest_valid(old / "checkpoints") == (old / "checkpoints/step-00000004", [])
 
     assert [line["step"] for line in lines(new.metrics)] == [5, 6]
     assert new.read_config().optim.lr == 0.001
@@ -97,7 +97,7 @@ def test_shards_are_copied_where_there_are_no_links(old: Path) -> None:
         shutil.move(old, Path(memory) / "old")
         old.symlink_to(Path(memory) / "old")
         new = make(old, "optim.lr=0.5")
-        assert reader.newest_whole(new / "checkpoints") == (new / "checkpoints/step-00000004", [])
+        assert reader.newest_valid(new / "checkpoints") == (new / "checkpoints/step-00000004", [])
         assert contents(new / "checkpoints/step-00000004/shards") == contents(old / "checkpoints/step-00000004/shards")
 
 
@@ -180,7 +180,7 @@ def _killed_forks(old: Path) -> Iterator[bool]:
     """Forks, killed at one touch of the disk after another until one ends by itself; whether each left a run."""
     config = forked(str(old), ["optim.lr=0.5"], "new")
     run_directory, new = RunDirectory(old), RunDirectory.of(config)
-    checkpoint = choose.newest(run_directory).path
+    checkpoint = choose.newest_checkpoint(run_directory).path
 
     def work(number: int) -> None:
         _die_at(number)
@@ -189,7 +189,7 @@ def _killed_forks(old: Path) -> Iterator[bool]:
     for number in itertools.count():
         ended = _in_a_child(lambda number=number: work(number))  # type: ignore[misc]
         if new.path.exists():
-            path, passed_over = reader.newest_whole(new.checkpoints)
+            path, passed_over = reader.newest_valid(new.checkpoints)
             assert path is not None and not passed_over and new.read_identity()["forked_from"]["step"] == 4
             assert manifest.read(path).experiment == digest(new.read_config()) == digest(config)
             shutil.rmtree(new.path)  # what is left aside stays for the next to find

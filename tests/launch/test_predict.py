@@ -129,10 +129,12 @@ def test_bad_input_is_one_sentence(runs: Path, arguments: list[str], said: str) 
 
 
 def test_a_long_label_is_cut_and_pictures_of_any_shape_have_room_for_text() -> None:
-    from phalanx.train.pictures.band import with_band
+    from phalanx.train.pictures.caption import with_caption
 
     for size in (1, 1), (3, 900), (4000, 30), (640, 480):
-        picture = with_band(Image.new("RGB", size, "white"), [("a very long label " * 20, 0.5), ("short", 1.0), ("none", None)])
+        picture = with_caption(
+            Image.new("RGB", size, "white"), [("a very long label " * 20, 0.5), ("short", 1.0), ("none", None)]
+        )
         assert 240 <= picture.width <= 1024 and picture.height <= 1024 + 150
         band = numpy.asarray(picture)[-100:]
         assert band.std() > 10  # something is written there

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from phalanx.models import registry
-from phalanx.models.entry import Entry
+from phalanx.models.entry import ModelSpec
 from phalanx.models.options import BadOption
 
 BACKBONES = registry.names("backbone")
@@ -199,7 +199,7 @@ def test_a_dilated_resnet_is_torchvision_s() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("channels", [1, 4])
 def test_images_may_have_other_channels_and_sizes(name: str, channels: int) -> None:
-    entry: Entry = registry.MODELS[name]
+    entry: ModelSpec = registry.MODELS[name]
     height, width = (64, 96) if entry.smallest < 64 else (75, 96)
     given = {key: 0.1 for key in ("dropout", "drop_path") if key in entry.takes}
     with torch.device("meta"):

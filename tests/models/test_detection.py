@@ -22,7 +22,7 @@ from phalanx.models.detection.region_heads import _Sample, _within
 from phalanx.models.detection.sampling import sampled
 from phalanx.models.options import BadOption
 from phalanx.train.setup import build
-from phalanx.train.tasks import DataFacts
+from phalanx.train.tasks import DataInfo
 from tests.support.running import DIGITS
 
 NETWORKS = registry.names("detection")
@@ -219,7 +219,7 @@ def test_frozen_batchnorm_is_constant_and_takes_a_classifier_s_weights(tmp_path:
         if name.endswith("running_mean"):
             buffer.fill_(0.25)
     torch.save(classifier.state_dict(), tmp_path / "w.pth")
-    facts = DataFacts(tuple("abcd"), 3, "detection", 10)
+    facts = DataInfo(tuple("abcd"), 3, "detection", 10)
     settings = ["task.name=classification", "data.augment.shift=0", f"model.backbone_weights={tmp_path / 'w.pth'}"]
     config = load([DIGITS], ["model.name=faster_rcnn", "model.backbone=resnet18", "model.options.norm=frozen", *settings])
     network: Any = build.network(config, facts)
@@ -236,7 +236,7 @@ def test_frozen_batchnorm_is_constant_and_takes_a_classifier_s_weights(tmp_path:
 
 @pytest.mark.parametrize(("given", "eps"), [("torchvision", 0.0), ("torchvision/COCO_V1", 0.0), (None, 1e-5), ("a.pth", 1e-5)])
 def test_published_weights_keep_the_eps_that_they_were_trained_with(given: str | None, eps: float) -> None:
-    facts = DataFacts(tuple("abcd"), 3, "detection", 10)
+    facts = DataInfo(tuple("abcd"), 3, "detection", 10)
     settings = [] if given is None else [f"model.weights={given}"]
     config = load([DIGITS], ["model.name=fasterrcnn_resnet50_fpn", "data.augment.shift=0", *settings])
     with torch.device("meta"):

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from phalanx.configs.load import load
 from phalanx.dist.checkpoint.entries import whole
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.models import weights
@@ -247,7 +247,7 @@ def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
 
 def _our_own(world: World, run: Path) -> None:
     entries = [whole(name, "model", tensor) for name, tensor in network(1).state_dict().items()]
-    save(world, run / "checkpoints", entries, Progress(10, 320, "ddp", "digest", {}))
+    save(world, run / "checkpoints", entries, CheckpointInfo(10, 320, "ddp", "digest", {}))
 
 
 def test_our_own_checkpoint_is_refused_with_the_command_whose_file_loads(pool: Pool, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from phalanx.models.detection.yolo import boxes as on_boxes
 from phalanx.models.detection.yolo.anchors import AnchorYolo, known_weights
 from phalanx.models.detection.yolo.detector import Yolo
 from phalanx.models.detection.yolo.distributions import _distribution_loss
-from phalanx.models.detection.yolo.layers import PyramidPooling
+from phalanx.models.detection.yolo.layers import SPPF
 from phalanx.models.detection.yolo.networks import network as build
 from phalanx.models.detection.yolo.shape_matching import ANCHORS, matched
 from phalanx.models.detection.yolo.sim_ota import assigned
@@ -242,7 +242,7 @@ def test_the_cells_that_see_an_object_best_learn_it(seed: int) -> None:
 
 def test_pools_of_five_one_after_another_see_nine_and_thirteen_pixels() -> None:
     torch.manual_seed(5)
-    pooling, x = PyramidPooling(8, 8).double().eval(), torch.randn(1, 8, 15, 15, dtype=torch.float64)
+    pooling, x = SPPF(8, 8).double().eval(), torch.randn(1, 8, 15, 15, dtype=torch.float64)
     reduced = pooling.conv1(x)
     pools = [torch.nn.functional.max_pool2d(reduced, size, 1, size // 2) for size in (5, 9, 13)]
     assert torch.equal(pooling(x), pooling.conv2(torch.cat([reduced, *pools], dim=1)))

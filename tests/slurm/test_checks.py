@@ -13,14 +13,14 @@ from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm.cluster import Association, Cluster, Node, Partition
-from phalanx.slurm.file_system import Place, place
+from phalanx.slurm.file_system import FileSystem, place
 from phalanx.slurm.findings import Findings
 from phalanx.slurm.submit_checks import check, judge
 from tests.support.running import DIGITS
 from tests.support.slurm_cluster import VirtualCluster
 
 GIGABYTE = 2**30
-SHARED = Place(Path("/home/me/runs/digits"), "nfs4")
+SHARED = FileSystem(Path("/home/me/runs/digits"), "nfs4")
 LOGIN = "login1"
 
 MOUNTS = """\
@@ -59,7 +59,7 @@ def recipe(*overrides: str) -> RunConfig:
 
 
 def judged(
-    *overrides: str, cluster: Cluster = CLUSTER, where: Place = SHARED, saving_s: float | None = None, host: str = LOGIN
+    *overrides: str, cluster: Cluster = CLUSTER, where: FileSystem = SHARED, saving_s: float | None = None, host: str = LOGIN
 ) -> Findings:
     return judge(recipe(*overrides), cluster, where, saving_s, host)
 
@@ -202,15 +202,19 @@ def test_a_folder_lies_on_the_innermost_mount(folder: str, kind: str) -> None:
 
 
 def test_a_run_directory_that_only_this_machine_sees_is_refused() -> None:
-    for private in (Place(Path("/tmp/runs"), "ext4"), Place(Path("/run/me"), "tmpfs"), Place(Path("/runs"), "overlay")):
+    for private in (
+        FileSystem(Path("/tmp/runs"), "ext4"),
+        FileSystem(Path("/run/me"), "tmpfs"),
+        FileSystem(Path("/runs"), "overlay"),
+    ):
         for nodes in ("slurm.nodes=1", "slurm.nodes=2"):
             (problem,) = judged(nodes, where=private).problems
             assert f"the run directory {private.path} is" in problem and "Set runs=FOLDER" in problem
-    assert judged(where=Place(Path("/tmp/runs"), "nfs4")) == Findings(), "a network file system, wherever it is mounted"
+    assert judged(where=FileSystem(Path("/tmp/runs"), "nfs4")) == Findings(), "a network file system, wherever it is mounted"
 
 
 def test_on_a_node_itself_one_node_is_a_warning_and_several_are_refused() -> None:
-    private = Place(Path("/tmp/runs"), "ext4")
+    private = FileSystem(Path("/tmp/runs"), "ext4")
     found = judged(where=private, host="gpu1.cluster.lab")
     assert not found.problems and "unless SLURM starts it on this one" in found.warnings[0]
     assert judged("slurm.nodes=2", where=private, host="gpu1").problems
@@ -218,11 +222,14 @@ def test_on_a_node_itself_one_node_is_a_warning_and_several_are_refused() -> Non
 
 def test_where_every_node_is_this_machine_any_folder_will_do() -> None:
     here = replace(CLUSTER, nodes=tuple(replace(node, host="workstation") for node in NODES))
-    assert judged("slurm.nodes=2", cluster=here, where=Place(Path("/tmp/runs"), "tmpfs"), host="workstation.lab") == Findings()
+    assert (
+        judged("slurm.nodes=2", cluster=here, where=FileSystem(Path("/tmp/runs"), "tmpfs"), host="workstation.lab")
+        == Findings()
+    )
 
 
 def test_a_disk_of_this_machine_is_warned_of() -> None:
-    found = judged(where=Place(Path("/home/me/runs"), "xfs"))
+    found = judged(where=FileSystem(Path("/home/me/runs"), "xfs"))
     assert not found.problems and "on a disk of this machine (xfs)" in found.warnings[0]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.train.tasks import DataFacts
+from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.segmentation import Segmentation
 from tests.support.running import DIGITS
 
@@ -45,7 +45,7 @@ def configured(*settings: str) -> RunConfig:
 
 
 def task_of(*settings: str, counts: Sequence[int] | None = None) -> Segmentation:
-    facts = DataFacts(tuple("abcde"), 1, "segmentation", 10, None if counts is None else tuple(counts))
+    facts = DataInfo(tuple("abcde"), 1, "segmentation", 10, None if counts is None else tuple(counts))
     return Segmentation(configured(*settings), facts)
 
 

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
-from phalanx.data.dataset_info import View
+from phalanx.data.dataset_info import DatasetView
 from phalanx.data.open import open_split
 from phalanx.dist.comm.process_group import World
 from phalanx.models.detection.paste import paste
 from phalanx.train.evaluation.evaluate import measure
 from phalanx.train.evaluation.evaluate_run import _draw
 from phalanx.train.evaluation.results_file import ResultsFile
-from phalanx.train.setup.build import assemble, gather
-from phalanx.train.tasks import DataFacts
+from phalanx.train.setup.build import build_distributed, build_local
+from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.detection import Detection, Instances
 from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
@@ -67,7 +67,7 @@ def configured(*settings: str) -> RunConfig:
 def evaluated(world: World) -> tuple[dict[str, float], dict[str, Any], list[Tensor]]:
     """Metrics and details, and the images that this rank has seen."""
     config = configured()
-    parts, guess = assemble(config, gather(config), world), Guess()
+    parts, guess = build_distributed(config, build_local(config), world), Guess()
     sums = measure(parts.engine, parts.task, parts.evaluation, lambda _: guess)
     return parts.task.metrics(sums), parts.task.details(sums), guess.seen  # type: ignore[attr-defined]
 
@@ -100,14 +100,14 @@ def test_a_validation_gives_pycocotools_figures_and_the_same_bits_on_1_2_and_4_r
 def written(world: World, path: str) -> None:
     """Measures, and writes COCO's results, as `phalanx evaluate --results` does."""
     config = configured()
-    parts, guess = assemble(config, gather(config), world), Guess()
+    parts, guess = build_distributed(config, build_local(config), world), Guess()
     assert isinstance(parts.task, Detection)
     with ResultsFile(world, Path(path)) as results:
         parts.task.give_results(results.add, Numbered(parts.training))
         measure(parts.engine, parts.task, parts.evaluation, lambda _: guess)
 
 
-class Numbered(View):
+class Numbered(DatasetView):
     """A dataset whose images and classes have ids of their own."""
 
     @property
@@ -170,7 +170,7 @@ def test_nothing_is_left_of_results_that_could_not_be_finished(pool: Pool, tmp_p
 def task(kind: type[Detection] = Instances) -> Detection:
     name = "instance" if kind is Instances else "detection"
     names = tuple(f"class {number}" for number in range(CLASSES))
-    return kind(configured(f"task.name={name}", "evaluate.shown=0.6"), DataFacts(names, 3, "detection"))
+    return kind(configured(f"task.name={name}", "evaluate.shown=0.6"), DataInfo(names, 3, "detection"))
 
 
 def batch() -> dict[str, Any]:

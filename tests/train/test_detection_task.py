@@ -16,9 +16,9 @@ from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.microbatches.sampler import Draw
 from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
-from phalanx.train.setup.build import facts, network
+from phalanx.train.setup.build import data_info, network
 from phalanx.train.setup.checks import check_model
-from phalanx.train.tasks import DataFacts, build
+from phalanx.train.tasks import DataInfo, build
 from tests.support.running import DIGITS
 
 CLASSES = 8
@@ -39,7 +39,7 @@ def batch_of(config: RunConfig, epoch: int, *ids: int) -> dict[str, Any]:
 
 
 def task_of(config: RunConfig, **more: Any) -> Any:
-    return build(config, DataFacts(**{"classes": tuple("abcdefgh"), "channels": 3, "kind": "detection", "samples": 12} | more))
+    return build(config, DataInfo(**{"classes": tuple("abcdefgh"), "channels": 3, "kind": "detection", "samples": 12} | more))
 
 
 class Keeps(nn.Module):
@@ -93,7 +93,7 @@ def test_losses_are_divided_by_what_the_batch_tells_where_it_tells_it(name: str)
     config = configured(f"model.name={name}", f"task.name={'instance' if name == 'mask_rcnn' else 'detection'}")
     task, batch = task_of(config), batch_of(config, 0, 0, 1)
     known = task.weights(batch)
-    losses = task.losses(network(config, facts(open_split(config.data, "train", config.seed), config)).train(), batch)
+    losses = task.losses(network(config, data_info(open_split(config.data, "train", config.seed), config)).train(), batch)
     for loss, (total, weight) in losses.items():
         assert total.dim() == 0 and total > 0 and weight > 0
         assert loss not in known or known[loss] == weight == 2 * 256
@@ -186,7 +186,7 @@ def test_networks_that_go_with_the_task_are_taken() -> None:
 def test_classes_count_the_background_where_the_network_does() -> None:
     assert (
         network(
-            configured(), facts(open_split(configured().data, "train"), configured())
+            configured(), data_info(open_split(configured().data, "train"), configured())
         ).roi_heads.box_predictor.cls_score.out_features
         == CLASSES + 1
     )  # type: ignore[union-attr]

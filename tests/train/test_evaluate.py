@@ -13,8 +13,8 @@ from phalanx.data.open import open_split
 from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.comm.process_group import World
 from phalanx.train.evaluation.evaluate import evaluate, measure
-from phalanx.train.setup.build import assemble, gather
-from phalanx.train.tasks import DataFacts
+from phalanx.train.setup.build import build_distributed, build_local
+from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.several_labels import SeveralLabels
 from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
@@ -25,7 +25,7 @@ SETTINGS = ["train.micro_batch=2", "train.global_batch=8"]
 def evaluated(world: World) -> tuple[dict[str, float], dict[str, Any]]:
     """Metrics and details of seven samples, in four batches, of a network with weights from the seed."""
     config = load([DIGITS], SETTINGS)
-    parts = assemble(config, gather(config), world)
+    parts = build_distributed(config, build_local(config), world)
     loader = seven(world)
     details = parts.task.details(measure(parts.engine, parts.task, loader))  # type: ignore[attr-defined]
     return evaluate(parts.engine, parts.task, loader), details
@@ -59,8 +59,8 @@ class Digit(SeveralLabels):
 
 def several(world: World) -> tuple[dict[str, float], list[int]]:
     config = load([DIGITS], [*SETTINGS, "model.num_classes=11", "loss.name=bce"])
-    parts = assemble(config, gather(config), world)
-    task = Digit(config, DataFacts((*"0123456789", "odd"), 1, "multilabel", 7))
+    parts = build_distributed(config, build_local(config), world)
+    task = Digit(config, DataInfo((*"0123456789", "odd"), 1, "multilabel", 7))
     sums = measure(parts.engine, task, seven(world))
     digits = sums["scores"][:, 11:21].argmax(dim=1).tolist()
     return task.metrics(sums), digits

@@ -20,7 +20,7 @@ from phalanx.dist.comm.process_group import World
 from phalanx.train import tasks
 from phalanx.train.evaluation.evaluate import measure
 from phalanx.train.evaluation.results_file import ResultsFile
-from phalanx.train.setup.build import assemble, facts, gather
+from phalanx.train.setup.build import build_distributed, build_local, data_info
 from phalanx.train.tasks import Details, GivesResults, Illustrates
 from tests.data import objects
 from tests.data.pictures import masks, picture, save
@@ -54,13 +54,13 @@ class Network(nn.Module):
 def evaluated(world: World, cases: list[list[str]], results: str) -> list[tuple[str, list[str]]]:
     """Metrics and details of each case as text, in which NaN equals NaN; and, of one rank, names of pictures."""
     digits = load([DIGITS], ["train.global_batch=8", "train.micro_batch=2"])
-    engine, found = assemble(digits, gather(digits), world).engine, []
+    engine, found = build_distributed(digits, build_local(digits), world).engine, []
     for settings in cases:
         config = load([DIGITS], ["data.image_size=32", "data.val_fraction=null", *settings])
         training, dataset = open_split(config.data, "train"), open_split(config.data, "val")
         samples = Samples(dataset, pipeline(config.data, dataset, "val", evaluate=config.evaluate), 0)
         loader = EvaluationLoader(samples, len(dataset), 2, world.ranks.rank, world.ranks.world, workers=0)
-        task, network = tasks.build(config, facts(training, config)), Network(config.task.name)
+        task, network = tasks.build(config, data_info(training, config)), Network(config.task.name)
         with ResultsFile(world, Path(results)) as file:
             if isinstance(task, GivesResults):
                 task.give_results(file.add, dataset)

@@ -16,7 +16,7 @@ from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Distance, Focal, Loss
 from phalanx.train import tasks
-from phalanx.train.tasks import DataFacts
+from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.classification import Classification
 from phalanx.train.tasks.criterion import criterion
 from tests.support.rank_pool import Pool
@@ -129,11 +129,11 @@ def test_focal_with_gamma_0_is_binary_cross_entropy() -> None:
 # -- from a recipe
 
 
-def facts(*counts: int, kind: str = "classification", samples: int = 100) -> DataFacts:
-    return DataFacts(("a", "b", "c"), 1, kind, samples, counts or None)
+def facts(*counts: int, kind: str = "classification", samples: int = 100) -> DataInfo:
+    return DataInfo(("a", "b", "c"), 1, kind, samples, counts or None)
 
 
-def configured(data: DataFacts, *settings: str) -> Any:
+def configured(data: DataInfo, *settings: str) -> Any:
     return criterion(load([DIGITS], list(settings)).loss, data, 3)
 
 
@@ -154,7 +154,7 @@ def test_balanced_weights_make_every_class_count_alike() -> None:
         (facts(kind="multilabel"), [], "loss.name=cross_entropy: the images of this data have several labels"),
     ],
 )
-def test_a_loss_that_does_not_fit_the_data_is_refused(data: DataFacts, settings: list[str], said: str) -> None:
+def test_a_loss_that_does_not_fit_the_data_is_refused(data: DataInfo, settings: list[str], said: str) -> None:
     with pytest.raises(UserError, match="^" + said.replace("[", r"\[") if said.startswith("loss") else said):
         configured(data, *settings)
 
@@ -195,7 +195,7 @@ def gradients(world: World, settings: list[str]) -> tuple[dict[str, float], list
     torch.manual_seed(0)
     engine = Engine(TwoHeads(), lambda p: torch.optim.SGD(p.values(), lr=0.1), lambda step: 0.1, config, world)
     several = config.loss.name == "bce"
-    task: Classification = tasks.build(config, DataFacts(tuple("abcde"), 1, "multilabel" if several else "classification"))  # type: ignore[assignment]
+    task: Classification = tasks.build(config, DataInfo(tuple("abcde"), 1, "multilabel" if several else "classification"))  # type: ignore[assignment]
     g = torch.Generator().manual_seed(1)
     images = torch.randn(12, 1, 2, 3, generator=g, dtype=torch.float64)
     _, classes, _, labels = drawn(2)
@@ -207,7 +207,7 @@ def gradients(world: World, settings: list[str]) -> tuple[dict[str, float], list
     for micro_batch in engine.micro_batches(0, own, [task.weights(one) for one in own]):
         engine.backward(task.losses(engine.model, micro_batch))
     engine.step()
-    return engine.settle()[0].losses, [p.detach().clone() for p in engine.plain.parameters()]
+    return engine.settle()[0].losses, [p.detach().clone() for p in engine.unwrapped.parameters()]
 
 
 @pytest.mark.parametrize(

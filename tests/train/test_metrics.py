@@ -9,7 +9,7 @@ from phalanx.configs.load import load
 from phalanx.train import tasks
 from phalanx.train.metrics.average_precision import average_precision, average_precisions, mean_average_precision
 from phalanx.train.metrics.calibration import count_bins, expected_error
-from phalanx.train.tasks import DataFacts, Details
+from phalanx.train.tasks import DataInfo, Details
 from phalanx.train.tasks.ensemble import MeanProbability
 from tests.support.running import DIGITS
 
@@ -32,7 +32,7 @@ def test_accuracies_and_the_confusion_matrix_are_scikit_learn_s() -> None:
     target = torch.randint(5, (200,), generator=g)
     logits = torch.randn(200, 6, generator=g) + 2 * nn.functional.one_hot(target, 6)
     target[target == 1] = 0  # a class without samples
-    task = tasks.build(load([DIGITS], ["model.num_classes=6"]), DataFacts(tuple("abcde"), 1))
+    task = tasks.build(load([DIGITS], ["model.num_classes=6"]), DataInfo(tuple("abcde"), 1))
     with_unknown = torch.cat([target, torch.tensor([-1, -1])]), torch.cat([logits, torch.randn(2, 6, generator=g)])
     sums = sums_of(with_unknown[1], with_unknown[0], task)
     metrics, predicted = task.metrics(sums), logits.argmax(1)

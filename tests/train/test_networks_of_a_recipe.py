@@ -28,11 +28,11 @@ def test_published_weights_fill_a_network_of_other_channels_and_classes(
     torch.save(state, file)
     given = config("model.weights=torchvision", "model.fresh=[fc.*]")
     check_model(given)
-    made = build.gather(given)
+    made = build.build_local(given)
     found = made.model.state_dict()
     assert torch.equal(found["layer4.1.conv2.weight"], state["layer4.1.conv2.weight"])
     assert torch.equal(found["conv1.weight"], state["conv1.weight"].sum(1, keepdim=True))
-    assert torch.equal(found["fc.weight"], build.gather(config()).model.state_dict()["fc.weight"])
+    assert torch.equal(found["fc.weight"], build.build_local(config()).model.state_dict()["fc.weight"])
     assert str(file) in str(made.loaded) and "2 start fresh" in str(made.loaded)
     mean, deviation = build.statistics(given, 1) or ((), ())
     assert mean == pytest.approx([0.449]) and deviation == pytest.approx([0.226])
@@ -50,7 +50,7 @@ def test_published_weights_fill_the_backbone_of_a_network_for_segmentation(
     shapes = ["data.name=shapes", "data.options={target: mask, train: 8, val: 2}", "task.name=segmentation"]
     given = config(*shapes, "model.name=deeplabv3plus", "model.backbone=resnet18", "model.backbone_weights=torchvision")
     check_model(given)
-    made = build.gather(given)
+    made = build.build_local(given)
     found = made.model.state_dict()
     assert all(torch.equal(found[f"backbone.{name}"], tensor) for name, tensor in state.items() if not name.startswith("fc."))
     assert made.loaded is not None and made.loaded.tensors == len(state) - 2

@@ -31,7 +31,7 @@ def _groups(**keys: Any) -> dict[str, tuple[float, float]]:
     """Weight decay and factor of the learning rate, by parameter."""
     network = Network()
     parameters = dict(network.named_parameters())
-    made = optimizers.maker(OptimConfig(lr=1.0, weight_decay=0.5, **keys), network)(parameters)
+    made = optimizers.optimizer_factory(OptimConfig(lr=1.0, weight_decay=0.5, **keys), network)(parameters)
     names = {parameter: name for name, parameter in parameters.items()}
     return {names[p]: (g["weight_decay"], g["lr_factor"]) for g in made.param_groups for p in g["params"]}
 
@@ -65,7 +65,7 @@ def test_biases_begin_fast_and_momentum_low(name: str) -> None:
     """Against numbers by hand: four steps of warm-up from 0.5 to the optimizer's own 0.9, biases from 0.3 to 0.1."""
     network, schedule = Network(), ScheduleConfig(name="constant", warmup_steps=4, warmup_momentum=0.5, warmup_bias_lr=0.3)
     optim = OptimConfig.model_validate({"name": name, "lr": 0.1, "lr_factors": {"head.*": 2.0}})
-    made = optimizers.maker(optim, network, biases_apart=True)(dict(network.named_parameters()))
+    made = optimizers.optimizer_factory(optim, network, biases_apart=True)(dict(network.named_parameters()))
     at, names = schedules.rates(optim, schedule, 10), {parameter: key for key, parameter in network.named_parameters()}
     expected = [(0.025, 0.3, 0.5), (0.05, 0.25, 0.6), (0.075, 0.2, 0.7), (0.1, 0.15, 0.8), (0.1, 0.1, 0.9), (0.1, 0.1, 0.9)]
     for step, (rate, of_biases, momentum) in enumerate(expected):
@@ -108,7 +108,7 @@ def _trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
     )
     torch.manual_seed(0)
     network = Network()
-    make = optimizers.maker(config.optim, network, biases_apart=True)
+    make = optimizers.optimizer_factory(config.optim, network, biases_apart=True)
     engine = Engine(network, make, schedules.rates(config.optim, config.schedule, 3), config, world)
     images = torch.randn(2, 2, 3, 4, 4)
 

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
-from phalanx.train.tracking.progress import Progress, duration
+from phalanx.train.tracking.progress import ProgressLine, duration
 
 
 def test_steps_whose_figures_come_at_once_do_not_make_the_rate_a_thousandfold(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 2.0, 2.001, 2.002])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     out = io.StringIO()
-    progress = Progress(4, 0, shown=True, out=out)
+    progress = ProgressLine(4, 0, shown=True, out=out)
     for step in (1, 2, 3, 4):
         progress.step(step, {"loss": 0.5}, due=True)
     rates = [float(line.split(" steps/s")[0].rpartition(" ")[2]) for line in out.getvalue().splitlines()]

@@ -9,10 +9,10 @@ from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint import manifest
 from phalanx.dist.checkpoint.manifest import Manifest, StoredTensor
-from phalanx.dist.checkpoint.save import Progress, save
+from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
-from phalanx.dist.memory import RankMemory, Sharing, a_rank
-from phalanx.train.setup.resume_report import Resize, Setting, as_written
+from phalanx.dist.memory import RankMemory, Sharing, memory_per_rank
+from phalanx.train.setup.resume_report import ResumeReport, Setting, as_written
 from tests.dist.test_strategies import FrozenBackbone, engine_for, run_steps
 from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
@@ -46,9 +46,9 @@ def stored(world_size: int = 2, strategy: str = "ddp", step: int = 100) -> Manif
     return Manifest(step, 32 * step, world_size, strategy, "digest", {}, {}, {}, TENSORS)
 
 
-def resize(now: RunConfig, ranks: int, before: RunConfig | None = None, logged: int = 0) -> Resize:
+def resize(now: RunConfig, ranks: int, before: RunConfig | None = None, logged: int = 0) -> ResumeReport:
     written = as_written(stored(), before or config(), 220, ranks)
-    return Resize(stored(), written, Setting(now, ranks, 220, ranks), samples=1437, logged=logged)
+    return ResumeReport(stored(), written, Setting(now, ranks, 220, ranks), samples=1437, logged=logged)
 
 
 def test_where_nothing_changed_one_line_says_where_it_stands() -> None:
@@ -99,7 +99,7 @@ def test_the_strategy_before_is_the_one_that_wrote_the_checkpoint() -> None:
     ],
 )
 def test_memory_is_whole_or_in_parts_by_strategy(strategy: str, weights: float, gradients: float, optimizer: float) -> None:
-    found = a_rank(TENSORS, Sharing(strategy, 4, shard_ranks=2))
+    found = memory_per_rank(TENSORS, Sharing(strategy, 4, shard_ranks=2))
     model = 4_000_000
     assert found.weights == pytest.approx(weights * model, rel=1e-3)
     assert found.gradients == pytest.approx(gradients * model, rel=1e-3)
@@ -109,17 +109,17 @@ def test_memory_is_whole_or_in_parts_by_strategy(strategy: str, weights: float, 
 def test_whole_gradients_are_kept_where_fsdp_exchanges_once_a_step() -> None:
     once, each = config("dist.strategy=fsdp"), config("dist.strategy=fsdp", "dist.exchange=micro_batch")
     whole = 4 * 1_000_005
-    assert a_rank(TENSORS, Sharing.of(once, 4, 4)).gradients == whole  # two micro-batches a rank
-    assert a_rank(TENSORS, Sharing.of(each, 4, 4)).gradients < whole / 3
-    assert a_rank(TENSORS, Sharing.of(once, 8, 8)).gradients < whole / 7  # one
+    assert memory_per_rank(TENSORS, Sharing.of(once, 4, 4)).gradients == whole  # two micro-batches a rank
+    assert memory_per_rank(TENSORS, Sharing.of(each, 4, 4)).gradients < whole / 3
+    assert memory_per_rank(TENSORS, Sharing.of(once, 8, 8)).gradients < whole / 7  # one
     joint = config("dist.strategy=fsdp", "dist.sync_bn=2")
-    assert a_rank(TENSORS, Sharing.of(joint, 4, 4)).gradients < whole / 3  # two, merged into one
+    assert memory_per_rank(TENSORS, Sharing.of(joint, 4, 4)).gradients < whole / 3  # two, merged into one
 
 
 def test_what_is_offloaded_counts_to_cpu_memory() -> None:
-    found = a_rank(TENSORS, Sharing("zero2", 4, offload=True))
+    found = memory_per_rank(TENSORS, Sharing("zero2", 4, offload=True))
     assert found.on_host == ("gradients", "optimizer", "averages") and found.total == found.weights
-    assert a_rank(TENSORS, Sharing("fsdp", 4, offload=True)).total == 0
+    assert memory_per_rank(TENSORS, Sharing("fsdp", 4, offload=True)).total == 0
 
 
 # -- against real ranks
@@ -130,11 +130,11 @@ def held(world: World, settings: RunConfig, folder: Path) -> dict[str, int]:
     engine = engine_for(world, settings, FrozenBackbone)
     run_steps(engine, range(2))
     entries = engine.entries()
-    save(world, folder, entries, Progress(2, 64, settings.dist.strategy, "digest", engine.scalars()))
+    save(world, folder, entries, CheckpointInfo(2, 64, settings.dist.strategy, "digest", engine.scalars()))
     kinds = ("model", "optimizer", "statistics", "ema", "ema_buffers")
     sizes = {kind: sum(e.tensor.nbytes for e in entries if e.kind == kind) for kind in kinds}
-    parameters = [p for p in engine.plain.parameters() if isinstance(p, nn.Parameter)]
-    buffers = sum(b.nbytes for b in engine.plain.buffers())
+    parameters = [p for p in engine.unwrapped.parameters() if isinstance(p, nn.Parameter)]
+    buffers = sum(b.nbytes for b in engine.unwrapped.buffers())
     return sizes | {"buffers": buffers, "parameters": sum(p.nbytes for p in parameters)}
 
 
@@ -143,7 +143,7 @@ def test_memory_is_what_real_ranks_hold(pool: Pool, strategy: str, tmp_path: Pat
     settings = config(f"dist.strategy={strategy}", "train.ema=0.9", "train.ema_ramp=3")
     first = pool.run(2, held, settings, tmp_path)[0]
     tensors = manifest.read(tmp_path / "step-00000002").tensors
-    found: RankMemory = a_rank(tensors, Sharing.of(settings, 2, 2))
+    found: RankMemory = memory_per_rank(tensors, Sharing.of(settings, 2, 2))
     statistics = first["statistics"] + first["buffers"]
     if strategy in ("zero1", "zero2"):
         # The entries of trained parameters are the optimizer's copy; the frozen ones are the model's own.

@@ -14,7 +14,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.data import dataset_info as data_facts
-from phalanx.data.files.string_array import Names
+from phalanx.data.files.string_array import StringArray
 from phalanx.data.identity import identity
 from phalanx.data.open import open_split
 from phalanx.data.same_classes import by_name
@@ -24,7 +24,7 @@ from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import forked
 from phalanx.launch.verbs.data import main as look
 from phalanx.train.evaluation.trained import another
-from phalanx.train.setup.build import facts, gather
+from phalanx.train.setup.build import build_local, data_info
 from phalanx.train.setup.recorded import record, recorded
 from phalanx.train.setup.same_data import held_for_evaluation, held_for_training, refuse_other_classes
 from tests.data import objects
@@ -126,7 +126,7 @@ def begun(config: RunConfig) -> RunDirectory:
     run = RunDirectory.of(config)
     run.path.mkdir()
     training, validation = (open_split(config.data, split) for split in ("train", "val"))  # type: ignore[arg-type]
-    record(run, facts(training, config), training, validation)
+    record(run, data_info(training, config), training, validation)
     return run
 
 
@@ -188,7 +188,7 @@ def test_training_samples_that_are_others_are_refused_or_accepted_and_told(tmp_p
     accepting = configured("image_folder", root, "data.changed=accept")
     (sentence,) = held(run, accepting)
     assert said in sentence and "twice" in sentence
-    record(run, facts(open_split(config.data, "train"), config), *(open_split(config.data, s) for s in ("train", "val")))  # type: ignore[arg-type]
+    record(run, data_info(open_split(config.data, "train"), config), *(open_split(config.data, s) for s in ("train", "val")))  # type: ignore[arg-type]
     assert held(run, config) == []  # told once
 
 
@@ -236,7 +236,7 @@ PARTS: list[tuple[object, dict[str, object]]] = [
     (KNOWN, {"splits": {"train": {"samples": 3, "names": {}}}}),
 ]
 BROKEN = ["[]", "{", '{"facts": 3}', "[" * 9999, '"\\ud800"']
-BROKEN += [json.dumps({"facts": facts, "mean": [0.5], "std": [0.5]} | more) for facts, more in PARTS]
+BROKEN += [json.dumps({"facts": data_info, "mean": [0.5], "std": [0.5]} | more) for data_info, more in PARTS]
 
 
 @pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
@@ -249,12 +249,13 @@ def test_a_record_with_wrong_types_is_refused_in_a_sentence(tmp_path: Path, cont
 
 def test_names_have_one_digest_however_they_are_stored() -> None:
     names = [f"class-{n % 3}/ünï-{n}.png" for n in range(50)]
-    stored = Names.of(names)
+    stored = StringArray.of(names)
     order = numpy.random.default_rng(0).permutation(50)
-    assert stored.taken(numpy.arange(50)).digest() == stored.digest() == Names.of(["", *names]).after(1).digest()
-    assert stored.taken(order).digest() == Names.of([names[n] for n in order]).digest() != stored.digest()
+    assert stored.taken(numpy.arange(50)).digest() == stored.digest() == StringArray.of(["", *names]).after(1).digest()
+    assert stored.taken(order).digest() == StringArray.of([names[n] for n in order]).digest() != stored.digest()
     assert (
-        Names.of(["ab", "c"]).digest() != Names.of(["a", "bc"]).digest() and Names.of([]).digest() == stored.after(50).digest()
+        StringArray.of(["ab", "c"]).digest() != StringArray.of(["a", "bc"]).digest()
+        and StringArray.of([]).digest() == stored.after(50).digest()
     )
 
 
@@ -297,7 +298,7 @@ def test_categories_of_coco_are_matched_by_name_between_training_and_validation(
     assert data_facts.category_ids(alone)[1] == 7 and data_facts.class_counts(alone) == [0, 1]
     assert data_facts.category_ids(alone)[0] not in (7, 1, 2)
     learning = configured("coco", tmp_path / "data", "task.name=detection", "model.name=yolov8n", "data.augment.shift=0")
-    assert gather(learning).validation.classes == ("cat", "dog")
+    assert build_local(learning).validation.classes == ("cat", "dog")
 
     with pytest.raises(UserError, match="the split train has classes that the training split lacks: cat; training has dog"):
         by_name(training, open_split(config, "val"), "train")
@@ -362,7 +363,7 @@ def test_every_verb_holds_the_classes_against_the_run(here: Path, capsys: pytest
     look(SETTINGS)
     assert "lacks class-0 and has zebra" in capsys.readouterr().err
     config = RunDirectory(Path("runs/one")).read_config()
-    now = facts(open_split(config.data, "train"), config)
+    now = data_info(open_split(config.data, "train"), config)
     with pytest.raises(UserError, match="runs/one: this network has learnt other classes"):
         another("runs/one", config, now, torch.device("cpu"))
 
@@ -383,5 +384,5 @@ def test_a_resume_with_other_samples_is_refused_until_it_is_accepted_and_says_so
 def test_a_fork_knows_the_data_of_its_run_unless_it_was_given_other_data(here: Path) -> None:
     run = RunDirectory(Path("runs/one"))
     for name, more, knows in ("same", ["optim.lr=0.1"], True), ("other", ["data.train_split=val"], False):
-        new = fork(run, choose.newest(run).path, forked("runs/one", more, name))
+        new = fork(run, choose.newest_checkpoint(run).path, forked("runs/one", more, name))
         assert new.data.exists() == knows

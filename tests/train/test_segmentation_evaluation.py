@@ -15,7 +15,7 @@ from phalanx.configs.sections.evaluate import EvaluateConfig
 from phalanx.dist.comm.process_group import World
 from phalanx.models.segmentation.crf import dense_crf
 from phalanx.train.evaluation.evaluate import measure
-from phalanx.train.setup.build import assemble, gather
+from phalanx.train.setup.build import build_distributed, build_local
 from phalanx.train.tasks.ensemble import MeanProbability
 from phalanx.train.tasks.views import Views
 from tests.support.rank_pool import Pool
@@ -155,7 +155,7 @@ def evaluated(world: World, root: str, strategy: str, settings: list[str]) -> tu
     given = ["data.name=masks", f"data.root={root}", "data.image_size=[24,32]", "data.workers=0"]
     given += ["model.name=unet", "model.options={width: 4}", "train.global_batch=8", "train.micro_batch=2"]
     config = configured(*given, f"dist.strategy={strategy}", *settings)
-    parts = assemble(config, gather(config), world)
+    parts = build_distributed(config, build_local(config), world)
     forwards = []
 
     def counted(network: nn.Module) -> nn.Module:

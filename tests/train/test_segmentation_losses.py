@@ -181,7 +181,7 @@ def step(world: World, settings: list[str], auxiliary: bool) -> tuple[dict[str, 
     for micro_batch in engine.micro_batches(0, own, [task.weights(one) for one in own]):
         engine.backward(task.losses(engine.model, micro_batch))
     engine.step()
-    return engine.settle()[0].losses, [p.detach().clone() for p in engine.plain.parameters()]
+    return engine.settle()[0].losses, [p.detach().clone() for p in engine.unwrapped.parameters()]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from phalanx.configs.errors import UserError
 from phalanx.data.loading.loader import EvaluationLoader
 from phalanx.dist import heartbeat
-from phalanx.dist.comm.collectives import gather_json, gather_rows, sum_exactly, together
+from phalanx.dist.comm.collectives import gather_json, gather_rows, run_and_agree, sum_exactly
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.randomness import undisturbed
 from phalanx.train.tasks import Rows, Task
@@ -36,7 +36,7 @@ def rehearse(engine: Engine, task: Task, loader: EvaluationLoader, best: str | N
     """
     heartbeat.beat("warm-up")
     ranks = engine.world.ranks
-    batch = together(engine.world, loader.example)
+    batch = run_and_agree(engine.world, loader.example)
     sums = _Sums(engine.world.device)
     with undisturbed(engine.world.device), torch.compiler.set_stance("force_eager"):
         with engine.evaluation() as model, torch.inference_mode():

@@ -15,7 +15,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data.dataset import Dataset
 from phalanx.dist.checkpoint import directory
 from phalanx.dist.checkpoint.manifest import scalars_to_json
-from phalanx.dist.comm.collectives import together
+from phalanx.dist.comm.collectives import run_and_agree
 from phalanx.dist.comm.process_group import World, leave
 from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.storage.files import write_json
@@ -24,7 +24,7 @@ from phalanx.train.evaluation.evaluate import measure
 from phalanx.train.evaluation.results_file import ResultsFile
 from phalanx.train.evaluation.trained import another
 from phalanx.train.setup import resume_checkpoint
-from phalanx.train.setup.build import assemble, facts, gather
+from phalanx.train.setup.build import build_distributed, build_local, data_info
 from phalanx.train.setup.same_data import held_for_evaluation, refuse_other_classes
 from phalanx.train.start import join_ranks
 from phalanx.train.tasks import Combines, Details, GivesResults, Illustrates, Task
@@ -69,8 +69,8 @@ class Evaluation:
     notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        facts = {"step": self.step, "split": self.split, "checkpoints": self.checkpoints}
-        found: dict[str, Any] = scalars_to_json(facts | self.metrics | self.details)
+        data_info = {"step": self.step, "split": self.split, "checkpoints": self.checkpoints}
+        found: dict[str, Any] = scalars_to_json(data_info | self.metrics | self.details)
         return found
 
 
@@ -85,11 +85,11 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
     """
     world, _ = join_ranks(config, ranks)
     run = RunDirectory.of(config)
-    ingredients = together(world, lambda: gather(_on_split(config, asked.split), goes_on=True))
-    together(world, lambda: refuse_other_classes(run, config, ingredients.training))
-    parts = assemble(config, ingredients, world)
+    ingredients = run_and_agree(world, lambda: build_local(_on_split(config, asked.split), goes_on=True))
+    run_and_agree(world, lambda: refuse_other_classes(run, config, ingredients.training))
+    parts = build_distributed(config, ingredients, world)
     stored = resume_checkpoint.chosen(run, parts.engine, config, asked.step, asked.best)
-    parts.engine.make_room(stored)
+    parts.engine.allocate_state(stored)
     resume_checkpoint.fill(run, parts.engine, stored)
     checkpoints = [directory.step_directory(run.checkpoints, stored.step)]
     combined: Callable[[nn.Module], nn.Module] | None = None
@@ -99,8 +99,8 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
             raise UserError(
                 f"task.name={config.task.name} cannot ask several networks together. Leave out --also.", shared=True
             )
-        known = facts(ingredients.training, config)
-        found = together(world, lambda: [another(text, config, known, world.device) for text in asked.also])
+        known = data_info(ingredients.training, config)
+        found = run_and_agree(world, lambda: [another(text, config, known, world.device) for text in asked.also])
         checkpoints += [path for path, _ in found]
         combined = _together_with(task, [network for _, network in found])
     with _results(asked, config, task, ingredients.validation, world):

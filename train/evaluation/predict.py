@@ -105,7 +105,7 @@ def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
 
 def _from_data(config: RunConfig) -> Recorded:
     training = open_split(config.data, "train", config.seed)
-    return Recorded(build.facts(training, config), tuple(training.mean), tuple(training.std))
+    return Recorded(build.data_info(training, config), tuple(training.mean), tuple(training.std))
 
 
 def find_images(given: Sequence[str]) -> list[tuple[Path, Path]]:

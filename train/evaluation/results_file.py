@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self, TextIO
 
-from phalanx.dist.comm.collectives import barrier, main_does, tell_all, together
+from phalanx.dist.comm.collectives import barrier, broadcast_object, run_and_agree, run_on_main
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.storage.files import create_aside, fsync_directory
 
@@ -30,9 +30,9 @@ class ResultsFile:
     def __init__(self, world: World, path: Path):
         self._world, self._path = world, path
         self._problem: OSError | None = None
-        self._word = tell_all(world, secrets.token_hex(8))  # so that nobody could have put a link under the names
+        self._word = broadcast_object(world, secrets.token_hex(8))  # so that nobody could have put a link under the names
         self._part = self._part_of(world.ranks.rank)
-        self._file: TextIO = together(world, lambda: open(self._part, "x", encoding="utf-8"))  # noqa: SIM115 (closed by exit)
+        self._file: TextIO = run_and_agree(world, lambda: open(self._part, "x", encoding="utf-8"))  # noqa: SIM115 (closed by exit)
 
     def _part_of(self, rank: int) -> Path:
         return self._path.with_name(f".{self._path.name}.rank-{rank:05d}.{self._word}.tmp")
@@ -52,8 +52,8 @@ class ResultsFile:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                together(self._world, lambda: self._say_where(self._part, self._end))
-                main_does(self._world, lambda: self._say_where(self._path, self._join))
+                run_and_agree(self._world, lambda: self._say_where(self._part, self._end))
+                run_on_main(self._world, lambda: self._say_where(self._path, self._join))
                 barrier(self._world)
         finally:
             with contextlib.suppress(OSError):  # told of already, or less to the point than what has failed

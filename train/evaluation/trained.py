@@ -18,12 +18,12 @@ from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.models import weights
 from phalanx.train.setup import build
 from phalanx.train.setup.recorded import recorded
-from phalanx.train.tasks import DataFacts
+from phalanx.train.tasks import DataInfo
 
 _TORCH = {name: dtype for dtype, name in DTYPES.items()}
 
 
-def trained(checkpoint: Path, config: RunConfig, facts: DataFacts, device: torch.device) -> nn.Module:
+def trained(checkpoint: Path, config: RunConfig, facts: DataInfo, device: torch.device) -> nn.Module:
     """The network as evaluation uses it: averaged weights where there are any, BatchNorm's mean statistics, in its precision.
 
     Args:
@@ -53,7 +53,7 @@ def ready(network: nn.Module, config: RunConfig, device: torch.device) -> nn.Mod
     return network
 
 
-def another(text: str, config: RunConfig, facts: DataFacts, device: torch.device) -> tuple[Path, nn.Module]:
+def another(text: str, config: RunConfig, facts: DataInfo, device: torch.device) -> tuple[Path, nn.Module]:
     """A network to be asked beside that of a run.
 
     Args:
@@ -77,7 +77,7 @@ def another(text: str, config: RunConfig, facts: DataFacts, device: torch.device
     own = RunDirectory(chosen.parent.parent).read_config()
     known = recorded(RunDirectory(chosen.parent.parent))
     if known is not None or own.data != config.data:
-        there = build.facts(open_split(own.data, "train", own.seed), own) if known is None else known.facts
+        there = build.data_info(open_split(own.data, "train", own.seed), own) if known is None else known.facts
         if (there.classes, there.channels, there.kind) != (facts.classes, facts.channels, facts.kind):
             raise UserError(f"{text}: this network has learnt other classes, or on other images. Leave it out.")
     return chosen, trained(chosen, own, facts, device)

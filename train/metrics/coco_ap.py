@@ -18,7 +18,7 @@ from phalanx.train.metrics.box_iou import Flags, Floats, box_areas, box_intersec
 from phalanx.train.metrics.mask_iou import mask_areas, mask_intersections
 
 Kind = Literal["boxes", "masks"]
-Whole = NDArray[numpy.int64]
+Ints = NDArray[numpy.int64]
 
 THRESHOLDS: Floats = numpy.linspace(0.5, 0.95, 10)
 RECALLS: Floats = numpy.linspace(0, 1, 101)
@@ -43,12 +43,12 @@ class Detections:
             each threshold, then one for PASCAL VOC.
     """
 
-    image: Whole
-    label: Whole
+    image: Ints
+    label: Ints
     score: Floats
-    place: Whole
-    matched: Whole
-    excused: Whole
+    place: Ints
+    matched: Ints
+    excused: Ints
 
     @classmethod
     def of(cls, rows: Tensor) -> "Detections":
@@ -151,7 +151,7 @@ def _outside(area: Floats) -> Flags:
     return numpy.stack([(area < low) | (area > high) for low, high in RANGES.values()])
 
 
-def _places(labels: Whole) -> Whole:
+def _places(labels: Ints) -> Ints:
     """The place of each among those of its class."""
     places = numpy.zeros(len(labels), numpy.int64)
     for label in numpy.unique(labels):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from phalanx.configs.sections.optim import OptimConfig
-from phalanx.train.optim.patterns import meant
+from phalanx.train.optim.patterns import match_pattern
 
 _NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
@@ -15,7 +15,7 @@ _NORMS = (
 MakeOptimizer = Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer]
 
 
-def maker(config: OptimConfig, model: nn.Module, biases_apart: bool = False) -> MakeOptimizer:
+def optimizer_factory(config: OptimConfig, model: nn.Module, biases_apart: bool = False) -> MakeOptimizer:
     """What makes the configured optimizer from the named parameters that are trained.
 
     Args:
@@ -60,12 +60,12 @@ def _without_decay(config: OptimConfig, model: nn.Module, names: Collection[str]
         elif pattern == "bias":
             found |= {name for name in names if _is_bias(name)}
         else:
-            found |= set(meant("optim.no_decay", pattern, names))
+            found |= set(match_pattern("optim.no_decay", pattern, names))
     return found
 
 
 def _factors(config: OptimConfig, names: Collection[str]) -> dict[str, float]:
     found = dict[str, float]()
     for pattern, factor in config.lr_factors.items():
-        found |= dict.fromkeys(meant("optim.lr_factors", pattern, names), factor)
+        found |= dict.fromkeys(match_pattern("optim.lr_factors", pattern, names), factor)
     return found

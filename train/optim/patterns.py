@@ -7,7 +7,7 @@ from collections.abc import Collection
 from phalanx.configs.errors import UserError
 
 
-def meant(key: str, pattern: str, names: Collection[str]) -> list[str]:
+def match_pattern(key: str, pattern: str, names: Collection[str]) -> list[str]:
     """The names that a pattern fits.
 
     Args:

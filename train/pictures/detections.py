@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from phalanx.data.inspect.drawing import colour, draw_boxes, font, shortened
-from phalanx.train.pictures.band import drawn_size, viewable
+from phalanx.train.pictures.caption import drawn_size, viewable
 from phalanx.train.pictures.overlay import outlines
 
 _OPACITY, _OUTLINE = 0.5, 0.95

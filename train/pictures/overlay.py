@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance
 
 from phalanx.data.inspect.drawing import colour, font, shortened, text_width
-from phalanx.train.pictures.band import drawn_size, viewable
+from phalanx.train.pictures.caption import drawn_size, viewable
 
 _MARGIN, _GAP, _SWATCH, _ROW, _TEXT_SIZE = 12, 20, 14, 24, 15
 _BACKGROUND, _TEXT, _QUIET = (24, 26, 31), (240, 240, 240), (158, 164, 175)

@@ -28,12 +28,12 @@ from phalanx.models import pretrained, registry, weights
 from phalanx.models.detection import frozen
 from phalanx.train import tasks
 from phalanx.train.optim import optimizers, schedules
-from phalanx.train.optim.patterns import meant
-from phalanx.train.tasks import DataFacts, Task
+from phalanx.train.optim.patterns import match_pattern
+from phalanx.train.tasks import DataInfo, Task
 
 
 @dataclass(frozen=True)
-class Ingredients:
+class LocalParts:
     """What can be made on each rank by itself.
 
     Attributes:
@@ -71,7 +71,7 @@ def length(config: RunConfig, samples: int) -> int:
     return max(1, math.ceil(config.train.epochs * samples / config.train.global_batch))
 
 
-def gather(config: RunConfig, goes_on: bool = False) -> Ingredients:
+def build_local(config: RunConfig, goes_on: bool = False) -> LocalParts:
     """Opens the data, builds task and model, the same on every rank.
 
     Args:
@@ -82,20 +82,20 @@ def gather(config: RunConfig, goes_on: bool = False) -> Ingredients:
     """
     training, validation = (open_split(config.data, split, config.seed) for split in ("train", "val"))
     validation = by_name(validation, training, config.data.val_split)
-    known = facts(training, config)
+    known = data_info(training, config)
     task, last_step = tasks.build(config, known), length(config, len(training))
     model = network(config, known)
     # A run that goes on has its own weights; the file that it once started from may be gone.
     loaded = None if goes_on else _start_from(config.model, model)
-    return Ingredients(training, validation, task, model, loaded, last_step)
+    return LocalParts(training, validation, task, model, loaded, last_step)
 
 
-def facts(training: Dataset, config: RunConfig) -> DataFacts:
+def data_info(training: Dataset, config: RunConfig) -> DataInfo:
     """What the task and the network need to know of the data. Classes are counted only where the loss asks for it."""
     counted = "balanced" in (config.loss.class_weights, config.loss.pos_weight)
     counts = data_facts.class_counts(training) if counted else None
     size = config.data.image_size
-    return DataFacts(
+    return DataInfo(
         classes=tuple(training.classes),
         channels=training.channels,
         kind=data_facts.kind(training),
@@ -106,11 +106,11 @@ def facts(training: Dataset, config: RunConfig) -> DataFacts:
     )
 
 
-def assemble(config: RunConfig, made: Ingredients, world: World) -> Parts:
+def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Parts:
     """Spreads them over the ranks. All ranks call together."""
     engine = Engine(
         made.model,
-        optimizers.maker(config.optim, made.model, config.schedule.warmup_bias_lr is not None),
+        optimizers.optimizer_factory(config.optim, made.model, config.schedule.warmup_bias_lr is not None),
         schedules.rates(config.optim, config.schedule, made.last_step),
         config,
         world,
@@ -138,21 +138,21 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """
     names = dict(model.named_parameters())
     for pattern in patterns:
-        for name in meant("model.freeze", pattern, names):
+        for name in match_pattern("model.freeze", pattern, names):
             names[name].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in names.values()):
         raise UserError(f"model.freeze={', '.join(patterns)}: this freezes every parameter. Leave some to be trained.")
 
 
-def network(config: RunConfig, facts: DataFacts) -> nn.Module:
+def network(config: RunConfig, data_info: DataInfo) -> nn.Module:
     """The network, its weights drawn from the seed alone."""
     seed_everything(key(config.seed, "initialisation"))
-    name, classes = config.model.name, len(facts.classes)
+    name, classes = config.model.name, len(data_info.classes)
     try:
         model = registry.build(
             name,
             num_classes=config.model.num_classes or (classes + 1 if registry.has_background(name) else classes),
-            in_channels=config.model.in_channels or facts.channels,
+            in_channels=config.model.in_channels or data_info.channels,
             **registry.choices(config.model.model_dump(), config.data.image_size),
         )
         eps = registry.frozen_eps(name, config.model.weights)

@@ -6,9 +6,9 @@ from phalanx.data.dataset import Dataset, Split
 from phalanx.data.inspect.check import as_json, check_part, judge, merged
 from phalanx.data.inspect.enlarging import enlarged
 from phalanx.data.inspect.nothing_to_learn import nothing_in_validation, refuse_nothing
-from phalanx.data.skip_unreadable import Skipping
+from phalanx.data.skip_unreadable import SkipUnreadable
 from phalanx.dist import heartbeat
-from phalanx.dist.comm.collectives import gather_json, together
+from phalanx.dist.comm.collectives import gather_json, run_and_agree
 from phalanx.dist.comm.process_group import World
 from phalanx.train.setup.mask_check import check_masks
 
@@ -37,17 +37,17 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
         def found(dataset: Dataset = dataset, progress: str | None = progress) -> list[dict[str, object]]:
             return as_json(check_part(dataset, settings, rank, ranks, lambda: heartbeat.beat("build"), progress))
 
-        problems = merged(gather_json(world, together(world, found)))
+        problems = merged(gather_json(world, run_and_agree(world, found)))
         said += judge(problems, dataset, settings, split)
         said += [] if goes_on else dataset_info.notes(dataset)
     if not goes_on and dataset_info.kind(training) == "segmentation":
         for split, dataset in splits:
             said += check_masks(config, dataset, split, world)
-        said += together(world, lambda: enlarged(training, settings))
+        said += run_and_agree(world, lambda: enlarged(training, settings))
     return list(dict.fromkeys(said))  # both splits may say the same of their classes
 
 
-class PassedOver:
+class SkippedSamples:
     """The samples of the training split that could not be read, over all ranks."""
 
     def __init__(self, training: Dataset, world: World):
@@ -55,7 +55,7 @@ class PassedOver:
 
     def news(self) -> dict[str, object] | None:
         """How many there are by now, and the first of their files; None where none has come. All ranks call together."""
-        if not isinstance(self._training, Skipping):
+        if not isinstance(self._training, SkipUnreadable):
             return None
         met = sorted({number for numbers in gather_json(self._world, self._training.met()) for number in numbers})
         if len(met) == self._known:

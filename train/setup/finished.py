@@ -26,7 +26,7 @@ def why_over(stored: Manifest, due: Due, best: Best) -> str | None:
         )
     if stored.step == due.last_step:
         return f"all {due.last_step} steps are done; raise train.steps or train.epochs to go on"
-    if best.is_over:
+    if best.should_stop:
         return f"ended early at step {stored.step}: {best}; raise train.patience to go on"
     return None
 

@@ -7,7 +7,7 @@ from phalanx.data.dataset import Dataset, Split
 from phalanx.data.inspect.check import once_each, spread
 from phalanx.data.inspect.uniform_masks import FIRST, MOST, look, merged, sentence
 from phalanx.dist import heartbeat
-from phalanx.dist.comm.collectives import gather_json, together
+from phalanx.dist.comm.collectives import gather_json, run_and_agree
 from phalanx.dist.comm.process_group import World
 
 
@@ -28,9 +28,9 @@ def check_masks(config: RunConfig, dataset: Dataset, split: Split, world: World)
     def beat() -> None:
         heartbeat.beat("build")
 
-    if together(world, lambda: look(dataset, spread(numbers, FIRST), ignored, beat)).of_several_classes():
+    if run_and_agree(world, lambda: look(dataset, spread(numbers, FIRST), ignored, beat)).of_several_classes():
         return []
-    parts = gather_json(world, together(world, lambda: look(dataset, most[rank::ranks], ignored, beat).to_json()))
+    parts = gather_json(world, run_and_agree(world, lambda: look(dataset, most[rank::ranks], ignored, beat).to_json()))
     said = sentence(merged(parts), dataset, split, ignored, config.data.ignore_index)
     if said is not None and split == "train" and len(most) == len(numbers):
         raise UserError(said, shared=True)

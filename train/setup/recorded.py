@@ -11,7 +11,7 @@ from phalanx.data.dataset import Dataset
 from phalanx.data.identity import Identity, identity
 from phalanx.dist.storage.files import read_json_object, write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
-from phalanx.train.tasks import DataFacts
+from phalanx.train.tasks import DataInfo
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Recorded:
         splits: the samples of `train` and `val`; empty where the run is older than that.
     """
 
-    facts: DataFacts
+    facts: DataInfo
     mean: tuple[float, ...]
     std: tuple[float, ...]
     splits: Mapping[str, Identity] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Recorded:
         return self.facts.kind
 
 
-def record(run: RunDirectory, facts: DataFacts, training: Dataset, validation: Dataset) -> None:
+def record(run: RunDirectory, facts: DataInfo, training: Dataset, validation: Dataset) -> None:
     """Writes it, where that is not what the file says already. One rank calls."""
     path = run.data
     statistics = {"mean": list(training.mean), "std": list(training.std)}

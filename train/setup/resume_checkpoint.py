@@ -9,20 +9,20 @@ from phalanx.dist.checkpoint import restore as checkpoints
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.checkpoint.reader import threads
 from phalanx.dist.checkpoint.tools import choose
-from phalanx.dist.comm.collectives import main_does, tell_all, together
+from phalanx.dist.comm.collectives import broadcast_object, run_and_agree, run_on_main
 from phalanx.dist.engine import Engine
 from phalanx.dist.storage.run_directory import RunDirectory
 
-PassedOver = list[tuple[int, str]]
+SkippedCheckpoints = list[tuple[int, str]]
 
 
-def newest(run: RunDirectory, engine: Engine, config: RunConfig) -> tuple[Manifest | None, PassedOver]:
+def checkpoint_to_resume(run: RunDirectory, engine: Engine, config: RunConfig) -> tuple[Manifest | None, SkippedCheckpoints]:
     """The newest whole checkpoint's manifest, and what was passed over. Nothing is changed. All ranks call together.
 
     Raises:
         UserError: where there are checkpoints but none is whole, or the newest is another experiment's.
     """
-    path, passed_over = checkpoints.newest(engine.world, run.checkpoints)
+    path, passed_over = checkpoints.newest_valid_on_all(engine.world, run.checkpoints)
     if path is None and passed_over:
         step, problem = passed_over[0]
         raise UserError(
@@ -42,7 +42,7 @@ def chosen(run: RunDirectory, engine: Engine, config: RunConfig, step: int | Non
         UserError: where there is none, it is not whole, or it is another experiment's.
     """
     if step is None and not best:
-        stored, _ = newest(run, engine, config)
+        stored, _ = checkpoint_to_resume(run, engine, config)
         if stored is None:
             raise UserError(f"{run.path} has no checkpoint. Train it first.", shared=True)
         return stored
@@ -52,8 +52,8 @@ def chosen(run: RunDirectory, engine: Engine, config: RunConfig, step: int | Non
             return None
         return str((choose.best(run) if best else choose.of_step(run, step or 0)).path)
 
-    path = together(engine.world, choose_one)
-    return _of(Path(tell_all(engine.world, path)), config)
+    path = run_and_agree(engine.world, choose_one)
+    return _of(Path(broadcast_object(engine.world, path)), config)
 
 
 def _of(path: Path, config: RunConfig) -> Manifest:
@@ -71,9 +71,9 @@ def fill(run: RunDirectory, engine: Engine, stored: Manifest) -> None:
     """Fills the model, its statistics, and the optimizer where it was prepared for it."""
     workers = threads(engine.world.ranks.local_world)
     checkpoints.restore(directory.step_directory(run.checkpoints, stored.step), stored, engine.entries(), workers)
-    engine.restored()
+    engine.after_load()
 
 
-def set_aside(run: RunDirectory, engine: Engine, passed_over: PassedOver) -> None:
+def set_aside(run: RunDirectory, engine: Engine, passed_over: SkippedCheckpoints) -> None:
     """Broken newer checkpoints lose their names, so that none of them is counted or met again."""
-    main_does(engine.world, lambda: [directory.set_aside(run.checkpoints, step) for step, _ in passed_over])
+    run_on_main(engine.world, lambda: [directory.set_aside(run.checkpoints, step) for step, _ in passed_over])

@@ -8,7 +8,7 @@ from phalanx.configs.launchers.statement import shown
 from phalanx.configs.load import differences
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint.manifest import Manifest
-from phalanx.dist.memory import RankMemory, Sharing, a_rank
+from phalanx.dist.memory import RankMemory, Sharing, memory_per_rank
 
 Row = tuple[str, str, str]
 _PARTS = {"weights": "weights", "gradients": "gradients", "optimizer": "optimizer state", "averages": "averaged weights"}
@@ -39,7 +39,7 @@ class Setting:
         return total // self.world_size, -(-total // self.world_size)
 
     def memory(self, stored: Manifest) -> RankMemory:
-        return a_rank(stored.tensors, Sharing.of(self.config, self.world_size, self.local_world))
+        return memory_per_rank(stored.tensors, Sharing.of(self.config, self.world_size, self.local_world))
 
 
 def as_written(stored: Manifest, before: RunConfig, last_step: int, local_world: int) -> Setting:
@@ -53,7 +53,7 @@ def as_written(stored: Manifest, before: RunConfig, last_step: int, local_world:
 
 
 @dataclass(frozen=True)
-class Resize:
+class ResumeReport:
     """A run that goes on from a checkpoint, before and now.
 
     Attributes:

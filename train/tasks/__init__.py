@@ -38,7 +38,7 @@ _KINDS = {
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DataInfo:
     """What a task and a model need to know of the training data.
 
     Attributes:
@@ -197,7 +197,7 @@ def check(name: str) -> None:
         raise UserError(f"task.name={name}: there is no such task.{nearest.value('task.name', name) or hint}")
 
 
-def build(config: RunConfig, data: DataFacts) -> Task:
+def build(config: RunConfig, data: DataInfo) -> Task:
     """The configured task.
 
     Raises:

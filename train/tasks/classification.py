@@ -10,7 +10,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.models.losses import CrossEntropy, Loss
 from phalanx.train.metrics import accuracy, calibration, ratio
-from phalanx.train.tasks import DataFacts, Rows
+from phalanx.train.tasks import DataInfo, Rows
 from phalanx.train.tasks.auxiliary import HEADS, auxiliary_weight, heads
 from phalanx.train.tasks.criterion import criterion
 from phalanx.train.tasks.ensemble import MeanProbability
@@ -26,7 +26,7 @@ _LISTED = 5
 class Classification:
     """The configured loss; top-1 and top-5 accuracy, the mean accuracy of classes, calibration."""
 
-    def __init__(self, config: RunConfig, data: DataFacts):
+    def __init__(self, config: RunConfig, data: DataInfo):
         self._outputs = outputs(config, data)
         self._top = min(5, self._outputs)
         self._names = names(data.classes, self._outputs)
@@ -109,12 +109,12 @@ class Classification:
         return found
 
     def draw(self, image: "Image", prediction: Mapping[str, Any]) -> "Image":
-        from phalanx.train.pictures.band import with_band
+        from phalanx.train.pictures.caption import with_caption
 
-        return with_band(image, [(entry["label"], entry["probability"]) for entry in prediction["top"][:3]])
+        return with_caption(image, [(entry["label"], entry["probability"]) for entry in prediction["top"][:3]])
 
 
-def outputs(config: RunConfig, data: DataFacts) -> int:
+def outputs(config: RunConfig, data: DataInfo) -> int:
     """Outputs of the network.
 
     Raises:

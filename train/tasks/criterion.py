@@ -9,12 +9,12 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.loss import LossConfig
 from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Distance, Focal, Loss
 from phalanx.models.pixel_losses import Dice
-from phalanx.train.tasks import DataFacts
+from phalanx.train.tasks import DataInfo
 
 SEVERAL_LABELS = ("bce", "focal", "mse", "l1")
 
 
-def criterion(config: LossConfig, data: DataFacts, outputs: int) -> Loss:
+def criterion(config: LossConfig, data: DataInfo, outputs: int) -> Loss:
     """The configured loss.
 
     Args:
@@ -45,7 +45,7 @@ def criterion(config: LossConfig, data: DataFacts, outputs: int) -> Loss:
             return Distance(outputs, 2 if config.name == "mse" else 1, "sigmoid" if several else "softmax", weights)
 
 
-def _class_weights(config: LossConfig, data: DataFacts, outputs: int) -> Tensor | None:
+def _class_weights(config: LossConfig, data: DataInfo, outputs: int) -> Tensor | None:
     """Balanced: `samples / (classes * samples of the class)`, whose mean over the samples is 1; 0 for a class without any."""
     if config.class_weights is None:
         return None
@@ -57,7 +57,7 @@ def _class_weights(config: LossConfig, data: DataFacts, outputs: int) -> Tensor 
     return _padded(weights, outputs, 0.0)
 
 
-def _pos_weight(config: LossConfig, data: DataFacts, outputs: int) -> Tensor | None:
+def _pos_weight(config: LossConfig, data: DataInfo, outputs: int) -> Tensor | None:
     """Balanced: samples (pixels) without the label over those with it; 1 for a label that none has."""
     if config.pos_weight is None:
         return None
@@ -69,7 +69,7 @@ def _pos_weight(config: LossConfig, data: DataFacts, outputs: int) -> Tensor | N
     return _padded(weights, outputs, 1.0)
 
 
-def _counts(key: str, data: DataFacts) -> Sequence[int]:
+def _counts(key: str, data: DataInfo) -> Sequence[int]:
     if data.class_counts is None:
         raise UserError(
             f"{key}=balanced: this data does not say how many samples each class has. Give its class a method class_counts, "
@@ -78,7 +78,7 @@ def _counts(key: str, data: DataFacts) -> Sequence[int]:
     return data.class_counts
 
 
-def _numbers(key: str, numbers: Sequence[float], data: DataFacts, outputs: int) -> Tensor:
+def _numbers(key: str, numbers: Sequence[float], data: DataInfo, outputs: int) -> Tensor:
     if len(numbers) != outputs:
         raise UserError(
             f"{key} has {len(numbers)} numbers, but there are {outputs} classes. Give one for each, in this order: "

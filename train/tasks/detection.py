@@ -19,7 +19,7 @@ from phalanx.models.detection.paste import paste
 from phalanx.train.metrics import coco_ap, voc_ap
 from phalanx.train.metrics.coco_results import results, run_lengths
 from phalanx.train.metrics.detection_confusion import confusion
-from phalanx.train.tasks import DataFacts, Rows
+from phalanx.train.tasks import DataInfo, Rows
 from phalanx.train.tasks.classification import names
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Detection:
 
     kinds: tuple[coco_ap.Kind, ...] = ("boxes",)
 
-    def __init__(self, config: RunConfig, data: DataFacts):
+    def __init__(self, config: RunConfig, data: DataInfo):
         self._seed, self._data, self._evaluate = config.seed, config.data, config.evaluate
         self._network, self._own = config.model.name, config.model.options
         self._names = names(data.classes, _classes(config, data))
@@ -185,7 +185,7 @@ def _images(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | list[Tensor]
     return [image.to(like.device, like.dtype) for image in images]
 
 
-def _classes(config: RunConfig, data: DataFacts) -> int:
+def _classes(config: RunConfig, data: DataInfo) -> int:
     """Classes of objects that the network tells apart.
 
     Raises:

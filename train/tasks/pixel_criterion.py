@@ -9,14 +9,14 @@ from torch import Tensor
 from phalanx.configs.sections.loss import LossConfig
 from phalanx.models.losses import CrossEntropy, Loss
 from phalanx.models.pixel_losses import Dice, hard_pixels
-from phalanx.train.tasks import DataFacts
+from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.criterion import criterion
 
 Probabilities = Literal["softmax", "sigmoid"]
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightedLoss:
     """One of the losses.
 
     Attributes:
@@ -41,13 +41,13 @@ class Part:
             target = hard_pixels(logits, target, self.threshold, self.keep)
         return self.loss.total(logits, target) * self.factor, self.loss.weight(target)
 
-    def without_training(self) -> "Part":
+    def without_training(self) -> "WeightedLoss":
         """As evaluation uses it: of all pixels, and without label smoothing, which would hide how good the network is."""
         loss = replace(self.loss, label_smoothing=0.0) if isinstance(self.loss, CrossEntropy) else self.loss
         return replace(self, loss=loss, threshold=None)
 
 
-def pixel_criterion(config: LossConfig, data: DataFacts, outputs: int) -> tuple[Part, ...]:
+def pixel_criterion(config: LossConfig, data: DataInfo, outputs: int) -> tuple[WeightedLoss, ...]:
     """The configured losses, `loss.name` first.
 
     Args:
@@ -59,13 +59,13 @@ def pixel_criterion(config: LossConfig, data: DataFacts, outputs: int) -> tuple[
     return tuple(_parts(config, data, outputs))
 
 
-def _parts(config: LossConfig, data: DataFacts, outputs: int) -> Iterator[Part]:
+def _parts(config: LossConfig, data: DataInfo, outputs: int) -> Iterator[WeightedLoss]:
     for name, factor in {config.name: 1.0, **config.add}.items():
         loss = criterion(config.model_copy(update={"name": name}), data, outputs)
         if isinstance(loss, Dice):
             loss = replace(loss, probabilities=probabilities(config))
         threshold = config.ohem_threshold if name == "cross_entropy" else None
-        yield Part(name, loss, factor, threshold, config.ohem_keep)
+        yield WeightedLoss(name, loss, factor, threshold, config.ohem_keep)
 
 
 def probabilities(config: LossConfig) -> Probabilities:

@@ -15,7 +15,7 @@ from phalanx.configs.sections.evaluate import EvaluateConfig
 from phalanx.data.transforms.fit import evaluated_placement
 from phalanx.models.segmentation.crf import dense_crf
 from phalanx.train.metrics import boundary, mean_of_known, pixel_confusion
-from phalanx.train.tasks import DataFacts, Rows
+from phalanx.train.tasks import DataInfo, Rows
 from phalanx.train.tasks.auxiliary import HEADS, auxiliary_weight, heads
 from phalanx.train.tasks.classification import names, outputs
 from phalanx.train.tasks.ensemble import MeanProbability
@@ -32,7 +32,7 @@ _TINY = 1e-7  # a probability that has a logarithm, and whose difference from 1 
 class Segmentation:
     """The configured losses of pixels; mean IoU, pixel accuracy, Dice and boundary F-score at the masks' original size."""
 
-    def __init__(self, config: RunConfig, data: DataFacts):
+    def __init__(self, config: RunConfig, data: DataInfo):
         self._outputs = outputs(config, data)
         self._names = names(data.classes, self._outputs)
         self._ignored = config.data.ignore_index if data.ignored is None else data.ignored

@@ -67,7 +67,7 @@ class SeveralLabels(Classification):
         return found
 
     def draw(self, image: "Image", prediction: Mapping[str, Any]) -> "Image":
-        from phalanx.train.pictures.band import with_band
+        from phalanx.train.pictures.caption import with_caption
 
         shown = prediction["there"][:_LISTED]
-        return with_band(image, [(entry["label"], entry["probability"]) for entry in shown] or [("no label", None)])
+        return with_caption(image, [(entry["label"], entry["probability"]) for entry in shown] or [("no label", None)])

@@ -15,7 +15,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{second:02d}" if hours else f"{minutes}:{second:02d}"
 
 
-class Progress:
+class ProgressLine:
     """Step, rate and remaining time. Silent where `shown` is false."""
 
     def __init__(self, last_step: int, first_step: int, shown: bool, out: TextIO | None = None):

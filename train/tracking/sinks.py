@@ -12,7 +12,7 @@ from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.tracking import wandb_pieces
 
 Say = Callable[[str], None]
-Rows = Sequence[Mapping[str, Any]]
+MetricRows = Sequence[Mapping[str, Any]]
 
 
 class Sink(Protocol):
@@ -60,7 +60,7 @@ class WandbSink:
 
     name = "W&B"
 
-    def __init__(self, config: RunConfig, run: RunDirectory, rows: Rows, already_logged: int, say: Say):
+    def __init__(self, config: RunConfig, run: RunDirectory, rows: MetricRows, already_logged: int, say: Say):
         mode: Literal["online", "offline"] = "offline" if config.track.wandb == "offline" else "online"
         if mode == "online" and (reason := _why_not_online()):
             say(f"phalanx: W&B goes offline: {reason}. Nothing is lost: `wandb sync` sends the pieces later.")
@@ -118,7 +118,9 @@ class TensorBoardSink:
         self._writer.close()
 
 
-def open_sinks(config: RunConfig, run: RunDirectory, first_step: int, rows: Rows, already_logged: int, say: Say) -> list[Sink]:
+def open_sinks(
+    config: RunConfig, run: RunDirectory, first_step: int, rows: MetricRows, already_logged: int, say: Say
+) -> list[Sink]:
     """The sinks that the configuration asks for.
 
     Args:

@@ -9,7 +9,7 @@ from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.step.step_metrics import StepFigures
 from phalanx.dist.storage.json_lines import JsonLines, cut_back, join_last, number, read_lines
 from phalanx.dist.storage.run_directory import Events, RunDirectory, read_events
-from phalanx.train.tracking.progress import Progress
+from phalanx.train.tracking.progress import ProgressLine
 from phalanx.train.tracking.sinks import Sink, open_sinks
 
 
@@ -26,7 +26,7 @@ class Tracker:
         self.already_logged = 0
         self._metrics: JsonLines | None = None
         self._events: Events | None = None
-        self.progress = Progress(last_step, first_step, ranks.is_main)
+        self.progress = ProgressLine(last_step, first_step, ranks.is_main)
         if not ranks.is_main:
             return
         # What an attempt logged before a kill comes again; W&B has it already.

@@ -46,13 +46,13 @@ def step_path(run: RunDirectory, step: int) -> Path:
     return directory.step_directory(run.checkpoints, step)
 
 
-def newest(run: RunDirectory) -> Chosen:
+def newest_checkpoint(run: RunDirectory) -> Chosen:
     """A run's newest checkpoint that is whole.
 
     Raises:
         UserError: where there is none, saying what is wrong with the newest there is.
     """
-    path, passed_over = reader.newest_whole(run.checkpoints)
+    path, passed_over = reader.newest_valid(run.checkpoints)
     if path is None:
         why = f"; step {passed_over[0][0]}: {passed_over[0][1]}" if passed_over else ""
         remedy = "Restore one from a copy." if passed_over else "Train it first."
@@ -101,7 +101,7 @@ def any_of(text: str) -> Chosen:
         return Chosen(path)
     if path.is_dir():
         if RunDirectory(path).exists():
-            return newest(RunDirectory(path))
+            return newest_checkpoint(RunDirectory(path))
         if is_checkpoint(path):
             return _whole(path, "Choose another one.")
         raise UserError(

@@ -9,8 +9,8 @@ import numpy
 from numpy.typing import NDArray
 
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range
-from phalanx.dist.checkpoint.tools.contents import Content
-from phalanx.dist.checkpoint.tools.sources import Source
+from phalanx.dist.checkpoint.tools.contents import TensorContent
+from phalanx.dist.checkpoint.tools.sources import TensorSource
 
 _PIECE = 1 << 20  # elements that are looked at together
 _BITS: dict[int, Any] = {1: numpy.uint8, 2: numpy.uint16, 4: numpy.uint32, 8: numpy.uint64}
@@ -64,7 +64,7 @@ class Comparison:
         return not (self.differing or self.only_a or self.only_b or self.differing_scalars)
 
 
-def compare(a: Source, b: Source, tolerance: float | None = None) -> Comparison:
+def compare(a: TensorSource, b: TensorSource, tolerance: float | None = None) -> Comparison:
     """Compares what two sources hold.
 
     Args:
@@ -87,14 +87,14 @@ def compare(a: Source, b: Source, tolerance: float | None = None) -> Comparison:
     )
 
 
-def _lacking(one: Source, other: Source) -> Iterator[str]:
+def _lacking(one: TensorSource, other: TensorSource) -> Iterator[str]:
     """Names that only the first has. A file of somebody else's has no scalars at all, which says nothing."""
     yield from (name for name in one.tensors if name not in other.tensors)
     if other.scalars:
         yield from (name for name in one.scalars if name not in other.scalars)
 
 
-def difference(name: str, a: Source, b: Source) -> Difference | None:
+def difference(name: str, a: TensorSource, b: TensorSource) -> Difference | None:
     """How a tensor that both have differs; None where it is equal to the last bit."""
     here, there = a.tensors[name], b.tensors[name]
     if here.shape != there.shape:
@@ -117,7 +117,7 @@ def difference(name: str, a: Source, b: Source) -> Difference | None:
     return Difference(name, largest, relative, count, here.elements, formats)
 
 
-def _pieces(content: Content) -> Iterator[Range]:
+def _pieces(content: TensorContent) -> Iterator[Range]:
     for start in range(0, content.elements, _PIECE):
         yield Range(start, min(start + _PIECE, content.elements))
 

@@ -24,7 +24,7 @@ class NoAverages(LookupError):
 
 
 @dataclass(frozen=True)
-class Content:
+class TensorContent:
     """A tensor to be taken out.
 
     Attributes:
@@ -44,12 +44,12 @@ class Content:
         return elements(self.shape)
 
 
-def as_stored(stored: Manifest) -> dict[str, Content]:
+def as_stored(stored: Manifest) -> dict[str, TensorContent]:
     """Every tensor of a checkpoint as it stands."""
-    return {name: Content(name, tensor.dtype, tensor.shape) for name, tensor in stored.tensors.items()}
+    return {name: TensorContent(name, tensor.dtype, tensor.shape) for name, tensor in stored.tensors.items()}
 
 
-def as_loaded(stored: Manifest, averaged: bool = False, with_optimizer: bool = False) -> dict[str, Content]:
+def as_loaded(stored: Manifest, averaged: bool = False, with_optimizer: bool = False) -> dict[str, TensorContent]:
     """The tensors under the names by which a model knows them, BatchNorm's statistics as their mean over micro-batches.
 
     Args:
@@ -61,7 +61,7 @@ def as_loaded(stored: Manifest, averaged: bool = False, with_optimizer: bool = F
         BrokenCheckpoint: where statistics are not a row a micro-batch.
     """
     plain = as_stored(stored)
-    kinds: dict[str, dict[str, Content]] = {"model": {}, "statistics": {}, "ema": {}, "optimizer": {}}
+    kinds: dict[str, dict[str, TensorContent]] = {"model": {}, "statistics": {}, "ema": {}, "optimizer": {}}
     for name, tensor in stored.tensors.items():
         kinds.setdefault(tensor.kind, {})[name] = plain[name]
     if averaged and not kinds["ema"]:
@@ -75,10 +75,10 @@ def as_loaded(stored: Manifest, averaged: bool = False, with_optimizer: bool = F
     return found | (kinds["optimizer"] if with_optimizer else {})
 
 
-def _mean(rows: Content) -> Content:
+def _mean(rows: TensorContent) -> TensorContent:
     if not rows.shape or rows.shape[0] == 0 or rows.dtype not in _NUMPY:
         raise BrokenCheckpoint(f"{rows.stored} is {rows.dtype} {list(rows.shape)}, which is no row a micro-batch")
-    return Content(rows.stored, rows.dtype, rows.shape[1:], rows.shape[0])
+    return TensorContent(rows.stored, rows.dtype, rows.shape[1:], rows.shape[0])
 
 
 def mean_of_rows(rows: NDArray[Any]) -> NDArray[Any]:
@@ -89,7 +89,7 @@ def mean_of_rows(rows: NDArray[Any]) -> NDArray[Any]:
     return total / total.dtype.type(len(rows)) if total.dtype.kind == "f" else rows[0]
 
 
-def read(readers: Readers, content: Content, wanted: Range | None = None) -> memoryview:
+def read(readers: Readers, content: TensorContent, wanted: Range | None = None) -> memoryview:
     """The bytes of a tensor, or of a range of its elements.
 
     Raises:
@@ -104,7 +104,7 @@ def read(readers: Readers, content: Content, wanted: Range | None = None) -> mem
     return mean[part.start : part.stop].view(numpy.uint8).data
 
 
-def _fill(readers: Readers, content: Content, part: Range) -> bytearray:
+def _fill(readers: Readers, content: TensorContent, part: Range) -> bytearray:
     target = bytearray(part.size * ITEM_SIZE[content.dtype])
     try:
         readers.fill(content.stored, part, memoryview(target))

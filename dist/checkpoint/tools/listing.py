@@ -8,7 +8,7 @@ from phalanx.dist.checkpoint.manifest import BrokenCheckpoint, Manifest
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedCheckpoint:
     """A checkpoint's folder.
 
     Attributes:
@@ -23,7 +23,7 @@ class Listed:
     best: bool = False
 
 
-def listed(checkpoints: Path, metric: str | None = None, mode: str = "auto") -> list[Listed]:
+def listed(checkpoints: Path, metric: str | None = None, mode: str = "auto") -> list[ListedCheckpoint]:
     """Every checkpoint that has a folder, oldest first; only `verify` compares the contents with their checksums.
 
     Args:
@@ -34,10 +34,10 @@ def listed(checkpoints: Path, metric: str | None = None, mode: str = "auto") -> 
     for step in directory.steps(checkpoints):
         path = directory.step_directory(checkpoints, step)
         try:
-            found.append(Listed(step, manifest.read(path), None, step == best))
+            found.append(ListedCheckpoint(step, manifest.read(path), None, step == best))
         except BrokenCheckpoint as broken:
             if path.exists():  # else a training run has pruned it meanwhile
-                found.append(Listed(step, None, str(broken)))
+                found.append(ListedCheckpoint(step, None, str(broken)))
         except OSError as error:
-            found.append(Listed(step, None, f"{error.filename}: {error.strerror}"))
+            found.append(ListedCheckpoint(step, None, f"{error.filename}: {error.strerror}"))
     return found

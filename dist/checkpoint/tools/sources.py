@@ -12,14 +12,14 @@ from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range
 from phalanx.dist.checkpoint.reader import Readers
 from phalanx.dist.checkpoint.shard_file import ShardReader
 from phalanx.dist.checkpoint.tools import contents
-from phalanx.dist.checkpoint.tools.contents import Content, NoAverages
+from phalanx.dist.checkpoint.tools.contents import NoAverages, TensorContent
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
     """Tensors by name, and scalars by name."""
 
     @property
-    def tensors(self) -> Mapping[str, Content]:
+    def tensors(self) -> Mapping[str, TensorContent]:
         """Format and shape of each."""
         ...
 
@@ -45,7 +45,7 @@ class FileSource:
 
     def __init__(self, path: Path):
         self._reader = ShardReader(path)
-        self.tensors = {n: Content(n, e["dtype"], tuple(e["shape"])) for n, e in self._reader.entries.items()}
+        self.tensors = {n: TensorContent(n, e["dtype"], tuple(e["shape"])) for n, e in self._reader.entries.items()}
         metadata = _metadata(path)
         self.scalars = {name: int(metadata[name]) for name in ("step", "samples") if metadata.get(name, "").isdecimal()}
         self.averaged, self.with_optimizer = metadata.get("weights") == "averaged", metadata.get("optimizer") == "true"
@@ -85,7 +85,7 @@ class CheckpointSource:
 
 
 @contextmanager
-def open_both(a: Path, b: Path) -> Iterator[tuple[Source, Source]]:
+def open_both(a: Path, b: Path) -> Iterator[tuple[TensorSource, TensorSource]]:
     """Opens two checkpoints or files for comparison; beside a file, a checkpoint is seen as one would be written out of it.
 
     Raises:
@@ -95,7 +95,7 @@ def open_both(a: Path, b: Path) -> Iterator[tuple[Source, Source]]:
     with ExitStack() as stack:
         files = {path: stack.enter_context(closing(_open_file(path))) for path in (a, b) if path.is_file()}
         like = next(iter(files.values()), None)
-        opened: list[Source] = []
+        opened: list[TensorSource] = []
         for path in (a, b):
             try:
                 opened.append(files[path] if path in files else stack.enter_context(closing(CheckpointSource(path, like))))

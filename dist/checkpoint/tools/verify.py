@@ -16,7 +16,7 @@ _THREADS = min(8, 2 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
-class Problem:
+class ShardProblem:
     """What is wrong with a checkpoint, as the end of a sentence, and where, if it is in one place."""
 
     sentence: str
@@ -36,7 +36,7 @@ class Verified:
     bytes: int
     files: int
     blocks: int
-    problems: tuple[Problem, ...]
+    problems: tuple[ShardProblem, ...]
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ def verify(checkpoint: Path, advance: Callable[[int], None] = lambda _: None) ->
         stored = manifest.read(checkpoint)
         named = list(_blocks(stored))
     except BrokenCheckpoint as broken:
-        return Verified(0, 0, 0, (Problem(str(broken)),))
+        return Verified(0, 0, 0, (ShardProblem(str(broken)),))
     except OSError as error:
-        return Verified(0, 0, 0, (Problem(_words(error)),))
+        return Verified(0, 0, 0, (ShardProblem(_words(error)),))
     problems = [*_misnamed(checkpoint, stored), *_changed(checkpoint, named, advance)]
     if not problems:  # else a header that was changed would be told of twice
         problems = _headers(checkpoint, stored)
@@ -88,14 +88,14 @@ def _blocks(stored: Manifest) -> Iterator[_Block]:
             yield _Block(file, index, min(BLOCK_BYTES, size - index * BLOCK_BYTES), str(expected))
 
 
-def _misnamed(checkpoint: Path, stored: Manifest) -> list[Problem]:
+def _misnamed(checkpoint: Path, stored: Manifest) -> list[ShardProblem]:
     name = checkpoint.resolve().name
     if not name.startswith("step-") or name == directory.step_directory(checkpoint, stored.step).name:
         return []
-    return [Problem(f"its manifest is of step {stored.step}, another than its folder's name")]
+    return [ShardProblem(f"its manifest is of step {stored.step}, another than its folder's name")]
 
 
-def _changed(checkpoint: Path, blocks: list[_Block], advance: Callable[[int], None]) -> list[Problem]:
+def _changed(checkpoint: Path, blocks: list[_Block], advance: Callable[[int], None]) -> list[ShardProblem]:
     problems = []
     pool = ThreadPoolExecutor(_THREADS, "verify")
     try:
@@ -106,15 +106,15 @@ def _changed(checkpoint: Path, blocks: list[_Block], advance: Callable[[int], No
             try:
                 if done.result() != block.expected:
                     words = f"{block.file} was changed after it was written (block {block.index})"
-                    problems.append(Problem(words, block.file, block.index))
+                    problems.append(ShardProblem(words, block.file, block.index))
             except OSError as error:
-                problems.append(Problem(f"{block.file}: {error.strerror} (block {block.index})", block.file, block.index))
+                problems.append(ShardProblem(f"{block.file}: {error.strerror} (block {block.index})", block.file, block.index))
     finally:
         pool.shutdown(cancel_futures=True)
     return sorted(problems, key=lambda p: (p.file or "", p.block or 0))
 
 
-def _headers(checkpoint: Path, stored: Manifest) -> list[Problem]:
+def _headers(checkpoint: Path, stored: Manifest) -> list[ShardProblem]:
     """Where files do not hold what the manifest says: only a manifest that was made to deceive does that."""
     headers: dict[str, dict[str, Any]] = {}
     problems = []
@@ -122,9 +122,9 @@ def _headers(checkpoint: Path, stored: Manifest) -> list[Problem]:
         try:
             reader = ShardReader(checkpoint / file)
         except ValueError as error:
-            problems.append(Problem(f"{file} is no shard: {error}", file))
+            problems.append(ShardProblem(f"{file} is no shard: {error}", file))
         except OSError as error:
-            problems.append(Problem(_words(error), file))
+            problems.append(ShardProblem(_words(error), file))
         else:
             headers[file] = reader.entries
             reader.close()
@@ -133,5 +133,5 @@ def _headers(checkpoint: Path, stored: Manifest) -> list[Problem]:
             entry = entry_name(name, part.range, tensor.elements)
             there = headers[part.file].get(entry)
             if there is None or there["dtype"] != tensor.dtype or elements(there["shape"]) != part.range.size:
-                problems.append(Problem(f"{part.file} does not hold {entry} as the manifest says", part.file))
+                problems.append(ShardProblem(f"{part.file} does not hold {entry} as the manifest says", part.file))
     return problems

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phalanx.models.detection.yolo.layers import (
+    C3,
+    SPPF,
+    C2f,
     Conv,
     ConvOf,
-    CrossStage,
-    CrossStageAll,
     DepthwiseConv,
-    PyramidPooling,
     twice_as_large,
 )
 from phalanx.models.detection.yolo.scaling import Scale
@@ -48,10 +48,10 @@ class Plan:
     conv: ConvOf = Conv
 
 
-V5 = Plan(CrossStage, 6, (3, 6, 9, 3), pooling_first=False, narrows=True)
-X = Plan(CrossStage, 0, (3, 9, 9, 3), pooling_first=True, narrows=True)
-X_DEPTHWISE = replace(X, block=partial(CrossStage, conv=DepthwiseConv), conv=DepthwiseConv)
-V8 = Plan(CrossStageAll, 3, (3, 6, 6, 3), pooling_first=False, narrows=False)
+V5 = Plan(C3, 6, (3, 6, 9, 3), pooling_first=False, narrows=True)
+X = Plan(C3, 0, (3, 9, 9, 3), pooling_first=True, narrows=True)
+X_DEPTHWISE = replace(X, block=partial(C3, conv=DepthwiseConv), conv=DepthwiseConv)
+V8 = Plan(C2f, 3, (3, 6, 6, 3), pooling_first=False, narrows=False)
 
 
 class Focus(nn.Module):
@@ -84,7 +84,7 @@ class Body(nn.Module):
         self.stage2 = nn.Sequential(conv(c1, c2, 3, 2), block(c2, c2, depths[0], True))
         self.stage3 = nn.Sequential(conv(c2, c3, 3, 2), block(c3, c3, depths[1], True))
         self.stage4 = nn.Sequential(conv(c3, c4, 3, 2), block(c4, c4, depths[2], True))
-        last, pooling = block(c5, c5, depths[3], not plan.pooling_first), PyramidPooling(c5, c5)
+        last, pooling = block(c5, c5, depths[3], not plan.pooling_first), SPPF(c5, c5)
         self.stage5 = nn.Sequential(conv(c4, c5, 3, 2), *((pooling, last) if plan.pooling_first else (last, pooling)))
         narrow5, narrow4 = (c4, c3) if plan.narrows else (c5, c4)
         self.narrow5: nn.Module = Conv(c5, narrow5) if plan.narrows else nn.Identity()

@@ -99,7 +99,7 @@ class Bottleneck(nn.Module):
         return x + through if self.add else through
 
 
-class CrossStage(nn.Module):
+class C3(nn.Module):
     """`C3`: half of the channels go through bottlenecks, half around them (Wang et al., CSPNet, arXiv:1911.11929).
 
     Shape: [B, C, H, W] to [B, out, H, W].
@@ -116,7 +116,7 @@ class CrossStage(nn.Module):
         return met
 
 
-class CrossStageAll(nn.Module):
+class C2f(nn.Module):
     """`C2f`: as `CrossStage`, but the output of every bottleneck is kept (Terven et al., arXiv:2304.00501, section 12).
 
     Shape: [B, C, H, W] to [B, out, H, W].
@@ -136,7 +136,7 @@ class CrossStageAll(nn.Module):
         return met
 
 
-class PyramidPooling(nn.Module):
+class SPPF(nn.Module):
     """Spatial pyramid pooling: the largest of neighbourhoods of 5, 9 and 13 pixels (He et al., arXiv:1406.4729).
 
     Pools of 5 one after another have these sizes too. Shape: [B, C, H, W] to [B, out, H, W].

@@ -1,7 +1,7 @@
 """The YOLO networks. No torch here."""
 
 from phalanx.models.detection.yolo.scaling import SCALES
-from phalanx.models.entry import Entry, Family, OwnOption
+from phalanx.models.entry import Family, ModelSpec, OwnOption
 
 _BUILD = "phalanx.models.detection.yolo.networks"
 _REVIEW = "Terven et al., 2023, arXiv:2304.00501"
@@ -38,11 +38,11 @@ _PARAMS = {
 }
 
 
-def _entry(family: Family, params: int, source: str, own: dict[str, OwnOption] | None = None) -> Entry:
-    return Entry(family, params, kind="detection", classes=80, params_source=source, own=own or {})
+def _entry(family: Family, params: int, source: str, own: dict[str, OwnOption] | None = None) -> ModelSpec:
+    return ModelSpec(family, params, kind="detection", classes=80, params_source=source, own=own or {})
 
 
-def _of(name: str) -> Entry:
+def _of(name: str) -> ModelSpec:
     if name == "yolox_nano":
         return _entry(_X, _PARAMS[name], "derived; the paper says 0.91 million")
     if name.startswith("yolox"):
@@ -52,7 +52,7 @@ def _of(name: str) -> Entry:
     return _entry(_V8, _PARAMS[name], _AUTHORS)
 
 
-YOLO: dict[str, Entry] = {
+YOLO: dict[str, ModelSpec] = {
     "yolov3": _entry(_V3, 61_949_149, _PAPER, {"channels": _CHANNELS, "anchors": _ANCHORS}),
     **{name: _of(name) for name in SCALES},
 }

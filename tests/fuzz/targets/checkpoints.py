@@ -32,7 +32,7 @@ def _made() -> tuple[dict[str, Any], bytes]:
         described = shard_file.write(path, segments).to_json()
         content = path.read_bytes()
     stored = {
-        name: manifest.StoredTensor("model", "F32", t.shape, (manifest.Run(0, Range(0, t.size), t.size),), [_SHARD])
+        name: manifest.StoredTensor("model", "F32", t.shape, (manifest.ShardRun(0, Range(0, t.size), t.size),), [_SHARD])
         for name, t in tensors.items()
     }
     made = manifest.Manifest(
@@ -109,7 +109,7 @@ def _door(case: Case, _: Path) -> None:
 
     path = Path("checkpoints/step-00000004")
     command(["checkpoint", "ls", "."])
-    _, passed_over = reader.newest_whole(Path("checkpoints"))
+    _, passed_over = reader.newest_valid(Path("checkpoints"))
     if any(not problem.strip() for _, problem in passed_over):
         raise Broken("passed over without a word")
     stored = manifest.read(path)

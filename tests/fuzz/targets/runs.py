@@ -82,12 +82,12 @@ def whole() -> dict[str, Content]:
     import json
 
     from phalanx.configs.load import load, to_yaml
-    from phalanx.train.tasks import DataFacts
+    from phalanx.train.tasks import DataInfo
     from tests.fuzz.targets.checkpoints import checkpoint_files
 
     config = load([DIGITS], ["checkpoint.best=val/top1", "train.patience=3", "data.ledger=true"])
     files: dict[str, Content] = {"config.yaml": to_yaml(config).encode(), "logs/rank-0.log": b"a line\nanother\n"}
-    facts = {field.name: _JSON["data.json"]["facts"].get(field.name) for field in dataclasses.fields(DataFacts)}
+    facts = {field.name: _JSON["data.json"]["facts"].get(field.name) for field in dataclasses.fields(DataInfo)}
     _JSON["data.json"]["facts"] = facts
     files |= {name: json.dumps(value).encode() for name, value in _JSON.items()}
     files |= {name: b"".join(json.dumps(line).encode() + b"\n" for line in lines) for name, lines in _LINES.items()}

@@ -11,7 +11,7 @@ _BACKGROUND, _TRACK, _TEXT, _QUIET = (24, 26, 31), (58, 62, 71), (240, 240, 240)
 _ACCENT = (74, 158, 255)
 
 
-def with_band(image: Image.Image, lines: Sequence[tuple[str, float | None]]) -> Image.Image:
+def with_caption(image: Image.Image, lines: Sequence[tuple[str, float | None]]) -> Image.Image:
     """The image, and below it a line of text for each label, with its probability and a bar of that length.
 
     Args:

@@ -1,7 +1,7 @@
 """Detectors on BCCD, photographs of blood cells, from scratch, on two CPU ranks, in minutes.
 
     python benchmarks/bccd.py --root FOLDER [--only LABEL ...] [--work FOLDER] [--output docs/bccd.md]
-                              [--results docs/bccd.jsonl]
+                              [--results docs/results/bccd.jsonl]
 
 FOLDER is in VOC's layout, with the splits train, val and test. Each run is a `phalanx train` of
 `configs/recipes/bccd_yolov8n.yaml`, with another network but for the first, on 2 ranks whose BatchNorm is synchronised. The
@@ -83,13 +83,13 @@ def train(run: Run, root: Path, work: Path) -> dict[str, Any]:
     }
 
 
-def draw(folder: Path, root: Path, docs: Path) -> None:
+def draw(folder: Path, root: Path, shown: Path) -> None:
     """Pictures of a run: precision over recall on test, and what it sees in the first images of that, side by side."""
     from PIL import Image
 
     from benchmarks import sheets
 
-    curve, predictions = (docs / name for name in pictures(folder.name))
+    curve, predictions = (shown / name for name in pictures(folder.name))
     shutil.copy(folder / "pictures/precision_recall.png", curve)
     names = (root / "ImageSets/Main/test.txt").read_text().split()[:SHOWN]
     seen, told = sheets.predicted(folder, [root / f"JPEGImages/{name}.jpg" for name in names], "--best", "evaluate.shown=0.4")
@@ -120,7 +120,7 @@ def markdown(found: Mapping[str, Mapping[str, Any]], curves: str) -> list[str]:
         rows.append(f"| {' | '.join(map(str, columns))} |")
     seen: list[str] = []
     for name in (run for run in found if run in PICTURED):
-        curve, predictions = pictures(file_name(name))
+        curve, predictions = (f"results/{picture}" for picture in pictures(file_name(name)))
         seen += ["", f"## {name}", "", f"![precision over recall]({curve})", "", f"![predictions]({predictions})"]
     return [
         "# BCCD: detectors from scratch",
@@ -131,12 +131,12 @@ def markdown(found: Mapping[str, Mapping[str, Any]], curves: str) -> list[str]:
         "by, 72 to test, where each network is evaluated once. No pretrained weights. Each is a `phalanx train` of "
         "`configs/recipes/bccd_yolov8n.yaml` on 2 CPU ranks with synchronised BatchNorm; seconds are those of the whole "
         "command: start, training, evaluation, saving. Memory is the largest process's. What each has besides the recipe, its "
-        "curve and its losses: `docs/bccd.jsonl`.",
+        "curve and its losses: `docs/results/bccd.jsonl`.",
         "",
         *(line.format(classes=" | ".join(classes), lines=" | ".join("---" for _ in classes)) for line in _HEAD),
         *rows,
         "",
-        f"![AP50 on val over minutes]({curves})",
+        f"![AP50 on val over minutes](results/{curves})",
         "",
         "Pictures: precision over recall on test of boxes that overlap by 0.5; and what the network sees in the first images "
         "of test, with a score of at least 0.4 (photographs: BCCD, MIT licence).",
@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="LABEL", choices=[run.label for run in RUNS], help="some of the runs")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/bccd", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/bccd.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/bccd.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/results/bccd.jsonl")
     given = parser.parse_args()
     from benchmarks.results import measure_all
 
@@ -159,12 +159,14 @@ def main() -> int:
     chosen = [label for label in runs if given.only is None or label in given.only]
     found = measure_all(given.results, chosen, lambda label: train(runs[label], root, work), "run")
     found = {label: found[label] for label in runs if label in found}
-    curves = given.output.with_name("bccd.svg")
+    shown = given.output.parent / "results"
+    shown.mkdir(parents=True, exist_ok=True)
+    curves = shown / "bccd.svg"
     series = {label: [(seconds / 60, value) for _, seconds, value in figures["val"]] for label, figures in found.items()}
     curves.write_text(svg(series, "AP50 on val", "minutes"))
     for folder in (work / file_name(label) for label in PICTURED):
         if folder.is_dir():
-            draw(folder, root, given.output.parent)
+            draw(folder, root, shown)
     given.output.write_text("\n".join(markdown(found, curves.name)) + "\n")
     return 0 if all(figures["test"]["ap50"] >= LEAST for figures in found.values()) else 1
 

@@ -1,7 +1,7 @@
 """Every network for segmentation on CamVid, from scratch, on two CPU ranks, in minutes; and what exactness costs.
 
     python benchmarks/camvid.py --root FOLDER [--only LABEL ...] [--seconds 600] [--others 240] [--long 2400]
-                                [--work FOLDER] [--output docs/camvid.md] [--results docs/camvid.jsonl]
+                                [--work FOLDER] [--output docs/camvid.md] [--results docs/results/camvid.jsonl]
 
 FOLDER is in the layout of data.name=masks: images/ and masks/, each with train/ and val/, and classes.txt, whose last class may
 be void, which counts for nothing. Each run is a `phalanx train` of `configs/recipes/camvid_deeplabv3plus.yaml` with another
@@ -277,11 +277,11 @@ def markdown(found: Mapping[str, Found], frequent: str, base: float) -> list[str
         f"DeepLabv3+ in images of val that it has not learnt from{' (the longer run)' if long in found else ''}: photograph, "
         "truth, prediction.",
         "",
-        f"![photographs, truth and predictions]({PREDICTIONS})",
+        f"![photographs, truth and predictions](results/{PREDICTIONS})",
         "",
         "One of them as every network sees it.",
         "",
-        f"![the same image by every network]({NETWORKS_SEEN})",
+        f"![the same image by every network](results/{NETWORKS_SEEN})",
     ]
     return page
 
@@ -302,7 +302,7 @@ def main() -> int:
     parser.add_argument("--long", type=float, default=2400, help="time of the longer run")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/camvid", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/camvid.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/camvid.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/results/camvid.jsonl")
     given = parser.parse_args()
     work = given.work.resolve()
     folder = prepare(given.root, work)
@@ -310,12 +310,14 @@ def main() -> int:
     chosen = list(_chosen(cases(given.seconds, given.others, given.long), given.only))
     found = _run(given.results, Bench(folder, work), chosen)
     # Pictures of runs whose folders are elsewhere stay as they are.
+    shown = given.output.parent / "results"
+    shown.mkdir(parents=True, exist_ok=True)
     best = f"{COMPARED}, {LONG}" if f"{COMPARED}, {LONG}" in found else COMPARED
     if (work / file_name(best)).is_dir():
-        draw_predictions(best, folder, work, given.output.parent)
+        draw_predictions(best, folder, work, shown)
     networks = [label(network) for network in NETWORKS if (work / file_name(label(network))).is_dir()]
     if networks:
-        draw_networks(networks, folder, work, given.output.parent)
+        draw_networks(networks, folder, work, shown)
     given.output.write_text("\n".join(markdown(found, frequent, base)) + "\n")
     return 0 if all(figures["miou"] >= 2 * base for figures in found.values()) else 1
 

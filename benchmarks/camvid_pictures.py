@@ -11,14 +11,14 @@ PREDICTIONS, NETWORKS_SEEN = "camvid_predictions.jpg", "camvid_networks.jpg"
 VOID = "void"
 
 
-def draw_predictions(run: str, folder: Path, work: Path, docs: Path) -> None:
+def draw_predictions(run: str, folder: Path, work: Path, shown: Path) -> None:
     """Photographs, truth and predictions of a run.
 
     Args:
         run: its label.
         folder: the data.
         work: the folder of the runs.
-        docs: where the picture goes.
+        shown: where the picture goes.
     """
     from PIL import Image
 
@@ -35,10 +35,10 @@ def draw_predictions(run: str, folder: Path, work: Path, docs: Path) -> None:
         ]
         for image, one in zip(images, told, strict=True)
     ]
-    sheets.save(sheets.sheet(rows), docs / PREDICTIONS, 2 / 3)
+    sheets.save(sheets.sheet(rows), shown / PREDICTIONS, 2 / 3)
 
 
-def draw_networks(networks: Sequence[str], folder: Path, work: Path, docs: Path) -> None:
+def draw_networks(networks: Sequence[str], folder: Path, work: Path, shown: Path) -> None:
     """One image as every network sees it, beside the truth; see `draw_predictions`."""
     from PIL import Image
 
@@ -50,7 +50,8 @@ def draw_networks(networks: Sequence[str], folder: Path, work: Path, docs: Path)
     for name in networks:
         seen, told = sheets.predicted(work / file_name(name), [image])
         panels.append(sheets.titled(with_mask(Image.open(image), _numbers(seen / told[0]["mask"]), classes), name))
-    sheets.save(sheets.sheet([panels[at : at + _COLUMNS] for at in range(0, len(panels), _COLUMNS)]), docs / NETWORKS_SEEN, 0.5)
+    rows = [panels[at : at + _COLUMNS] for at in range(0, len(panels), _COLUMNS)]
+    sheets.save(sheets.sheet(rows), shown / NETWORKS_SEEN, 0.5)
 
 
 def _images(folder: Path) -> list[Path]:

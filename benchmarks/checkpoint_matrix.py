@@ -238,7 +238,7 @@ def markdown(found: Mapping[Pair, Mapping[str, Any]]) -> list[str]:
         "max|a - b| / max|b|, worst tensor and pair, after two more steps. Pairs with ZeRO are in float32, all others in "
         "float64; `ddp exact` is `dist.reduce=exact`; `hsdp` has 1, 1, 3 and 2 ranks that share a copy. SGD's checkpoints are "
         "written while training waits, a file a rank; AdamW's in the background while it goes on, in one file, as they are "
-        "small. Every pair by itself: `docs/checkpoint_matrix.jsonl`.",
+        "small. Every pair by itself: `docs/results/checkpoint_matrix.jsonl`.",
     ]
     for optimizer, words in (("sgd", "SGD with momentum"), ("adamw", "AdamW")):
         if any(pair.optimizer == optimizer for pair in found):
@@ -250,7 +250,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizers", nargs="+", default=["sgd", "adamw"], choices=["sgd", "adamw"])
     parser.add_argument("--output", type=Path, default=ROOT / "docs/checkpoint_proof.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/checkpoint_matrix.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/results/checkpoint_matrix.jsonl")
     given = parser.parse_args()
     found = _run(given.results, given.optimizers)
     from benchmarks.results import put_section

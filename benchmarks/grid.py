@@ -204,7 +204,7 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
         "pixels (96 x 96 for Inception v3, 56 x 56 for ViT-H/14) and saves; `yes` says that both ranks have the same finite "
         "weights one step later, and that a run which reads the checkpoint makes that step to the last bit. `exact` is DDP "
         "with `dist.reduce=exact`: the same bits after three steps on 1, 2 and 3 ranks. Every cell by itself: "
-        "`docs/grid.jsonl`.",
+        "`docs/results/grid.jsonl`.",
         *([f"**{left} cells of other networks have not been run yet.**"] if left else []),
         "",
         *_table(found, classify, []),
@@ -248,7 +248,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", help="default: every network there is")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/grid.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/grid.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/results/grid.jsonl")
     given = parser.parse_args()
     found = _run(given.results, given.networks or networks())
     given.output.write_text("\n".join(markdown(found)) + "\n")

@@ -1,6 +1,6 @@
 """kill -9 at random instants, while a checkpoint is saved every step.
 
-    python benchmarks/kills.py --kills 200 [--output docs/checkpoint_proof.md] [--results docs/kills.jsonl]
+    python benchmarks/kills.py --kills 200 [--output docs/checkpoint_proof.md] [--results docs/results/kills.jsonl]
     python benchmarks/kills.py --smoke
 
 A run on 1 or 2 ranks, its checkpoints written in the background or while training waits, is killed and started again ten
@@ -169,7 +169,7 @@ def markdown(lines: Sequence[Line]) -> list[str]:
         "A ResNet-18 on digits, 90 MB a checkpoint, saves after each of its 40 steps, keeps two, and is evaluated every five. "
         "It is killed ten times, and started again each time. A kill spares what "
         "the operating system has taken to write: that files and folders are fsynced before a checkpoint gets its name is not "
-        "what this shows. Every kill by itself: `docs/kills.jsonl`.",
+        "what this shows. Every kill by itself: `docs/results/kills.jsonl`.",
         "",
         "| checkpoints written | kills | as they must be | before the first step | in an evaluation | in a save | in a removal "
         "| runs as the unbroken |",
@@ -183,7 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="at least so many, those in the results file included")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/checkpoint_proof.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/kills.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/results/kills.jsonl")
     parser.add_argument("--smoke", action="store_true", help="three kills of a short run, nothing of it kept")
     given = parser.parse_args()
     if given.smoke:

@@ -145,7 +145,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", help="default: every network for segmentation")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/overfit.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/overfit.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/results/overfit.jsonl")
     given = parser.parse_args()
     from benchmarks.results import measure_all
 

@@ -1,6 +1,6 @@
 """Every strategy against one process: the same training, or by how much it differs.
 
-    python benchmarks/parity.py [--only ddp fsdp ...] [--output docs/parity.md] [--results docs/parity.jsonl]
+    python benchmarks/parity.py [--only ddp fsdp ...] [--output docs/parity.md] [--results docs/results/parity.jsonl]
 
 Trains small models by the engine on 1 to 4 real ranks, and by a loop in plain torch on one process. The difference is
 max|a - b| / max|b| a tensor, worst tensor, for losses, gradients (the optimizer's moments: after the first step of SGD with
@@ -166,7 +166,7 @@ def _markdown(found: dict[Cell, dict[str, Any]]) -> str:
             "are the optimizer's moments: with SGD after the first step exactly the gradient. The loss has two parts with "
             "different weights, and ignores labels unevenly. ZeRO runs in float32, where rounding grows from step to step, "
             "and DDP beside it as a yardstick; everything else in float64. `hsdp` copies across ranks, on 4 in pairs. "
-            "Every cell by itself: `docs/parity.jsonl`.",
+            "Every cell by itself: `docs/results/parity.jsonl`.",
             "",
             "## SGD with momentum",
             "",
@@ -194,7 +194,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="strategies to run; the tables hold what there is")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/parity.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/parity.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/results/parity.jsonl")
     given = parser.parse_args()
     given.results.parent.mkdir(parents=True, exist_ok=True)
     found = _run(given.results, given.only)

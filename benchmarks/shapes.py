@@ -1,6 +1,7 @@
 """The recipes of `shapes`, made pictures, from scratch to their end on two CPU ranks; and what they see beside the truth.
 
-    python benchmarks/shapes.py [--only RECIPE ...] [--work FOLDER] [--output docs/shapes.md] [--results docs/shapes.jsonl]
+    python benchmarks/shapes.py [--only RECIPE ...] [--work FOLDER] [--output docs/shapes.md]
+                                [--results docs/results/shapes.jsonl]
 
 Each run is `phalanx train configs/recipes/RECIPE.yaml configs/cluster/local.yaml --nproc 2`; its last figures on the split that
 it does not learn from count. Prints JSON, a line a run, and writes Markdown and pictures. It goes on where it was stopped: runs
@@ -71,7 +72,7 @@ def train(recipe: str, work: Path) -> dict[str, Any]:
     }
 
 
-def draw(recipe: str, work: Path, docs: Path) -> None:
+def draw(recipe: str, work: Path, shown: Path) -> None:
     """Above the truth, below what the network sees, in the first pictures of the split that it has not learnt from."""
     from PIL import Image
 
@@ -95,7 +96,7 @@ def draw(recipe: str, work: Path, docs: Path) -> None:
     else:
         factor = found[0].width // images[0].width
         truth = [sheets.with_true_boxes(i, s, split.classes, factor) for i, s in zip(images, samples, strict=True)]
-    sheets.save(sheets.sheet([truth, found]), docs / f"{recipe}.jpg", 1)
+    sheets.save(sheets.sheet([truth, found]), shown / f"{recipe}.jpg", 1)
 
 
 _HEAD = ["| recipe | network | steps | seconds | peak MB a rank | measured | |", "| --- | --- | --- | --- | --- | --- | --- |"]
@@ -110,7 +111,7 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         told = RECIPES[name]
         columns = [f"`{name}.yaml`", told.network, figures["steps"], f"{figures['seconds']:.0f}", figures["peak_mb"], told.word]
         rows.append(f"| {' | '.join(map(str, columns))} | {figures['figure']:.3f} |")
-        pictures += ["", f"## {told.network}", "", f"![truth, and what {told.network} sees]({name}.jpg)"]
+        pictures += ["", f"## {told.network}", "", f"![truth, and what {told.network} sees](results/{name}.jpg)"]
     return [
         "# Shapes: drawn pictures, from scratch",
         "",
@@ -119,7 +120,7 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "Pictures drawn on the fly from a seed: textured grounds, up to six shapes of eight classes that overlap, and noise. "
         "Each run is a `phalanx train` of a recipe in `configs/recipes/` on 2 CPU ranks, measured at its end on pictures that "
         "it has not learnt from. Seconds are those of the whole command: start, training, evaluation, saving. Memory is the "
-        "largest process's. Curves: `docs/shapes.jsonl`.",
+        "largest process's. Curves: `docs/results/shapes.jsonl`.",
         "",
         *_HEAD,
         *rows,
@@ -134,16 +135,18 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", metavar="RECIPE", choices=list(RECIPES), help="some of the runs")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/shapes", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/shapes.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "docs/shapes.jsonl")
+    parser.add_argument("--results", type=Path, default=ROOT / "docs/results/shapes.jsonl")
     given = parser.parse_args()
     from benchmarks.results import measure_all
 
     work = given.work.resolve()
     chosen = [name for name in RECIPES if given.only is None or name in given.only]
     found = measure_all(given.results, chosen, lambda recipe: train(recipe, work), "recipe")
+    shown = given.output.parent / "results"
+    shown.mkdir(parents=True, exist_ok=True)
     for name in RECIPES:
         if (work / name).is_dir():
-            draw(name, work, given.output.parent)
+            draw(name, work, shown)
     given.output.write_text("\n".join(markdown(found)) + "\n")
     return 0 if all(figures["ok"] for figures in found.values()) else 1
 

@@ -29,7 +29,8 @@ def test_the_page_has_a_row_a_run_and_a_column_a_class() -> None:
     page = bccd.markdown({"yolov8n": figures}, "curves.svg")
     assert "| yolov8n | 10 | 61 | 900 | 5 | 0.900 | 0.600 | 0.700 | 0.800 | 1.000 |" in page
     assert any(line.endswith("| AP75 | RBC | WBC |") for line in page) and any("curves.svg" in line for line in page)
-    assert "![predictions](bccd_yolov8n_predictions.jpg)" in page and set(bccd.PICTURED) <= {run.label for run in bccd.RUNS}
+    assert "![predictions](results/bccd_yolov8n_predictions.jpg)" in page
+    assert set(bccd.PICTURED) <= {run.label for run in bccd.RUNS}
 
 
 def test_curves_lie_within_the_picture_and_their_names_are_escaped() -> None:

@@ -20,7 +20,7 @@ def test_the_page_has_a_row_and_a_picture_a_recipe() -> None:
     figures = {"steps": 10, "seconds": 61.4, "peak_mb": 900, "figure": 0.8123, "ok": True}
     page = "\n".join(shapes.markdown({"shapes_maskrcnn": figures}))
     assert "| `shapes_maskrcnn.yaml` | Mask R-CNN on a ResNet-18 | 10 | 61 | 900 | AP50 of masks | 0.812 |" in page
-    assert "](shapes_maskrcnn.jpg)" in page and "unet" not in page
+    assert "](results/shapes_maskrcnn.jpg)" in page and "unet" not in page
 
 
 def test_true_masks_and_boxes_lie_where_the_objects_are() -> None:

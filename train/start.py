@@ -5,6 +5,7 @@ from typing import Any
 
 from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, UserError
 from phalanx.configs.schema import CheckpointConfig, RunConfig
+from phalanx.configs.sections.optim import OPTIMIZERS
 from phalanx.data.loading import worker_memory
 from phalanx.dist import determinism, heartbeat
 from phalanx.dist.checkpoint import plan, rehearsal, retention
@@ -239,7 +240,7 @@ def _state_to_come(config: RunConfig, engine: Engine) -> int:
     """Bytes of the optimizer's state that is not there before its first step."""
     if any(entry.kind == "optimizer" for entry in engine.entries()):
         return 0
-    states = 2 if config.optim.name == "adamw" else int(config.optim.momentum > 0)
+    states = OPTIMIZERS[config.optim.name].state_tensors(config.optim)
     trained = {name for name, parameter in engine.unwrapped.named_parameters() if parameter.requires_grad}
     entries = [e for e in engine.entries() if e.kind == "model" and e.name in trained]
     return states * plan.whole_bytes(plan.tensor_infos(entries))

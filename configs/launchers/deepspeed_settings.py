@@ -8,6 +8,7 @@ from typing import Any
 
 from phalanx.configs.launchers.statement import Statements, shown
 from phalanx.configs.origin import Origin, Problem
+from phalanx.configs.sections.optim import OPTIMIZERS
 from phalanx.configs.text.encodings import brief, read_text
 from phalanx.configs.text.json_text import parse_json
 
@@ -24,7 +25,6 @@ _IMPLEMENTATION = ("torch_adam", "fused", "foreach", "fp32_optimizer_states", "c
 # Parameters that change the arithmetic, with the value that a recipe stands for.
 _ONLY = {"amsgrad": False, "maximize": False, "bias_correction": True, "dampening": 0, "decoupled_weight_decay": True}
 _SHARED = ("lr", "weight_decay")
-_OWN = {"sgd": ("momentum", "nesterov"), "adamw": ("betas", "eps")}
 
 
 def read(path: str) -> dict[str, Any]:
@@ -201,7 +201,7 @@ class _Reader:
 
     def _parameter(self, name: str, parameter: str, value: Any) -> None:
         written = f"optimizer.params.{parameter}"
-        if parameter in (*_SHARED, *_OWN[name]):
+        if parameter in (*_SHARED, *OPTIMIZERS[name].keys):
             self._say(written, f"optim.{parameter}", value)
         elif parameter in _ONLY:
             if value != _ONLY[parameter]:

@@ -1,6 +1,7 @@
 """The sections `optim` and `schedule` of a recipe."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -32,6 +33,27 @@ class OptimConfig(Section):
     lr_factors: dict[str, Factor] = experiment(
         {}, "learning rate as a multiple of lr, by patterns of parameters' names, such as {backbone.*: 0.1}; the last that fits"
     )
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """What is known of an optimizer without torch; what makes it is in `train/optim/optimizers.py`.
+
+    Attributes:
+        keys: keys of `optim` that it reads besides `lr` and `weight_decay`.
+        momentum: the value that `schedule.warmup_momentum` rises to: SGD's momentum, the first beta of Adam.
+        state_tensors: how many tensors of a parameter's size it keeps for each parameter.
+    """
+
+    keys: tuple[str, ...]
+    momentum: Callable[[OptimConfig], float]
+    state_tensors: Callable[[OptimConfig], int]
+
+
+OPTIMIZERS: dict[str, OptimizerSpec] = {
+    "sgd": OptimizerSpec(("momentum", "nesterov"), lambda optim: optim.momentum, lambda optim: int(optim.momentum > 0)),
+    "adamw": OptimizerSpec(("betas", "eps"), lambda optim: optim.betas[0], lambda optim: 2),
+}
 
 
 class ScheduleConfig(Section):

@@ -1,5 +1,6 @@
 """Parameters in groups of their own weight decay and learning rate, the same under every strategy."""
 
+import typing
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
+from phalanx.configs.sections.optim import OPTIMIZERS, OptimConfig, ScheduleConfig
 from phalanx.dist.comm.process_group import World
 from phalanx.train.optim import optimizers, schedules
 from tests.support.rank_pool import Pool
@@ -25,6 +26,25 @@ class Network(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         scores: torch.Tensor = self.head(self.backbone(image))
         return scores
+
+
+def test_the_optimizers_of_a_recipe_are_those_that_can_be_made() -> None:
+    names = typing.get_args(OptimConfig.model_fields["name"].annotation)
+    assert set(names) == set(OPTIMIZERS) == set(optimizers.CONSTRUCTORS)
+    assert {key for spec in OPTIMIZERS.values() for key in spec.keys} <= set(OptimConfig.model_fields)
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+@pytest.mark.parametrize("keys", [{}, {"momentum": 0.0}])
+def test_an_optimizer_keeps_as_many_tensors_as_its_specification_says(name: str, keys: dict[str, float]) -> None:
+    network = Network()
+    optim = OptimConfig.model_validate({"name": name, "lr": 0.1, **keys})
+    made = optimizers.optimizer_factory(optim, network)(dict(network.named_parameters()))
+    network(torch.randn(2, 3, 4, 4)).sum().backward()
+    made.step()
+    for parameter in network.parameters():
+        state = [v for v in made.state[parameter].values() if isinstance(v, torch.Tensor) and v.shape == parameter.shape]
+        assert len(state) == OPTIMIZERS[name].state_tensors(optim)
 
 
 def _groups(**keys: Any) -> dict[str, tuple[float, float]]:

@@ -1,6 +1,7 @@
 """Optimizers by name, torch's own, over parameters in groups of their own learning rate and weight decay."""
 
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,14 @@ _NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
     *(nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm2d, nn.RMSNorm),
 )
+Groups = list[dict[str, Any]]
 MakeOptimizer = Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer]
+
+# Makes the optimizer of a name in `OPTIMIZERS` from parameter groups, which have their own weight decay.
+CONSTRUCTORS: dict[str, Callable[[Groups, OptimConfig], torch.optim.Optimizer]] = {
+    "sgd": lambda groups, c: torch.optim.SGD(groups, lr=c.lr, momentum=c.momentum, nesterov=c.nesterov),
+    "adamw": lambda groups, c: torch.optim.AdamW(groups, lr=c.lr, betas=c.betas, eps=c.eps),
+}
 
 
 def optimizer_factory(config: OptimConfig, model: nn.Module, biases_apart: bool = False) -> MakeOptimizer:
@@ -35,10 +43,8 @@ def optimizer_factory(config: OptimConfig, model: nn.Module, biases_apart: bool 
             decay = 0.0 if name in spared else config.weight_decay
             groups.setdefault((decay, factors.get(name, 1.0), biases_apart and _is_bias(name)), []).append(parameter)
         # The engine sets a group's learning rate: that of the step times the group's factor.
-        told = [{"params": group, "weight_decay": d, "lr_factor": f, "biases": b} for (d, f, b), group in groups.items()]
-        if config.name == "sgd":
-            return torch.optim.SGD(told, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
-        return torch.optim.AdamW(told, lr=config.lr, betas=config.betas, eps=config.eps)
+        listed = [{"params": group, "weight_decay": d, "lr_factor": f, "biases": b} for (d, f, b), group in groups.items()]
+        return CONSTRUCTORS[config.name](listed, config)
 
     return make
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
+from phalanx.configs.sections.optim import OPTIMIZERS, OptimConfig, ScheduleConfig
 from phalanx.dist.strategies.rates import Rates
 
 
@@ -46,7 +46,7 @@ def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) 
 def rates(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) -> Callable[[int], Rates]:
     """All that changes from step to step: the learning rate and, while warming up, that of biases and the momentum."""
     rate = learning_rate(optim, schedule, last_step)
-    momentum = optim.momentum if optim.name == "sgd" else optim.betas[0]
+    momentum = OPTIMIZERS[optim.name].momentum(optim)
 
     def at(step: int) -> Rates:
         share = min(1.0, step / max(1, schedule.warmup_steps))

@@ -29,14 +29,13 @@ from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes
 from phalanx.dist.microbatches.micro_batch import MicroBatch, merge, to_device
 from phalanx.dist.microbatches.randomness import key, seed_everything, undisturbed
 from phalanx.dist.microbatches.sampler import Share, share
-from phalanx.dist.prepare import prepare
+from phalanx.dist.parallelize import parallelize
 from phalanx.dist.step import first_forward
 from phalanx.dist.step.first_forward import Losses, LossesOf
 from phalanx.dist.step.global_loss import GlobalLoss
 from phalanx.dist.step.loss_scale import LossScale
 from phalanx.dist.step.step_message import Agreed, Pending, StepMessage
 from phalanx.dist.step.step_metrics import Figures, StepFigures, StepMetrics
-from phalanx.dist.strategies import share_model
 from phalanx.dist.strategies.rates import Rates
 from phalanx.dist.strategies.strategy import Strategy
 
@@ -77,19 +76,20 @@ class Engine:
         self.world, self.config, dist = world, config, config.dist
         self.mine: Share = share(config.micro_batches, world.ranks.rank, world.ranks.world)
         self._joint = joint_size(dist.sync_bn, config.micro_batches)
-        everyones_turns = forward_passes(config.micro_batches, self._joint, world.ranks.world)
-        self.passes: list[ForwardPass] = everyones_turns[world.ranks.rank]
-        self._joint_groups: dict[tuple[int, ...], BatchNormGroup] = make_groups(world, everyones_turns, dist.timeout_s)
-        self._shared_turns = any(forward_pass.is_shared for own in everyones_turns for forward_pass in own)
+        all_passes = forward_passes(config.micro_batches, self._joint, world.ranks.world)
+        self.passes: list[ForwardPass] = all_passes[world.ranks.rank]
+        self._batchnorm_groups: dict[tuple[int, ...], BatchNormGroup] = make_groups(world, all_passes, dist.timeout_s)
+        self._synchronizes = any(forward_pass.is_shared for own in all_passes for forward_pass in own)
 
         self.dtype = precision.weights_dtype(dist.precision)
         precision.check(dist.precision, world.device)
-        model = prepare(model.to(self.dtype), config, world, self._shared_turns)
-        self._stats_group = sync_batchnorm.stats_group_of(model)
-        self._strategy: Strategy = share_model(model, make_optimizer, config, world, self.mine)
+        self._strategy: Strategy = parallelize(
+            model.to(self.dtype), make_optimizer, config, world, self.mine, synchronize=self._synchronizes
+        )
         self.model, self.unwrapped = self._strategy.model, self._strategy.unwrapped
+        self._stats_group = sync_batchnorm.stats_group_of(self.unwrapped)
         groups = self.mine.total // self._joint
-        self._global_loss = GlobalLoss(groups, self._joint_groups, self._strategy.grad_divisor)
+        self._global_loss = GlobalLoss(groups, self._batchnorm_groups, self._strategy.grad_divisor)
         self.statistics = MicroBatchStatistics(self.unwrapped, self.mine)
         self._average = _average(config, self._strategy, self.statistics)
         if not self._strategy.collective:
@@ -97,12 +97,12 @@ class Engine:
         self._loss_scale = LossScale(dist.loss_scale, dist.loss_scale_window) if dist.precision == "fp16" else None
 
         self._learning_rate = learning_rate
-        self._exchange: StepMessage | None = None
-        self._reports = StepMetrics(world, self.mine)
+        self._message: StepMessage | None = None
+        self._metrics = StepMetrics(world, self.mine)
         self._pending: Pending | None = None
         self._agreed: Agreed | None = None
         self._losses: tuple[str, ...] = ()
-        self._step, self._turn = 0, self.passes[0]
+        self._step, self._pass = 0, self.passes[0]
         self.stop_agreed = self.save_agreed = False
         self.skipped = 0
 
@@ -125,9 +125,9 @@ class Engine:
             stop: whether this rank was asked to stop; all ranks will have agreed by the end of the step.
             save: whether it is time for a checkpoint by this rank's clock; likewise.
         """
-        assert self._exchange is not None, "the engine must be warmed up first"
+        assert self._message is not None, "the engine must be warmed up first"
         self._step, self._agreed = step, None
-        self._pending = self._exchange.send(weights, self._reports.to_send(), stop, save)
+        self._pending = self._message.send(weights, self._metrics.to_send(), stop, save)
         self.unwrapped.train()
         for place, forward_pass in enumerate(self.passes):
             with self._strategy.forward_backward(forward_pass.first, last=place == len(self.passes) - 1):
@@ -137,9 +137,9 @@ class Engine:
 
     def _set_up(self, forward_pass: ForwardPass, batch: Sequence[MicroBatch]) -> MicroBatch:
         """Selects a turn's statistics and partners; its samples, on the device. A filler runs the rank's last micro-batch."""
-        self._turn = forward_pass
+        self._pass = forward_pass
         self.statistics.select(forward_pass)
-        self._stats_group.group = self._joint_groups[forward_pass.ranks].statistics if forward_pass.is_shared else None
+        self._stats_group.group = self._batchnorm_groups[forward_pass.ranks].statistics if forward_pass.is_shared else None
         own = (
             batch[forward_pass.first - self.mine.first : forward_pass.last - self.mine.first]
             if not forward_pass.is_filler
@@ -154,13 +154,13 @@ class Engine:
         if tuple(losses) != self._losses:
             now, before = list(losses), list(self._losses)
             raise ValueError(f"the task returned the losses {now}, but at the start {before}; they must stay the same")
-        pairs = [self._global_loss.part(*losses[name], agreed.weights.get(name), self._turn) for name in self._losses]
+        pairs = [self._global_loss.part(*losses[name], agreed.weights.get(name), self._pass) for name in self._losses]
         reported, shares = zip(*pairs, strict=True)
         total = torch.stack(shares).sum()
-        if self._turn.is_filler:
+        if self._pass.is_filler:
             total = total * 0.0
         else:
-            self._reports.add(reported, self._turn.first, self._turn.last)
+            self._metrics.add(reported, self._pass.first, self._pass.last)
         self._strategy.backward(total if self._loss_scale is None else total * self._loss_scale.value)
 
     def _receive(self) -> Agreed:
@@ -168,7 +168,7 @@ class Engine:
             assert self._pending is not None
             self._agreed = self._pending.receive()
             self.stop_agreed, self.save_agreed = self._agreed.stop, self._agreed.save
-            self._reports.received(self._agreed.sums)
+            self._metrics.received(self._agreed.sums)
         return self._agreed
 
     def step(self) -> list[StepFigures]:
@@ -195,10 +195,10 @@ class Engine:
             if self._average is not None:
                 self._average.update(self._step - self.skipped + 1)
         weights = {name: agreed.weights.get(name, self._global_loss.groups) for name in self._losses}
-        self._reports.finish(Figures(self._step, weights, rates.learning_rate, norm, scale, overflowed))
+        self._metrics.finish(Figures(self._step, weights, rates.learning_rate, norm, scale, overflowed))
         if self._loss_scale is not None:
             self._adjust(self._loss_scale, overflowed)
-        return self._reports.take_known()
+        return self._metrics.take_known()
 
     def _adjust(self, loss_scale: LossScale, overflowed: bool) -> None:
         try:
@@ -216,14 +216,14 @@ class Engine:
 
     def settle(self) -> list[StepFigures]:
         """Waits until the figures of all finished steps are known. All ranks call together."""
-        return self._reports.settle()
+        return self._metrics.settle()
 
     # -- at the start ---------------------------------------------------------------------------------------------------
 
     @property
     def warm_up_share(self) -> Share:
         """The micro-batches that `warm_up` needs: those of the first turn; all of this rank's where ranks run jointly."""
-        if self._shared_turns:
+        if self._synchronizes:
             return self.mine
         return Share(self.passes[0].first, self.passes[0].last, self.mine.total)
 
@@ -248,27 +248,27 @@ class Engine:
             with torch.compiler.set_stance("force_eager"):
                 # Turns that ranks run jointly end with another rank's backward: all forwards come first, and no backward,
                 # so that no rank is left waiting for what another one refuses.
-                forwards = self._rehearsal(batch, with_backward=not self._shared_turns)
-                backward = None if self._shared_turns else self._strategy.backward
+                forwards = self._rehearsal(batch, with_backward=not self._synchronizes)
+                backward = None if self._synchronizes else self._strategy.backward
                 self._losses = first_forward.inspect(
                     self.world, self.model, self.unwrapped, losses_of, forwards, backward, self._joint
                 )
             warnings = (
                 [] if self.mine.total == 1 else first_forward.changed_buffers(before, self.unwrapped, self.statistics.layers)
             )
-            if self._shared_turns or self.config.dist.compile:
+            if self._synchronizes or self.config.dist.compile:
                 for _, micro_batch in self._rehearsal(batch, with_backward=True):
                     self._strategy.backward(first_forward.total(losses_of(self.model, micro_batch)))
             self._strategy.discard()
         with torch.no_grad():
             for name, buffer in self.unwrapped.named_buffers():
                 buffer.copy_(before[name])
-        self._exchange = StepMessage(self.world, self.mine, self._losses)
+        self._message = StepMessage(self.world, self.mine, self._losses)
         return warnings if self.mine.total > 1 else []
 
     def _rehearsal(self, batch: Sequence[MicroBatch], with_backward: bool) -> Iterator[tuple[ForwardPass, MicroBatch]]:
         """The turns of `warm_up_share`, each set up to run, with statistics that are thrown away."""
-        rehearsed = self.passes if self._shared_turns else self.passes[:1]
+        rehearsed = self.passes if self._synchronizes else self.passes[:1]
         for forward_pass in rehearsed:
             with self._strategy.forward_backward(None, last=with_backward and forward_pass is rehearsed[-1]):
                 micro_batch = self._set_up(forward_pass, batch)

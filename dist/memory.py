@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from phalanx.configs.schema import RunConfig
-from phalanx.configs.sections.dist import SHARDED, ZERO
+from phalanx.configs.strategies import STRATEGIES, StrategySpec
 from phalanx.dist.checkpoint.layout import EMA, ITEM_SIZE, MICRO_BATCHES, elements
 from phalanx.dist.checkpoint.manifest import StoredTensor
 from phalanx.dist.microbatches.forward_passes import joint_size
@@ -31,6 +31,10 @@ class Sharing:
     offload: bool = False
     adds_whole_gradients: bool = False
 
+    @property
+    def spec(self) -> StrategySpec:
+        return STRATEGIES[self.strategy]
+
     @classmethod
     def of(cls, config: RunConfig, world_size: int, local_world: int) -> "Sharing":
         """That of a run.
@@ -39,7 +43,7 @@ class Sharing:
             local_world: ranks of a node, which share the weights under hsdp where `dist.shard_ranks` is not set.
         """
         dist = config.dist
-        once_a_step = dist.strategy in SHARDED and dist.exchange == "step" and dist.reduce == "fast"
+        once_a_step = STRATEGIES[dist.strategy].is_fsdp and dist.exchange == "step" and dist.reduce == "fast"
         whole = once_a_step and _most_turns(config, world_size) > 1
         return cls(dist.strategy, world_size, dist.shard_ranks or local_world, dist.offload, whole)
 
@@ -90,11 +94,11 @@ def memory_per_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> Ra
     parameters = [t for t in model.values() if _may_be_trained(t)]
     rest = [t for t in model.values() if not _may_be_trained(t)]
 
-    strategy = sharing.strategy
-    in_parts = strategy in (*SHARDED, "zero3")
-    weights = _parts(parameters, sharing) if in_parts else _whole(parameters)
-    whole_gradients = strategy in ("single", "ddp", "zero1") or sharing.adds_whole_gradients
-    has_copy = strategy in ("zero1", "zero2") or (strategy == "zero3" and sharing.offload)
+    spec = sharing.spec
+    weights = _parts(parameters, sharing) if "weights" in spec.shards else _whole(parameters)
+    whole_gradients = "gradients" not in spec.shards or sharing.adds_whole_gradients
+    # DeepSpeed's optimizer steps parts of its own, unless the weights are such parts already.
+    has_copy = spec.deepspeed and ("weights" not in spec.shards or sharing.offload)
     return RankMemory(
         weights=weights + _whole(rest) + _statistics(kinds["statistics"].values(), sharing.world_size),
         gradients=_whole(trained) if whole_gradients else _parts(trained, sharing),
@@ -116,13 +120,14 @@ def _whole(tensors: Iterable[StoredTensor]) -> int:
 def _parts(tensors: Sequence[StoredTensor], sharing: Sharing) -> int:
     """Bytes of the first rank's parts, padding included where a strategy pads."""
     world = sharing.world_size
-    if sharing.strategy in SHARDED:
-        ranks = sharing.shard_ranks if sharing.strategy == "hsdp" else world
+    spec = sharing.spec
+    if spec.is_fsdp:
+        ranks = sharing.shard_ranks if spec.replicates else world
         rows = [(-(-t.shape[0] // ranks) if t.shape else 1, t) for t in tensors]
         return sum(count * elements(t.shape[1:]) * ITEM_SIZE[t.dtype] for count, t in rows)
-    if sharing.strategy == "zero3":
+    if "weights" in spec.shards:
         return sum(-(-t.elements // world) * ITEM_SIZE[t.dtype] for t in tensors)
-    if sharing.strategy in ZERO:
+    if spec.shards:
         # One flat tensor, cut into parts of an even number of elements.
         item = max((ITEM_SIZE[t.dtype] for t in tensors), default=0)
         return -(-sum(t.elements for t in tensors) // (2 * world)) * 2 * item
@@ -152,9 +157,9 @@ def _averaged_buffers(tensors: Mapping[str, StoredTensor], world_size: int) -> i
 def _on_host(sharing: Sharing) -> tuple[str, ...]:
     if not sharing.offload:
         return ()
-    if sharing.strategy in SHARDED:
+    if sharing.spec.is_fsdp:
         return ("weights", "gradients", "optimizer", "averages")
-    return ("optimizer", "averages") if sharing.strategy == "zero1" else ("gradients", "optimizer", "averages")
+    return ("gradients", "optimizer", "averages") if "gradients" in sharing.spec.shards else ("optimizer", "averages")
 
 
 def _most_turns(config: RunConfig, world_size: int) -> int:

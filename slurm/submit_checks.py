@@ -11,6 +11,7 @@ from pathlib import Path
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.slurm import SlurmConfig
+from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.storage.json_lines import number
 from phalanx.dist.storage.run_directory import RunDirectory, is_writable, read_events
 from phalanx.slurm import capacity
@@ -134,10 +135,11 @@ def judge(config: RunConfig, cluster: Cluster, where: FileSystem, saving_s: floa
 
 def _check_ranks(config: RunConfig, found: Findings) -> None:
     slurm = config.slurm
-    if config.dist.strategy == "single" and slurm.ranks > 1:
+    strategy = config.dist.strategy
+    if STRATEGIES[strategy].one_rank and slurm.ranks > 1:
         found.problems.append(
-            f"dist.strategy=single runs on one rank, but slurm.nodes={slurm.nodes} with {slurm.ranks_per_node} ranks a node "
-            f"makes {slurm.ranks}. Set dist.strategy=ddp, or slurm.nodes=1 slurm.tasks_per_node=1."
+            f"dist.strategy={strategy} runs on one rank, but slurm.nodes={slurm.nodes} with {slurm.ranks_per_node} ranks per "
+            f"node makes {slurm.ranks}. Set dist.strategy=ddp, or slurm.nodes=1 slurm.tasks_per_node=1."
         )
     tasks, gpus = slurm.tasks_per_node, slurm.gpus_per_node
     if not tasks or not gpus:

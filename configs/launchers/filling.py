@@ -13,8 +13,8 @@ from phalanx.configs.launchers import accelerate_settings, deepspeed_settings
 from phalanx.configs.launchers.statement import Statement, Statements, shown
 from phalanx.configs.origin import COMMAND_LINE, Origin, Problem
 from phalanx.configs.schema import RunConfig, keys
-from phalanx.configs.sections.dist import ZERO
 from phalanx.configs.sections.section import Section
+from phalanx.configs.strategies import DEEPSPEED
 from phalanx.configs.text.encodings import brief
 from phalanx.configs.text.yaml_reading import merge, nested
 
@@ -124,7 +124,7 @@ def _deepspeed_file(written: Written, accelerate: Statements, result: Filling) -
     before = _lookup(written.base, "dist.deepspeed")
     explicit = _lookup(written.explicit, "dist.strategy")
     strategy = accelerate.value("dist.strategy") if explicit is _MISSING else explicit
-    if isinstance(before, str) and strategy is not None and strategy not in ZERO:
+    if isinstance(before, str) and strategy is not None and strategy not in DEEPSPEED:
         result.values = merge(result.values, nested("dist.deepspeed", None))
         return None
     return before if isinstance(before, str) else None

@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator
 
 from phalanx.configs.sections.section import Int, Section, divisors, experiment, hardware
-
-ZERO = ("zero1", "zero2", "zero3")
-SHARDED = ("fsdp", "hsdp")
+from phalanx.configs.strategies import DEEPSPEED, EXACT, STRATEGIES, StrategyName
 
 
 def _group(value: int | str) -> int | str:
@@ -26,7 +24,7 @@ Group = Annotated[int | str, AfterValidator(_group)]
 
 
 class DistConfig(Section):
-    strategy: Literal["single", "ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"] = hardware(
+    strategy: StrategyName = hardware(
         "ddp",
         "how ranks share the model: ddp holds all of it on each; fsdp (FSDP2) shards it; hsdp shards in a node and copies "
         "across; zero1, zero2, zero3 (DeepSpeed) shard the optimizer, the gradients too, the weights too",
@@ -100,22 +98,27 @@ def contradictions(dist: DistConfig, micro_batches: int) -> Iterator[tuple[str, 
             f"dist.reduce=exact does not go with dist.sync_bn={dist.sync_bn}: joint statistics round as the ranks divide them. "
             "Set dist.reduce=fast, or dist.sync_bn=off.",
         )
-    if dist.reduce == "exact" and dist.strategy not in ("single", "ddp", "fsdp"):
+    spec = STRATEGIES[dist.strategy]
+    if dist.reduce == "exact" and spec.exact_module is None:
         yield (
             "dist.reduce",
-            f"dist.reduce=exact runs under single, ddp and fsdp, not {dist.strategy}, which sums in an order of its own. "
+            f"dist.reduce=exact runs under {_listed(EXACT)}, not {dist.strategy}, which sums in an order of its own. "
             "Set dist.strategy=ddp, or dist.reduce=fast.",
         )
-    if dist.precision == "fp64" and dist.strategy in ZERO:
+    if dist.precision == "fp64" and spec.deepspeed:
         yield "dist.precision", f"DeepSpeed ({dist.strategy}) has no fp64. Set dist.strategy=fsdp, or dist.precision=fp32."
-    if dist.shard_ranks is not None and dist.strategy != "hsdp":
+    if dist.shard_ranks is not None and not spec.replicates:
         yield "dist.shard_ranks", f"dist.shard_ranks is for hsdp, not {dist.strategy}. Remove it, or set dist.strategy=hsdp."
-    if dist.offload and dist.strategy not in (*ZERO, *SHARDED):
+    if dist.offload and not spec.shards:
         yield "dist.offload", f"dist.offload=true needs fsdp, hsdp or zero1 to zero3, not {dist.strategy}. Set one, or false."
-    if dist.gather == "half" and (dist.strategy not in SHARDED or dist.precision not in ("bf16", "fp16")):
+    if dist.gather == "half" and (not spec.is_fsdp or dist.precision not in ("bf16", "fp16")):
         yield "dist.gather", "dist.gather=half needs fsdp or hsdp, and bf16 or fp16. Set dist.gather=full."
-    if dist.deepspeed is not None and dist.strategy not in ZERO:
+    if dist.deepspeed is not None and not spec.deepspeed:
         yield (
             "dist.deepspeed",
-            f"dist.deepspeed={dist.deepspeed} is for zero1 to zero3, not {dist.strategy}. Remove it, or set one of them.",
+            f"dist.deepspeed={dist.deepspeed} is for {_listed(DEEPSPEED)}, not {dist.strategy}. Remove it, or set one of them.",
         )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

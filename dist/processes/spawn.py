@@ -12,6 +12,7 @@ from pathlib import Path
 
 from phalanx.configs.errors import ExitCode
 from phalanx.configs.sections.dist import DistConfig
+from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.processes import rank_status, scratch
 from phalanx.dist.processes.environment import without_ranks
 from phalanx.dist.processes.stop import answer_from_now_on, answered
@@ -30,7 +31,7 @@ def count_gpus() -> int:
 
 def default_processes(config: DistConfig) -> int:
     """One rank a GPU, else one."""
-    if config.device == "cpu" or config.strategy == "single":
+    if config.device == "cpu" or STRATEGIES[config.strategy].one_rank:
         return 1
     return max(1, count_gpus())
 

@@ -1,47 +1,36 @@
-"""How a single-device model trains over all ranks: one class a strategy, chosen by name."""
+"""How a model trains over all ranks: a module for each way, chosen by name from the table of `phalanx.configs.strategies`."""
 
+import importlib
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.comm.process_group import World, group_of_one
 from phalanx.dist.microbatches.sampler import Share
-from phalanx.dist.strategies.replicated import Ddp, Exact, MakeOptimizer, Replicated
+from phalanx.dist.strategies.replicated import MakeOptimizer
 from phalanx.dist.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
 
 
-def share_model(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Strategy:
-    """Turns a single-device model into one that trains over all ranks.
+def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Strategy:
+    """A model and its optimizer under the configured strategy. Its module's own `wrap` has the same arguments.
 
     Raises:
         UserError: where the strategy cannot run on so many ranks, or with such a model.
     """
-    dist = config.dist
-    if dist.strategy not in ("single", "ddp"):
-        group_of_one(world)
-    if dist.strategy.startswith("zero"):
-        from phalanx.dist.strategies.zero import Zero
-
-        return Zero(model, make_optimizer, config, world)
-    if dist.reduce == "exact" and dist.strategy == "fsdp" and world.ranks.world > 1:
-        from phalanx.dist.strategies.exact_sharded import ExactSharded
-
-        return ExactSharded(model, make_optimizer, dist, world, config.micro_batches)
-    if dist.strategy in ("fsdp", "hsdp") and dist.reduce == "fast":
-        from phalanx.dist.strategies.sharded import Sharded
-
-        return Sharded(model, make_optimizer, dist, world)
-    model.to(world.device)
-    if dist.reduce == "exact":
-        return Exact(model, make_optimizer, world, mine)
-    if world.ranks.world == 1:
-        return Replicated(model, make_optimizer)
-    if dist.strategy == "single":
+    name = config.dist.strategy
+    spec = STRATEGIES[name]
+    if spec.one_rank and world.ranks.world > 1:
         raise UserError(
-            f"dist.strategy=single runs on one rank, not on {world.ranks.world}. Set dist.strategy=ddp.", shared=True
+            f"dist.strategy={name} runs on one rank, not on {world.ranks.world}. Set dist.strategy=ddp.", shared=True
         )
-    return Ddp(model, make_optimizer, world)
+    if spec.shards:
+        group_of_one(world)
+    module = spec.module if config.dist.reduce == "fast" else spec.exact_module
+    assert module is not None, "the configuration refuses dist.reduce=exact where there is no such module"
+    wrapped: Strategy = importlib.import_module(f"{__name__}.{module}").wrap(model, make_optimizer, config, world, mine)
+    return wrapped

@@ -7,8 +7,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.launchers.deepspeed_settings import read
 from phalanx.configs.origin import Problem
 from phalanx.configs.schema import RunConfig
-
-STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
+from phalanx.configs.strategies import STRATEGIES
 
 # The recipe's: precision, clipping, batches and the optimizer are the engine's work under every strategy.
 _OURS = (
@@ -63,7 +62,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
         zero.pop(key, None)
     # An option of DeepSpeed's that replaces torch.nn.functional.linear for good, in the whole process.
     zero["memory_efficient_linear"] = False
-    zero["stage"] = STAGES[config.dist.strategy]
+    zero["stage"] = STRATEGIES[config.dist.strategy].zero_stage
     if config.dist.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     elif zero["stage"] < 3:

@@ -1,8 +1,8 @@
-"""Every rank holds the whole model: alone, under DDP, or with gradients summed by the fixed tree."""
+"""Every rank holds the whole model: alone, or under DDP."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +13,10 @@ from phalanx.dist.checkpoint.entries import Entry, entry
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies import optimizer_state
-from phalanx.dist.strategies.exact_reduce import ExactReduce
 from phalanx.dist.strategies.rates import Rates
 
 if TYPE_CHECKING:
+    from phalanx.configs.schema import RunConfig
     from phalanx.dist.checkpoint.manifest import Manifest
 
 MakeOptimizer = Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer]
@@ -96,23 +96,7 @@ class Ddp(Replicated):
         return nullcontext() if last else self._wrapped.no_sync()
 
 
-class Exact(Replicated):
-    """`dist.reduce=exact`: the ranks exchange nothing but what the fixed tree of sums asks for."""
-
-    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, world: World, mine: Share):
-        super().__init__(model, make_optimizer)
-        self._reduce = ExactReduce([p for p in self.parameters.values() if p.requires_grad], world, mine)
-
-    @contextmanager
-    def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
-        if number is not None:
-            self._reduce.expect(number)
-        yield
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-        self._reduce.taken()
-
-    def gradients(self) -> list[Tensor]:
-        self._reduce.finish()
-        return super().gradients()
+def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Replicated:
+    """As `phalanx.dist.strategies.wrap`: DDP, or the bare model where there is one rank."""
+    model.to(world.device)
+    return Replicated(model, make_optimizer) if world.ranks.world == 1 else Ddp(model, make_optimizer, world)

@@ -4,7 +4,7 @@ Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Paramete
 DeepSpeed serves as a plain float32 optimizer over torch's own: precision, clipping and the cut of a step are the engine's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
+from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, whole
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.comm.process_group import World
+from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies import optimizer_state
-from phalanx.dist.strategies.deepspeed_config import STAGES
 from phalanx.dist.strategies.eval_copy import filled, make_eval_copy
 from phalanx.dist.strategies.rates import Rates
+from phalanx.dist.strategies.replicated import MakeOptimizer
 from phalanx.dist.strategies.zero_engine import start
 from phalanx.dist.strategies.zero_parts import HeldRange, in_groups, in_shards
 
@@ -35,14 +37,15 @@ class Zero:
     def __init__(
         self,
         model: nn.Module,
-        make_optimizer: Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer],
+        make_optimizer: MakeOptimizer,
         config: RunConfig,
         world: World,
     ):
         _refuse_scalars(model, config.dist.strategy)
-        self._stage, self._offload = STAGES[config.dist.strategy], config.dist.offload
+        spec = STRATEGIES[config.dist.strategy]
+        self._stage, self._offload = spec.zero_stage, config.dist.offload
         self._rank, self._device = world.ranks.rank, world.device
-        self.collective = self._stage > 1
+        self.collective = spec.collective
         self.grad_divisor = world.ranks.world
         _lay_out(model, world.device)
         self._eval_copy = make_eval_copy(model) if self._stage == 3 else None
@@ -238,3 +241,8 @@ def _shared(names: list[str], scalars: Mapping[str, dict[str, Any]]) -> dict[str
 def _scalar(value: Any) -> Any:
     """A stored scalar as the optimizer has it: a 0-dimensional tensor on the CPU, or a plain value."""
     return torch.tensor(value["value"], dtype=getattr(torch, value["dtype"])) if isinstance(value, dict) else value
+
+
+def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: RunConfig, world: World, mine: Share) -> Zero:
+    """As `phalanx.dist.strategies.wrap`."""
+    return Zero(model, make_optimizer, config, world)

@@ -13,8 +13,9 @@ from torch import nn
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
+from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.comm.process_group import World
-from phalanx.dist.strategies.deepspeed_config import STAGES, settings
+from phalanx.dist.strategies.deepspeed_config import settings
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -82,7 +83,7 @@ def _check(engine: "DeepSpeedEngine", optimizer: torch.optim.Optimizer, config: 
     from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
-    stage = STAGES[config.dist.strategy]
+    stage = STRATEGIES[config.dist.strategy].zero_stage
     kind = DeepSpeedZeroOptimizer_Stage3 if stage == 3 else DeepSpeedZeroOptimizer
     facts = {
         "the stage": (engine.zero_optimization_stage(), stage),

@@ -7,7 +7,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.launchers.statement import shown
 from phalanx.configs.load import filled, split_arguments, to_yaml
 from phalanx.configs.schema import RunConfig, digest, flat, keys
-from phalanx.configs.sections.dist import ZERO
+from phalanx.configs.strategies import DEEPSPEED
 from phalanx.launch.arguments import Parser, add_config, recipe
 from phalanx.train.setup.checks import check_recipe
 
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _print_deepspeed(config: RunConfig) -> None:
-    if config.dist.strategy not in ZERO:
-        raise UserError(f"dist.strategy={config.dist.strategy} does not run DeepSpeed. Set one of: {', '.join(ZERO)}.")
+    if config.dist.strategy not in DEEPSPEED:
+        raise UserError(f"dist.strategy={config.dist.strategy} does not run DeepSpeed. Set one of: {', '.join(DEEPSPEED)}.")
     from phalanx.dist.strategies.deepspeed_config import settings
 
     print(json.dumps(settings(config), indent=1))

@@ -8,6 +8,7 @@ from phalanx.configs.messages import nearest, synonyms
 from phalanx.configs.own_code import is_own, refuse_half
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.section import divisors
+from phalanx.configs.strategies import STRATEGIES
 from phalanx.data import open as data_open
 from phalanx.dist.storage.run_directory import RunDirectory, is_writable
 from phalanx.models import registry
@@ -20,8 +21,9 @@ def check_world(config: RunConfig, world: int) -> None:
     Raises:
         UserError: naming both numbers, and the largest micro-batch that would do.
     """
-    if config.dist.strategy == "single" and world > 1:
-        raise UserError(f"dist.strategy=single runs on one rank, but {world} were asked for. Set dist.strategy=ddp.")
+    strategy = config.dist.strategy
+    if STRATEGIES[strategy].one_rank and world > 1:
+        raise UserError(f"dist.strategy={strategy} runs on one rank, but {world} were asked for. Set dist.strategy=ddp.")
     for said, steps in filling.gradient_accumulation(config):
         if steps * world != config.micro_batches:
             raise UserError(

@@ -17,12 +17,14 @@ from torch.distributed.tensor import DTensor
 
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes
-from phalanx.dist.strategies import summation_tree
-from phalanx.dist.strategies.replicated import MakeOptimizer
-from phalanx.dist.strategies.sharded import Sharded
+from phalanx.dist.microbatches.sampler import Share
+from phalanx.dist.strategies import exact_replicated, summation_tree
+from phalanx.dist.strategies.fsdp import Fsdp
+from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
 from phalanx.dist.strategies.summation_tree import TreeNode
 
 if TYPE_CHECKING:
+    from phalanx.configs.schema import RunConfig
     from phalanx.configs.sections.dist import DistConfig
 
 
@@ -61,7 +63,7 @@ class _TreeReduceScatter(ReduceScatter):
             assert not self._sums
 
 
-class ExactSharded(Sharded):
+class ExactFsdp(Fsdp):
     """A model under FSDP2 whose gradients are the same bits on any number of ranks, and under DDP with exact sums."""
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World, micro_batches: int):
@@ -96,3 +98,10 @@ class ExactSharded(Sharded):
             if isinstance(parameter.grad, DTensor):
                 norms += torch._foreach_norm([parameter.grad.full_tensor()])
         return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Replicated:
+    """As `phalanx.dist.strategies.wrap`; one rank has nothing to shard."""
+    if world.ranks.world == 1:
+        return exact_replicated.wrap(model, make_optimizer, config, world, mine)
+    return ExactFsdp(model, make_optimizer, config.dist, world, config.micro_batches)

@@ -16,20 +16,23 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionP
 from torch.distributed.tensor import DTensor
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist import precision
 from phalanx.dist.comm.process_group import World
+from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies.blocks import blocks
 from phalanx.dist.strategies.eval_copy import filled, make_eval_copy
 from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
 
 if TYPE_CHECKING:
+    from phalanx.configs.schema import RunConfig
     from phalanx.configs.sections.dist import DistConfig
 
 # Under dist.gather=half only the weights of these are gathered in half precision.
 _MULTIPLIES = (nn.modules.conv._ConvNd, nn.Linear)
 
 
-class Sharded(Replicated):
+class Fsdp(Replicated):
     """A model under FSDP2.
 
     Raises:
@@ -90,7 +93,7 @@ class Sharded(Replicated):
 def _mesh(config: "DistConfig", world: World) -> DeviceMesh:
     """All ranks in one shard; or, for hsdp, copies times shards, neighbours in a shard."""
     ranks = world.ranks
-    if config.strategy == "fsdp":
+    if not STRATEGIES[config.strategy].replicates:
         return init_device_mesh(world.device.type, (ranks.world,), mesh_dim_names=("shard",))
     together = config.shard_ranks or ranks.local_world
     if ranks.world % together:
@@ -139,3 +142,8 @@ def _kept_whole(module: nn.Module) -> list[nn.Module]:
         and not isinstance(m, (*_MULTIPLIES, FSDPModule))
         and not any(isinstance(child, FSDPModule) for child in m.modules())
     ]
+
+
+def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Fsdp:
+    """As `phalanx.dist.strategies.wrap`."""
+    return Fsdp(model, make_optimizer, config.dist, world)

@@ -1,0 +1,42 @@
+"""`dist.reduce=exact` where every rank holds the whole model: gradients are summed by the fixed tree, in place of DDP."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.microbatches.sampler import Share
+from phalanx.dist.strategies.exact_reduce import ExactReduce
+from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
+
+if TYPE_CHECKING:
+    from phalanx.configs.schema import RunConfig
+
+
+class Exact(Replicated):
+    """`dist.reduce=exact`: the ranks exchange nothing but what the fixed tree of sums asks for."""
+
+    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, world: World, mine: Share):
+        super().__init__(model, make_optimizer)
+        self._reduce = ExactReduce([p for p in self.parameters.values() if p.requires_grad], world, mine)
+
+    @contextmanager
+    def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
+        if number is not None:
+            self._reduce.expect(number)
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+        self._reduce.taken()
+
+    def gradients(self) -> list[Tensor]:
+        self._reduce.finish()
+        return super().gradients()
+
+
+def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Exact:
+    """As `phalanx.dist.strategies.wrap`."""
+    return Exact(model.to(world.device), make_optimizer, world, mine)

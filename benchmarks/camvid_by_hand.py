@@ -75,11 +75,12 @@ def _precision(config: dict[str, Any]) -> torch.autocast:
 def train(config: dict[str, Any], root: Path, seconds: float) -> tuple[torch.nn.Module, int]:
     """The network after so many seconds, and its number of steps."""
     from phalanx.models import registry
+    from phalanx.models.options import choices
 
     torch.manual_seed(config["seed"])
     data, optim, model_keys = config["data"], config["optim"], config["model"]
     size, classes = tuple(data["image_size"]), len((root / "classes.txt").read_text().splitlines())
-    model = registry.build(model_keys["name"], num_classes=classes, **registry.choices(model_keys, size))
+    model = registry.get(model_keys["name"]).build(num_classes=classes, **choices(model_keys, size))
     layout = _layout(config)
     model.to(memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters(), lr=optim["lr"], weight_decay=optim["weight_decay"])

@@ -87,9 +87,9 @@ def _agrees(network: str) -> float:
 def _task(network: str) -> str:
     from phalanx.models import registry
 
-    kind = registry.kind(network)
+    kind = registry.get(network).kind
     if kind == "detection":
-        return "instance" if registry.has_masks(network) else "detection"
+        return "instance" if registry.get(network).masks else "detection"
     return "segmentation" if kind == "segmentation" else "classification"
 
 

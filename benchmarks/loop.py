@@ -136,7 +136,7 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
             while True:
                 yield from torch.randperm(len(dataset), generator=generator).tolist()
 
-    model: Any = registry.build("resnet18", num_classes=10, in_channels=1)
+    model: Any = registry.get("resnet18").build(num_classes=10, in_channels=1)
     wrapped = model
     sharded = config.dist.strategy == "fsdp"
     if sharded:

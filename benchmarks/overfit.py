@@ -79,7 +79,7 @@ def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, A
     torch.manual_seed(0)
     if "dropout" in registry.MODELS[name].takes:
         options["dropout"] = 0.0
-    model = registry.build(name, num_classes=classes, **options)
+    model = registry.get(name).build(num_classes=classes, **options)
     for layer in model.modules():
         if isinstance(layer, torch.nn.Dropout):  # those of auxiliary heads too
             layer.p = 0.0

@@ -49,6 +49,11 @@ class Options:
 OPTIONAL = ("stem", "dropout", "drop_path", "output_stride", "backbone", "options")
 
 
+def choices(model: Mapping[str, Any], image_size: int | Sequence[int]) -> dict[str, Any]:
+    """Those keys of a recipe's section `model`, and the size of its images, that a network is built with."""
+    return {key: model[key] for key in OPTIONAL} | {"image_size": image_size}
+
+
 def square(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
     """Height and width of what may be the side of a square."""
     if image_size is None or isinstance(image_size, int):

@@ -28,7 +28,7 @@ def file(name: str, weights: str) -> Path:
         BadOption: where there are no such weights.
         BadWeights: where they cannot be fetched.
     """
-    version = registry.check_weights(name, weights)
+    version = registry.get(name).weights_version(weights)
     if timm_networks.is_one(name):
         return _of_timm(name, weights)
     url: str = torchvision.models.get_model_weights(name)[version].url

@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from phalanx.models.backbones.pyramid import Pyramid
 
 PREFIX = "timm/"
+
+
+class NoSuchNetwork(LookupError):
+    """timm has no network of that name; the message lists the nearest."""
+
+
 # The options of a recipe under the names that timm has for them.
 _NAMES = {"dropout": "drop_rate", "drop_path": "drop_path_rate", "output_stride": "output_stride"}
 
@@ -29,7 +35,7 @@ def build(name: str, options: Options) -> "nn.Module":
     """A classification network of timm.
 
     Raises:
-        LookupError: with the nearest names.
+        NoSuchNetwork: with the nearest names.
         BadOption: for what this network does not take.
     """
     network = _create(name, options, num_classes=options.num_classes)
@@ -40,11 +46,14 @@ def build(name: str, options: Options) -> "nn.Module":
     return network
 
 
-def features(name: str, options: Options) -> "Pyramid":
+def pyramid(name: str, options: Options, channels: tuple[int, ...]) -> "Pyramid":
     """The maps of timm's `features_only`. Its parameters have timm's names of that form, which for most networks are others.
 
+    Args:
+        channels: of no use here, since timm's network says its own.
+
     Raises:
-        LookupError: with the nearest names.
+        NoSuchNetwork: with the nearest names.
         BadOption: for what this network does not take.
     """
     network = _create(name, options, features_only=True)
@@ -60,7 +69,7 @@ def _create(name: str, options: Options, **more: Any) -> Any:
     if not timm.is_model(plain):
         near = difflib.get_close_matches(plain, timm.list_models(), n=3, cutoff=0.4)
         hint = f"Did you mean {' or '.join(PREFIX + each for each in near)}?" if near else "timm.list_models() lists all."
-        raise LookupError(f"timm has no network {plain!r}. {hint}")
+        raise NoSuchNetwork(f"timm has no network {plain!r}. {hint}")
     for key, value in options.asked.items():
         if key not in _NAMES:
             raise BadOption(f"model.{key}={value}: {name} has no such option. Remove the key.")

@@ -37,6 +37,11 @@ class Due:
     save_minutes: float | None
     last_step: int
 
+    @classmethod
+    def of(cls, config: RunConfig, last_step: int) -> "Due":
+        """As a recipe says, for a run of so many steps."""
+        return cls(config.train.eval_every, config.checkpoint.every_steps, config.checkpoint.every_minutes, last_step)
+
     def evaluation(self, step: int) -> bool:
         return step == self.last_step or (self.eval_every is not None and step % self.eval_every == 0)
 

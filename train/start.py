@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, UserError
-from phalanx.configs.schema import CheckpointConfig, RunConfig
+from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.optim import OPTIMIZERS
 from phalanx.data.loading import worker_memory
 from phalanx.dist import determinism, heartbeat
-from phalanx.dist.checkpoint import plan, rehearsal, retention
+from phalanx.dist.checkpoint import plan, rehearsal
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.manifest import Manifest
-from phalanx.dist.checkpoint.saver import Saver
 from phalanx.dist.comm.collectives import barrier, broadcast_object, run_and_agree, run_on_main
 from phalanx.dist.comm.process_group import World, join, leave
 from phalanx.dist.engine import Engine
@@ -21,23 +20,24 @@ from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.processes.stop import StopRequest
 from phalanx.dist.processes.threads import choose_threads
 from phalanx.dist.storage.run_directory import RunDirectory
-from phalanx.train.early_stopping import Best, best_so_far
+from phalanx.train.early_stopping import best_so_far
 from phalanx.train.evaluation.evaluate import rehearse
 from phalanx.train.loop import train
 from phalanx.train.optim.schedules import DEPENDS_ON_LENGTH, learning_rate
-from phalanx.train.run import Due, Run
+from phalanx.train.run import Due
 from phalanx.train.setup import resume_checkpoint
 from phalanx.train.setup.build import Parts, build_distributed, build_local, length
 from phalanx.train.setup.build import data_info as facts_of
 from phalanx.train.setup.checks import check
-from phalanx.train.setup.data_check import SkippedSamples, check_data
+from phalanx.train.setup.data_check import check_data
 from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
 from phalanx.train.setup.hints import average_without_ramp
+from phalanx.train.setup.make_run import make_run
 from phalanx.train.setup.recorded import record
 from phalanx.train.setup.resume_report import ResumeReport, Setting, as_written
 from phalanx.train.setup.same_data import held_for_training
 from phalanx.train.state import TrainState
-from phalanx.train.tracking.ledger import Ledger, cut_ledgers
+from phalanx.train.tracking.ledger import cut_ledgers
 from phalanx.train.tracking.progress import ProgressLine
 from phalanx.train.tracking.tracker import Tracker
 
@@ -104,7 +104,7 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
     stored, passed_over = resume_checkpoint.checkpoint_to_resume(directory, parts.engine, config)
     state = TrainState() if stored is None else TrainState(stored.step, stored.samples)
     best = best_so_far(world, directory, config, state.step)
-    due = Due(config.train.eval_every, config.checkpoint.every_steps, config.checkpoint.every_minutes, parts.last_step)
+    due = Due.of(config, parts.last_step)
     if stored is not None and before is not None and (reason := why_over(stored, due, best)) is not None:
         _leave_as_it_is(config, before, reason, directory, state, world)
         return ExitCode.DONE
@@ -124,8 +124,19 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
         for sentence in doubts:
             tracker.progress.say(f"phalanx: {sentence}")
             tracker.event("warning", state.step, reason=sentence)
-        evaluated = stored is not None and is_evaluated(stored, due, best)
-        under_way = _prepare(config, directory, state, parts, tracker, best, due, evaluated, stop, stop_at, owner)
+        _warm_up(config, directory, state, parts, tracker)
+        under_way = make_run(
+            config,
+            directory,
+            parts,
+            stop,
+            owner,
+            state=state,
+            tracker=tracker,
+            best=best,
+            evaluated=stored is not None and is_evaluated(stored, due, best),
+            stop_at=stop_at,
+        )
         stop.unsaved = lambda: under_way.state.step - under_way.saved
         try:
             code = train(under_way)
@@ -184,20 +195,9 @@ def _leave_as_it_is(
     leave()
 
 
-def _prepare(
-    config: RunConfig,
-    directory: RunDirectory,
-    state: TrainState,
-    parts: Parts,
-    tracker: Tracker,
-    best: Best,
-    due: Due,
-    evaluated: bool,
-    stop: StopRequest,
-    stop_at: int | None,
-    owner: RunOwner,
-) -> Run:
-    engine, keeping = parts.engine, config.checkpoint
+def _warm_up(config: RunConfig, directory: RunDirectory, state: TrainState, parts: Parts, tracker: Tracker) -> None:
+    """Whatever a step, an evaluation or a save may stumble over, it does so before anything is there to be lost."""
+    engine = parts.engine
     heartbeat.beat("warm-up")
     examples, local_ranks = parts.loader.examples(state.step, engine.warm_up_share), engine.world.ranks.local_world
     run_and_agree(engine.world, lambda: parts.loader.check_room(local_ranks))
@@ -207,33 +207,10 @@ def _prepare(
         tracker.event("warning", state.step, reason=sentence)
     for line in engine.describe():
         tracker.progress.say(line)
-    # Whatever an evaluation or a save may stumble over, it does so before anything is there to be lost.
     rehearsal.rehearse(engine.world, directory.checkpoints, engine.entries(), state.step, _state_to_come(config, engine))
     if (doubt := rehearse(engine, parts.task, parts.evaluation, config.checkpoint.best)) is not None:
         tracker.progress.say(f"phalanx: {doubt}")
         tracker.event("warning", state.step, reason=doubt)
-    return Run(
-        config=config,
-        directory=directory,
-        state=state,
-        engine=engine,
-        task=parts.task,
-        loader=parts.loader,
-        evaluation=parts.evaluation,
-        stream=parts.stream,
-        tracker=tracker,
-        ledger=Ledger(directory.ledger, engine.world.ranks, config.data.ledger),
-        stop=stop,
-        owner=owner,
-        due=due,
-        last_step=parts.last_step,
-        stop_at=stop_at,
-        saver=Saver(engine.world, directory.checkpoints, _retention(keeping), keeping.asynchronous, owner.problem),
-        saved=state.step,
-        evaluated=evaluated,
-        passed_over=SkippedSamples(parts.training, engine.world),
-        best=best,
-    )
 
 
 def _state_to_come(config: RunConfig, engine: Engine) -> int:
@@ -244,10 +221,6 @@ def _state_to_come(config: RunConfig, engine: Engine) -> int:
     trained = {name for name, parameter in engine.unwrapped.named_parameters() if parameter.requires_grad}
     entries = [e for e in engine.entries() if e.kind == "model" and e.name in trained]
     return states * plan.whole_bytes(plan.tensor_infos(entries))
-
-
-def _retention(config: CheckpointConfig) -> retention.Retention:
-    return retention.Retention(config.keep, config.keep_every, config.best, config.best_mode)
 
 
 def _tell(

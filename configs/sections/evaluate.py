@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from phalanx.configs.sections.data import ImageSize
 from phalanx.configs.sections.section import Int, Section, bookkeeping
+from phalanx.configs.tasks import DETECTION, TASKS
 
 
 def _seen(value: Any) -> Any:
@@ -27,8 +28,6 @@ def _scales(value: list[float]) -> list[float]:
     return value
 
 
-_DETECT = ("detection", "instance")
-_TASKS = ("classification", "multilabel", "segmentation", *_DETECT)
 _OF_DETECTION = {"score", "nms_iou", "detections", "shown", "voc_ap"}
 
 SeenSize = Annotated[Literal["original"] | int | tuple[int, int], BeforeValidator(_seen)]
@@ -83,8 +82,8 @@ class EvaluateConfig(Section):
 def _tasks_of(key: str) -> tuple[str, ...]:
     """The names of the tasks that a key is for."""
     if key == "size":
-        return "segmentation", *_DETECT
-    return _DETECT if key in _OF_DETECTION else ("segmentation",)
+        return "segmentation", *DETECTION
+    return DETECTION if key in _OF_DETECTION else ("segmentation",)
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -95,7 +94,7 @@ def contradictions(config: EvaluateConfig, task: str) -> Iterator[tuple[str, str
     """Pairs of key and sentence for values that do not go together."""
     for key, field in EvaluateConfig.model_fields.items():
         meant = _tasks_of(key)
-        if task in _TASKS and task not in meant and getattr(config, key) != field.default:
+        if task in TASKS and task not in meant and getattr(config, key) != field.default:
             yield f"evaluate.{key}", f"evaluate.{key} is for task.name={' or '.join(meant)}, not {task}. Remove it."
             return
     if config.stride is None:

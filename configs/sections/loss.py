@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator
 
 from phalanx.configs.sections.section import Factor, Section, experiment
+from phalanx.configs.tasks import DETECTION
 
 
 def _class_weights(value: Any) -> Any:
@@ -74,7 +75,7 @@ class LossConfig(Section):
 
 def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
     """Pairs of key and sentence for values that are each allowed but do not go together, or not with the task."""
-    if task in ("detection", "instance"):
+    if task in DETECTION:
         for key, field in LossConfig.model_fields.items():
             if getattr(loss, key) != field.default:
                 yield f"loss.{key}", f"loss.{key} is not for task.name={task}: a detector has losses of its own. Remove it."

@@ -7,7 +7,7 @@ from typing import Any
 from phalanx.configs.errors import ExitCode, UserError
 from phalanx.launch.arguments import Parser
 from phalanx.models import registry
-from phalanx.models.entry import ModelSpec
+from phalanx.models.spec import ModelSpec
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,47 +24,47 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--kind {given.kind}: there is no such kind of network. There are: {', '.join(_kinds())}.")
     found = {name: registry.MODELS[name] for name in registry.names(given.kind)}
     if given.json:
-        print(json.dumps([_facts(name, entry) for name, entry in found.items()], indent=1))
+        print(json.dumps([_facts(name, spec) for name, spec in found.items()], indent=1))
     else:
         print("\n".join(_table(found)))
     return ExitCode.DONE
 
 
 def _kinds() -> list[str]:
-    return list(dict.fromkeys(entry.kind for entry in registry.MODELS.values()))
+    return list(dict.fromkeys(spec.kind for spec in registry.MODELS.values()))
 
 
-def _facts(name: str, entry: ModelSpec) -> dict[str, Any]:
+def _facts(name: str, spec: ModelSpec) -> dict[str, Any]:
     """What the table says; nothing is imported."""
     return {
         "name": name,
-        "kind": entry.kind,
-        "params": entry.params,
-        "params_training": entry.params_training or entry.params,
-        "source": entry.source,
-        "score": entry.score,
-        "score_of": f"{entry.score_of} in per cent, {entry.weights[0]}" if entry.weights else None,
-        "weights": list(entry.weights),
-        "options": [f"model.{key}" for key in entry.takes],
-        "own_options": {key: {"default": option.default, "meaning": option.meaning} for key, option in entry.own.items()},
-        "backbone": entry.backbone,
-        "backbones": list(entry.backbones),
-        "classes": entry.classes,
-        "channels": list(entry.channels),
-        "strides": list(entry.strides),
-        "smallest_image": entry.smallest,
-        "patch": entry.patch,
+        "kind": spec.kind,
+        "params": spec.params,
+        "params_training": spec.params_training or spec.params,
+        "source": spec.source,
+        "score": spec.score,
+        "score_of": f"{spec.score_of} in per cent, {spec.weights[0]}" if spec.weights else None,
+        "weights": list(spec.weights),
+        "options": [f"model.{key}" for key in spec.takes],
+        "own_options": {key: {"default": option.default, "meaning": option.meaning} for key, option in spec.own.items()},
+        "backbone": spec.backbone,
+        "backbones": list(spec.backbones),
+        "classes": spec.classes,
+        "channels": list(spec.channels),
+        "strides": list(spec.strides),
+        "smallest_image": spec.smallest,
+        "patch": spec.patch,
     }
 
 
 def _one(name: str) -> dict[str, Any]:
     """What the table says of a network, and what building it tells, without memory."""
     try:
-        registry.check(name)
+        registry.get(name).check()
         import torch
 
         with torch.device("meta"):
-            network = registry.build(name)
+            network = registry.get(name).build()
     except registry.UnknownModel as error:
         raise UserError(str(error)) from None
     built = {"blocks": list(network.block_names)}  # type: ignore[arg-type]

@@ -62,8 +62,10 @@ def feature_pyramid(
         BadOption: for what this backbone does not take, or does not have.
     """
     assert options.backbone is not None
-    body = registry.features(
-        options.backbone, in_channels=options.in_channels, image_size=options.image_size, drop_path=options.drop_path
+    body = registry.get(options.backbone).features(
+        in_channels=options.in_channels,
+        image_size=options.image_size,
+        drop_path=options.drop_path,
     )
     missing = [stride for stride in strides if stride not in body.strides]
     if missing:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from phalanx.models.entry import Family, ModelSpec, OwnOption
+from phalanx.models.card import Family, ModelCard, OwnOption
 
 _HERE = "phalanx.models.detection."
 _FASTER = "Ren et al., NeurIPS 2015, arXiv:1506.01497"
@@ -35,7 +35,7 @@ _MASK_CHANNELS = {
 }
 
 
-def _entry(module: str, paper: str, params: int, norm: str, **more: Any) -> ModelSpec:
+def _card(module: str, paper: str, params: int, norm: str, **more: Any) -> ModelCard:
     """One on any backbone. Parameters are those for 91 classes, the background among them."""
     own = {"norm": _norm(norm)} | ({} if paper == _FCOS else _ANCHORS) | (_SAMPLES if module == _RCNN else {})
     if module == _RCNN and "weights" not in more:
@@ -43,23 +43,23 @@ def _entry(module: str, paper: str, params: int, norm: str, **more: Any) -> Mode
     given: dict[str, Any] = {"params_source": "derived", "own": own} | more
     takes = ("options",) if "weights" in given else ("drop_path", "backbone", "options")
     family = Family(module, paper, takes, ())
-    return ModelSpec(family, params, kind="detection", classes=91, backbone="resnet50", background=True, **given)
+    return ModelCard(family, params, kind="detection", classes=91, backbone="resnet50", background=True, **given)
 
 
-def _published(module: str, paper: str, params: int, norm: str, score: float, **more: Any) -> ModelSpec:
+def _published(module: str, paper: str, params: int, norm: str, score: float, **more: Any) -> ModelCard:
     """torchvision's own, on a ResNet-50."""
-    return _entry(module, paper, params, norm, params_source="torchvision", score=score, weights=_COCO, **more)
+    return _card(module, paper, params, norm, params_source="torchvision", score=score, weights=_COCO, **more)
 
 
-DETECTION: dict[str, ModelSpec] = {
-    "faster_rcnn": _entry(_RCNN, _FASTER, 41_808_406, "batch"),
+DETECTION: dict[str, ModelCard] = {
+    "faster_rcnn": _card(_RCNN, _FASTER, 41_808_406, "batch"),
     "fasterrcnn_resnet50_fpn": _published(_RCNN, _FASTER, 41_755_286, "frozen", 37.0, frozen_eps=_WITHOUT_EPS),
     "fasterrcnn_resnet50_fpn_v2": _published(_RCNN, _IMPROVED, 43_712_278, "batch", 46.7),
-    "mask_rcnn": _entry(_RCNN, _MASK, 44_454_513, "batch", masks=True),
+    "mask_rcnn": _card(_RCNN, _MASK, 44_454_513, "batch", masks=True),
     "maskrcnn_resnet50_fpn": _published(_RCNN, _MASK, 44_401_393, "frozen", 37.9, frozen_eps=_WITHOUT_EPS, masks=True),
     "maskrcnn_resnet50_fpn_v2": _published(_RCNN, _IMPROVED, 46_359_409, "batch", 47.4, masks=True),
-    "retinanet": _entry(_DENSE, _RETINA, 34_068_119, "batch"),
+    "retinanet": _card(_DENSE, _RETINA, 34_068_119, "batch"),
     "retinanet_resnet50_fpn": _published(_DENSE, _RETINA, 34_014_999, "frozen", 36.4, frozen_eps=_WITHOUT_EPS),
-    "fcos": _entry(_DENSE, _FCOS, 32_322_720, "batch"),
+    "fcos": _card(_DENSE, _FCOS, 32_322_720, "batch"),
     "fcos_resnet50_fpn": _published(_DENSE, _FCOS, 32_269_600, "frozen", 39.2),
 }

@@ -12,8 +12,7 @@ def encoder(options: Options) -> Pyramid:
         BadOption: for what this backbone does not take.
     """
     assert options.backbone is not None
-    return registry.features(
-        options.backbone,
+    return registry.get(options.backbone).features(
         in_channels=options.in_channels,
         image_size=options.image_size,
         output_stride=options.output_stride,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from phalanx.models.backbones.table import BACKBONES
-from phalanx.models.entry import Family, ModelSpec, OwnOption
+from phalanx.models.card import Family, ModelCard, OwnOption
 
 _HERE = "phalanx.models.segmentation."
 _LONG = "Long et al., CVPR 2015, arXiv:1411.4038"
@@ -45,25 +45,25 @@ def _multi_scale(meaning: str) -> OwnOption:
     return OwnOption("true or false", False, meaning)
 
 
-def _entry(family: Family, params: int, params_source: str = "derived", **more: Any) -> ModelSpec:
+def _card(family: Family, params: int, params_source: str = "derived", **more: Any) -> ModelCard:
     """Parameters are those for 21 classes."""
-    return ModelSpec(family, params, kind="segmentation", classes=21, params_source=params_source, **more)
+    return ModelCard(family, params, kind="segmentation", classes=21, params_source=params_source, **more)
 
 
-SEGMENTATION: dict[str, ModelSpec] = {
-    "fcn32s": _entry(_FCN_VGG, 134_346_581, "the paper's 134M", backbone="vgg16", backbones=_VGG, own=_FCN_VGG_OWN),
-    "fcn16s": _entry(_FCN_VGG, 134_364_410, backbone="vgg16", backbones=_VGG, own=_FCN_VGG_OWN),
-    "fcn8s": _entry(_FCN_VGG, 134_376_863, backbone="vgg16", backbones=_VGG, own=_FCN_VGG_OWN),
-    "fcn": _entry(_FCN, 35_322_218, "torchvision", backbone="resnet50", output_stride=8, own=_FCN_OWN),
-    "fcn_resnet50": _entry(
+SEGMENTATION: dict[str, ModelCard] = {
+    "fcn32s": _card(_FCN_VGG, 134_346_581, "the paper's 134M", backbone="vgg16", backbones=_VGG, own=_FCN_VGG_OWN),
+    "fcn16s": _card(_FCN_VGG, 134_364_410, backbone="vgg16", backbones=_VGG, own=_FCN_VGG_OWN),
+    "fcn8s": _card(_FCN_VGG, 134_376_863, backbone="vgg16", backbones=_VGG, own=_FCN_VGG_OWN),
+    "fcn": _card(_FCN, 35_322_218, "torchvision", backbone="resnet50", output_stride=8, own=_FCN_OWN),
+    "fcn_resnet50": _card(
         _FCN_RESNET, 35_322_218, "torchvision", score=60.5, weights=_COCO, backbone="resnet50", output_stride=8, own=_FCN_OWN
     ),
-    "fcn_resnet101": _entry(
+    "fcn_resnet101": _card(
         _FCN_RESNET, 54_314_346, "torchvision", score=63.7, weights=_COCO, backbone="resnet101", output_stride=8, own=_FCN_OWN
     ),
-    "segnet": _entry(_SEGNET, 29_451_413, backbone="vgg16_bn", backbones=_VGG),
-    "unet": _entry(_UNET, 31_033_045, own={"width": _width(64), "batch_norm": _BATCH_NORM}),
-    "unetpp": _entry(
+    "segnet": _card(_SEGNET, 29_451_413, backbone="vgg16_bn", backbones=_VGG),
+    "unet": _card(_UNET, 31_033_045, own={"width": _width(64), "batch_norm": _BATCH_NORM}),
+    "unetpp": _card(
         _UNETPP,
         9_042_837,
         "the paper's 9.04M",
@@ -73,13 +73,13 @@ SEGMENTATION: dict[str, ModelSpec] = {
             "deep_supervision": OwnOption("true or false", False, "a head and a loss on each of the four finest nodes"),
         },
     ),
-    "attention_unet": _entry(
+    "attention_unet": _card(
         _ATTENTION_UNET,
         33_450_968,
         own={"width": _width(64), "batch_norm": OwnOption("true or false", True, "BatchNorm after each 3x3 convolution")},
     ),
-    "pspnet": _entry(_PSPNET, 48_957_802, backbone="resnet50", output_stride=8, own=_FCN_OWN),
-    "deeplabv1": _entry(
+    "pspnet": _card(_PSPNET, 48_957_802, backbone="resnet50", output_stride=8, own=_FCN_OWN),
+    "deeplabv1": _card(
         _DEEPLABV1,
         20_505_429,
         "the paper's 20.5M",
@@ -88,15 +88,15 @@ SEGMENTATION: dict[str, ModelSpec] = {
         output_stride=8,
         own={"multi_scale": _multi_scale("features of the image and of the first four poolings beside the last")},
     ),
-    "deeplabv2": _entry(
+    "deeplabv2": _card(
         _DEEPLABV2,
         44_048_532,
         backbone="resnet101",
         output_stride=8,
         own={"multi_scale": _multi_scale("the image at 0.5, 0.75 and 1 times its size, and the largest score")},
     ),
-    "deeplabv3": _entry(_DEEPLABV3, 42_004_074, "torchvision", backbone="resnet50", output_stride=8, own=_DEEPLABV3_OWN),
-    "deeplabv3_resnet50": _entry(
+    "deeplabv3": _card(_DEEPLABV3, 42_004_074, "torchvision", backbone="resnet50", output_stride=8, own=_DEEPLABV3_OWN),
+    "deeplabv3_resnet50": _card(
         _DEEPLABV3_RESNET,
         42_004_074,
         "torchvision",
@@ -106,7 +106,7 @@ SEGMENTATION: dict[str, ModelSpec] = {
         output_stride=8,
         own=_DEEPLABV3_OWN,
     ),
-    "deeplabv3_resnet101": _entry(
+    "deeplabv3_resnet101": _card(
         _DEEPLABV3_RESNET,
         60_996_202,
         "torchvision",
@@ -116,7 +116,7 @@ SEGMENTATION: dict[str, ModelSpec] = {
         output_stride=8,
         own=_DEEPLABV3_OWN,
     ),
-    "deeplabv3plus": _entry(
+    "deeplabv3plus": _card(
         _DEEPLABV3PLUS,
         26_682_725,
         backbone="resnet50",

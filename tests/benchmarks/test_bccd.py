@@ -12,7 +12,7 @@ def test_every_run_is_a_recipe_with_a_network_that_there_is() -> None:
     for run in bccd.RUNS:
         config = load([str(bccd.RECIPE)], [*run.more, "data.root=.", "name=run"])
         options = config.model.options
-        registry.build(config.model.name, num_classes=4, backbone=config.model.backbone, options=options)
+        registry.get(config.model.name).build(num_classes=4, backbone=config.model.backbone, options=options)
 
 
 def test_the_recipe_of_faster_r_cnn_is_the_run_of_the_benchmark() -> None:

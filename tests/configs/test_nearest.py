@@ -9,11 +9,11 @@ from phalanx.configs.load import load
 from phalanx.configs.messages import nearest, synonyms
 from phalanx.configs.messages.refusals import sentences
 from phalanx.configs.schema import RunConfig, keys
+from phalanx.configs.tasks import TASKS
 from phalanx.data.open import DATASETS
 from phalanx.launch.main import main
 from phalanx.models.registry import MODELS
 from phalanx.train.setup.checks import check_world
-from phalanx.train.tasks import TASKS
 from tests.support.running import DIGITS
 
 NAMES = {key.name for key in keys()}

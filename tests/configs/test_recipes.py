@@ -8,6 +8,7 @@ import torch
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.models import registry
+from phalanx.models.options import choices
 from phalanx.train.setup.checks import check_model
 from tests.support.running import ROOT
 
@@ -28,8 +29,8 @@ def test_a_recipe_loads_and_its_network_can_be_built(recipe: Path) -> None:
     config = load([str(recipe)], ["data.root=.", "name=recipe"])
     check_model(config)
     with torch.device("meta"):
-        network = registry.build(
-            config.model.name, **registry.choices(config.model.model_dump(), config.data.image_size), num_classes=10
+        network = registry.get(config.model.name).build(
+            **choices(config.model.model_dump(), config.data.image_size), num_classes=10
         )
     assert sum(parameter.numel() for parameter in network.parameters()) > 0
 

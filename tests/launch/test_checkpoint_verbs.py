@@ -313,7 +313,7 @@ def test_consolidated_weights_give_torchvision_what_evaluate_measures(tmp_path: 
 
     facts = json.loads(output.with_suffix(".json").read_text())
     assert facts["model"] | {"num_classes": 10, "in_channels": 1} == facts["model"]
-    registry.build(**facts["model"]).load_state_dict(state, strict=True)
+    registry.get(**facts["model"]).build().load_state_dict(state, strict=True)
 
 
 # -- diff ---------------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def plain(name: str) -> nn.Module:
 
 def on_meta(name: str, **options: Any) -> nn.Module:
     with torch.device("meta"):
-        return registry.build(name, **options)
+        return registry.get(name).build(**options)
 
 
 def parameters(network: nn.Module) -> int:
@@ -81,10 +81,10 @@ def test_published_weights_get_images_normalised_as_they_expect(name: str) -> No
         # Inside torchvision's pretrained networks ImageNet's statistics become 0.5.
         halves = name in ("googlenet", "inception_v3")
         expected = ([0.5] * 3, [0.5] * 3) if halves else (transform.mean, transform.std)
-        found = registry.statistics(name, f"torchvision/{version.name}")
+        found = registry.get(name).statistics(f"torchvision/{version.name}")
         assert found is not None
         assert torch.allclose(torch.tensor(found), torch.tensor(expected, dtype=torch.float32))
-    assert registry.statistics(name, None) is None and registry.statistics(name, "w.safetensors") is None
+    assert registry.get(name).statistics(None) is None and registry.get(name).statistics("w.safetensors") is None
 
 
 @pytest.mark.parametrize("name", BACKBONES)
@@ -132,7 +132,7 @@ def _disturb(network: nn.Module) -> None:
 def test_maps_of_features_have_the_stated_channels_and_strides(name: str) -> None:
     height, width = sides(name)
     with torch.device("meta"):
-        network = registry.features(name, in_channels=2, image_size=(height, width))
+        network = registry.get(name).features(in_channels=2, image_size=(height, width))
         maps = network(torch.empty(2, 2, height, width))
     assert network.channels == registry.MODELS[name].channels and network.strides == registry.MODELS[name].strides
     _assert_shapes(network, maps, height, width)
@@ -146,7 +146,7 @@ def _assert_shapes(network: Any, maps: list[torch.Tensor], height: int, width: i
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_pyramid_has_the_names_of_the_classifier_without_its_head(name: str) -> None:
     with torch.device("meta"):
-        pyramid, classifier = registry.features(name), plain(name)
+        pyramid, classifier = registry.get(name).features(), plain(name)
     own, whole = pyramid.state_dict().keys(), classifier.state_dict().keys()
     assert own < whole
     heads = {key.partition(".")[0] for key in whole - own}
@@ -162,7 +162,7 @@ DILATED = ["resnet18", "resnet50", "wide_resnet50_2", "vgg11", "vgg16_bn", "conv
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_a_dilated_backbone_keeps_the_stated_stride(name: str, output_stride: int) -> None:
     with torch.device("meta"):
-        network = registry.features(name, output_stride=output_stride)
+        network = registry.get(name).features(output_stride=output_stride)
         maps = network(torch.empty(2, 3, 97, 75))
     assert network.strides == tuple(min(s, output_stride) for s in registry.MODELS[name].strides)
     _assert_shapes(network, maps, 97, 75)
@@ -171,7 +171,7 @@ def test_a_dilated_backbone_keeps_the_stated_stride(name: str, output_stride: in
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vgg11", "convnext_tiny"])
 def test_a_dilated_backbone_gives_at_every_fourth_position_what_its_own_gives(name: str) -> None:
     with torch.device("meta"):
-        own, dilated = registry.features(name), registry.features(name, output_stride=8)
+        own, dilated = registry.get(name).features(), registry.get(name).features(output_stride=8)
     own, dilated = (network.to_empty(device="cpu") for network in (own, dilated))
     torch.manual_seed(0)
     for key, tensor in own.state_dict().items():
@@ -189,7 +189,7 @@ def test_a_dilated_backbone_gives_at_every_fourth_position_what_its_own_gives(na
 def test_a_dilated_resnet_is_torchvision_s() -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.resnet50(replace_stride_with_dilation=[False, True, True], num_classes=3)
-    ours = registry.build("resnet50", num_classes=3, output_stride=8)
+    ours = registry.get("resnet50").build(num_classes=3, output_stride=8)
     ours.load_state_dict(theirs.state_dict())
     image = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
@@ -203,7 +203,7 @@ def test_images_may_have_other_channels_and_sizes(name: str, channels: int) -> N
     height, width = (64, 96) if entry.smallest < 64 else (75, 96)
     given = {key: 0.1 for key in ("dropout", "drop_path") if key in entry.takes}
     with torch.device("meta"):
-        network = registry.build(name, num_classes=7, in_channels=channels, image_size=(height, width), **given)
+        network = registry.get(name).build(num_classes=7, in_channels=channels, image_size=(height, width), **given)
         output = network.eval()(torch.empty(2, channels, height, width))
     assert output.shape == (2, 7)
     assert network.state_dict().keys() == plain(name).state_dict().keys()
@@ -261,7 +261,7 @@ def test_what_a_network_does_not_take_is_refused_by_its_key(sentence: str) -> No
 def test_building_warns_of_nothing_and_depends_on_the_seed_alone() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        first, second = ((torch.manual_seed(1), registry.build("googlenet", num_classes=3))[1] for _ in range(2))
+        first, second = ((torch.manual_seed(1), registry.get("googlenet").build(num_classes=3))[1] for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
@@ -277,7 +277,7 @@ def test_an_embedding_of_positions_is_interpolated_as_torchvision_does() -> None
 
 
 def test_a_vision_transformer_s_pyramid_takes_images_of_other_sizes() -> None:
-    pyramid = registry.features("vit_b_32", image_size=64).eval()
+    pyramid = registry.get("vit_b_32").features(image_size=64).eval()
     with torch.inference_mode():
         assert pyramid(torch.randn(1, 3, 96, 160))[0].shape == (1, 768, 3, 5)
         with pytest.raises(ValueError, match="multiples of the patch, 32"):

@@ -34,7 +34,7 @@ CLASSES = 4
 def plain(name: str) -> nn.Module:
     """A network as it is, without memory; nobody changes it."""
     with torch.device("meta"):
-        return registry.build(name)
+        return registry.get(name).build()
 
 
 def small(name: str, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
@@ -43,7 +43,7 @@ def small(name: str, dtype: torch.dtype = torch.float64, **options: Any) -> Any:
     if "backbone" in registry.MODELS[name].takes:
         options = {"backbone": "resnet18"} | options
     with_background = CLASSES + registry.MODELS[name].background
-    return registry.build(name, num_classes=with_background, **options).to(dtype)
+    return registry.get(name).build(num_classes=with_background, **options).to(dtype)
 
 
 def images(*sizes: tuple[int, int]) -> list[Tensor]:
@@ -125,7 +125,7 @@ def test_torchvision_s_state_dict_loads_unchanged_and_detects_the_same(name: str
         torch.testing.assert_close(one["boxes"], other["boxes"], rtol=0, atol=1e-6)
         torch.testing.assert_close(one["scores"], other["scores"], rtol=0, atol=1e-6)
         assert torch.equal(one["labels"], other["labels"] - 1)
-        assert ("masks" in one) == registry.has_masks(name)
+        assert ("masks" in one) == registry.get(name).masks
         if "masks" in one:
             torch.testing.assert_close(one["masks"], other["masks"].squeeze(1), rtol=0, atol=1e-6)
 
@@ -214,7 +214,7 @@ def test_weights_under_the_names_that_torchvision_s_files_have_fit(tmp_path: Pat
 
 
 def test_frozen_batchnorm_is_constant_and_takes_a_classifier_s_weights(tmp_path: Path) -> None:
-    classifier = registry.build("resnet18", num_classes=3)
+    classifier = registry.get("resnet18").build(num_classes=3)
     for name, buffer in classifier.named_buffers():
         if name.endswith("running_mean"):
             buffer.fill_(0.25)
@@ -274,9 +274,9 @@ def test_heads_can_be_narrower_and_the_mask_s_shallower_but_not_those_of_publish
     losses = network(torch.stack(images((64, 64))).float(), [target((64, 64), 3)])
     assert all(bool(torch.isfinite(total)) for total, _ in losses.values())
     with pytest.raises(BadOption, match=r"model\.options\.hidden: maskrcnn_resnet50_fpn has no such option"):
-        registry.build("maskrcnn_resnet50_fpn", num_classes=4, options={"hidden": 32})
+        registry.get("maskrcnn_resnet50_fpn").build(num_classes=4, options={"hidden": 32})
     with pytest.raises(BadOption, match=r"model\.options\.mask_channels: faster_rcnn has no such option"):
-        registry.build("faster_rcnn", num_classes=4, options={"mask_channels": [8]})
+        registry.get("faster_rcnn").build(num_classes=4, options={"mask_channels": [8]})
 
 
 def test_the_sample_is_a_function_of_its_seed_and_of_the_asked_size() -> None:
@@ -400,4 +400,4 @@ def test_a_pasted_mask_lies_where_its_box_does_also_beyond_the_border_and_below_
 )
 def test_what_a_detector_cannot_be_is_refused(name: str, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(BadOption, match=sentence), torch.device("meta"):
-        registry.build(name, num_classes=5, **options)
+        registry.get(name).build(num_classes=5, **options)

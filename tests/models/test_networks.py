@@ -17,7 +17,7 @@ def _parameters(model: torch.nn.Module) -> int:
 
 
 def test_resnet18_has_its_published_size_and_is_torchvision_s() -> None:
-    ours, theirs = registry.build("resnet18"), torchvision.models.resnet18()
+    ours, theirs = registry.get("resnet18").build(), torchvision.models.resnet18()
     assert _parameters(ours) == 11_689_512
     ours.load_state_dict(theirs.state_dict())
     image = torch.randn(2, 3, 64, 64)
@@ -27,7 +27,7 @@ def test_resnet18_has_its_published_size_and_is_torchvision_s() -> None:
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("stem", ["standard", "small"])
 def test_resnet18_takes_other_channels_classes_and_small_images(channels: int, stem: str) -> None:
-    model = registry.build("resnet18", num_classes=7, in_channels=channels, stem=stem, dropout=0.1)
+    model = registry.get("resnet18").build(num_classes=7, in_channels=channels, stem=stem, dropout=0.1)
     assert model(torch.randn(2, channels, 32, 32)).shape == (2, 7)
     # The names of parameters stay torchvision's.
     assert model.state_dict().keys() == torchvision.models.resnet18().state_dict().keys()
@@ -35,11 +35,11 @@ def test_resnet18_takes_other_channels_classes_and_small_images(channels: int, s
 
 def test_an_unknown_network_lists_the_nearest() -> None:
     with pytest.raises(registry.UnknownModel, match="Did you mean resnet18"):
-        registry.build("resnet-18")
+        registry.get("resnet-18").build()
 
 
 def test_weights_come_from_safetensors_and_from_state_dicts(tmp_path: Path) -> None:
-    source, target = registry.build("resnet18", num_classes=3), registry.build("resnet18", num_classes=3)
+    source, target = registry.get("resnet18").build(num_classes=3), registry.get("resnet18").build(num_classes=3)
     save_file(source.state_dict(), tmp_path / "w.safetensors")
     torch.save(source.state_dict(), tmp_path / "w.pth")
     for name in ("w.safetensors", "w.pth"):
@@ -57,7 +57,7 @@ class _Harm:
 
 
 def test_weights_that_do_not_fit_or_would_run_code_are_refused(tmp_path: Path) -> None:
-    model = registry.build("resnet18", num_classes=3)
+    model = registry.get("resnet18").build(num_classes=3)
     state = dict(model.state_dict())
     harmed = tmp_path / "harmed"
     (tmp_path / "harm.pth").write_bytes(pickle.dumps(_Harm(harmed)))

@@ -36,7 +36,7 @@ def test_a_file_in_torch_hub_s_folder_is_taken_as_it_is(cache: Path, resnet18: d
     torch.save(resnet18, cache / RESNET18)
     for given in ("torchvision", "torchvision/IMAGENET1K_V1"):
         assert pretrained.file("resnet18", given) == cache / RESNET18
-    model = registry.build("resnet18")
+    model = registry.get("resnet18").build()
     loaded = weights.load(model, pretrained.file("resnet18", "torchvision"))
     assert loaded.tensors == len(resnet18) and loaded.zeroed == 20
     found = model.state_dict()
@@ -81,7 +81,7 @@ def test_without_a_network_the_address_and_the_place_of_the_file_are_said(cache:
 )
 def test_weights_that_nobody_publishes_are_refused(name: str, given: str, sentence: str) -> None:
     with pytest.raises(BadOption, match=sentence):
-        registry.check_weights(name, given)
+        registry.get(name).weights_version(given)
 
 
 HEADS = {
@@ -97,7 +97,7 @@ HEADS = {
 def test_a_head_of_other_classes_is_refused_with_the_pattern_that_starts_it_fresh(name: str, tmp_path: Path) -> None:
     def network(classes: int) -> nn.Module:
         with torch.device("meta"):
-            made = registry.build(name, num_classes=classes)
+            made = registry.get(name).build(num_classes=classes)
         return made.to_empty(device="cpu")
 
     source, target = network(4).state_dict(), network(3)
@@ -116,7 +116,7 @@ def test_a_head_of_other_classes_is_refused_with_the_pattern_that_starts_it_fres
 
 def test_a_file_without_the_head_does_where_it_starts_fresh(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({name: tensor for name, tensor in resnet18.items() if not name.startswith("fc")}, tmp_path / "w.pth")
-    model = registry.build("resnet18", num_classes=3)
+    model = registry.get("resnet18").build(num_classes=3)
     before = model.fc.weight.clone()  # type: ignore[union-attr, operator]
     with pytest.raises(BadWeights, match="lacks the tensor"):
         weights.load(model, tmp_path / "w.pth")
@@ -128,7 +128,7 @@ def test_a_file_without_the_head_does_where_it_starts_fresh(resnet18: dict[str, 
 
 def test_grey_images_get_what_equal_channels_got(resnet18: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(resnet18, tmp_path / "w.pth")
-    colour, grey = registry.build("resnet18"), registry.build("resnet18", in_channels=1)
+    colour, grey = registry.get("resnet18").build(), registry.get("resnet18").build(in_channels=1)
     weights.load(colour, tmp_path / "w.pth")
     assert "conv1.weight has its three input channels summed" in str(weights.load(grey, tmp_path / "w.pth"))
     image = torch.randn(2, 1, 64, 64)
@@ -152,7 +152,7 @@ def test_a_vision_transformer_takes_the_weights_of_another_size_under_their_old_
     }
     assert old.keys() != theirs.state_dict().keys()
     torch.save(old, tmp_path / "w.pth")
-    same, other = (registry.build("vit_b_32", num_classes=3, image_size=size) for size in (96, (64, 160)))
+    same, other = (registry.get("vit_b_32").build(num_classes=3, image_size=size) for size in (96, (64, 160)))
     assert weights.load(same, tmp_path / "w.pth").fitted == ()
     assert all(torch.equal(t, theirs.state_dict()[n]) for n, t in same.state_dict().items())
     said = str(weights.load(other, tmp_path / "w.pth"))
@@ -161,6 +161,6 @@ def test_a_vision_transformer_takes_the_weights_of_another_size_under_their_old_
 
 
 def test_statistics_of_grey_images_are_the_means_over_the_channels() -> None:
-    mean, deviation = registry.statistics("resnet50", "torchvision", channels=1) or ((), ())
+    mean, deviation = registry.get("resnet50").statistics("torchvision", channels=1) or ((), ())
     assert mean == pytest.approx([0.449]) and deviation == pytest.approx([0.226])
-    assert registry.statistics("resnet50", "torchvision", channels=4) is None
+    assert registry.get("resnet50").statistics("torchvision", channels=4) is None

@@ -36,7 +36,7 @@ SIZES = [(64, 96), (96, 64), (97, 75)]
 
 def on_meta(name: str, **options: Any) -> nn.Module:
     with torch.device("meta"):
-        return registry.build(name, **options)
+        return registry.get(name).build(**options)
 
 
 @functools.cache
@@ -54,7 +54,7 @@ def small(name: str, **options: Any) -> nn.Module:
     if entry.backbone is not None:
         options = {"backbone": "vgg11_bn" if entry.backbones else "resnet18"} | options
     torch.manual_seed(0)
-    return registry.build(name, num_classes=4, **options)
+    return registry.get(name).build(num_classes=4, **options)
 
 
 def parameters(network: nn.Module) -> int:
@@ -84,7 +84,7 @@ def test_the_table_says_what_torchvision_documents(name: str) -> None:
     assert entry.params == published.DEFAULT.meta["num_params"]
     assert entry.score == published.DEFAULT.meta["_metrics"]["COCO-val2017-VOC-labels"]["miou"]
     transform = published.DEFAULT.transforms()
-    assert registry.statistics(name, "torchvision") == (tuple(transform.mean), tuple(transform.std))
+    assert registry.get(name).statistics("torchvision") == (tuple(transform.mean), tuple(transform.std))
 
 
 @pytest.mark.parametrize(
@@ -300,5 +300,5 @@ def test_what_only_building_shows_is_refused_too(name: str, options: dict[str, A
 
 
 def test_a_network_for_segmentation_is_no_backbone() -> None:
-    with pytest.raises(registry.UnknownModel, match="unet is no backbone"):
-        registry.features("unet")
+    with pytest.raises(registry.UnknownModel, match="unet is not a backbone"):
+        registry.get("unet").features()

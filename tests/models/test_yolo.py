@@ -280,15 +280,15 @@ def test_weights_are_known_from_the_targets_alone(name: str) -> None:
 def test_a_recipe_s_own_anchors_are_learnt_and_their_weights_known() -> None:
     own = [4, 4, 8, 8, 12, 12, 16, 16, 20, 20, 24, 24, 28, 28, 32, 32, 36, 36]
     torch.manual_seed(0)
-    network = registry.build("yolov5n", num_classes=3, options={"anchors": own})
+    network = registry.get("yolov5n").build(num_classes=3, options={"anchors": own})
     assert isinstance(network, AnchorYolo)
     assert network.anchors[0][0] == (4, 4) and network.anchors[2] == ((28, 28), (32, 32), (36, 36))
     targets, images = _targets([3, 2]), torch.rand(2, 3, 64, 64)
     found = {key: float(weight) for key, (_, weight) in network.train()(images, targets).items()}
-    assert found == registry.known_weights("yolov5n", targets, images, {"anchors": own})
-    assert found != registry.known_weights("yolov5n", targets, images)
+    assert found == registry.get("yolov5n").known_weights(targets, images, {"anchors": own})
+    assert found != registry.get("yolov5n").known_weights(targets, images)
     with pytest.raises(BadOption, match=r"model\.options\.anchors: 4 numbers, but nine anchors have 18"):
-        registry.build("yolov5n", num_classes=3, options={"anchors": own[:4]})
+        registry.get("yolov5n").build(num_classes=3, options={"anchors": own[:4]})
 
 
 @pytest.mark.parametrize("name", SMALL)

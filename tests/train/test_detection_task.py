@@ -160,7 +160,7 @@ def test_a_batch_without_detections_or_objects_measures_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["model.name=faster_rcnn"], "model.name=faster_rcnn: this network tells no masks.*Set model.name=mask_rcnn"),
+        (["model.name=faster_rcnn"], "model.name=faster_rcnn: this network predicts no masks.*Set model.name=mask_rcnn"),
         (["task.name=detection"], "model.name=mask_rcnn: task.name=detection has no masks.*model.name=faster_rcnn"),
         (["model.name=resnet18", "model.backbone=null"], "Set model.name=mask_rcnn model.backbone=resnet18"),
         (["model.name=unet", "task.name=detection"], "is a network for segmentation.*Set model.name=faster_rcnn, or another"),
@@ -178,8 +178,8 @@ def test_networks_that_do_not_go_with_the_task_are_refused_before_anything_is_bu
 def test_networks_that_go_with_the_task_are_taken() -> None:
     for name in registry.names("detection"):
         backbone = [] if "backbone" in registry.MODELS[name].takes else ["model.backbone=null"]
-        weights = ["model.weights=w.pth"] if registry.freezes(name, {}) else []
-        task = "instance" if registry.has_masks(name) else "detection"
+        weights = ["model.weights=w.pth"] if registry.get(name).has_frozen_batchnorm({}) else []
+        task = "instance" if registry.get(name).masks else "detection"
         check_model(configured(f"model.name={name}", f"task.name={task}", *backbone, *weights))
 
 

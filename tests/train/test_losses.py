@@ -161,7 +161,7 @@ def test_a_loss_that_does_not_fit_the_data_is_refused(data: DataInfo, settings: 
 
 def test_a_task_refuses_data_of_a_kind_that_it_cannot_learn() -> None:
     config = load([DIGITS], [])
-    with pytest.raises(UserError, match="classification learns one class an image or several labels an image, but"):
+    with pytest.raises(UserError, match="classification learns one class per image or several labels per image, but"):
         tasks.build(config, facts(kind="segmentation"))
     with pytest.raises(UserError, match=r"model\.num_classes=2, but the data has 3 classes"):
         tasks.build(load([DIGITS], ["model.num_classes=2"]), facts())

@@ -26,6 +26,7 @@ from phalanx.dist.microbatches.randomness import key, seed_everything
 from phalanx.dist.microbatches.sampler import Stream
 from phalanx.models import pretrained, registry, weights
 from phalanx.models.detection import frozen
+from phalanx.models.options import choices
 from phalanx.train import tasks
 from phalanx.train.optim import optimizers, schedules
 from phalanx.train.optim.patterns import match_pattern
@@ -147,15 +148,15 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 def network(config: RunConfig, data_info: DataInfo) -> nn.Module:
     """The network, its weights drawn from the seed alone."""
     seed_everything(key(config.seed, "initialisation"))
-    name, classes = config.model.name, len(data_info.classes)
+    classes = len(data_info.classes)
     try:
-        model = registry.build(
-            name,
-            num_classes=config.model.num_classes or (classes + 1 if registry.has_background(name) else classes),
+        spec = registry.get(config.model.name)
+        model = spec.build(
+            num_classes=config.model.num_classes or (classes + 1 if spec.background else classes),
             in_channels=config.model.in_channels or data_info.channels,
-            **registry.choices(config.model.model_dump(), config.data.image_size),
+            **choices(config.model.model_dump(), config.data.image_size),
         )
-        eps = registry.frozen_eps(name, config.model.weights)
+        eps = spec.published_eps(config.model.weights)
     except (registry.UnknownModel, registry.BadOption) as error:
         raise UserError(str(error)) from None
     if eps is not None:
@@ -167,15 +168,15 @@ def network(config: RunConfig, data_info: DataInfo) -> nn.Module:
 def statistics(config: RunConfig, channels: int) -> Statistics | None:
     """How published weights want images normalised, where the network starts from such."""
     model = config.model
-    backbone = registry.backbone_of(model.name, model.backbone)
+    backbone = registry.get(model.name).backbone_name(model.backbone)
     if model.backbone_weights is not None and backbone is not None:
-        return registry.statistics(backbone, model.backbone_weights, channels)
-    return registry.statistics(model.name, model.weights, channels)
+        return registry.get(backbone).statistics(model.backbone_weights, channels)
+    return registry.get(model.name).statistics(model.weights, channels)
 
 
 def _start_from(config: ModelConfig, model: nn.Module) -> weights.Loaded | None:
     """Fills the network, or its backbone, from published weights, or a file or folder of somebody's, if any were given."""
-    backbone = registry.backbone_of(config.name, config.backbone)
+    backbone = registry.get(config.name).backbone_name(config.backbone)
     try:
         if config.weights is not None:
             return _load(model, config.name, config.weights, fresh=config.fresh, prefix=config.prefix)

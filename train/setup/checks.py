@@ -9,9 +9,11 @@ from phalanx.configs.own_code import is_own, refuse_half
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.section import divisors
 from phalanx.configs.strategies import STRATEGIES
+from phalanx.configs.tasks import TASKS
 from phalanx.data import open as data_open
 from phalanx.dist.storage.run_directory import RunDirectory, is_writable
 from phalanx.models import registry
+from phalanx.models.options import choices
 from phalanx.train import tasks
 
 
@@ -58,9 +60,10 @@ def check_model(config: RunConfig) -> None:
             f"Set model.name={other}, which takes any, or remove model.backbone."
         )
     try:
-        registry.check(model.name, **registry.choices(model.model_dump(), config.data.image_size))
+        spec = registry.get(model.name)
+        spec.check(**choices(model.model_dump(), config.data.image_size))
         if model.weights is not None and registry.is_pretrained(model.weights):
-            registry.check_weights(model.name, model.weights)
+            spec.weights_version(model.weights)
     except registry.UnknownModel as error:
         refuse_half("model.name", model.name)
         meant = nearest.network(model.name)
@@ -90,14 +93,14 @@ def _check_backbone_weights(config: RunConfig) -> None:
     model, given = config.model, config.model.backbone_weights
     if given is None:
         return
-    backbone = registry.backbone_of(model.name, model.backbone)
+    backbone = registry.get(model.name).backbone_name(model.backbone)
     if model.weights is not None:
         raise UserError(f"model.backbone_weights={given}: model.weights={model.weights} fills the backbone too. Remove one.")
     if backbone is None:
         raise UserError(f"model.backbone_weights={given}: {model.name} has no backbone. Remove the key, or set model.weights.")
     try:
         if registry.is_pretrained(given):
-            registry.check_weights(backbone, given)
+            registry.get(backbone).weights_version(given)
     except registry.BadOption as error:
         raise UserError(str(error).replace("model.weights", "model.backbone_weights")) from None
 
@@ -105,52 +108,43 @@ def _check_backbone_weights(config: RunConfig) -> None:
 def _check_frozen(config: RunConfig) -> None:
     """Whether constants are anybody's: fresh BatchNorm that is frozen does nothing at all."""
     model = config.model
-    if not registry.freezes(model.name, model.options) or model.weights is not None or model.backbone_weights is not None:
-        return
-    raise UserError(
-        f"model.name={model.name}: the BatchNorm of its backbone is frozen, but without weights there is nothing to keep. "
-        "Set model.backbone_weights=torchvision, or model.options.norm=batch."
-    )
-
-
-# What the networks of a task are.
-_KINDS = {
-    "classification": "backbone",
-    "multilabel": "backbone",
-    "segmentation": "segmentation",
-    "detection": "detection",
-    "instance": "detection",
-}
-_USES = {"backbone": "classification", "segmentation": "segmentation", "detection": "detection"}
-_EXAMPLES = {"segmentation": "deeplabv3plus", "detection": "faster_rcnn", "instance": "mask_rcnn"}
+    starts_fresh = model.weights is None and model.backbone_weights is None
+    if starts_fresh and registry.get(model.name).has_frozen_batchnorm(model.options):
+        raise UserError(
+            f"model.name={model.name}: the BatchNorm of its backbone is frozen, but without weights there is nothing to keep. "
+            "Set model.backbone_weights=torchvision, or model.options.norm=batch."
+        )
 
 
 def _check_kind(config: RunConfig) -> None:
     """Whether a network gives what the task learns from: logits of the image, or of every pixel, or objects."""
     name, task = config.model.name, config.task.name
-    kind = registry.kind(name)
-    wanted = _KINDS.get(task, kind)
+    if task not in TASKS:
+        return  # a task of the user's own
+    wanted, kind = TASKS[task].network, registry.get(name).kind
     if wanted == kind:
         _check_masks(name, task)
         return
+    fitting = [other for other, spec in TASKS.items() if spec.network == kind]
     if wanted == "backbone":
-        fitting = [task for task, of in _KINDS.items() if of == kind]
         remedy = f"Set task.name={' or '.join(fitting)}, or another network of `phalanx models --kind backbone`"
-    elif kind == "backbone":
-        example = f"model.name={_EXAMPLES[task]} model.backbone={name}"
-        remedy = f"Set {example}, or another of `phalanx models --kind {wanted}`"
     else:
-        remedy = f"Set model.name={_EXAMPLES[task]}, or another of `phalanx models --kind {wanted}`"
-    raise UserError(f"model.name={name}: this is a network for {_USES[kind]}, but task.name={task}. {remedy}.")
+        backbone = f" model.backbone={name}" if kind == "backbone" else ""
+        remedy = f"Set model.name={TASKS[task].example}{backbone}, or another of `phalanx models --kind {wanted}`"
+    raise UserError(f"model.name={name}: this is a network for {fitting[0]}, but task.name={task}. {remedy}.")
 
 
 def _check_masks(name: str, task: str) -> None:
-    """Whether a detector tells masks where they are learnt, and none where they are not."""
-    if task == "instance" and not registry.has_masks(name):
-        raise UserError(f"model.name={name}: this network tells no masks, but task.name=instance. Set model.name=mask_rcnn.")
-    if task == "detection" and registry.has_masks(name):
+    """Whether a detector predicts masks where they are learnt, and none where they are not."""
+    learns, predicts = TASKS[task].masks, registry.get(name).masks
+    if learns and not predicts:
+        example = TASKS[task].example
+        raise UserError(f"model.name={name}: this network predicts no masks, but task.name={task}. Set model.name={example}.")
+    if predicts and not learns:
+        other = next(other for other, spec in TASKS.items() if spec.masks)
         raise UserError(
-            f"model.name={name}: task.name=detection has no masks to learn. Set task.name=instance, or model.name=faster_rcnn."
+            f"model.name={name}: task.name={task} has no masks to learn. "
+            f"Set task.name={other}, or model.name={TASKS[task].example}."
         )
 
 

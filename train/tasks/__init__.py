@@ -10,6 +10,7 @@ from phalanx.configs.messages import nearest
 from phalanx.configs.own_code import check as check_own
 from phalanx.configs.own_code import is_own, load_ours, load_own, refuse_half
 from phalanx.configs.schema import RunConfig
+from phalanx.configs.tasks import TASKS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,20 +20,10 @@ if TYPE_CHECKING:
 
     from phalanx.data.dataset import Dataset
 
-# By name, and by the kind of data that they learn from.
-TASKS: dict[str, dict[str, str]] = {
-    "classification": {
-        "classification": "phalanx.train.tasks.classification:Classification",
-        "multilabel": "phalanx.train.tasks.several_labels:SeveralLabels",
-    },
-    "segmentation": {"segmentation": "phalanx.train.tasks.segmentation:Segmentation"},
-    "detection": {"detection": "phalanx.train.tasks.detection:Detection"},
-    "instance": {"detection": "phalanx.train.tasks.detection:Instances"},
-}
 _KINDS = {
-    "classification": "one class an image",
-    "multilabel": "several labels an image",
-    "segmentation": "a mask an image",
+    "classification": "one class per image",
+    "multilabel": "several labels per image",
+    "segmentation": "a mask per image",
     "detection": "boxes",
 }
 
@@ -205,13 +196,13 @@ def build(config: RunConfig, data: DataInfo) -> Task:
     """
     name = config.task.name
     check(name)
-    if not is_own(name) and data.kind not in TASKS[name]:
-        learns = " or ".join(_KINDS[kind] for kind in TASKS[name])
-        fitting = [other for other, kinds in TASKS.items() if data.kind in kinds]
+    if not is_own(name) and data.kind not in TASKS[name].classes:
+        learns = " or ".join(_KINDS[kind] for kind in TASKS[name].classes)
+        fitting = [other for other, spec in TASKS.items() if data.kind in spec.classes]
         remedy = f"Set task.name={fitting[0]}, or another data.name." if fitting else "Set another data.name."
         raise UserError(
             f"task.name={name} learns {learns}, but data.name={config.data.name} gives {_KINDS[data.kind]}. {remedy}"
         )
-    kind: Any = load_own("task.name", name) if is_own(name) else load_ours(TASKS[name][data.kind])
+    kind: Any = load_own("task.name", name) if is_own(name) else load_ours(TASKS[name].classes[data.kind])
     task: Task = kind(config, data, **config.task.options)
     return task

@@ -50,7 +50,7 @@ class Detection:
     # -- training
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        return registry.known_weights(self._network, self._of_each(batch, _LEARNT), batch["image"], self._own)
+        return registry.get(self._network).known_weights(self._of_each(batch, _LEARNT), batch["image"], self._own)
 
     def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Any]]:
         found: dict[str, tuple[Tensor, Any]] = model(_images(model, batch), self._targets(batch))
@@ -191,7 +191,7 @@ def _classes(config: RunConfig, data: DataInfo) -> int:
     Raises:
         UserError: where the data has more.
     """
-    background = 1 if registry.has_background(config.model.name) else 0
+    background = 1 if registry.get(config.model.name).background else 0
     needed = len(data.classes) + background
     given = needed if config.model.num_classes is None else config.model.num_classes
     if given < needed:

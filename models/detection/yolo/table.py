@@ -1,7 +1,7 @@
 """The YOLO networks. No torch here."""
 
+from phalanx.models.card import Family, ModelCard, OwnOption
 from phalanx.models.detection.yolo.scaling import SCALES
-from phalanx.models.entry import Family, ModelSpec, OwnOption
 
 _BUILD = "phalanx.models.detection.yolo.networks"
 _REVIEW = "Terven et al., 2023, arXiv:2304.00501"
@@ -38,21 +38,21 @@ _PARAMS = {
 }
 
 
-def _entry(family: Family, params: int, source: str, own: dict[str, OwnOption] | None = None) -> ModelSpec:
-    return ModelSpec(family, params, kind="detection", classes=80, params_source=source, own=own or {})
+def _card(family: Family, params: int, source: str, own: dict[str, OwnOption] | None = None) -> ModelCard:
+    return ModelCard(family, params, kind="detection", classes=80, params_source=source, own=own or {})
 
 
-def _of(name: str) -> ModelSpec:
+def _of(name: str) -> ModelCard:
     if name == "yolox_nano":
-        return _entry(_X, _PARAMS[name], "derived; the paper says 0.91 million")
+        return _card(_X, _PARAMS[name], "derived; the paper says 0.91 million")
     if name.startswith("yolox"):
-        return _entry(_X, _PARAMS[name], _PAPER)
+        return _card(_X, _PARAMS[name], _PAPER)
     if name.startswith("yolov5"):
-        return _entry(_V5, _PARAMS[name], _AUTHORS, {"anchors": _ANCHORS})
-    return _entry(_V8, _PARAMS[name], _AUTHORS)
+        return _card(_V5, _PARAMS[name], _AUTHORS, {"anchors": _ANCHORS})
+    return _card(_V8, _PARAMS[name], _AUTHORS)
 
 
-YOLO: dict[str, ModelSpec] = {
-    "yolov3": _entry(_V3, 61_949_149, _PAPER, {"channels": _CHANNELS, "anchors": _ANCHORS}),
+YOLO: dict[str, ModelCard] = {
+    "yolov3": _card(_V3, 61_949_149, _PAPER, {"channels": _CHANNELS, "anchors": _ANCHORS}),
     **{name: _of(name) for name in SCALES},
 }

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+# Mean and standard deviation of each channel.
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
 
 @dataclass(frozen=True)
 class Family:
@@ -52,8 +55,8 @@ class OwnOption:
 
 
 @dataclass(frozen=True)
-class ModelSpec:
-    """One network.
+class ModelCard:
+    """What is published of one network, and what it can be asked for.
 
     Attributes:
         family: its paper's.
@@ -72,6 +75,8 @@ class ModelSpec:
         own: what `model.options` takes.
         background: whether `classes` counts what is no object, as the first.
         masks: whether it tells the mask of each object (detection).
+        image_statistics: by version of published weights, mean and standard deviation of each channel of the images that they
+            were trained on, for pixels of 0 to 1, where these are not ImageNet's.
         frozen_eps: by version of published weights, what frozen BatchNorm added to variances when they were trained.
     """
 
@@ -91,6 +96,7 @@ class ModelSpec:
     own: Mapping[str, OwnOption] = field(default_factory=dict)
     background: bool = False
     masks: bool = False
+    image_statistics: Mapping[str, Statistics] = field(default_factory=dict)
     frozen_eps: Mapping[str, float] = field(default_factory=dict)
 
     @property

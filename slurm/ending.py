@@ -15,7 +15,7 @@ from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.comm.network import REMEDY
 from phalanx.dist.processes import rank_status
 from phalanx.dist.processes.environment import attempt
-from phalanx.dist.storage.files import read_json_object, write_json
+from phalanx.dist.storage.durable_files import read_json_object, write_json
 from phalanx.dist.storage.run_directory import Events, RunDirectory
 from phalanx.slurm import ask, failures, jobs
 from phalanx.slurm.verdict import Ending, Verdict, judge

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from phalanx.configs.errors import RanksApart
-from phalanx.dist.storage.files import read_json_object
+from phalanx.dist.storage.durable_files import read_json_object
 from phalanx.dist.storage.json_lines import number
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm.parameters import ATTEMPT

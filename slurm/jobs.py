@@ -11,7 +11,7 @@ from pathlib import Path
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import to_yaml
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.storage.files import write_atomically
+from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.json_lines import JsonLines, read_lines
 from phalanx.dist.storage.run_directory import RunDirectory
 

@@ -18,7 +18,7 @@ from phalanx import __version__
 from phalanx.configs import own_code
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.dist.storage.files import fsync_directory, read_json_object, write_json
+from phalanx.dist.storage.durable_files import fsync_directory, read_json_object, write_json
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm.code_files import CodeFiles, contents_of, own_files
 

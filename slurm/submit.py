@@ -11,7 +11,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.ownership import owner_record
 from phalanx.dist.processes.threads import choose_threads
-from phalanx.dist.storage.files import create_aside
+from phalanx.dist.storage.durable_files import create_aside
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm import ask, jobs
 from phalanx.slurm.job import LocalRun, Rank

@@ -17,7 +17,7 @@ from phalanx.dist.microbatches.sampler import Stream
 from phalanx.dist.ownership.run_owner import RunOwner
 from phalanx.dist.processes.stop import StopRequest
 from phalanx.dist.step.step_metrics import StepFigures
-from phalanx.dist.storage.files import write_atomically
+from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import Best
 from phalanx.train.evaluation.evaluate import check_best, evaluate

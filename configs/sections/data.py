@@ -34,7 +34,7 @@ def _fold(value: Any) -> Any:
 MAX_PIXELS = 250_000_000
 
 ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_size)]
-Range = Annotated[tuple[float, float], AfterValidator(_range)]
+FloatRange = Annotated[tuple[float, float], AfterValidator(_range)]
 Fold = Annotated[str, BeforeValidator(_fold)]
 
 
@@ -44,11 +44,11 @@ class AugmentConfig(Section):
     vertical_flip: float = experiment(0.0, "probability of a vertical flip", ge=0, le=1)
     rotate: float = experiment(0.0, "random rotation by up to so many degrees, either way", ge=0, le=180)
     shear: float = experiment(0.0, "random shear by up to so many degrees, either way, along both sides", ge=0, lt=90)
-    area: Range | None = experiment(
+    area: FloatRange | None = experiment(
         None, "random resized crop: shares of the image's area to choose from, as [0.08, 1.0] (arXiv:1409.4842)"
     )
-    aspect: Range = experiment((0.75, 4 / 3), "random resized crop: ratios of width to height to choose from")
-    scale: Range | None = experiment(
+    aspect: FloatRange = experiment((0.75, 4 / 3), "random resized crop: ratios of width to height to choose from")
+    scale: FloatRange | None = experiment(
         None, "random scale: factors to choose from, as [0.5, 2.0], before a random crop of data.image_size, padded if need be"
     )
     brightness: float = experiment(0.0, "random factor of brightness: 1 plus or minus up to this", ge=0)
@@ -69,7 +69,7 @@ class AugmentConfig(Section):
     mosaic: float = experiment(
         0.0, "mosaic: probability that a sample becomes one of four (arXiv:2004.10934); for detection", ge=0, le=1
     )
-    mosaic_scale: Range = experiment((0.5, 1.5), "mosaic: factors to choose from; at 1 an image fits the whole")
+    mosaic_scale: FloatRange = experiment((0.5, 1.5), "mosaic: factors to choose from; at 1 an image fits the whole")
     mosaic_mixup: float = experiment(0.0, "mosaic: probability that it is blended with another", ge=0, le=1)
     mosaic_epochs: Int | None = experiment(None, "mosaic: only in the first so many epochs", ge=0)
     sizes: Annotated[list[Int], Field(min_length=1)] | None = experiment(

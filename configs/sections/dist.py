@@ -20,7 +20,7 @@ def _group(value: int | str) -> int | str:
     return int(text)
 
 
-Group = Annotated[int | str, AfterValidator(_group)]
+SyncBn = Annotated[int | str, AfterValidator(_group)]
 
 
 class DistConfig(Section):
@@ -35,7 +35,7 @@ class DistConfig(Section):
     )
     loss_scale: float = experiment(65536.0, "fp16: what the loss is multiplied by at the start", ge=1)
     loss_scale_window: Int = experiment(2000, "fp16: steps without overflow after which the loss scale doubles", ge=1)
-    sync_bn: Group = experiment(
+    sync_bn: SyncBn = experiment(
         "off", "micro-batches whose samples a BatchNorm statistic sees: off, one; all, the whole step; N, so many in a row"
     )
     reduce: Literal["fast", "exact"] = hardware(

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from phalanx.configs.errors import UserError
-from phalanx.dist.storage.files import create_aside
+from phalanx.dist.storage.durable_files import create_aside
 
 _MAGIC = b"phalanx image 2\0"  # the number changes with what a file is read as
 _HEADER = struct.Struct("<16sIIII")  # magic, bits a channel, channels, height, width

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from phalanx.dist.checkpoint.entries import Entry, Kind
+from phalanx.dist.checkpoint.entries import Entry, EntryKind
 from phalanx.dist.comm.collectives import sum_exactly
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.forward_passes import ForwardPass
@@ -144,7 +144,7 @@ class MicroBatchStatistics:
                 yield f"{layer}.{buffer}", floats[:, offset : offset + module.num_features]
                 offset += module.num_features
 
-    def entry(self, name: str, kind: Kind, rows: Tensor, changes_in_forward: bool) -> Entry:
+    def entry(self, name: str, kind: EntryKind, rows: Tensor, changes_in_forward: bool) -> Entry:
         """How a checkpoint holds rows of this rank, `[micro-batches here, ...]`: each comes from the rank that ran it."""
         shape = (self.mine.total, *rows.shape[1:])
         start = self.mine.first * (rows.numel() // self.mine.size)

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from phalanx.dist.checkpoint import manifest as manifests
-from phalanx.dist.storage.files import fsync_directory
+from phalanx.dist.storage.durable_files import fsync_directory
 
 _STEP = re.compile(r"step-(\d{8,})")
 _ASIDE = re.compile(r"\.(saving|replaced|pruned)-\d{8,}-[0-9a-f]{8}")  # others' files are left alone, whatever their names

@@ -23,7 +23,7 @@ DTYPES: dict[torch.dtype, str] = {
 }
 FROM_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
-Kind = Literal["model", "optimizer", "ema", "ema_buffers", "statistics"]
+EntryKind = Literal["model", "optimizer", "ema", "ema_buffers", "statistics"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Entry:
     """
 
     name: str
-    kind: Kind
+    kind: EntryKind
     tensor: Tensor
     shape: tuple[int, ...]
     start: int = 0
@@ -55,12 +55,12 @@ class Entry:
         return Range(self.start, self.start + self.tensor.numel())
 
 
-def whole(name: str, kind: Kind, tensor: Tensor) -> Entry:
+def whole(name: str, kind: EntryKind, tensor: Tensor) -> Entry:
     """An entry for a tensor that every rank holds."""
     return Entry(name, kind, tensor, tuple(tensor.shape))
 
 
-def entry(name: str, kind: Kind, tensor: Tensor) -> Entry:
+def entry(name: str, kind: EntryKind, tensor: Tensor) -> Entry:
     """An entry for a tensor that every rank holds, or for this rank's shard of one, along its first dimension."""
     if type(tensor) in (Tensor, nn.Parameter):
         return whole(name, kind, tensor)

@@ -13,7 +13,7 @@ import xxhash
 
 from phalanx.configs.errors import printable
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range, elements, gaps
-from phalanx.dist.storage.files import read_bytes
+from phalanx.dist.storage.durable_files import read_bytes
 
 FORMAT, VERSION = "phalanx.checkpoint", 2
 READABLE = (1, 2)  # 1 had neither metrics nor runs of pieces

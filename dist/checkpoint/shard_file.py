@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import xxhash
 
 from phalanx.dist.checkpoint.layout import ITEM_SIZE, elements
-from phalanx.dist.storage.files import start_writeback
+from phalanx.dist.storage.durable_files import start_writeback
 
 BLOCK_BYTES = 16 << 20
 _LARGEST_HEADER = 100 << 20  # the library's own limit

@@ -26,7 +26,7 @@ from phalanx.configs.errors import RanksApart, UserError
 from phalanx.dist.comm import network
 from phalanx.dist.comm.waiting import Waiting, listed
 from phalanx.dist.processes.environment import Ranks
-from phalanx.dist.storage.files import write_atomically
+from phalanx.dist.storage.durable_files import write_atomically
 
 _LOOK_S = 1.0
 _NOBODY = 65534  # root's files on NFS

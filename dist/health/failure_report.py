@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from phalanx.configs.errors import RanksApart
 from phalanx.dist.processes.environment import attempt
-from phalanx.dist.storage.files import write_json
+from phalanx.dist.storage.durable_files import write_json
 from phalanx.dist.storage.run_directory import RunDirectory
 
 # gloo has no exception of its own; NCCL's and the store's are below torch.distributed.DistError.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from phalanx.dist.processes.children import born
-from phalanx.dist.storage.files import create_aside, read_json_object
+from phalanx.dist.storage.durable_files import create_aside, read_json_object
 from phalanx.dist.storage.run_directory import RunDirectory
 
 PERIOD_S = 5.0  # between two signs of life

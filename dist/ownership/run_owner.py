@@ -21,7 +21,7 @@ from phalanx.dist import heartbeat
 from phalanx.dist.ownership import owner_record as records
 from phalanx.dist.ownership.owner_record import PERIOD_S, STALE_S, Claim, Owner
 from phalanx.dist.processes.environment import Ranks
-from phalanx.dist.storage.files import create_aside, remove_forgotten
+from phalanx.dist.storage.durable_files import create_aside, remove_forgotten
 from phalanx.dist.storage.run_directory import RunDirectory
 
 _POLL_S = 0.1

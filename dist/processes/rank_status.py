@@ -5,7 +5,7 @@ from pathlib import Path
 
 from phalanx.configs.errors import ExitCode
 from phalanx.dist.processes.children import born
-from phalanx.dist.storage.files import write_atomically
+from phalanx.dist.storage.durable_files import write_atomically
 
 VARIABLE = "PHALANX_MAILBOX"
 _TOLD = "told"

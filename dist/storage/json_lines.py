@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from phalanx.configs.errors import UserError
-from phalanx.dist.storage.files import kind_of_no_file, open_file, parse_object, write_atomically
+from phalanx.dist.storage.durable_files import kind_of_no_file, open_file, parse_object, write_atomically
 
 _NO_FILE = {errno.ELOOP: "a link, which is not followed", errno.EISDIR: "a folder", errno.ENXIO: "a socket"}
 _LONGEST = 1 << 26  # bytes of a line, far beyond those of ours

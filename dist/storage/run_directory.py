@@ -15,7 +15,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.load import differences, stored, to_yaml
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.configs.system_errors import trouble
-from phalanx.dist.storage.files import read_json_object, write_atomically, write_json
+from phalanx.dist.storage.durable_files import read_json_object, write_atomically, write_json
 from phalanx.dist.storage.json_lines import JsonLines, read_lines
 
 _OF_TRAINERS = {".trainer", ".heartbeat"}

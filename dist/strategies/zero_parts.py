@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from phalanx.dist.checkpoint.entries import Entry, Kind
+from phalanx.dist.checkpoint.entries import Entry, EntryKind
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class HeldRange:
     flat: Tensor
     offset: int
 
-    def entry(self, name: str, kind: Kind, flat: Tensor) -> Entry:
+    def entry(self, name: str, kind: EntryKind, flat: Tensor) -> Entry:
         """What a checkpoint takes from `flat`, or from a state of its shape, for this parameter."""
         held = flat.detach().narrow(0, self.offset, self.size)
         return Entry(name, kind, held, self.shape, self.start, replicated=False)

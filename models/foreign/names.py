@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from phalanx.models.foreign.source import BadWeights
 
-Shapes = Mapping[str, tuple[int, ...]]
+ShapesByName = Mapping[str, tuple[int, ...]]
 
 # BatchNorm's counter of batches, which files from before torch 0.4.1 lack; it counts for nothing with a fixed momentum.
 COUNTER = "num_batches_tracked"
@@ -31,7 +31,7 @@ class Under:
     rest: tuple[str, ...] = ()
 
 
-def without_prefix(given: Shapes, own: Shapes, flat: bool, asked: str | None) -> Under:
+def without_prefix(given: ShapesByName, own: ShapesByName, flat: bool, asked: str | None) -> Under:
     """The names without what a wrapper put before them: the prefix under which most of the network's names lie.
 
     Args:
@@ -61,7 +61,7 @@ def without_prefix(given: Shapes, own: Shapes, flat: bool, asked: str | None) ->
     return _under(prefixes[0], given)
 
 
-def _fitting(given: Shapes, own: Shapes, flat: bool) -> dict[str, tuple[int, int]]:
+def _fitting(given: ShapesByName, own: ShapesByName, flat: bool) -> dict[str, tuple[int, int]]:
     """Of every prefix, how many of the names behind it the network has with such a shape, and with any."""
     found: dict[str, tuple[int, int]] = {}
     for name, shape in given.items():

@@ -12,7 +12,7 @@ import pytest
 from phalanx.configs.errors import UserError
 from phalanx.dist.checkpoint import manifest
 from phalanx.dist.storage import json_lines
-from phalanx.dist.storage.files import read_json_object
+from phalanx.dist.storage.durable_files import read_json_object
 from phalanx.dist.storage.json_lines import JsonLines, cut_back, join_last, read_lines
 
 BROKEN = {

@@ -22,7 +22,7 @@ from phalanx.dist.ownership.owner_record import Owner
 from phalanx.dist.ownership.run_owner import RunOwner, refuse_second
 from phalanx.dist.processes.children import born
 from phalanx.dist.processes.environment import Ranks
-from phalanx.dist.storage.files import write_json
+from phalanx.dist.storage.durable_files import write_json
 from phalanx.dist.storage.run_directory import RunDirectory
 from tests.support.rank_pool import Pool
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from phalanx.dist.storage.files import write_atomically
+from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm import failures
 from tests.support.running import DIGITS, lines, phalanx

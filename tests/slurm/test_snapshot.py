@@ -80,20 +80,20 @@ def described(taken: Snapshot) -> dict[str, object]:
 
 
 def test_a_snapshot_holds_the_tracked_files_as_they_are_in_the_working_tree(checkout: Path, take: Take) -> None:
-    (checkout / "dist/storage/files.py").write_text("CHANGED = True\n")
+    (checkout / "dist/storage/durable_files.py").write_text("CHANGED = True\n")
     (checkout / "dist/ema/averaged_weights.py").unlink()
     (checkout / "train/added.py").write_text("")
     git(checkout, "add", "train/added.py")
     code = (taken := take(checkout)).path
-    assert (code / "dist/storage/files.py").read_text() == "CHANGED = True\n"
+    assert (code / "dist/storage/durable_files.py").read_text() == "CHANGED = True\n"
     assert (code / "train/added.py").exists() and not (code / "dist/ema/averaged_weights.py").exists()
     assert {p.name for p in code.iterdir()} == {*ROOMS, "src", "pyproject.toml", "LICENSE", "README.md", "commit.json"}
     assert all(os.readlink(code / "src/phalanx" / room) == f"../../{room}" for room in ROOMS)
     assert os.access(code / "slurm/virtual_cluster/start.sh", os.X_OK) and not os.access(
-        code / "dist/storage/files.py", os.X_OK
+        code / "dist/storage/durable_files.py", os.X_OK
     )
     assert taken.commit == git(checkout, "rev-parse", "HEAD") and taken.changed and not taken.left_out
-    assert described(taken)["changes"] == ["dist/ema/averaged_weights.py", "dist/storage/files.py", "train/added.py"]
+    assert described(taken)["changes"] == ["dist/ema/averaged_weights.py", "dist/storage/durable_files.py", "train/added.py"]
     copied = [p for p in code.rglob("*") if p.is_file() and not p.is_symlink() and p.name != "commit.json"]
     assert (taken.files, taken.bytes) == (len(copied), sum(p.stat().st_size for p in copied))
 
@@ -130,7 +130,7 @@ def test_secrets_data_and_links_that_lead_out_stay_behind_and_are_named(checkout
         "configs/out.txt": tmp_path / "private.txt",
         "models/round_about": Path("../../private.txt"),
         "models/page.md": Path("../docs/page.md"),
-        "models/same.py": checkout / "dist/storage/files.py",
+        "models/same.py": checkout / "dist/storage/durable_files.py",
     }
     for name, target in links.items():
         (checkout / name).symlink_to(target)
@@ -149,10 +149,10 @@ def test_secrets_data_and_links_that_lead_out_stay_behind_and_are_named(checkout
 
 def test_a_job_imports_the_snapshot_though_the_checkout_was_edited_since(checkout: Path, take: Take, tmp_path: Path) -> None:
     taken = take(checkout)
-    (checkout / "dist/storage/files.py").write_text("raise AssertionError('the checkout was imported')\n")
+    (checkout / "dist/storage/durable_files.py").write_text("raise AssertionError('the checkout was imported')\n")
     (checkout / "src/phalanx/__init__.py").write_text("raise AssertionError('the checkout was imported')\n")
     program = (
-        "import phalanx, phalanx.launch.arguments, phalanx.dist.storage.files as f\n"
+        "import phalanx, phalanx.launch.arguments, phalanx.dist.storage.durable_files as f\n"
         "print(phalanx.__file__, f.__file__, sep='\\n')"
     )
     assert python(taken, tmp_path, program) == [
@@ -214,12 +214,12 @@ def test_own_code_that_cannot_run_is_refused_before_anything_is_copied(
 def test_a_run_keeps_its_first_snapshot_unless_asked(checkout: Path, take: Take) -> None:
     first = take(checkout)
     for number in (1, 2):
-        (checkout / "dist/storage/files.py").write_text(f"NUMBER = {number}\n")
+        (checkout / "dist/storage/durable_files.py").write_text(f"NUMBER = {number}\n")
         kept = take(checkout)
-        assert kept == take(checkout) and (kept.path / "dist/storage/files.py").read_text() != f"NUMBER = {number}\n"
-        assert (take(checkout, again=True).path / "dist/storage/files.py").read_text() == f"NUMBER = {number}\n"
+        assert kept == take(checkout) and (kept.path / "dist/storage/durable_files.py").read_text() != f"NUMBER = {number}\n"
+        assert (take(checkout, again=True).path / "dist/storage/durable_files.py").read_text() == f"NUMBER = {number}\n"
     assert sorted(p.name for p in first.path.parent.iterdir()) == ["code", "code-1", "code-2"]
-    assert (first.path.parent / "code-1/dist/files.py").read_bytes() == (ROOT / "dist/storage/files.py").read_bytes()
+    assert (first.path.parent / "code-1/dist/files.py").read_bytes() == (ROOT / "dist/storage/durable_files.py").read_bytes()
 
 
 def test_submissions_at_the_same_time_agree_on_one_snapshot(checkout: Path, take: Take) -> None:

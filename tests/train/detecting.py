@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from phalanx.train.metrics.coco_ap import Kind, matched, truths
+from phalanx.train.metrics.coco_ap import OverlapKind, matched, truths
 
 Image = dict[str, Tensor]
 BY_SIZE = ("small", "medium", "large")
@@ -80,7 +80,7 @@ def with_masks(cases: list[tuple[int, Image, Image]], seed: int, side: int = 160
     ]
 
 
-def rows(cases: Sequence[tuple[int, Image, Image]], kind: Kind = "boxes") -> tuple[Tensor, Tensor]:
+def rows(cases: Sequence[tuple[int, Image, Image]], kind: OverlapKind = "boxes") -> tuple[Tensor, Tensor]:
     """The rows of detections and of objects, image after image."""
     found = torch.cat([matched(prediction, truth, image, kind) for image, prediction, truth in cases])
     return found, torch.cat([truths(truth) for _, _, truth in cases])
@@ -120,7 +120,7 @@ def annotations(cases: Sequence[tuple[int, Image, Image]], classes: int, side: i
     )
 
 
-def evaluated(truth: COCO, results: list[dict[str, Any]], kind: Kind = "boxes") -> COCOeval:
+def evaluated(truth: COCO, results: list[dict[str, Any]], kind: OverlapKind = "boxes") -> COCOeval:
     """What pycocotools makes of results; it loads none that are empty."""
     with contextlib.redirect_stdout(io.StringIO()):
         detected = truth.loadRes(results) if results else opened({**truth.dataset, "annotations": []})
@@ -131,7 +131,9 @@ def evaluated(truth: COCO, results: list[dict[str, Any]], kind: Kind = "boxes") 
     return evaluation
 
 
-def reference(cases: Sequence[tuple[int, Image, Image]], classes: int, kind: Kind = "boxes", side: int = 160) -> COCOeval:
+def reference(
+    cases: Sequence[tuple[int, Image, Image]], classes: int, kind: OverlapKind = "boxes", side: int = 160
+) -> COCOeval:
     """pycocotools' evaluation of made detections."""
     results: list[dict[str, Any]] = []
     for image, prediction, _ in cases:

@@ -12,14 +12,14 @@ from torch import Tensor
 from phalanx.dist.comm.collectives import gather_rows
 from phalanx.dist.comm.process_group import World
 from phalanx.train.metrics import voc_ap
-from phalanx.train.metrics.coco_ap import NOTHING, Kind, curves, matched, per_class, summary, truths
+from phalanx.train.metrics.coco_ap import NOTHING, OverlapKind, curves, matched, per_class, summary, truths
 from tests.support.rank_pool import Pool
 from tests.train.detecting import KEYS, Image, boxes_of, made, reference, rows, with_masks
 
 CLASSES = 3  # of made cases; the last has no objects
 
 
-def assert_equal(cases: Sequence[tuple[int, Image, Image]], kind: Kind, side: int = 160) -> None:
+def assert_equal(cases: Sequence[tuple[int, Image, Image]], kind: OverlapKind, side: int = 160) -> None:
     """Every figure, and every point of every curve, is pycocotools'."""
     wanted = reference(cases, CLASSES, kind, side)
     found, truth = rows(cases, kind)
@@ -87,7 +87,7 @@ def test_without_annotated_areas_those_of_the_masks_count_or_of_the_boxes() -> N
     for cases in made(3), with_masks(made(3), 3):
         bare = [(i, p, {k: v for k, v in t.items() if k != "area"}) for i, p, t in cases]
         full = [(i, p, t | {"area": _area(t)}) for i, p, t in cases]
-        kinds: list[Kind] = ["boxes", "masks"] if "masks" in bare[0][2] else ["boxes"]
+        kinds: list[OverlapKind] = ["boxes", "masks"] if "masks" in bare[0][2] else ["boxes"]
         for kind in kinds:
             assert summary(*rows(bare, kind), CLASSES) == summary(*rows(full, kind), CLASSES)
             assert summary(*rows(bare, kind), CLASSES) != summary(*rows(cases, kind), CLASSES)

@@ -11,7 +11,7 @@ from pycocotools import mask as run_lengths_of_coco
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
-from phalanx.train.metrics.coco_ap import Kind, summary
+from phalanx.train.metrics.coco_ap import OverlapKind, summary
 from phalanx.train.metrics.coco_results import results
 from phalanx.train.metrics.detection_confusion import confusion
 from tests.support.running import DIGITS
@@ -20,7 +20,7 @@ from tests.train.detecting import annotations, boxes_of, evaluated, made, rows, 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools 2.0.11's decode, by numpy 2
 @pytest.mark.parametrize("kind", ["boxes", "masks"])
-def test_results_in_a_file_are_loaded_by_pycocotools_and_evaluated_to_the_same(kind: Kind, tmp_path: Path) -> None:
+def test_results_in_a_file_are_loaded_by_pycocotools_and_evaluated_to_the_same(kind: OverlapKind, tmp_path: Path) -> None:
     cases = made(21)
     if kind == "masks":
         cases = with_masks(cases, 21)

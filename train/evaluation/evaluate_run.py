@@ -18,7 +18,7 @@ from phalanx.dist.checkpoint.manifest import scalars_to_json
 from phalanx.dist.comm.collectives import run_and_agree
 from phalanx.dist.comm.process_group import World, leave
 from phalanx.dist.processes.environment import Ranks
-from phalanx.dist.storage.files import write_json
+from phalanx.dist.storage.durable_files import write_json
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.evaluation.evaluate import measure
 from phalanx.train.evaluation.results_file import ResultsFile

@@ -26,7 +26,7 @@ from phalanx.dist.comm.process_group import choose_device
 from phalanx.dist.precision import weights_dtype
 from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.processes.threads import choose_threads
-from phalanx.dist.storage.files import write_json
+from phalanx.dist.storage.durable_files import write_json
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train import tasks
 from phalanx.train.evaluation.trained import trained

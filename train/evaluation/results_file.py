@@ -11,7 +11,7 @@ from typing import Any, Self, TextIO
 
 from phalanx.dist.comm.collectives import barrier, broadcast_object, run_and_agree, run_on_main
 from phalanx.dist.comm.process_group import World
-from phalanx.dist.storage.files import create_aside, fsync_directory
+from phalanx.dist.storage.durable_files import create_aside, fsync_directory
 
 
 class ResultsFile:

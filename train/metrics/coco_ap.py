@@ -17,7 +17,7 @@ from phalanx.train.metrics import matching
 from phalanx.train.metrics.box_iou import Flags, Floats, box_areas, box_intersections, over_union
 from phalanx.train.metrics.mask_iou import mask_areas, mask_intersections
 
-Kind = Literal["boxes", "masks"]
+OverlapKind = Literal["boxes", "masks"]
 Ints = NDArray[numpy.int64]
 
 THRESHOLDS: Floats = numpy.linspace(0.5, 0.95, 10)
@@ -75,7 +75,7 @@ class Detections:
         return matched & counts, ~matched & counts
 
 
-def matched(prediction: Mapping[str, Tensor], truth: Mapping[str, Tensor], image: int, kind: Kind = "boxes") -> Tensor:
+def matched(prediction: Mapping[str, Tensor], truth: Mapping[str, Tensor], image: int, kind: OverlapKind = "boxes") -> Tensor:
     """A row for each detection of an image, which says what it found: see `Detections`.
 
     Args:

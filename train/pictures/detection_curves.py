@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from PIL.Image import Image
 from torch import Tensor
 
-from phalanx.train.metrics.coco_ap import RECALLS, Kind, curves
+from phalanx.train.metrics.coco_ap import RECALLS, OverlapKind, curves
 from phalanx.train.pictures.confusion import confusion
 from phalanx.train.pictures.precision_recall import precision_recall
 
-_PREFIX: dict[Kind, str] = {"boxes": "", "masks": "mask_"}
+_PREFIX: dict[OverlapKind, str] = {"boxes": "", "masks": "mask_"}
 
 
-def pictures(rows: Mapping[Kind, tuple[Tensor, Tensor]], table: Tensor, names: Sequence[str]) -> dict[str, Image]:
+def pictures(rows: Mapping[OverlapKind, tuple[Tensor, Tensor]], table: Tensor, names: Sequence[str]) -> dict[str, Image]:
     """`precision_recall` of boxes and `mask_precision_recall`, both at an overlap of one half; and `confusion`.
 
     Args:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from phalanx.configs.errors import UserError
 from phalanx.data.dataset import Dataset
 from phalanx.data.identity import Identity, identity
-from phalanx.dist.storage.files import read_json_object, write_atomically
+from phalanx.dist.storage.durable_files import read_json_object, write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.tasks import DataInfo
 

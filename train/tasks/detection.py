@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LEARNT = ("boxes", "labels")  # of each image
 _TRUE = (*_LEARNT, "crowd", "area", "masks")
-_PREFIX: dict[coco_ap.Kind, str] = {"boxes": "", "masks": "mask_"}
+_PREFIX: dict[coco_ap.OverlapKind, str] = {"boxes": "", "masks": "mask_"}
 
 
 class Detection:
@@ -37,7 +37,7 @@ class Detection:
     there too, and maybe `crowd` and `area`, as `phalanx.train.metrics.coco_ap` has them.
     """
 
-    kinds: tuple[coco_ap.Kind, ...] = ("boxes",)
+    kinds: tuple[coco_ap.OverlapKind, ...] = ("boxes",)
 
     def __init__(self, config: RunConfig, data: DataInfo):
         self._seed, self._data, self._evaluate = config.seed, config.data, config.evaluate

@@ -13,7 +13,7 @@ from phalanx.dist.checkpoint import manifest, shard_file
 from phalanx.dist.checkpoint.manifest import Manifest, scalars_to_json
 from phalanx.dist.checkpoint.reader import Readers
 from phalanx.dist.checkpoint.tools import contents
-from phalanx.dist.storage.files import create_aside, fsync_directory
+from phalanx.dist.storage.durable_files import create_aside, fsync_directory
 
 FORMAT = "phalanx.weights"
 # Where the recipe leaves these to the data, the weights tell, by the names that the last and first layers of networks have.

@@ -11,7 +11,7 @@ from phalanx.configs.load import differences, to_yaml
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.dist.checkpoint import directory, manifest
 from phalanx.dist.checkpoint.manifest import Manifest
-from phalanx.dist.storage.files import fsync_directory, write_atomically, write_json
+from phalanx.dist.storage.durable_files import fsync_directory, write_atomically, write_json
 from phalanx.dist.storage.run_directory import RunDirectory, new_identity
 
 _COUNTS = ("train.global_batch", "train.micro_batch")

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phalanx.models.detection.yolo.boxes import iou, places
-from phalanx.models.detection.yolo.detector import Losses, Objects, Yolo
+from phalanx.models.detection.yolo.detector import LossTerms, Objects, Yolo
 from phalanx.models.detection.yolo.sim_ota import assigned
 
 STRIDES = (8, 16, 32)
@@ -27,7 +27,7 @@ class YoloX(Yolo):
         half = flat[..., 2:4].clamp(max=_LARGEST_LOGARITHM).exp() * strides[:, None] / 2
         return flat, torch.cat([middle - half, middle + half], dim=-1), centres, strides
 
-    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> Losses:
+    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
         flat, boxes, centres, strides = self._flat(said)
         zero = flat.sum() * 0.0
         of_boxes, of_classes, found, count = zero, zero, torch.zeros_like(flat[..., 4]), 0

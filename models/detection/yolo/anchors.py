@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phalanx.models.detection.yolo.boxes import complete_iou
-from phalanx.models.detection.yolo.detector import Losses, Objects, Yolo, objects
+from phalanx.models.detection.yolo.detector import LossTerms, Objects, Yolo, objects
 from phalanx.models.detection.yolo.heads import AnchorHead
 from phalanx.models.detection.yolo.shape_matching import ANCHORS, Anchors, Matches, matched
 
@@ -47,7 +47,7 @@ class AnchorYolo(Yolo):
         half = (2 * told[..., 2:]).square() * anchor / 2
         return torch.cat([centre - half, centre + half], dim=-1)
 
-    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> Losses:
+    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
         zero = (
             torch.stack([each.sum() for each in said]).sum() * 0.0
         )  # where no object is matched, every parameter is reached all the same

@@ -11,7 +11,7 @@ from phalanx.models.detection.batching import together
 from phalanx.models.detection.inference import Inference, best
 from phalanx.models.detection.yolo.layers import Conv
 
-Losses = dict[str, tuple[Tensor, Any]]
+LossTerms = dict[str, tuple[Tensor, Any]]
 _CANDIDATES = 3000  # most detections an image that non-maximum suppression looks at
 
 
@@ -77,7 +77,7 @@ class Yolo(nn.Module):
         return [_detections(*each, wanted) for each in zip(boxes, scores, sizes, strict=True)]
 
     @abstractmethod
-    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> Losses:
+    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
         """The losses, from what the head says of images [H, W] in size."""
 
     @abstractmethod

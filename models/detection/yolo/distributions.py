@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phalanx.models.detection.yolo.boxes import complete_iou, places
-from phalanx.models.detection.yolo.detector import Losses, Objects, Yolo
+from phalanx.models.detection.yolo.detector import LossTerms, Objects, Yolo
 from phalanx.models.detection.yolo.heads import BINS, DistributionHead
 from phalanx.models.detection.yolo.task_aligned import aligned
 
@@ -34,7 +34,7 @@ class YoloV8(Yolo):
         boxes = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], dim=-1)
         return bins, flat[..., 4 * BINS :], boxes, centres, strides
 
-    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> Losses:
+    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
         bins, logits, boxes, centres, strides = self._flat(said)
         of_boxes = of_distances = (bins.sum() + logits.sum()) * 0.0
         wanted, total = torch.zeros_like(logits), logits.new_zeros(())

@@ -47,7 +47,7 @@ def test_temporary_names_cannot_be_foreseen_and_never_follow_a_link(tmp_path: Pa
     target, path = tmp_path / "precious", tmp_path / "file"
     target.write_text("precious")
     made = []
-    with open(files.create_aside(path)[0]), open(files.create_aside(path)[0]):
+    with open(durable_files.create_aside(path)[0]), open(durable_files.create_aside(path)[0]):
         made = sorted(tmp_path.glob(".file.*.tmp"))
     assert len(made) == 2 and all(str(os.getpid()) not in p.name for p in made)
     (tmp_path / ".file.planted.tmp").symlink_to(target)
@@ -58,12 +58,12 @@ def test_temporary_names_cannot_be_foreseen_and_never_follow_a_link(tmp_path: Pa
 
 
 def test_what_a_kill_left_long_ago_under_a_temporary_name_is_removed(tmp_path: Path) -> None:
-    with open(files.create_aside(tmp_path / "old")[0]), open(files.create_aside(tmp_path / "new")[0]):
+    with open(durable_files.create_aside(tmp_path / "old")[0]), open(durable_files.create_aside(tmp_path / "new")[0]):
         (old,) = tmp_path.glob(".old.*.tmp")
     os.utime(old, (1, 1))
     others = {tmp_path / ".mine.tmp", tmp_path / "file"}
     for path in others:
         path.touch()
         os.utime(path, (1, 1))
-    files.remove_forgotten(tmp_path)
+    durable_files.remove_forgotten(tmp_path)
     assert {p for p in tmp_path.iterdir() if not p.name.startswith(".new.")} == others

@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from phalanx.models import registry
-from phalanx.models.entry import ModelSpec
+from phalanx.models.spec import ModelSpec
 from phalanx.models.options import BadOption
 
 BACKBONES = registry.names("backbone")

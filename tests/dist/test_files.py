@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from phalanx.dist.storage import durable_files
 from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.json_lines import JsonLines, cut_back, read_lines
 

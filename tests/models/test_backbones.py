@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from phalanx.models import registry
-from phalanx.models.spec import ModelSpec
 from phalanx.models.options import BadOption
+from phalanx.models.spec import ModelSpec
 
 BACKBONES = registry.names("backbone")
 # One of each family, the smallest.

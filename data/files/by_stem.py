@@ -4,6 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from phalanx.data.files.same_name import composed
+
 
 class ByStem:
     """The files of a folder, and of those in it, by their names without the suffix.
@@ -22,7 +24,7 @@ class ByStem:
         place, name = os.path.split(stem)
         if place not in self._listed:
             self._listed[place] = self._listing(place)
-        found = self._listed[place].get(name)
+        found = self._listed[place].get(name) or self._listed[place].get(composed(name))
         return None if found is None else os.path.join(place, found)
 
     def _listing(self, place: str) -> dict[str, str]:
@@ -36,4 +38,5 @@ class ByStem:
             rank = self._ranks.get(suffix.lower())
             if rank is not None and not name.startswith("."):
                 found.append((2 * rank + (suffix != suffix.lower()), stem, name))
-        return {stem: name for _, stem, name in sorted(found, reverse=True)}
+        listed = {stem: name for _, stem, name in sorted(found, reverse=True)}
+        return {composed(stem): name for stem, name in listed.items()} | listed

@@ -176,7 +176,7 @@ def read_coco(path: Path) -> Content:
         own, written = entry.id()
         if own in categories:
             _refuse_twice(path, "category", own)
-        categories[own] = Category(written, entry.read("name", name, "a name"))
+        categories[own] = Category(written, entry.read("name", name, "a name").strip())
     images = {own: images[own] for own in sorted(images, key=_numbers_first)}
     categories = {own: categories[own] for own in sorted(categories, key=_numbers_first)}
     return Content(path, images, categories, content["annotations"])

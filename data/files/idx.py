@@ -18,14 +18,16 @@ def read_idx(path: Path, dimensions: int) -> NDArray[numpy.uint8]:
     Raises:
         UserError: naming the file that is missing or broken.
     """
-    gzipped = path.with_name(path.name + ".gz")
-    if not path.is_file() and not gzipped.is_file():
+    dotted = path.with_name(path.name.replace("-idx", ".idx"))  # as Kaggle's copies are named
+    places = [place for name in (path, dotted) for place in (name, name / name.name, name.with_name(f"{name.name}.gz"))]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
         raise UserError(f"{path}[.gz]: there is no such file. Set data.root to the folder that holds it.")
     try:
-        raw = path.read_bytes() if path.is_file() else gzip.decompress(gzipped.read_bytes())
+        raw = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
         magic = numpy.frombuffer(raw, ">u1", count=4)
         sides = numpy.frombuffer(raw, ">u4", count=dimensions, offset=4).tolist()
-        if tuple(magic) != (0, 0, _UNSIGNED_BYTE, dimensions):
+        if tuple(magic) != (0, 0, _UNSIGNED_BYTE, dimensions) or 0 in sides[1:]:
             raise ValueError
         return numpy.frombuffer(raw, numpy.uint8, offset=4 + 4 * dimensions).reshape(sides)
     except (OSError, EOFError, ValueError, zlib.error):

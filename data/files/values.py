@@ -64,6 +64,11 @@ def name(value: Any) -> str | None:
     return value
 
 
+def has_control(name: str) -> bool:
+    """Whether a name has characters that move a cursor instead of being read."""
+    return _CONTROL.search(name) is not None
+
+
 def key(value: Any) -> int | str | None:
     """An id, equal for all spellings of it: a whole number, or a text that is none. None for anything else."""
     read = whole(value)

@@ -2,7 +2,7 @@
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from phalanx.configs.errors import UserError
@@ -46,6 +46,8 @@ def read_stems(listed: Path, there: Callable[[str], str | None]) -> list[str]:
         entry = line.strip()
         if not entry:
             continue
+        if "\\" in entry and there(entry) is None:
+            entry = entry.replace("\\", "/")
         if entry.startswith("/") or ".." in PurePosixPath(entry).parts:
             raise UserError(f"{listed}: line {number}: {shown(entry)} leads out of the dataset. Write the image's name alone.")
         stems.append(_meant(entry, there))
@@ -54,11 +56,19 @@ def read_stems(listed: Path, there: Callable[[str], str | None]) -> list[str]:
     return stems
 
 
+def listed_again(listed: Path, stems: Sequence[str]) -> tuple[str, ...]:
+    """A sentence, where a list has a name several times."""
+    twice = len(stems) - len(set(stems))
+    said = f"{listed}: {twice} of its {len(stems)} lines name an image again, which so comes again in every epoch."
+    return (said,) if twice else ()
+
+
 def _meant(entry: str, there: Callable[[str], str | None]) -> str:
     flagged = _FLAG.fullmatch(entry)
     name = flagged[1] if flagged else entry
     possible = [entry, name]
     possible += [value[: value.rindex(".")] for value in possible if value.lower().endswith(SUFFIXES)]
+    possible += [value.rsplit("/", 1)[1] for value in possible if "/" in value]  # as in JPEGImages/7.jpg
     return next((value for value in possible if there(value) is not None), name)
 
 

@@ -10,6 +10,8 @@ from phalanx.data.images.image_formats import NAMED
 
 _LEFT_BY_PROGRAMS = {
     *("@eaDir", "@Recycle", "#recycle", "__MACOSX", "__pycache__", "$RECYCLE.BIN", "System Volume Information", "lost+found"),
+    *("@Recently-Snapshot", "@__thumb", "@tmp", "#snapshot", "~snapshot", "RECYCLER", "FOUND.000"),
+    *("Network Trash Folder", "Temporary Items"),
 }
 _PICTURES_NOT_READ = {
     *(".heic", ".heif", ".jp2", ".j2k", ".jxl", ".psd", ".svg", ".eps", ".pdf", ".tga", ".dds", ".exr", ".hdr", ".pcx", ".ico"),

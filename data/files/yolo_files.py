@@ -1,58 +1,159 @@
 """Where YOLO's images and labels lie, and what `data.yaml` says of them. No torch here."""
 
 import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from phalanx.configs.errors import UserError
 from phalanx.data.files import values
 from phalanx.data.files.class_names import read_class_names
+from phalanx.data.files.same_name import as_stored, composed
 from phalanx.data.files.split_names import spellings
-from phalanx.data.files.text_file import shown
-from phalanx.data.files.walking import files_below
+from phalanx.data.files.text_file import lines, read_text, shown
+from phalanx.data.files.walking import files_below, not_read
 from phalanx.data.files.yaml_keys import read_keys
 from phalanx.data.images.image_formats import is_image_name
 
 _WRITE_NAMES = "Write names: [first, second], in the order of their numbers."
 
 
-def split_folders(root: Path, split: str) -> tuple[Path, Path]:
-    """The folders of a split's images and of its labels.
+@dataclass(frozen=True)
+class SplitFiles:
+    """The images of a split, and where the labels of each belong.
+
+    Attributes:
+        images, labels: where they were looked for: folders, of several the first, or a list that `data.yaml` names.
+        names: of the images, relative to the root.
+        stems: where the label file of each belongs, relative to the root, without its suffix.
+        notes: sentences about files that were left out.
+    """
+
+    images: Path
+    labels: Path
+    names: list[str]
+    stems: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def data_yaml(root: Path) -> Path:
+    """`data.yaml`, or `data.yml`."""
+    path = root / "data.yaml"
+    return path if path.is_file() or not path.with_suffix(".yml").is_file() else path.with_suffix(".yml")
+
+
+def split_files(root: Path, split: str) -> SplitFiles:
+    """The images of a split: of its folder, sorted by name, or of the folders and lists that `data.yaml` names.
 
     Raises:
-        UserError: where there is none, or `data.yaml` cannot be read.
+        UserError: where there are none, or `data.yaml` or a list cannot be read.
     """
     for name in spellings(split):
         for images, labels in ((f"images/{name}", f"labels/{name}"), (f"{name}/images", f"{name}/labels")):
             if (root / images).is_dir():
-                return root / images, root / labels
-    told = _told_folder(root, split)
-    if told is not None:
-        return root / told, root / _labels_beside(told)
-    raise UserError(
-        f"{root / 'images' / split}: there is no such folder, nor {root / split / 'images'}, nor one that data.yaml names for "
-        f"{split}. Set data.train_split and data.val_split to those in {root / 'images'}."
-    )
+                return _of_folder(root, Path(images), Path(labels))
+    parts = [_of_list(root, place) if (root / place).is_file() else _of_folder(root, place) for place in _told(root, split)]
+    if not parts:
+        raise UserError(
+            f"{root / 'images' / split}: there is no such folder, nor {root / split / 'images'}, nor one that data.yaml names "
+            f"for {split}. Set data.train_split and data.val_split to those in {root / 'images'}."
+        )
+    names, stems = [name for part in parts for name in part.names], [stem for part in parts for stem in part.stems]
+    again = len(names) - len(set(names))
+    said = f"{parts[0].images}: {again} of {len(names)} images are named again, and so come again in every epoch."
+    notes = (*(note for part in parts for note in part.notes), *([said] if again else ()))
+    return SplitFiles(parts[0].images, parts[0].labels, names, stems, notes)
 
 
-def _told_folder(root: Path, split: str) -> Path | None:
-    """The folder of images that `data.yaml` names for a split, relative to `root`. Exporters write it with a needless `../`."""
-    if not (root / "data.yaml").is_file():
-        return None
-    content = read_keys(root / "data.yaml")
-    told = next((content[name] for name in spellings(split) if isinstance(content.get(name), str)), None)
-    if not told:
+def _of_folder(root: Path, images: Path, labels: Path | None = None) -> SplitFiles:
+    labels = _labels_beside(images) if labels is None else labels
+    files = list(files_below(root / images))
+    found = sorted((name for name in files if is_image_name(os.path.basename(name))), key=Path)
+    if not found:
+        raise UserError(f"{root / images}: there are no images in it. Add some, or name another split.")
+    stems = [os.path.join(labels, os.path.splitext(name)[0]) for name in found]
+    without = _without_images(root / labels, {composed(os.path.splitext(name)[0]) for name in found})
+    notes = (*not_read(root / images, files), *without)
+    return SplitFiles(root / images, root / labels, [os.path.join(images, name) for name in found], stems, notes)
+
+
+def _of_list(root: Path, listed: Path) -> SplitFiles:
+    """The images that a list names, a line each, relative to the root or to the folder of the list, in its order."""
+    path, names = root / listed, list[str]()
+    for number, line in enumerate(lines(read_text(path)), 1):
+        if entry := line.strip().replace("\\", "/"):
+            found = _inside(root, (root, path.parent), entry, Path.is_file)
+            if found is None:
+                raise UserError(
+                    f"{path}: line {number}: of {shown(entry)} there is no file within {root}. Write it relative to it."
+                )
+            names.append(str(found))
+    if not names:
+        raise UserError(f"{path}: the list has no images. Write their paths, a line each.")
+    stems = [str(_labels_beside(Path(name).parent) / Path(name).stem) for name in names]
+    return SplitFiles(path, root / Path(stems[0]).parent, names, stems)
+
+
+def _told(root: Path, split: str) -> list[Path]:
+    """The folders and lists that `data.yaml` names for a split, relative to `root`; none where one of them is not there."""
+    if not data_yaml(root).is_file():
+        return []
+    content = read_keys(data_yaml(root))
+    value: Any = next((content[name] for name in spellings(split) if content.get(name)), [])
+    base = content.get("path")
+    places = (root / base, root) if isinstance(base, str) else (root,)
+    found = [
+        _inside(root, places, told, lambda place: place.is_dir() or (place.suffix.lower() == ".txt" and place.is_file()))
+        for told in (value if isinstance(value, list) else [value])
+    ]
+    there = [place for place in found if place is not None]
+    return there if len(there) == len(found) else []
+
+
+def _inside(root: Path, places: Sequence[Path], told: object, there: Callable[[Path], bool]) -> Path | None:
+    """What a path means from one of some places, relative to `root`; None for nothing within it.
+
+    Exporters write it with a needless `../`.
+    """
+    if not isinstance(told, str) or "\0" in told or not told:
         return None
     relative = told
     while relative.startswith(("../", "./")):
         relative = relative.split("/", 1)[1]
-    base = content.get("path")
-    for place in (base if isinstance(base, str) else "", ""):
+    for place in places:
         for name in (told, relative):
-            folder = Path(os.path.normpath(root / place / name))
-            if "\0" not in str(folder) and folder.is_dir() and folder.is_relative_to(os.path.normpath(root)):
-                return Path(os.path.relpath(folder, root))
+            found = Path(os.path.normpath(place / as_stored(place, name)))
+            if found.is_relative_to(os.path.normpath(root)) and there(found):
+                return Path(os.path.relpath(found, root))
     return None
+
+
+def _without_images(labels: Path, stems: set[str]) -> tuple[str, ...]:
+    """A sentence, where some label files, but not all, have the names of no images."""
+    texts = [name for name in files_below(labels) if _is_label(os.path.basename(name))] if labels.is_dir() else []
+    alone = sorted(name for name in texts if composed(os.path.splitext(name)[0]) not in stems)
+    if not alone or len(alone) == len(texts):
+        return ()
+    return (
+        f"{labels / alone[0]}: there is no image of this name. {len(alone)} of {len(texts)} label files are alone like it.",
+    )
+
+
+def values_of_keypoints(root: Path) -> int:
+    """How many numbers follow a box in a line, as `kpt_shape` of `data.yaml` says: 0 where it says nothing.
+
+    Raises:
+        UserError: where it is no two numbers.
+    """
+    path = data_yaml(root)
+    told = read_keys(path).get("kpt_shape") if path.is_file() else None
+    if told is None:
+        return 0
+    points, each = map(values.whole, told) if isinstance(told, list) and len(told) == 2 else (None, None)
+    if points is None or points < 1 or each not in (2, 3):
+        raise UserError(f"{path}: kpt_shape is {shown(told)}. Write the number of keypoints and 2 or 3, as [17, 3].")
+    return points * each
 
 
 def _labels_beside(images: Path) -> Path:
@@ -65,17 +166,12 @@ def _labels_beside(images: Path) -> Path:
     return Path(*parts)
 
 
-def image_files(folder: Path) -> list[str]:
-    """Names of the images in a folder and in those below, relative to it, sorted."""
-    return sorted((name for name in files_below(folder) if is_image_name(os.path.basename(name))), key=Path)
-
-
 def labels_elsewhere(root: Path, images: Path, labels: Path) -> str | None:
     """Where labels lie instead of in the folder for them, and what to do; None where they lie nowhere."""
-    beside = _texts(images)
+    beside = _texts(images) if images.is_dir() else 0
     if beside:
         return f"{beside} .txt files lie beside the images. Move them to {labels}"
-    inside = _texts(labels)
+    inside = _texts(labels) if labels.is_dir() else 0
     if inside:
         return f"{inside} .txt files in it have the names of no images. Give each the name of its image"
     for place in (root / "labels", root):
@@ -102,7 +198,7 @@ def class_names(root: Path) -> tuple[str, ...]:
     listed = read_class_names(root)
     if listed is not None:
         return listed
-    path = root / "data.yaml"
+    path = data_yaml(root)
     if not path.is_file():
         beside = next(root.glob("labels/*/classes.txt"), None) or next(root.glob("*/labels/classes.txt"), None)
         remedy = (
@@ -116,7 +212,7 @@ def class_names(root: Path) -> tuple[str, ...]:
     for number, name in enumerate(names):
         if not isinstance(name, str) or values.name(name) is None:
             raise UserError(f"{path}: the name of class {number} is {shown(name)}, which is not a name. {_WRITE_NAMES}")
-        if name in names[:number]:
+        if name.strip() in [other.strip() for other in names[:number]]:
             raise UserError(f"{path}: names has {shown(name)} twice. Give each class a name of its own.")
     count = content.get("nc", str(len(names)))
     if values.whole(count) != len(names):

@@ -2,7 +2,8 @@
 
 Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014 (arXiv:1405.0312); format: cocodataset.org/#format-data. Of a
 split, below `data.root`: `annotations/instances_SPLIT.json` and images in `SPLIT/`; `instances_SPLIT.json` beside `SPLIT/`; or
-`SPLIT/_annotations.coco.json` with the images beside it. Others by `data.options`: `annotations` and `images`, with `{split}`.
+`SPLIT/_annotations.coco.json` with the images beside it. Images may also lie in `images/SPLIT/`. Others by
+`data.options`: `annotations` and `images`, with `{split}`.
 """
 
 import json
@@ -14,6 +15,7 @@ import numpy
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.coco_file import Content, ListedImage, read_coco
+from phalanx.data.files.same_name import as_stored
 from phalanx.data.files.split_names import spellings
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import shown
@@ -78,10 +80,21 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
         tuple(category.name for category in content.categories.values()),
         found.arrays(len(images)),
         numpy.array([(image.height, image.width) for image in images.values()], numpy.int32).reshape(-1, 2),
-        (*faults.notes(len(content)), *notes),
+        (*faults.notes(len(content)), *notes, *_named_alike(path, content)),
         ([image.id for image in images.values()], [category.id for category in content.categories.values()]),
         f"{path}: its {len(content)} annotations of {len(images)} images",
     )
+
+
+def _named_alike(path: Path, content: Content) -> tuple[str, ...]:
+    """A sentence, where two categories have one name."""
+    seen: dict[str, int | str] = {}
+    for category in content.categories.values():
+        if category.name in seen:
+            both = f"{shown(seen[category.name])} and {shown(category.id)} are both named {category.name}"
+            return (f"{path}: the categories {both}: they are learnt as two classes.",)
+        seen[category.name] = category.id
+    return ()
 
 
 def _with_sizes(path: Path, root: Path, folder: Path, content: Content) -> tuple[dict[int | str, ListedImage], tuple[str, ...]]:
@@ -109,10 +122,13 @@ def _with_sizes(path: Path, root: Path, folder: Path, content: Content) -> tuple
 
 
 def _file_name(path: Path, root: Path, folder: Path, image: ListedImage) -> str:
-    """A name relative to the folder; of a path as Windows writes it, too."""
+    """A name relative to the folder: of a path as Windows writes it, too, and of one that begins at `data.root`."""
     name = image.file_name
     if "\\" in name and not (folder / name).exists():
         name = name.replace("\\", "/")
+    name = as_stored(folder, name)
+    if "/" in name and not (folder / name).exists() and (root / as_stored(root, name)).exists():
+        name = os.path.relpath(root / as_stored(root, name), folder)
     allowed = tuple(os.path.join(os.path.abspath(place), "") for place in (root, folder))
     if ".." in name and not os.path.abspath(folder / name).startswith(allowed):
         raise UserError(
@@ -144,6 +160,8 @@ def _places(config: DataConfig, split: str) -> tuple[Path, Path]:
     ]
     for path, images in tried:
         if path.is_file():
+            if not images.is_dir() and layouts is _LAYOUTS and (root / "images" / images.name).is_dir():
+                images = root / "images" / images.name
             if not images.is_dir():
                 raise UserError(f"{images}: there is no such folder, but {path} needs its images. Set data.options.images.")
             return path, images

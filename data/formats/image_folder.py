@@ -8,7 +8,11 @@ import numpy
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
+from phalanx.data.files.same_name import composed
+from phalanx.data.files.split_names import spellings
 from phalanx.data.files.string_array import StringArray
+from phalanx.data.files.text_file import shown
+from phalanx.data.files.values import has_control
 from phalanx.data.files.walking import files_below, is_left_by_programs, not_read
 from phalanx.data.formats.labelled import LabelledImages
 from phalanx.data.images.image_formats import SUFFIXES, is_image_name
@@ -29,35 +33,41 @@ def open_split(config: DataConfig, split: str) -> LabelledImages:
     assert config.root is not None
     folder, training = (_folder(config, name) for name in (split, config.train_split))
     classes = _class_folders(training)
-    own = _class_folders(folder) if folder != training else classes
-    _refuse_further_classes(folder, own, training, classes)
+    _refuse_nested(training, classes)
+    found_here = _class_folders(folder) if folder != training else classes
+    alike = {composed(name): name for name in found_here}
+    own = {name: alike[composed(name)] for name in classes if composed(name) in alike}
+    _refuse_further_classes(folder, [name for name in found_here if name not in own.values()], training)
     names: list[str] = []
     targets: list[int] = []
     others: list[str] = []
     empty: list[str] = []
     for number, name in enumerate(classes):
         found: list[str] = []
-        for file in files_below(folder / name) if name in own else ():
+        for file in files_below(folder / own[name]) if name in own else ():
             (found if is_image_name(os.path.basename(file)) else others).append(file)
         if not found and name in own:
             empty.append(name)
-        names += (os.path.join(name, image) for image in sorted(found))
+        names += (os.path.join(own[name], image) for image in sorted(found))
         targets += [number] * len(found)
     if empty and folder == training:
+        why = " ".join(not_read(folder / empty[0], files_below(folder / empty[0])))
         raise UserError(
             f"{folder / empty[0]}: this class has no images ({', '.join(SUFFIXES[:3])}, ...). Add some, or remove the folder."
+            f"{f' {why}' if why else ''}"
         )
     notes = [*_lacking(folder, [name for name in classes if name not in own], training), *_without_images(folder, empty)]
-    notes += not_read(folder, others)
+    notes += [*_of_no_class(folder), *not_read(folder, others)]
     return LabelledImages(config, folder, StringArray.of(names), classes, numpy.array(targets, numpy.int64), tuple(notes))
 
 
 def _folder(config: DataConfig, split: str) -> Path:
     """The folder of a split: `ROOT/SPLIT`; `ROOT` itself where there is none, and what to hold out is said elsewhere."""
     assert config.root is not None
+    for name in spellings(split):
+        if Path(config.root, name).is_dir():
+            return Path(config.root, name)
     folder = Path(config.root, split)
-    if folder.is_dir():
-        return folder
     if config.val_fraction is not None or config.fold is not None:
         return Path(config.root)
     below = next((entry for entry in _folders(config.root) if Path(config.root, entry, split).is_dir()), None)
@@ -88,6 +98,10 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
     found = tuple(_folders(folder))
     if not found:
         raise UserError(f"{folder}: there are no folders in it. Put the images of each class into a folder of its name.")
+    if odd := next((name for name in found if has_control(name)), None):
+        raise UserError(f"{folder}: the name of its folder {shown(odd)} has a control character. Rename it.")
+    if len({composed(name) for name in found}) < len(found):
+        raise UserError(f"{folder}: two of its folders have the same name, but for how its accents are stored. Make them one.")
     spelt = {name.casefold() for name in found}
     if spelt & _TRAINING and spelt & _OTHER_SPLITS and spelt <= _TRAINING | _OTHER_SPLITS:
         training = next(name for name in found if name.casefold() in _TRAINING)
@@ -98,8 +112,29 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
     return found
 
 
-def _refuse_further_classes(folder: Path, own: Sequence[str], training: Path, classes: Sequence[str]) -> None:
-    further = [name for name in own if name not in classes]
+def _refuse_nested(folder: Path, classes: Sequence[str]) -> None:
+    """Refuses a split whose only folder has folders instead of images, as archives within archives leave it."""
+    if len(classes) > 1:
+        return
+    inside = folder / classes[0]
+    below = _folders(inside)
+    if len(below) > 1 and not _images_in(inside):
+        raise UserError(
+            f"{folder}: its only folder is {classes[0]}, and the folders {_listed(below)} are in that one. "
+            f"Move them to {folder}."
+        )
+
+
+def _images_in(folder: Path) -> int:
+    return sum(is_image_name(entry.name) and entry.is_file() for entry in os.scandir(folder))
+
+
+def _of_no_class(folder: Path) -> list[str]:
+    count = _images_in(folder)
+    return [f"{folder}/ has {count} images beside its class folders, which are of no class and left out."] if count else []
+
+
+def _refuse_further_classes(folder: Path, further: Sequence[str], training: Path) -> None:
     further = [name for name in further if any(is_image_name(os.path.basename(file)) for file in files_below(folder / name))]
     if further:
         raise UserError(

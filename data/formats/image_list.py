@@ -18,14 +18,25 @@ from numpy.typing import NDArray
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.class_names import read_class_names
+from phalanx.data.files.same_name import as_stored
 from phalanx.data.files.string_array import StringArray
-from phalanx.data.files.text_file import read_text
+from phalanx.data.files.text_file import read_text, shown
+from phalanx.data.files.values import has_control
 from phalanx.data.formats.labelled import LabelledImages, MultiLabelImages
 
 _SEPARATOR = ";"
 _OTHER_MARKS = {b";": "semicolon", b"\t": "tab"}
 _BLANKS = re.compile(rb"(?<![ \t])[ \t]*([,\n])[ \t]*")  # beside commas and at the ends of lines
-_PATH_TITLES = {"path", "image", "file", "filename", "image_path"}
+_BLANKS_AFTER_QUOTES = re.compile(rb'"[ \t]+([,\n])')
+# What people call the columns, without blanks and underscores.
+_PATH_TITLES = {
+    *("path", "paths", "image", "images", "img", "imgs", "file", "files", "filename", "filenames", "filepath", "imagepath"),
+    *("imagename", "imagefile", "imageid", "imgpath", "imgname", "imgid", "name", "id", "url", "photo", "picture", "x"),
+}
+_LABEL_TITLES = {
+    *("label", "labels", "labelname", "labelid", "class", "classes", "classname", "classid", "target", "targets", "category"),
+    *("categories", "categoryid", "tag", "tags", "mask", "masks", "maskpath", "annotation", "y"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,22 +45,24 @@ class Lines:
 
     Attributes:
         file: which.
-        first: number of its first line that counts.
+        lines: int64, the number of each line that counts.
         names: first column.
         words: each text that the second column holds, once.
         numbers: int32, which of the words each line has.
+        repeated: how many lines name an image that a line before them names.
     """
 
     file: Path
-    first: int
+    lines: NDArray[numpy.int64]
     names: StringArray
     words: tuple[str, ...]
     numbers: NDArray[numpy.int32]
+    repeated: int = 0
 
     def where(self, word: str) -> str:
         """The first line with such a second column."""
         row = int(numpy.flatnonzero(self.numbers == self.words.index(word))[0])
-        return f"{self.file}: line {self.first + row}"
+        return f"{self.file}: line {self.lines[row]}"
 
 
 def list_file(config: DataConfig, split: str) -> Path:
@@ -72,45 +85,81 @@ def read_list(path: Path) -> Lines:
 
 @lru_cache(maxsize=2)  # the validation split looks at the training list too
 def _read(path: Path, changed: int, size: int) -> Lines:
-    content = read_text(path).replace("\r\n", "\n").replace("\r", "\n").encode().rstrip(b"\n")
+    content = read_text(path).replace("\r\n", "\n").replace("\r", "\n").encode().rstrip()
     if not content.strip():
         raise UserError(f"{path}: the list has no samples. Add lines of path and label, parted by a comma.")
-    if b" " in content or b"\t" in content:
-        content = _BLANKS.sub(rb"\1", content).strip(b" \t")
-    names, labels = _by_csv(path, content) if b'"' in content else _by_commas(path, content)
-    title = 1 if names[0].strip().lower() in _PATH_TITLES else 0
+    read = _by_csv if b'"' in content else _by_commas
+    names, paths, labels, rows = read(path, _with_slashes(path, content))
+    if not content.isascii():
+        names = StringArray.of(as_stored(path.parent, names[place]) for place in range(len(names)))
+    title = 1 if _is_title(path, names[0], labels[0].decode()) else 0
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels[title:]))}
     if not numbers:
         raise UserError(f"{path}: the list has no samples, only a title. Add lines of path and label, parted by a comma.")
     lines = numpy.fromiter(map(numbers.__getitem__, labels[title:]), numpy.int32, len(labels) - title)
-    return Lines(path, 1 + title, names.after(title), tuple(label.decode() for label in numbers), lines)
+    repeated = len(paths) - len(set(paths))
+    return Lines(path, rows[title:], names.after(title), tuple(label.decode() for label in numbers), lines, repeated)
 
 
-def _by_commas(path: Path, content: bytes) -> tuple[StringArray, list[bytes]]:
-    """Paths and labels of a file without quotation marks: a million lines in well under a second."""
+def _with_slashes(path: Path, content: bytes) -> bytes:
+    """A list whose paths are parted as on Windows, as it is meant here: where no file has such a name."""
+    if b"\\" not in content:
+        return content
+    first = next(line for line in content.split(b"\n") if b"\\" in line).split(b",")[0].strip(b' \t"').decode()
+    there, meant = path.parent / first, path.parent / first.replace("\\", "/")
+    return content if there.exists() or not meant.exists() else content.replace(b"\\", b"/")
+
+
+def _is_title(path: Path, first: str, second: str) -> bool:
+    """Whether a first line names the columns.
+
+    Raises:
+        UserError: where it names them in another order.
+    """
+    left, right = (re.sub(r"[\W_]+", "", text.casefold()) for text in (first, second))
+    if not (left in _PATH_TITLES or right in _LABEL_TITLES | _PATH_TITLES) or (path.parent / first).is_file():
+        return False
+    if left in _LABEL_TITLES and right in _PATH_TITLES:
+        raise UserError(f"{path}: line 1 says that its columns are {first} and {second}. Write the path first, then the label.")
+    return left in _PATH_TITLES or right in _LABEL_TITLES
+
+
+def _by_commas(path: Path, content: bytes) -> tuple[StringArray, list[bytes], list[bytes], NDArray[numpy.int64]]:
+    """Paths, labels and numbers of lines of a file without quotation marks: a million lines in well under a second."""
+    if b" " in content or b"\t" in content:
+        content = _BLANKS.sub(rb"\1", content).strip(b" \t")
+    rows = numpy.arange(1, content.count(b"\n") + 2)
+    if b"\n\n" in content or content.startswith(b"\n"):
+        lines = content.split(b"\n")
+        rows = rows[[bool(line) for line in lines]]
+        content = b"\n".join(line for line in lines if line)
     characters = numpy.frombuffer(content, numpy.uint8)
     ends = numpy.append(numpy.flatnonzero(characters == ord("\n")), len(content))
     starts = numpy.concatenate([[0], ends[:-1] + 1])
     commas = numpy.flatnonzero(characters == ord(","))
     if len(commas) != len(ends) or (commas <= starts).any() or (commas >= ends).any():
-        _refuse(path, [line.split(b",") for line in content.split(b"\n")])
-    return StringArray(characters, starts, commas), content.replace(b"\n", b",").split(b",")[1::2]
+        _refuse(path, [line.split(b",") for line in content.split(b"\n")], rows)
+    fields = content.replace(b"\n", b",").split(b",")
+    return StringArray(characters, starts, commas), fields[0::2], fields[1::2], rows
 
 
-def _by_csv(path: Path, content: bytes) -> tuple[StringArray, list[bytes]]:
+def _by_csv(path: Path, content: bytes) -> tuple[StringArray, list[bytes], list[bytes], NDArray[numpy.int64]]:
     """The same where a path or a label is in quotation marks, with a comma in it."""
+    content = _BLANKS_AFTER_QUOTES.sub(rb'"\1', content)
     try:
         read = csv.reader(io.StringIO(content.decode(), newline=""), strict=True, skipinitialspace=True)
-        rows = [[field.strip(" \t") for field in row] for row in read]
+        numbered = [(read.line_num, [field.strip(" \t") for field in row]) for row in read if row]
     except csv.Error as error:
         raise UserError(f"{path}: this is no CSV file: {error}. Give lines of path and label, parted by a comma.") from None
+    lines, rows = numpy.array([number for number, _ in numbered]), [row for _, row in numbered]
     if any(len(row) != 2 or not row[0] for row in rows):
-        _refuse(path, [[field.encode() for field in row] for row in rows])
-    return StringArray.of(name for name, _ in rows), [label.encode() for _, label in rows]
+        _refuse(path, [[field.encode() for field in row] for row in rows], lines)
+    paths, labels = [name.encode() for name, _ in rows], [label.encode() for _, label in rows]
+    return StringArray.of(name for name, _ in rows), paths, labels, lines
 
 
-def _refuse(path: Path, rows: list[list[bytes]]) -> NoReturn:
-    for number, row in enumerate(rows, 1):
+def _refuse(path: Path, rows: list[list[bytes]], numbers: NDArray[numpy.int64]) -> NoReturn:
+    for number, row in zip(numbers.tolist(), rows, strict=True):
         if len(row) != 2 or not row[0]:
             fields = "no path" if len(row) == 2 else f"{len(row)} field{'s' if len(row) > 1 else ''}"
             other = next((name for mark, name in _OTHER_MARKS.items() if len(row) == 1 and row[0].count(mark) == 1), None)
@@ -130,6 +179,8 @@ def open_split(config: DataConfig, split: str) -> LabelledImages | MultiLabelIma
     several = any(_SEPARATOR in word for word in training.words)
     named = read_class_names(root)
     classes = named or _sorted({label for word in training.words for label in _labels(word, several)})
+    if odd := next((name for name in classes if has_control(name)), None):
+        raise UserError(f"{training.file}: the label {shown(odd)} has a control character. Write it without.")
     numbers = {name: number for number, name in enumerate(classes)}
     if named:
         numbers = {str(number): number for number in range(len(classes))} | numbers
@@ -145,7 +196,24 @@ def open_split(config: DataConfig, split: str) -> LabelledImages | MultiLabelIma
         looked = f"{lines.file}: its {len(lines.numbers)} lines"
         return MultiLabelImages(config, root, lines.names, classes, labels, ends, looked)
     targets = numpy.array([own[0] for own in meant], numpy.int64)[lines.numbers]
-    return LabelledImages(config, root, lines.names, classes, targets)
+    return LabelledImages(config, root, lines.names, classes, targets, _contradictions(lines))
+
+
+def _contradictions(lines: Lines) -> tuple[str, ...]:
+    """A sentence, where an image has several classes, as in files with a line for each label of an image."""
+    if not lines.repeated:
+        return ()
+    words: dict[str, set[int]] = {}
+    for place, number in enumerate(lines.numbers.tolist()):
+        words.setdefault(lines.names[place], set()).add(number)
+    several = [name for name, found in words.items() if len(found) > 1]
+    again = f"{lines.file}: {lines.repeated} lines name an image again, which so comes again in every epoch"
+    if not several:
+        return (f"{again}.",)
+    return (
+        f"{again}; {len(several)} images have several classes, such as {several[0]}. If these hold at once, write them into "
+        "one line, parted by semicolons.",
+    )
 
 
 def _labels(word: str, several: bool) -> list[str]:

@@ -12,8 +12,10 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.class_names import read_class_names
 from phalanx.data.files.ignored_class import Learnt, hint, learnt
+from phalanx.data.files.same_name import composed
+from phalanx.data.files.split_names import spellings
 from phalanx.data.files.string_array import StringArray
-from phalanx.data.files.walking import files_below
+from phalanx.data.files.walking import files_below, not_read
 from phalanx.data.formats.image_list import list_file, read_list
 from phalanx.data.formats.masked import MaskedImages, plain_meaning
 from phalanx.data.images.image_formats import is_image_name
@@ -35,7 +37,15 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
         images, masks = _paired(config, root, split)
     found = learnt(classes, config.ignore_index)
     meaning = plain_meaning(classes, found, config.ignore_index)
-    return MaskedImages(config, root, images, masks, found.classes, meaning, tuple(_notes(config, classes, found)))
+    return MaskedImages(
+        config, root, images, masks, found.classes, meaning, (*_notes(config, classes, found), *_not_read(root))
+    )
+
+
+def _not_read(root: Path) -> list[str]:
+    """A sentence, where there are images in formats that are not read."""
+    folder = root / "images"
+    return not_read(folder, files_below(folder)) if folder.is_dir() else []
 
 
 def _notes(config: DataConfig, classes: tuple[str, ...], found: Learnt) -> list[str]:
@@ -72,8 +82,9 @@ def _paired(config: DataConfig, root: Path, split: str) -> tuple[StringArray, St
 
 
 def _folder(config: DataConfig, folder: Path, split: str) -> Path:
-    if (folder / split).is_dir():
-        return folder / split
+    for name in spellings(split):
+        if (folder / name).is_dir():
+            return folder / name
     if folder.is_dir() and (config.val_fraction is not None or config.fold is not None):
         return folder
     raise UserError(f"{folder / split}: there is no such folder. Set data.train_split and data.val_split to those in {folder}.")
@@ -85,7 +96,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for name in sorted(files_below(folder)):
         if not is_image_name(os.path.basename(name)):
             continue
-        stem = os.path.splitext(name)[0]
+        stem = composed(os.path.splitext(name)[0])
         if stem in found:
             raise UserError(f"{folder / name}: {found[stem].name} has the same name but for the suffix. Remove one of them.")
         found[stem] = folder / name

@@ -21,6 +21,7 @@ _PREFIX = {"train": "train", "val": "t10k", "test": "t10k"}
 class MNIST(ArrayImages):
     """60,000 images to train on; the published test set of 10,000 is the validation split."""
 
+    inside: tuple[str, ...] = ("MNIST/raw", "raw")  # where torchvision keeps them
     names: tuple[str, ...] = tuple("0123456789")
     mean: tuple[float, ...] = (0.1307,)
     std: tuple[float, ...] = (0.3081,)
@@ -30,7 +31,8 @@ class MNIST(ArrayImages):
             raise UserError(
                 f"{config.name} has no split {split!r}, but {', '.join(_PREFIX)}. Set data.train_split, data.val_split."
             )
-        folder = Path(config.root or "")
+        root = Path(config.root or "")
+        folder = next((root / inside for inside in self.inside if (root / inside).is_dir()), root)
         images = torch.from_numpy(read_idx(folder / f"{_PREFIX[split]}-images-idx3-ubyte", 3).copy())
         file = folder / f"{_PREFIX[split]}-labels-idx1-ubyte"
         labels = torch.from_numpy(read_idx(file, 1).copy()).long()
@@ -42,6 +44,7 @@ class MNIST(ArrayImages):
 class FashionMNIST(MNIST):
     """60,000 images of clothes to train on; the published test set of 10,000 is the validation split."""
 
+    inside = ("FashionMNIST/raw", "raw")
     names = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
     mean = (0.286,)
     std = (0.353,)

@@ -1,8 +1,8 @@
 """`voc`: PASCAL VOC 2012, or what is laid out as it is.
 
 Everingham, Van Gool, Williams, Winn and Zisserman, The PASCAL Visual Object Classes (VOC) Challenge, IJCV 2010.
-`ROOT` is `VOC2012`, or a folder above it. Masks, 20 classes and the background, borders count for nothing: `JPEGImages/`,
-`SegmentationClass/`, `ImageSets/Segmentation/SPLIT.txt`. Boxes: `phalanx.data.formats.voc_boxes`. Which of them:
+`ROOT` is `VOC2012` or `VOC2007`, or a folder above it. Masks, 20 classes and the background, borders count for nothing:
+`JPEGImages/`, `SegmentationClass/`, `ImageSets/Segmentation/SPLIT.txt`. Boxes: `phalanx.data.voc_boxes`. Which of them:
 `data.options.target`, `mask` or `boxes`; if it is not set, masks where there is a list of the split for them.
 """
 
@@ -13,7 +13,7 @@ from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.by_stem import ByStem
 from phalanx.data.files.ignored_class import learnt
 from phalanx.data.files.string_array import StringArray
-from phalanx.data.files.voc_files import read_stems
+from phalanx.data.files.voc_files import listed_again, read_stems
 from phalanx.data.formats import voc_boxes
 from phalanx.data.formats.detected import DetectedImages
 from phalanx.data.formats.masked import MaskedImages, Meaning, refuse_missing
@@ -24,7 +24,7 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
 _BORDER = 255
-_INSIDE = ("VOC2012", "VOCdevkit/VOC2012")
+_INSIDE = ("VOC2012", "VOCdevkit/VOC2012", "VOC2007", "VOCdevkit/VOC2007")
 
 
 def open_split(config: DataConfig, split: str) -> MaskedImages | DetectedImages:
@@ -55,9 +55,8 @@ def open_split(config: DataConfig, split: str) -> MaskedImages | DetectedImages:
         f"VOC has {len(CLASSES)} (0 to {len(CLASSES) - 1}, and {_BORDER} for borders)",
         "Fetch the file again, or use data.name=masks for classes of your own.",
     )
-    return MaskedImages(
-        config, root, StringArray.of(i for i, _ in pairs), StringArray.of(m for _, m in pairs), found.classes, meaning
-    )
+    images, drawn = StringArray.of(image for image, _ in pairs), StringArray.of(mask for _, mask in pairs)
+    return MaskedImages(config, root, images, drawn, found.classes, meaning, listed_again(listed, stems))
 
 
 def _target(config: DataConfig) -> str | None:

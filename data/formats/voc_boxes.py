@@ -19,7 +19,7 @@ from phalanx.data.files.class_names import read_class_names
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import shown
 from phalanx.data.files.values import flag, number, whole
-from phalanx.data.files.voc_files import read_stems, read_xml
+from phalanx.data.files.voc_files import listed_again, read_stems, read_xml
 from phalanx.data.formats.detected import DetectedImages
 from phalanx.data.formats.objects import Faults, Found, fault_of
 from phalanx.data.images.image_formats import SUFFIXES
@@ -52,7 +52,7 @@ def open_boxes(config: DataConfig, root: Path, split: str) -> DetectedImages:
         for place, part in enumerate(tree.iter("object"), 1):
             total += 1
             where = f"{path}: object {place}"
-            name = (part.findtext("name") or "").strip()
+            name = _name(part)
             if name not in labels:
                 faults.add(where, *_unknown(config, root, name))
                 continue
@@ -62,7 +62,7 @@ def open_boxes(config: DataConfig, root: Path, split: str) -> DetectedImages:
                 faults.add(where, *fault, _REMEDY)
                 continue
             found.add(image, box, labels[name], _difficult(where, part))
-    notes = (*faults.notes(total), *sizes.notes())
+    notes = (*faults.notes(total), *sizes.notes(), *listed_again(lists(root, split), stems))
     told = numpy.array(sizes.found, numpy.int32).reshape(-1, 2)
     looked = f"{root / 'Annotations'}: the {len(stems)} annotations that {lists(root, split)} lists"
     return DetectedImages(config, root, StringArray.of(names), classes, found.arrays(len(stems)), told, notes, looked=looked)
@@ -127,11 +127,17 @@ def _unknown(config: DataConfig, root: Path, name: str) -> tuple[str, str, str]:
     return f"the class {shown(name)} is not in {source}", "are of unknown classes", "Add it to classes.txt"
 
 
+def _name(part: ElementTree.Element) -> str:
+    """The name of an object's class, on one line: tools break long ones."""
+    return " ".join((part.findtext("name") or "").split())
+
+
 def _number(where: str, part: ElementTree.Element, name: str) -> float:
     text = part.findtext(name)
     value = number(text)
     if value is None:
-        said = "is missing" if text is None else f"is not a number: {shown(text)}"
+        rotated = ": its box is a rotated one" if part.find("robndbox") is not None else ""
+        said = f"is missing{rotated}" if text is None else f"is not a number: {shown(text)}"
         raise UserError(f"{where}: {name} {said}. Write it into the annotation.")
     return value
 
@@ -147,12 +153,8 @@ def _difficult(where: str, part: ElementTree.Element) -> bool:
 
 
 def _named(root: Path, stems: list[str], annotations: Callable[[str], str | None]) -> tuple[str, ...]:
-    """Names of the classes in annotations, sorted."""
-    found = {
-        (part.findtext("name") or "").strip()
-        for stem in stems
-        for part in read_xml(_annotation(root, stem, annotations)).iter("object")
-    }
+    """StringArray of the classes in annotations, sorted."""
+    found = {_name(part) for stem in stems for part in read_xml(_annotation(root, stem, annotations)).iter("object")}
     if not found - {""}:
         raise UserError(
             f"{root / 'Annotations'}: the {len(stems)} annotations of the training split have no object with a name, so that "

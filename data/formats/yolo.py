@@ -1,11 +1,11 @@
 """`yolo`: a text file per image, a line per object: its class, and centre, width and height as shares of the image's sides.
 
 `ROOT/images/SPLIT/*.jpg|png` and `ROOT/labels/SPLIT/*.txt`, or `ROOT/SPLIT/images` and `ROOT/SPLIT/labels`, or the folder that
-`ROOT/data.yaml` names for the split; an image without a text file has no objects. A line may hold a polygon instead, the class
-and pairs of x and y: its box is taken. Classes are the lines of `ROOT/classes.txt`, or `names` of `ROOT/data.yaml`.
+`ROOT/data.yaml` names for the split, or a list of images that it names; an image without a text file has no objects. A line may
+hold a polygon instead, the class and pairs of x and y: its box is taken; where `data.yaml` has `kpt_shape`, keypoints follow
+the box, and are passed over. Classes are the lines of `ROOT/classes.txt`, or `names` of `ROOT/data.yaml`.
 """
 
-import os
 from pathlib import Path
 
 from phalanx.configs.errors import UserError
@@ -14,64 +14,70 @@ from phalanx.data.files.by_stem import ByStem
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import lines, read_text, shown
 from phalanx.data.files.values import number, whole
-from phalanx.data.files.yolo_files import class_names, image_files, labels_elsewhere, split_folders
+from phalanx.data.files.yolo_files import class_names, labels_elsewhere, split_files, values_of_keypoints
 from phalanx.data.formats.detected import DetectedImages
 from phalanx.data.formats.objects import Faults, Found, fault_of
 
 _REMEDY = "Correct it"
+_SHARES = "Write shares of the image's sides, from 0 to 1, instead of pixels"
+_FAR_OUT = 2.0  # beyond it a number is hardly a share
 
 
 def open_split(config: DataConfig, split: str) -> DetectedImages:
-    """The images of a split, sorted by name.
+    """The images of a split, sorted by name, or as a list has them.
 
     Raises:
         UserError: where a folder or file is missing or broken, or an object cannot be used.
     """
     root = Path(config.root or "")
-    folder, labels = split_folders(root, split)
-    images = image_files(folder)
-    if not images:
-        raise UserError(f"{folder}: there are no images in it. Add some, or name another split.")
-    classes = class_names(root)
-    text_of = ByStem(labels, [".txt"])
+    files = split_files(root, split)
+    classes, keypoints = class_names(root), values_of_keypoints(root)
+    text_of = ByStem(root, [".txt"])
     faults, found, total, with_file = Faults(config.on_error == "skip"), Found(), 0, 0
-    for image, name in enumerate(images):
-        text = text_of(str(Path(name).with_suffix("")))
+    for image, stem in enumerate(files.stems):
+        text = text_of(stem)
         if text is None:
             continue
         with_file += 1
-        for place, line in enumerate(lines(read_text(labels / text)), 1):
+        for place, line in enumerate(lines(read_text(root / text)), 1):
             if not line.strip():
                 continue
             total += 1
-            where = f"{labels / text}: line {place}"
-            label, box = _object(where, line)
+            where = f"{root / text}: line {place}"
+            label, box = _object(where, line, keypoints)
             if not 0 <= label < len(classes):
                 problem = f"class {label}, but there are {len(classes)}, from 0"
                 faults.add(where, problem, "are of unknown classes", "Correct it, or the names of the classes")
                 continue
             if (fault := fault_of(box, 1.0, 1.0)) is not None:
-                faults.add(where, *fault, _REMEDY)
+                faults.add(where, *fault, _SHARES if max(box) > _FAR_OUT else _REMEDY)
                 continue
             found.add(image, box, label)
-    if not with_file and (elsewhere := labels_elsewhere(root, folder, labels)):
-        raise UserError(f"{labels}: there is no label file for any of {len(images)} images in {folder}, but {elsewhere}.")
-    names = StringArray.of(os.path.join(os.path.relpath(folder, root), name) for name in images)
-    objects = found.arrays(len(images), relative=True)
-    looked = f"{labels}: the label files of {with_file} of {len(images)} images"
-    return DetectedImages(config, root, names, classes, objects, notes=faults.notes(total), looked=looked)
+    if not with_file and (elsewhere := labels_elsewhere(root, files.images, files.labels)):
+        raise UserError(
+            f"{files.labels}: there is no label file for any of {len(files.names)} images in {files.images}, but {elsewhere}."
+        )
+    objects = found.arrays(len(files.names), relative=True)
+    looked = f"{files.labels}: the label files of {with_file} of {len(files.names)} images"
+    notes = (*faults.notes(total), *files.notes)
+    return DetectedImages(config, root, StringArray.of(files.names), classes, objects, notes=notes, looked=looked)
 
 
-def _object(where: str, line: str) -> tuple[int, tuple[float, float, float, float]]:
-    """Class and box (left, top, right, bottom) of a line."""
+def _object(where: str, line: str, keypoints: int) -> tuple[int, tuple[float, float, float, float]]:
+    """Class and box (left, top, right, bottom) of a line, in which so many numbers of keypoints may follow the box."""
     first, *others = line.split()
     label, given = whole(first), [number(value) for value in others]
     numbers = [value for value in given if value is not None]
     if label is None or len(numbers) < len(given):
         raise UserError(f"{where}: {shown(line.strip())} is not a class and numbers. Write it as: class x y width height.")
-    if len(numbers) == 4:
-        x, y, width, height = numbers
+    if len(numbers) == 4 or (keypoints and len(numbers) == 4 + keypoints):
+        x, y, width, height = numbers[:4]
         return label, (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
+    if keypoints:
+        raise UserError(
+            f"{where}: a class and {len(numbers)} numbers, but kpt_shape of data.yaml makes it 4 of the box and {keypoints} of "
+            "the keypoints. Correct one of them."
+        )
     if len(numbers) < 6 or len(numbers) % 2:
         raise UserError(
             f"{where}: a class and {len(numbers)} numbers, where a box has 4, and a polygon at least three pairs. "

@@ -19,11 +19,18 @@ _OTHERS = (
     *((b"%!PS", "a PostScript file"), (b"\xc5\xd0\xd3\xc6", "a PostScript file"), (b"%PDF", "a PDF file")),
     *((b"8BPS", "a Photoshop file"), (b"\0\0\0\x0cjP", "a JPEG 2000 image"), (b"\xff\x4f\xff\x51", "a JPEG 2000 image")),
     *((b"\xff\x0a", "a JPEG XL image"), (b"\0\0\0\x0cJXL", "a JPEG XL image"), (b"SIMPLE  =", "a FITS file")),
+    *((b"version https://git-lfs", "a pointer of Git LFS, which `git lfs pull` replaces"), (b"<!DOCTYPE html", "a web page")),
+    *((b"<html", "a web page"), (b"PK\3\4", "an archive"), (b"\x1f\x8b", "an archive")),
     *((b"<svg", "an SVG drawing"), (b"\x93NUMPY", "a NumPy array"), (b"\x89HDF", "an HDF5 file"), (b"\0\0\1\0", "an icon")),
 )
 _HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis")
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers SOF (ITU-T T.81, table B.1)
 _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
+
+
+# Bytes of text and colour profiles in a PNG, unpacked: of each, and of all. Pillow's own bound of 1 MB for each is less than
+# what Photoshop writes about the history of a picture.
+_MOST_TEXT, _MOST_TEXTS = 64 << 20, 128 << 20
 
 
 class BrokenImage(ValueError):
@@ -108,14 +115,15 @@ def opened(content: bytes, max_pixels: int) -> Iterator[Any]:
 
 @contextmanager
 def without_bound() -> Iterator[None]:
-    """Sets aside Pillow's own bound on sizes, which is the whole process's."""
-    from PIL import Image
+    """Sets aside Pillow's own bounds on sizes and on texts, which are the whole process's."""
+    from PIL import Image, PngImagePlugin
 
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = None, _MOST_TEXT, _MOST_TEXTS
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = before
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = before
 
 
 @cache

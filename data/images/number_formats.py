@@ -58,12 +58,14 @@ def pixels_of(image: Any, mode: Literal["grey", "rgb", "rgba"]) -> NDArray[Any]:
 def classes_of(image: Any, content: bytes) -> NDArray[Any]:
     """The number that a mask stores for each pixel: uint8 or uint16 `[H, W]`.
 
-    Of a grey image, whatever its depth, of a palette, of floating point numbers that are whole, or of colours whose channels
-    are all the same.
+    Upright as its image is read. Of a grey image, whatever its depth, of a palette, of floating point numbers that are whole,
+    or of colours whose channels are all the same.
 
     Raises:
         NoMeaning: where pixels have no such number, or compression has changed it.
     """
+    from PIL import ImageOps
+
     _refuse_lossy(image, content)
     _refuse_signed(image)
     if is_deep_colour(content) or (_tag(image, _BITS, 0) == 16 and image.mode in ("RGB", "RGBA", "CMYK")):
@@ -72,23 +74,24 @@ def classes_of(image: Any, content: bytes) -> NDArray[Any]:
         kind = "TIFF" if image.format == "TIFF" else "PBM"
         raise NoMeaning(f"this {kind} says that white is zero, so that its numbers may be meant as they are or inverted")
     _refuse_pages(image)
-    depth, most = _grey_depth(image, content), _portable_most(content)
-    if image.mode in ("P", "1"):
-        return numpy.array(image).astype(numpy.uint8, copy=False)
-    if image.mode == "L":
-        values = numpy.array(image)
+    upright = ImageOps.exif_transpose(image)  # as the image that it belongs to is read
+    depth, most, unsigned = _grey_depth(image, content), _portable_most(content), _is_unsigned(image)
+    if upright.mode in ("P", "1"):
+        return numpy.array(upright).astype(numpy.uint8, copy=False)
+    if upright.mode == "L":
+        values = numpy.array(upright)
         if most not in (None, 255):
             return numpy.rint(values * (most / 255)).astype(numpy.uint8)
         return values // (255 // (2**depth - 1)) if depth in (2, 4) else values
-    if image.mode.startswith("I"):
-        values = _whole_numbers(image, "numbers", _is_unsigned(image))
+    if upright.mode.startswith("I"):
+        values = _whole_numbers(upright, "numbers", unsigned)
         return values if most in (None, _MOST) else numpy.rint(values * (most / _MOST)).astype(numpy.uint16)
-    if image.mode == "F":
-        values = numpy.array(image)
+    if upright.mode == "F":
+        values = numpy.array(upright)
         if not _are_whole(values, _MOST):
             raise NoMeaning("this mask holds floating point numbers, and not all of them are whole and from 0 to 65535")
         return values.astype(numpy.uint16)
-    return _of_channels(image)
+    return _of_channels(upright)
 
 
 def _deep_colours(image: Any) -> NDArray[numpy.uint16] | None:

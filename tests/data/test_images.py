@@ -135,7 +135,8 @@ def test_a_broken_file_gets_one_sentence_that_names_it(tmp_path: Path) -> None:
         (whole[:200] + whole[-2:], "this JPEG cannot be decoded"),
         (png[: len(png) // 2], "this PNG cannot be decoded"),
         (png[:100] + bytes(9) + png[109:], "this PNG cannot be decoded"),
-        (b"<html>not found</html>", "this file is no image"),
+        (b"<html>not found</html>", "this is a web page; what is read is JPEG"),
+        (b"not an image", "this file is no image"),
         (b"", "the file is empty"),
         (one_pixel.getvalue(), "this image is 1 x 1 pixels, too small to show anything"),
     ]:

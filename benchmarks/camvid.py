@@ -114,7 +114,7 @@ def prepare(root: Path, work: Path) -> Path:
     return folder
 
 
-def majority(folder: Path) -> tuple[str, float]:
+def majority(folder: Path, changes: Sequence[str] = ()) -> tuple[str, float]:
     """The most frequent class of the training images, and the mIoU of finding it everywhere in the others.
 
     Its IoU is its share of the pixels; that of every other class that is there is zero.
@@ -122,7 +122,7 @@ def majority(folder: Path) -> tuple[str, float]:
     from phalanx.configs.load import load
     from phalanx.data.open import open_split
 
-    config = load([str(RECIPE)], [f"data.root={folder}"])
+    config = load([str(RECIPE)], [f"data.root={folder}", *changes])
     training, validation = (open_split(config.data, split, config.seed) for split in ("train", "val"))
     frequent = max(enumerate(training.class_counts()), key=lambda pair: pair[1])[0]  # type: ignore[attr-defined]
     counts = validation.class_counts()  # type: ignore[attr-defined]

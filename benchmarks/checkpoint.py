@@ -271,7 +271,7 @@ def main() -> None:
 
     import torch
 
-    from tests.support.rank_pool import Pool
+    from benchmarks.support.rank_pool import Pool
 
     pool = Pool(max(given.ranks), timeout_s=1800)
     versions = {"torch": torch.__version__, "python": platform.python_version()}

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks import parity_cases as cases
+from benchmarks.support.resuming import resume
 from phalanx.configs.schema import digest
 from phalanx.dist.checkpoint.retention import Retention
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.checkpoint.saver import Saver
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from tests.dist.resuming import resume
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig

@@ -172,7 +172,7 @@ def _worst(differences: Mapping[str, Any]) -> float:
 
 def _run(results: Path, optimizers: Sequence[str]) -> dict[Pair, dict[str, Any]]:
     from benchmarks.results import measure_all
-    from tests.support.rank_pool import Pool
+    from benchmarks.support.rank_pool import Pool
 
     pool = Pool(4, timeout_s=120)
     try:

@@ -155,7 +155,7 @@ def measure(pool: Any, cell: Cell, changes: Sequence[str] = ()) -> dict[str, Any
 
 def _run(results: Path, chosen: Sequence[str]) -> dict[Cell, dict[str, Any]]:
     from benchmarks.results import measure_all
-    from tests.support.rank_pool import Pool
+    from benchmarks.support.rank_pool import Pool
 
     if LARGE & set(chosen):
         # What is freed goes back to the system at once: three ranks hold twice what they need otherwise, in pieces.

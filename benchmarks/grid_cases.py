@@ -9,6 +9,7 @@ import torch
 import xxhash
 from safetensors.torch import load_file, save_file
 
+from benchmarks.support.resuming import resume
 from phalanx.configs.schema import digest
 from phalanx.data.dataset import Dataset
 from phalanx.data.dataset_info import DatasetView
@@ -22,7 +23,6 @@ from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.sampler import Stream
 from phalanx.train.optim import optimizers, schedules
 from phalanx.train.setup import build
-from tests.dist.resuming import resume
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig

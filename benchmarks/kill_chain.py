@@ -25,17 +25,20 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 import phalanx.launch.say
 import phalanx.train.start  # noqa: F401
 from benchmarks.kill_places import EVALUATION, START_UP, Durations, Places
+from benchmarks.support import clean
+from benchmarks.support.forking import become, rank_environment
+from benchmarks.support.run_files import assert_bitwise, lines, sample_ids
 from phalanx.dist.checkpoint import reader
 from phalanx.launch import train
-from tests.support.forking import become, rank_environment
-from tests.support.running import DIGITS, assert_bitwise, clean_environment, lines, sample_ids
 
+ROOT = Path(__file__).resolve().parent.parent
 GLOBAL_BATCH = 8
 TIMEOUT_S = 20  # of the ranks' collectives; torch looks about three times as long for a rank 0 that died while it started
 _STEP_S = 0.3  # about what a step and its save take, as long as the run has not shown it
 _STAGE_S = 0.2  # the same of a stage
 _PATIENCE_S = 120.0  # for the place where a kill is to fall
-RECIPE = [DIGITS, "model.stem=small", "data.image_size=16", "data.augment.flip=0.5", "data.workers=0", "data.ledger=true"]
+RECIPE = [str(ROOT / "configs/recipes/digits_resnet18.yaml"), "model.stem=small", "data.image_size=16"]
+RECIPE += ["data.augment.flip=0.5", "data.workers=0", "data.ledger=true"]
 RECIPE += [f"train.global_batch={GLOBAL_BATCH}", "train.micro_batch=4", "train.log_every=1"]
 RECIPE += [f"dist.timeout_s={TIMEOUT_S}", "dist.device=cpu", "checkpoint.keep=2"]
 
@@ -98,7 +101,7 @@ class Ranks:
             sys.stderr.flush()
             process = os.fork()
             if process == 0:
-                environment = clean_environment() | rank_environment(rank, count, port)
+                environment = clean.environment() | rank_environment(rank, count, port)
                 self.places.told_by(rank)
                 become(lambda: train.main(arguments), folder, environment, *[folder / f"rank-{rank}.log"] * 2)
             self.processes.append(process)

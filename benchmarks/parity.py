@@ -97,7 +97,7 @@ def _stored(path: Path) -> dict[Cell, dict[str, Any]]:
 
 
 def _run(results: Path, only: list[str]) -> dict[Cell, dict[str, Any]]:
-    from tests.support.rank_pool import Pool
+    from benchmarks.support.rank_pool import Pool
 
     found = _stored(results)
     todo = [cell for cell in cells() if cell not in found and (not only or cell.strategy in only)]

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.rank_pool import Pool
+from benchmarks.support.rank_pool import Pool
 from tests.support.running import FORGE, SESSION, answer, disk_in_memory
 from tests.support.slurm_cluster import accounted_cluster, cluster  # noqa: F401 (fixtures)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.checkpoint_matrix import EXACT, Matrix, Pair
-from tests.support.rank_pool import Pool
+from benchmarks.support.rank_pool import Pool
 
 
 @pytest.mark.parametrize(

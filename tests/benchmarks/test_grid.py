@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.grid import EXACT, PARITY, Cell, cells, markdown, measure
+from benchmarks.support.rank_pool import Pool
 from phalanx.models import registry
-from tests.support.rank_pool import Pool
 
 CELLS = [
     Cell("resnet18", "DDP, SyncBN", "bf16"),

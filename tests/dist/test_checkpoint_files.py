@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.dist.checkpoint import directory, manifest, reader, retention, shard_file
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.layout import Range, cut, gaps
@@ -20,7 +21,6 @@ from phalanx.dist.checkpoint.retention import Retention
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.checkpoint.tools.consolidate import consolidate
 from phalanx.dist.comm.process_group import World
-from tests.support.rank_pool import Pool
 
 # Odd sizes, several formats, an empty tensor, one without dimensions, and one not in memory's order.
 TENSORS = {

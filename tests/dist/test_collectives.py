@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.dist.comm import collectives
 from phalanx.dist.comm.process_group import World
-from tests.support.rank_pool import Pool
 
 SHORT, LONG = {"step": 3, "words": ["ä", None, 1.5]}, ["x" * 1000] * 500
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import parity_cases as cases
+from benchmarks.support.rank_pool import Pool
+from benchmarks.support.resuming import resume
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.dist.checkpoint.layout import EMA, MICRO_BATCHES
@@ -18,8 +20,6 @@ from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from tests.dist import test_precision as overflowing
-from tests.dist.resuming import resume
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 DECAY = 0.9

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.support.rank_pool import Pool
+from benchmarks.support.resuming import resume
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
@@ -16,9 +18,7 @@ from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.randomness import key, seed_everything
 from phalanx.dist.strategies import exact_reduce
-from tests.dist.resuming import resume
 from tests.dist.tracing import collectives
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 SIZES = ["train.global_batch=32", "train.micro_batch=4", "train.steps=3", "dist.precision=fp64"]  # eight micro-batches

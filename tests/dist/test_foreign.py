@@ -19,13 +19,13 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import UserError
 from phalanx.dist.checkpoint.dcp import folder, metadata
 from phalanx.dist.comm.process_group import World
 from phalanx.models.weights import BadWeights
 from tests.dist.test_zero import config
 from tests.models.test_weights import Harm, assert_loads, network, refusal
-from tests.support.rank_pool import Pool
 from tests.support.running import clean_environment
 
 

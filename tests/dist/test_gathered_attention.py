@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import parity_cases as cases
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 

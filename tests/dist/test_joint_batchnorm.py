@@ -8,10 +8,10 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.dist.batchnorm.sync_batchnorm import CpuSyncBatchNorm, convert, stats_group_of
 from phalanx.dist.comm.process_group import World
 from tests.dist.tracing import collectives
-from tests.support.rank_pool import Pool
 
 
 def _cnn() -> nn.Module:

@@ -12,13 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.support.forking import Forked
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import RanksApart, UserError
 from phalanx.dist.comm import network, rendezvous, waiting
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.comm.rendezvous import all_arrived, launched_store, meeting_place, open_store, slurm_store
 from phalanx.dist.processes.environment import Ranks
-from tests.support.forking import Forked
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS, FEW_EVALUATED, forked
 
 TEN_SECONDS = timedelta(seconds=10)

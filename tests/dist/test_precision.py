@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import parity_cases as cases
+from benchmarks.support.rank_pool import Pool
+from benchmarks.support.resuming import resume
 from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist import precision
@@ -19,8 +21,6 @@ from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.step.loss_scale import LossScale
 from phalanx.dist.step.step_metrics import StepFigures
-from tests.dist.resuming import resume
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 CPU = torch.device("cpu")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import Stopped, UserError
 from phalanx.dist.comm.collectives import barrier
 from phalanx.dist.comm.process_group import World
@@ -24,7 +25,6 @@ from phalanx.dist.processes.children import born
 from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.storage.durable_files import write_json
 from phalanx.dist.storage.run_directory import RunDirectory
-from tests.support.rank_pool import Pool
 
 
 @pytest.fixture

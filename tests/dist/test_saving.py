@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.dist.checkpoint import directory, manifest, plan, shard_file
 from phalanx.dist.checkpoint.entries import Entry, whole
 from phalanx.dist.checkpoint.restore import newest_valid_on_all, restore
@@ -17,7 +18,6 @@ from phalanx.dist.checkpoint.retention import Retention, is_better, superseded
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.checkpoint.saver import Saver
 from phalanx.dist.comm.process_group import World, patient_control
-from tests.support.rank_pool import Pool
 from tests.support.running import disk_in_memory
 
 MEGABYTE = 1 << 18  # float32 elements

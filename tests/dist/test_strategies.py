@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks import parity_cases as cases
 from benchmarks.parity import Cell, measure
+from benchmarks.support.rank_pool import Pool
+from benchmarks.support.resuming import resume
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
@@ -23,8 +25,6 @@ from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.randomness import key, seed_everything
 from phalanx.train.evaluation.evaluate import evaluate
-from tests.dist.resuming import resume
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 STRATEGIES = ["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]

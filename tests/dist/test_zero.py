@@ -13,6 +13,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
@@ -26,7 +27,6 @@ from phalanx.dist.strategies.deepspeed_config import settings
 from phalanx.dist.strategies.rates import Rates
 from phalanx.dist.strategies.replicated import Replicated
 from phalanx.dist.strategies.strategy import Strategy
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 # Not by importing it: that is for the ranks, once they know their device.

@@ -18,6 +18,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.load import load
 from phalanx.data.open import open_split
 from phalanx.data.transforms.pipeline import pipeline
@@ -30,7 +31,6 @@ from phalanx.dist.checkpoint.tools.sources import open_both
 from phalanx.dist.comm.process_group import World
 from phalanx.launch.main import main
 from phalanx.models import registry
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS, PHALANX, clean_environment, phalanx, run, tensors
 
 Command = Callable[..., tuple[int, str, str]]

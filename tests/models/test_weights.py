@@ -14,6 +14,7 @@ from safetensors.torch import save_file, save_model
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.load import load
 from phalanx.dist.checkpoint.entries import whole
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
@@ -21,7 +22,6 @@ from phalanx.dist.comm.process_group import World
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.models import weights
 from phalanx.models.weights import BadWeights, Loaded
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS, ROOT, clean_environment
 
 

@@ -1,1 +1,1 @@
-"""What tests share: rank pools, running commands, a virtual SLURM cluster."""
+"""What only tests share: running commands, a virtual SLURM cluster. Ranks and forks are in `benchmarks/support/`."""

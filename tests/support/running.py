@@ -1,6 +1,5 @@
 """Running Phalanx as its users do: real commands, real ranks; reading what they left on the disk."""
 
-import json
 import os
 import signal
 import subprocess
@@ -10,17 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy
 import psutil
 import pytest
 
-from phalanx.dist.checkpoint import directory, manifest
-from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range
-from phalanx.dist.checkpoint.reader import Readers
-from phalanx.dist.processes.environment import without_ranks
-from tests.support.forking import Forge, Forked
+from benchmarks.support import clean
+from benchmarks.support.forking import Forge, Forked
+from benchmarks.support.run_files import assert_bitwise, lines, sample_ids, scalars, tensors  # noqa: F401 (for tests)
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = str(ROOT / "configs/recipes/digits_resnet18.yaml")
@@ -28,14 +25,11 @@ PHALANX = [sys.executable, "-m", "phalanx.launch.main"]
 FEW_EVALUATED = "data.val_fraction=0.03"  # of the digits, where a test does not look at what they say
 TIMEOUT_S = 250  # two workers share the cores
 SESSION = "PHALANX_TEST_SESSION"  # marks every process that descends from a command of this session
-_NUMPY = {"F64": numpy.float64, "F32": numpy.float32, "I64": numpy.int64}
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """The environment without what a launcher or a caller's taste would change."""
-    left_out = ("SLURM_", "ACCELERATE_", "OMP_NUM_THREADS", "WANDB_API_KEY")
-    kept = {k: v for k, v in without_ranks(os.environ).items() if not k.startswith(left_out)}
-    return kept | {SESSION: str(os.getpid()), "ACCELERATE_CONFIG_FILE": ""} | more
+    """The environment without what a launcher or a caller's taste would change, and marked with this session."""
+    return clean.environment() | {SESSION: str(os.getpid())} | more
 
 
 FORGE = Forge(clean_environment)
@@ -147,56 +141,10 @@ def _to_its_end(running: Command, expect: int | None) -> Command:
     return running
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file."""
-    if not path.exists():
-        return []
-    text = path.read_text()
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-
-
-def tensors(run_directory: Path, step: int | None = None) -> dict[str, numpy.ndarray]:
-    """Every tensor of a run's checkpoint (the newest): model, optimizer, statistics."""
-    checkpoints = run_directory / "checkpoints"
-    path = directory.step_directory(checkpoints, directory.steps(checkpoints)[-1] if step is None else step)
-    stored = manifest.read(path)
-    found = {}
-    with Readers(path, stored) as readers:
-        for name, tensor in stored.tensors.items():
-            content = bytearray(tensor.elements * ITEM_SIZE[tensor.dtype])
-            readers.fill(name, Range(0, tensor.elements), memoryview(content))
-            found[name] = numpy.frombuffer(content, _NUMPY[tensor.dtype]).reshape(tensor.shape)
-    return found
-
-
-def scalars(run_directory: Path) -> dict[str, Any]:
-    """The scalars of a run's newest checkpoint."""
-    checkpoints = run_directory / "checkpoints"
-    return manifest.read(directory.step_directory(checkpoints, directory.steps(checkpoints)[-1])).state
-
-
-def assert_bitwise(one: Path, other: Path) -> None:
-    """The newest checkpoints of two runs are equal to the last bit."""
-    a, b = tensors(one), tensors(other)
-    assert a.keys() == b.keys()
-    differing = [name for name in a if a[name].tobytes() != b[name].tobytes()]
-    assert not differing, f"{len(differing)} of {len(a)} tensors differ, such as {differing[:3]}"
-    assert scalars(one) == scalars(other)
-
-
 def worst_difference(one: dict[str, numpy.ndarray], other: dict[str, numpy.ndarray]) -> float:
     """The largest max|a-b| / max|b| over all tensors."""
     assert one.keys() == other.keys()
     return max(float(abs(one[n] - other[n]).max() / max(abs(other[n]).max(), 1e-300)) for n in other if other[n].size)
-
-
-def sample_ids(run_directory: Path) -> dict[int, list[int]]:
-    """The sample ids of every step over all ranks, in the order of the stream, from the ledger."""
-    steps: dict[int, list[tuple[int, list[int]]]] = {}
-    for path in (run_directory / "ledger").glob("rank-*.jsonl"):
-        for line in lines(path):
-            steps.setdefault(line["step"], []).append((int(path.stem.removeprefix("rank-")), line["ids"]))
-    return {step: [i for _, ids in sorted(parts) for i in ids] for step, parts in sorted(steps.items())}
 
 
 @contextmanager

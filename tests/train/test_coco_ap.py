@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.dist.comm.collectives import gather_rows
 from phalanx.dist.comm.process_group import World
 from phalanx.train.metrics import voc_ap
 from phalanx.train.metrics.coco_ap import NOTHING, OverlapKind, curves, matched, per_class, summary, truths
-from tests.support.rank_pool import Pool
 from tests.train.detecting import KEYS, Image, boxes_of, made, reference, rows, with_masks
 
 CLASSES = 3  # of made cases; the last has no objects

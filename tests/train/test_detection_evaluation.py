@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
@@ -23,7 +24,6 @@ from phalanx.train.evaluation.results_file import ResultsFile
 from phalanx.train.setup.build import build_distributed, build_local
 from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.detection import Detection, Instances
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 from tests.train import detecting
 from tests.train.detecting import KEYS, boxes_of, reference

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.load import load
 from phalanx.data.loading.loader import EvaluationLoader, Samples
 from phalanx.data.open import open_split
@@ -16,7 +17,6 @@ from phalanx.train.evaluation.evaluate import evaluate, measure
 from phalanx.train.setup.build import build_distributed, build_local
 from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.several_labels import SeveralLabels
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 SETTINGS = ["train.micro_batch=2", "train.global_batch=8"]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.load import load
 from phalanx.data.loading.loader import EvaluationLoader, Samples
 from phalanx.data.open import open_split
@@ -24,7 +25,6 @@ from phalanx.train.setup.build import build_distributed, build_local, data_info
 from phalanx.train.tasks import Details, GivesResults, Illustrates
 from tests.data import objects
 from tests.data.pictures import masks, picture, save
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 COUNTS = {"train": [0, 0, 2, 0, 1, 0, 0, 3], "val": [0, 2, 0, 0, 1], "none": [0, 0, 0], "one": [0], "odd": [0, 1, 0]}

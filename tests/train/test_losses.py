@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.dist.comm.process_group import World
@@ -19,7 +20,6 @@ from phalanx.train import tasks
 from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.classification import Classification
 from phalanx.train.tasks.criterion import criterion
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 CLASSES = 5

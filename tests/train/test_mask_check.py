@@ -6,6 +6,7 @@ import numpy
 import pytest
 from PIL import Image
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.data.dataset import Split
@@ -13,7 +14,6 @@ from phalanx.data.open import open_split
 from phalanx.dist.comm.process_group import World
 from phalanx.train.setup.mask_check import check_masks
 from tests.data.pictures import masks
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 ALL_IGNORED: list[int] = []

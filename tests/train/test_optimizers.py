@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.optim import OPTIMIZERS, OptimConfig, ScheduleConfig
 from phalanx.dist.comm.process_group import World
 from phalanx.train.optim import optimizers, schedules
-from tests.support.rank_pool import Pool
 
 
 class Network(nn.Module):

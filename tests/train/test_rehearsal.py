@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import parity_cases as cases
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint import rehearsal
 from phalanx.dist.comm.process_group import World
 from phalanx.train.evaluation.evaluate import rehearse
 from tests.dist.test_ema import RAMPED, Bits, config, engine_on, held, run_steps, warm_up
-from tests.support.rank_pool import Pool
 
 
 class Draws:

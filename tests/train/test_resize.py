@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.checkpoint import manifest
@@ -14,7 +15,6 @@ from phalanx.dist.comm.process_group import World
 from phalanx.dist.memory import RankMemory, Sharing, memory_per_rank
 from phalanx.train.setup.resume_report import ResumeReport, Setting, as_written
 from tests.dist.test_strategies import FrozenBackbone, engine_for, run_steps
-from tests.support.rank_pool import Pool
 from tests.support.running import DIGITS
 
 

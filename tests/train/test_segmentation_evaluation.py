@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.evaluate import EvaluateConfig
 from phalanx.dist.comm.process_group import World
@@ -18,7 +19,6 @@ from phalanx.train.evaluation.evaluate import measure
 from phalanx.train.setup.build import build_distributed, build_local
 from phalanx.train.tasks.ensemble import MeanProbability
 from phalanx.train.tasks.views import Views
-from tests.support.rank_pool import Pool
 from tests.train.segmenting import CLASSES, Given, configured, drawn, task_of
 
 

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
+from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import UserError
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Focal
 from phalanx.models.pixel_losses import Dice, hard_pixels
-from tests.support.rank_pool import Pool
 from tests.train.segmenting import CLASSES, TwoHeads, configured, drawn, task_of
 
 WEIGHTS = torch.tensor([0.5, 1.0, 3.0, 0.1, 2.0], dtype=torch.float64)

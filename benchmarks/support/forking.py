@@ -221,7 +221,7 @@ class Forge:
         self._folder = Path(tempfile.mkdtemp(prefix="phalanx-forked-"))
         os.mkfifo(self._folder / "orders")
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.forking", "serve", str(self._folder)],
+            [sys.executable, "-m", "benchmarks.support.forking", "serve", str(self._folder)],
             cwd=ROOT,
             env=self._environment() | ONE_THREAD,
             stdin=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
 
-from tests.support.forking import ONE_THREAD
+from benchmarks.support.forking import ONE_THREAD
 
 TIMEOUT_S = 60
 RENEW_AFTER = 20  # worlds: gloo and the stores leave threads behind, and a thousand of them slow everything down
@@ -102,7 +102,7 @@ class Pool:
 
     def _start(self) -> list[tuple[Any, Connection]]:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.support.preloaded"])
+        context.set_forkserver_preload(["benchmarks.support.preloaded"])
         own = os.environ.copy()
         os.environ |= ONE_THREAD
         forkserver.ensure_running()

@@ -59,7 +59,7 @@ def check_name(config: DataConfig) -> None:
         check_own("data.name", config.name)
     elif config.name not in DATASETS:
         refuse_half("data.name", config.name)
-        near = difflib.get_close_matches(config.name, DATASETS, n=1, cutoff=0.7)
+        near = difflib.get_close_matches(config.name.lower(), DATASETS, n=1, cutoff=0.7)
         hint = f" Did you mean {near[0]}?" if near else f" There are: {', '.join(DATASETS)}; your own is ./file.py:Class."
         raise UserError(f"data.name={config.name}: there is no such dataset.{nearest.value('data.name', config.name) or hint}")
     elif config.options and not DATASETS[config.name].takes_options:

@@ -156,6 +156,8 @@ def open_source(path: Path, prefix: str | None = None) -> Source:
     if not path.exists():
         where = "" if path.is_absolute() else f" (it is relative to {Path.cwd()})"
         raise BadWeights(f"{path}: there is no such file or folder{where}. Check model.weights.")
+    if not path.is_dir() and not path.is_file():
+        raise BadWeights(f"{path}: this is a pipe or a device, which can be read but once. Name a file or a folder.")
     try:
         return _open_folder(path) if path.is_dir() else _open_file(path, prefix)
     except BadWeights:
@@ -209,7 +211,10 @@ def _check_names(path: Path, own: dict[str, Tensor], given: set[str], zeroed: se
     if unknown:
         faults.append(f"the file has the tensor {unknown[0]}{_more(unknown)}, which the model lacks")
     if faults:
-        raise BadWeights(f"{path}: {'; '.join(faults)}. Give weights of this network, {len(own)} tensors.")
+        # A backbone alone, or a network without its last layer.
+        fresh = "" if unknown else _start_fresh(missing).removesuffix("or ").removesuffix(", ")
+        remedy = f", {len(own)} tensors" + (f", or {fresh}" if fresh else "")
+        raise BadWeights(f"{path}: {'; '.join(faults)}. Give weights of this network{remedy}.")
 
 
 def _missing(own: dict[str, Tensor], given: set[str], zeroed: set[str]) -> list[str]:
@@ -248,4 +253,6 @@ def _read(path: Path, source: Source, name: str, own: Tensor, change: Callable[[
         raise unreadable(path, error) from None
     if tensor.is_floating_point() != own.is_floating_point() and not name.endswith(COUNTER):
         raise BadWeights(f"{path}: {name} is {tensor.dtype} there and {own.dtype} in the model. Give weights of this network.")
+    if tensor.is_floating_point() and bool(tensor.isnan().any()):
+        raise BadWeights(f"{path}: {name} holds NaN: that training had failed. Give weights of an earlier step of it.")
     return (change(tensor) if change else tensor).reshape(own.shape)

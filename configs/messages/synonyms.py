@@ -29,31 +29,33 @@ SECTIONS = {word: meant[0] for word, meant in _by_word({
 # What is meant, one key or several, and the words for it.
 KEYS = _by_word({
     "train.global_batch train.micro_batch": "batch_size batch bs batchsize",
-    "train.global_batch": "total_batch_size train_batch_size effective_batch_size",
+    "train.global_batch": "total_batch_size train_batch_size effective_batch_size ims_per_batch",
     "train.micro_batch":
         "per_device_train_batch_size per_device_batch_size per_gpu_batch_size train_micro_batch_size_per_gpu "
-        "batch_size_per_gpu samples_per_gpu micro_batch_size",
+        "batch_size_per_gpu samples_per_gpu micro_batch_size ims_per_gpu",
     "train.epochs": "max_epochs num_epochs num_train_epochs n_epochs nepochs epoch",
-    "train.steps": "max_steps num_steps max_iters iterations iters num_iterations total_steps",
-    "slurm.time": "train.max_time slurm.timeout_min walltime time_limit",
-    "train.patience": "early_stopping early_stopping_patience",
+    "train.steps": "max_steps num_steps max_iters max_iter iterations iters num_iterations total_steps",
+    "slurm.time": "train.max_time trainer.max_time slurm.timeout slurm.timeout_min slurm.time_min slurm.slurm_time "
+        "walltime time_limit",
+    "train.patience": "early_stopping early_stop early_stopping_patience early_stopping_rounds",
     "optim.lr": "learning_rate base_lr lr0 max_lr",
     "optim.weight_decay": "wd l2",
-    "optim.name": "opt optimizer optimiser optim.type optimizer.type",
+    "optim.name": "opt optimizer optimiser optim.type optimizer.type optim_wrapper.optimizer.type",
     "optim.betas": "beta adam_beta1 adam_beta2 beta1 beta2 opt_betas",
     "optim.eps": "adam_epsilon opt_eps epsilon",
     "optim.no_decay": "no_weight_decay norm_weight_decay bias_weight_decay",
     "optim.lr_factors optim.no_decay": "paramwise_cfg param_groups",
     "optim.lr_factors": "lr_mult backbone_lr layer_decay",
     "train.clip_norm": "gradient_clip_val gradient_clipping grad_clip clip_grad clip_grad_norm max_grad_norm",
-    "schedule.name": "scheduler sched lr_scheduler lr_scheduler_type lr_schedule schedule.type cos_lr",
+    "schedule.name": "param_scheduler lr_policy lr_config.policy scheduler sched lr_scheduler lr_scheduler_type "
+        "lr_schedule schedule.type cos_lr",
     "schedule.warmup_steps": "warmup warmup_epochs warmup_iters warmup_ratio lr_warmup_epochs num_warmup_steps",
     "schedule.gamma": "lr_gamma decay_rate",
     "schedule.milestones": "lr_steps lr_step_size step_size",
     "schedule.final": "min_lr eta_min lr_min lrf",
     "schedule.warmup_bias_lr": "warmup_bias",
-    "dist.precision": "amp mixed_precision use_amp bf16 fp16 half tf32 dtype",
-    "dist.strategy": "distributed_type ddp fsdp zero_stage parallel",
+    "dist.precision": "amp amp_dtype autocast torch_dtype allow_tf32 mixed_precision use_amp bf16 fp16 half tf32 dtype",
+    "dist.strategy": "distributed_type ddp fsdp zero_stage deepspeed_stage zero_optimization.stage sharding_strategy parallel",
     "dist.sync_bn": "sync_batchnorm syncbn sync_batch_norm",
     "dist.device": "accelerator use_cpu",
     "dist.compile": "torch_compile compile_model",
@@ -62,7 +64,7 @@ KEYS = _by_word({
     "dist.threads": "num_threads",
     "dist.timeout_s": "ddp_timeout dist.timeout",
     "dist.deepspeed": "deepspeed_config deepspeed_config_file",
-    "seed": "random_seed manual_seed seed_everything",
+    "seed": "random_seed manual_seed seed_everything data_seed",
     "data.workers": "num_workers dataloader_num_workers workers_per_gpu n_workers",
     "data.root": "data_dir data_path data_root dataset_path data.path data.dir data.folder",
     "data.name": "data.type dataset_name",
@@ -85,45 +87,57 @@ KEYS = _by_word({
     "data.augment.mixup": "mixup_alpha",
     "data.augment.cutmix": "cutmix_alpha",
     "data.augment.area": "random_resized_crop",
+    "data.augment.randaugment_magnitude": "ra_magnitude",
+    "data.crop_share": "crop_pct crop_fraction",
     "data.augment.sizes": "multiscale multi_scale",
     "data.augment.mosaic_epochs": "close_mosaic",
     "model.name": "arch architecture model_name model.type",
-    "model.backbone": "encoder encoder_name",
-    "model.weights": "pretrained model.checkpoint init_checkpoint load_from",
+    "model.backbone": "encoder encoder_name backbone.type model.backbone.type",
+    "model.weights": "pretrained model.checkpoint init_checkpoint initial_checkpoint load_from pretrained_weights "
+        "pretrained_model_name_or_path finetune init_from",
     "model.backbone_weights": "encoder_weights weights_backbone pretrained_backbone",
     "model.num_classes": "nc n_classes classes",
     "model.in_channels": "in_chans channels",
     "model.drop_path": "drop_path_rate",
     "model.dropout": "drop_rate",
-    "model.freeze": "frozen_stages freeze_backbone",
-    "loss.name": "criterion loss_fn",
-    "loss.label_smoothing": "smoothing",
+    "model.freeze": "frozen_stages freeze_backbone freeze_encoder freeze_layers trainable_layers "
+        "trainable_backbone_layers unfreeze",
+    "loss.name": "criterion loss_fn loss_type loss_function loss.type",
+    "loss.label_smoothing": "smoothing label_smoothing_factor",
     "loss.class_weights": "class_weight",
-    "loss.auxiliary": "aux_loss aux_weight",
-    "train.ema": "model_ema model_ema_decay ema_decay use_ema",
-    "train.eval_every": "eval_steps val_check_interval check_val_every_n_epoch val_interval eval_interval",
-    "train.log_every": "log_every_n_steps logging_steps print_freq log_interval",
-    "checkpoint.every_steps": "save_steps save_every save_interval save_period checkpoint_interval checkpoint_every",
-    "checkpoint.keep": "save_total_limit save_top_k max_keep_ckpts",
-    "checkpoint.best": "monitor save_best metric_for_best_model",
+    "loss.auxiliary": "aux_loss aux_weight aux_loss_weight auxiliary_head.loss_decode.loss_weight",
+    "train.ema": "model_ema model_ema_decay ema_decay ema_rate use_ema",
+    "train.eval_every": "eval_steps val_check_interval check_val_every_n_epoch val_interval eval_interval eval_period "
+        "evaluation.interval evaluate.interval evaluate.every",
+    "train.log_every": "log_every_n_steps logging_steps print_freq log_interval logger.interval log_config.interval",
+    "checkpoint.every_steps": "save_steps save_every save_interval save_period checkpoint_interval checkpoint_every "
+        "checkpoint_period checkpoint_freq save_freq ckpt_interval checkpoint.interval "
+        "checkpoint_config.interval every_n_train_steps",
+    "checkpoint.keep": "save_total_limit save_top_k max_keep_ckpts checkpoint_hist",
+    "checkpoint.best": "monitor save_best metric_for_best_model eval_metric best_metric early_stopping_metric "
+        "load_best_model_at_end save_best_only",
     "checkpoint.best_mode": "greater_is_better checkpoint.mode",
     "runs name": "output_dir work_dir",
-    "runs": "default_root_dir save_dir log_dir",
+    "runs": "default_root_dir save_dir log_dir logging_dir logdir out_dir outdir save_path checkpoint_dir ckpt_dir exp_dir",
     "name": "exp_name experiment_name run_name experiment",
-    "track.wandb": "use_wandb wandb",
+    "track.wandb": "use_wandb wandb wandb_mode track.mode",
     "track.wandb track.tensorboard": "report_to",
     "track.project": "wandb_project",
     "track.tensorboard": "tensorboard",
-    "evaluate.score": "conf_thres score_threshold score_thr",
-    "evaluate.nms_iou": "iou_thres nms_threshold nms_thresh",
-    "evaluate.detections": "max_det max_detections",
+    "evaluate.score": "conf_thres score_threshold score_thr conf evaluate.threshold rpn_score_thresh",
+    "evaluate.nms_iou": "iou_thres nms_threshold nms_thresh iou_threshold evaluate.iou",
+    "evaluate.detections": "max_det max_detections max_per_img",
     "evaluate.scales evaluate.flip": "tta",
+    "evaluate.scales": "evaluate.multi_scale",
+    "evaluate.flip": "evaluate.flip_test",
+    "evaluate.window": "evaluate.crop_size",
     "slurm.gpus_per_node": "slurm.gpus slurm.gres",
     "slurm.memory": "slurm.mem",
     "slurm.tasks_per_node": "slurm.ntasks_per_node slurm.ntasks",
     "slurm.cpus_per_gpu": "cpus_per_task",
     "slurm.partition": "slurm.queue",
     "slurm.exclude": "slurm.exclude_nodes",
+    "slurm.extra": "slurm.nodelist slurm.exclusive slurm.additional_parameters slurm.mail_user slurm.comment",
     "slurm.setup": "slurm.modules",
 })  # fmt: skip
 
@@ -136,15 +150,19 @@ ELSEWHERE = {word: sentence for sentence, words in {
     _RESUME: "resume resume_from resume_from_checkpoint ckpt_path auto_resume",
     _RANKS: "devices gpus num_gpus n_gpu num_processes nproc nproc_per_node world_size num_nodes",
     "Launchers say it to each rank: remove it.": "local_rank",
+    "An evaluation takes micro-batches of train.micro_batch samples.":
+        "per_device_eval_batch_size eval_batch_size val_batch_size test_batch_size evaluate.batch_size",
     _COMPUTED:
-        "gradient_accumulation_steps gradient_accumulation accumulate_grad_batches accumulate accum_iter grad_accum_steps",
+        "accumulative_counts gradient_accumulation_steps gradient_accumulation accumulate_grad_batches accumulate "
+        "accum_iter grad_accum_steps",
     "It is not needed: parameters that no loss reaches are found and named before the first step.": "find_unused_parameters",
     "It is not needed.": "static_graph",
     "Nothing is dropped: a batch may reach into the next epoch.": "drop_last",
     "Training is always shuffled, by seed.": "shuffle",
     "It is on where there are GPUs.": "pin_memory",
     "Loader processes always stay.": "persistent_workers",
-    "There is none; a smaller train.micro_batch (another experiment), fsdp or zero3 save memory.": "gradient_checkpointing",
+    "There is none; a smaller train.micro_batch (another experiment), fsdp or zero3 save memory.":
+        "gradient_checkpointing grad_checkpointing",
     "It is on unless train.deterministic=true.": "benchmark",
 }.items() for word in words.split()}  # fmt: skip
 
@@ -161,7 +179,7 @@ VALUES = {key: _by_word(table) for key, table in {
         "zero1": "deepspeed_stage_1",
         "zero2": "deepspeed_stage_2 stage2",
         "zero3": "deepspeed_stage_3 stage3",
-        "fsdp": "fsdp1 fsdp2 full_shard fully_shard",
+        "fsdp": "fsdp_full_shard fsdp1 fsdp2 full_shard fully_shard",
         "hsdp": "hybrid_shard",
         "ddp":
             "dp data_parallel dataparallel distributeddataparallel distributed ddp_spawn ddp_fork ddp_notebook "
@@ -184,9 +202,10 @@ VALUES = {key: _by_word(table) for key, table in {
         "sgd": "momentum nesterov sgdp",
     },
     "schedule.name": {
-        "cosine": "cosineannealinglr cosine_annealing cosineannealing cosine_with_warmup linearwarmupcosineannealinglr cos",
-        "polynomial": "poly polylr polynomiallr linear",
-        "step": "steplr multistep multisteplr",
+        "cosine": "cosinelr warmup_cosine cosineannealinglr cosine_annealing cosineannealing cosine_with_warmup "
+            "linearwarmupcosineannealinglr cos",
+        "polynomial": "poly polylr polynomiallr linear linearlr linear_with_warmup",
+        "step": "steplr multistep multisteplr warmupmultisteplr",
         "constant": "none constant_with_warmup constantlr",
     },
     "loss.name": {
@@ -217,12 +236,12 @@ VALUES = {key: _by_word(table) for key, table in {
         "short_side": "keep_ratio shortest_edge",
     },
     "data.sampling": {
-        "class_balanced": "balanced weighted",
+        "class_balanced": "balanced weighted oversample weighted_random weightedrandomsampler repeat_factor",
         "natural": "random",
     },
     "data.on_error": {
-        "skip": "ignore warn",
-        "fail": "raise",
+        "skip": "ignore warn drop",
+        "fail": "raise stop error abort",
     },
     "data.transform_on": {
         "device": "gpu cuda",
@@ -240,18 +259,19 @@ VALUES = {key: _by_word(table) for key, table in {
     "data.name": {
         "image_folder": "imagefolder folder imagenet imagenet1k",
         "list": "csv",
-        "coco": "mscoco coco2017 cocodetection",
+        "coco": "cocodataset mscoco coco2017 cocodetection",
         "yolo": "coco128 ultralytics yolov5 yolov8 roboflow",
-        "voc": "pascal pascal_voc voc2012 vocsegmentation vocdetection",
+        "voc": "voc2007 pascalvoc pascal pascal_voc voc2012 vocsegmentation vocdetection",
         "masks": "camvid",
-        "ade20k": "ade",
+        "ade20k": "ade ade20kdataset",
+        "cityscapes": "cityscapesdataset",
         "fashion_mnist": "fashionmnist",
         "cifar10 cifar100": "cifar",
         "cifar10": "cifar_10",
         "cifar100": "cifar_100",
     },
     "model.name": {
-        "maskrcnn_resnet50_fpn mask_rcnn": "mask_rcnn_r50_fpn",
+        "maskrcnn_resnet50_fpn mask_rcnn": "mask_rcnn_r50_fpn mask_rcnn_r_50_fpn_3x",
         "mask_rcnn": "maskrcnn",
         "faster_rcnn": "fasterrcnn",
         "fcos_resnet50_fpn": "fcos_r50",
@@ -272,7 +292,18 @@ VALUES = {key: _by_word(table) for key, table in {
     },
 }.items()}  # fmt: skip
 
-VALUE_NOTES = {
+# What there is not, and what there is.
+_NOT_HERE = {
+    ("dist.device", "Phalanx trains on CUDA devices and on the CPU."): "tpu npu xpu mps hpu xla rocm",
+    ("dist.precision", "There is none of 8 bits."): "fp8 float8 int8 transformer_engine",
+    ("optim.name", "There are sgd and adamw alone."): "nadam radam lamb lars lion rmsprop muon adagrad adafactor auto",
+    ("schedule.name", "For a decay in steps there are step and schedule.gamma, for a smooth one cosine and polynomial."):
+        "exp exponential exponentiallr plateau reducelronplateau inverse_sqrt onecycle onecyclelr",
+}  # fmt: skip
+
+VALUE_NOTES = {(key, word): note for (key, note), words in _NOT_HERE.items() for word in words.split()} | {
+    ("schedule.name", "cosine_with_restarts"): "cosine is there without restarts.",
+    ("schedule.name", "cosineannealingwarmrestarts"): "cosine is there without restarts.",
     ("optim.name", "adam"): "With optim.weight_decay=0 the two are the same.",
     ("schedule.name", "linear"): "With schedule.power=1 it is a line.",
     ("data.mean", "imagenet"): "ImageNet's is [0.485, 0.456, 0.406], and is taken for files where nothing is set.",

@@ -23,6 +23,8 @@ class SafetensorsFiles:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._file_of: dict[str, safe_open] = {}
         for path in files:
+            if not path.is_file():  # a pipe would be waited for
+                raise ValueError(f"{path.name} is no file")
             file = self._files.enter_context(safe_open(path, framework="pt", device="cpu"))
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 if name in self._file_of:

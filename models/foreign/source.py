@@ -63,8 +63,28 @@ def reason(error: Exception) -> str:
     return "its content is broken" if _FROM_PYTHON.search(said) else said[:_LONGEST]
 
 
+def _other_kind(path: Path) -> str | None:
+    """What a download often leaves in place of weights, and what to do."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(200)
+    except OSError:
+        return None
+    if not start:
+        return "this file is empty. Fetch it again."
+    if start.startswith(b"version https://git-lfs"):
+        return "this is a pointer of Git LFS, not the file. Fetch it by `git lfs pull`."
+    if start.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "this is a web page, not weights. Fetch the file itself."
+    if start.startswith(b"\x1f\x8b"):
+        return "this is compressed by gzip. Unpack it."
+    return None
+
+
 def unreadable(path: Path, error: Exception) -> BadWeights:
     """The refusal of a file that its library's safe reader does not take."""
+    if (kind := _other_kind(path)) is not None:
+        return BadWeights(f"{path}: {kind}")
     return BadWeights(
         f"{path}: these are no weights that can be read safely ({reason(error)}). Save the model's state_dict alone."
     )

@@ -15,6 +15,8 @@ _ZIP = b"PK\x03\x04"
 
 def load(path: Path) -> Any:
     """What a file holds; its tensors are mapped, not read, where torch's newer format allows it."""
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path.name} is no file")
     with open(path, "rb") as file:
         mapped = file.read(len(_ZIP)) == _ZIP
     with warnings.catch_warnings():

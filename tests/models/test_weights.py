@@ -1,6 +1,7 @@
 """Weights of others, in files that their own libraries wrote: read without unpickling, whole or not at all."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.models import weights
-from phalanx.models.weights import BadWeights, Loaded
+from phalanx.models.weights import BadWeights, Loaded, open_source
 from tests.support.running import DIGITS, ROOT, clean_environment
 
 
@@ -238,7 +239,7 @@ def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
         "empty.safetensors": "there is no tensor in it",
         "broken.safetensors": "read safely",
         "cut.pth": "read safely",
-        "zero.pth": "read safely",
+        "zero.pth": "this file is empty",
         "folder": "no weights of a known form",
     }
     for name, sentence in sentences.items():
@@ -248,6 +249,41 @@ def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
 def _our_own(world: World, run: Path) -> None:
     entries = [whole(name, "model", tensor) for name, tensor in network(1).state_dict().items()]
     save(world, run / "checkpoints", entries, CheckpointInfo(10, 320, "ddp", "digest", {}))
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b"<!DOCTYPE html>", "a web page"),
+        (b"\x1f\x8b0", "gzip"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_a_download_left_in_place_of_weights_is_named(tmp_path: Path, start: bytes, said: str, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_bytes(start + b"0" * 100)
+    with pytest.raises(BadWeights, match=said):
+        open_source(tmp_path / f"a{suffix}")
+
+
+def test_weights_that_hold_nan_are_refused_and_a_missing_head_may_start_fresh(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    state = model.state_dict()
+    save_file({**state, "0.bias": torch.full([3], torch.nan)}, tmp_path / "a.safetensors")
+    with pytest.raises(BadWeights, match=r"0\.bias holds NaN"):
+        weights.load(model, tmp_path / "a.safetensors")
+    save_file({name: tensor for name, tensor in state.items() if name[0] == "0"}, tmp_path / "b.safetensors")
+    with pytest.raises(BadWeights, match=r"or start these layers fresh with model\.fresh=\[1\.\*\]\."):
+        weights.load(model, tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors", "folder/model.safetensors", "folder/pytorch_model.bin"])
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    os.mkfifo(path)
+    with pytest.raises(BadWeights):
+        open_source(path.parent if path.parent != tmp_path else path)
 
 
 def test_our_own_checkpoint_is_refused_with_the_command_whose_file_loads(pool: Pool, tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ def test_a_short_verb_fails_where_its_output_is_lost_but_not_where_its_reader_ha
 
 
 STOPS = """
-from phalanx.dist import heartbeat, stop
+from phalanx.dist import heartbeat
+from phalanx.dist.processes import stop
 request = stop.StopRequest()
 if steps:
     request.unsaved = lambda: steps[0]

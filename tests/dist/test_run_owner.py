@@ -132,7 +132,7 @@ import os, sys, time
 from pathlib import Path
 from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.storage.run_directory import RunDirectory
-from phalanx.dist.processes import born
+from phalanx.dist.processes.children import born
 from phalanx.dist.ownership.run_owner import RunOwner, refuse_second
 
 RunOwner(RunDirectory(Path(sys.argv[1])), Ranks()).claim()

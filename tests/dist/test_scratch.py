@@ -17,7 +17,7 @@ from tests.support.running import clean_environment
 # What torchrun, W&B and loader processes leave, in a process that tells its folder and waits, with a forked one of its own.
 LEAVES = """
 import os, signal, sys, tempfile
-from phalanx.dist import scratch
+from phalanx.dist.processes import scratch
 with scratch.used():
     for name in ("torchelastic_", "pymp-"):
         tempfile.mkdtemp(prefix=name)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.running import clean_environment
 
-PRELUDE = "import os, signal, sys, time\nfrom phalanx.dist import output\noutput.keep_steady()\n"
+PRELUDE = "import os, signal, sys, time\nfrom phalanx.dist.processes import output\noutput.keep_steady()\n"
 
 # Prints more than any buffer holds, to a reader that is or will be gone, and then does what counts.
 PRINTS = """

@@ -290,12 +290,6 @@ def door(case: Case, _: Path) -> None:
 
 def prepare() -> None:
     """What opens data sets."""
-    import phalanx.data.check
-    import phalanx.data.coco
-    import phalanx.data.coco_masks
-    import phalanx.data.pipeline
-    import phalanx.data.voc_boxes
-    import phalanx.data.yolo  # noqa: F401
 
 
 TARGETS = [

@@ -125,7 +125,7 @@ def _door(case: Case, _: Path) -> None:
 def _prepare() -> None:
     from PIL import Image
 
-    import phalanx.data.images  # noqa: F401
+    import phalanx.data.images.decoding  # noqa: F401
 
     Image.init()
 

@@ -172,7 +172,7 @@ def _prepare() -> None:
     import phalanx.launch.verbs.resume
     import phalanx.slurm.logs
     import phalanx.slurm.status
-    import phalanx.train.tracking  # noqa: F401
+    import phalanx.train.tracking.tracker  # noqa: F401
 
 
 TARGETS = [

@@ -156,8 +156,10 @@ class ShardReader:
             entries = {k: v for k, v in header.items() if k != "__metadata__"}
             for entry in entries.values():
                 begin, end = entry["data_offsets"]
+                if not all(type(number) is int and number >= 0 for number in (begin, end, *entry["shape"])):
+                    raise ValueError
                 expected = elements(entry["shape"]) * ITEM_SIZE[entry["dtype"]]
-                if not 0 <= begin <= end <= size - 8 - length or end - begin != expected:
+                if not begin <= end <= size - 8 - length or end - begin != expected:
                     raise ValueError
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise ValueError("its header is broken") from None

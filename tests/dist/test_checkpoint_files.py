@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from phalanx.dist.checkpoint.manifest import BrokenCheckpoint, scalars_from_json
 from phalanx.dist.checkpoint.plan import own_ranges
 from phalanx.dist.checkpoint.retention import Retention
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
+from phalanx.dist.checkpoint.shard_file import ShardReader
 from phalanx.dist.checkpoint.tools.consolidate import consolidate
 from phalanx.dist.comm.process_group import World
 
@@ -204,3 +206,15 @@ def test_checksums_come_in_blocks_that_can_be_checked_apart(tmp_path: Path, monk
     written = shard_file.write(tmp_path / "f", [shard_file.Segment("x", "U8", (5120,), content)])
     assert len(written.blocks) == -(-written.size // 1000) == 6
     assert list(written.blocks) == [shard_file.block_sum(tmp_path / "f", i) for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "offsets"), [([2.0], [0, 8]), ([2], [0, 8.0]), ([2], [0.0, 8]), ([True, 2], [0, 8]), ([-1, -2], [0, 8])], ids=str
+)
+def test_a_shard_whose_header_has_other_numbers_than_whole_ones_is_refused(
+    tmp_path: Path, shape: list[float], offsets: list[float]
+) -> None:
+    header = json.dumps({"w": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).encode()
+    (tmp_path / "shard").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    with pytest.raises(ValueError, match="its header is broken"):
+        ShardReader(tmp_path / "shard")

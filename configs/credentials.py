@@ -4,41 +4,61 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_HARMLESS = re.compile(r"(?i)|[$`<].*|true|false|yes|no|on|off|none|null|auto|[01]")
+_HARMLESS = re.compile(r"(?i)|[$`<].*|true|false|yes|no|on|off|none|null|auto|[01]|x+|\*+|\.+|your\W?.*|change_?me")
 _ALWAYS = ("token", "password", "passwd", "passphrase", "secret", "apikey", "secretkey", "accesskey", "credentials")
 _BEFORE_KEY = {"api", "access", "secret", "private", "auth", "encryption", "signing", "account", "master", "service", "license"}
 
 _TOKENS = re.compile(
-    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|glpat-[\w-]{12,}"
-    r"|sk-(?=[\w-]*\d)[\w-]{16,}|xox[abeprs]-[\w-]{10,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}"
-    r"|wandb_v\d_\w{16,}|local-[0-9a-f]{40}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{16,}|-{5}BEGIN[A-Z ]* PRIVATE KEY-{5})"
+    r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{16,}|gh[oprsu]_[A-Za-z0-9]{16,}|github_pat_\w{16,}|gl(?:pat|ptt|dt|rt|soat|cbt)-[\w-]{12,}"
+    r"|sk-(?=[\w-]{0,99}?(?=[A-Za-z]{0,60}\d)[A-Za-z0-9]{16})[\w-]{16,}|xox[abeprs]-[\w-]{10,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}"
+    r"|eyJ[\w-]{8,}\.eyJ[\w-]{8,}|wandb_v\d_\w{16,}|local-[0-9a-f]{40}|npm_[A-Za-z0-9]{20,}|pypi-[\w-]{16,}"
+    r"|dckr_pat_[\w-]{16,}|gsk_[A-Za-z0-9]{24,}|r8_[A-Za-z0-9]{24,}|nvapi-[\w-]{24,}|xai-[A-Za-z0-9]{24,}|[prs]k_live_\w{16,}"
+    r"|tskey-[a-z]+-[\w-]{16,}|hvs\.[\w-]{20,}|dop_v1_\w{20,}|lin_api_\w{20,}|shpat_[0-9a-f]{32}|ATATT3\w{16,}"
+    r"|SG\.[\w-]{16,}\.[\w-]{16,}|ya29\.[\w-]{20,}|-{5}BEGIN[A-Z ]{0,40} PRIVATE KEY-{5})"
 )
-_URL = re.compile(r"(?<![\w+.-])[A-Za-z][\w+.-]*://[^\s/:@]*:(?!\$)[^\s/@]+@")
+_URL = re.compile(
+    r"(?<![\w+.-])(?:[A-Za-z][\w+.-]*://[^\s/:@]*:(?!\$)[^\s/@]+@"
+    r"|https?://(?:(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[\w-]{16,}@|hooks\.slack\.com/services/\w|[^\s/]+/t/\w\w-[0-9a-f]{8}-))"
+)
 _LONG = 20
-# Quotes are taken away first: "X"=1 and X="1" are one to a shell.
-_ASSIGNED = re.compile(r"(?<![\w$])([A-Za-z_][\w-]*)\]?(?:\s?\+?:?=\s?|:\s+)(?=([^\s;&|,]*))")
+_RANDOM = r"(?=[^\s\d]{0,99}\d)(?=[^\sA-Za-z]{0,99}[A-Za-z])[^\s$`/;&|,]{8,200}"  # no path, no word
+# To a shell "X"=1, X="1" and X=$'1' are one, and so are X=1, X=${X:-1}, X=$(echo 1) and X=`echo 1`.
+_GIVES = re.compile(
+    r"(?<==)(?:\$\{\w+:?[-=+](?=[^$`}])|(?:\$\(|`)\s*(?:(?:echo|printf)\s+(?:[-%]\S+\s+)*|base64\s+-\S+\s+<<<\s*)(?=[^\s$`]))"
+)
+_ASSIGNED = re.compile(r"(?<![\w$])([A-Za-z_][\w-]{0,99})\]?(?:\s?\+?:?=\s?(?=([^\s;&|,]{0,200}))|:\s+(?=(" + _RANDOM + ")))")
 _GIVEN = re.compile(
-    r"(?:(?<!\S)--?|\bsetenv\s+|\bset\s+-\w+\s+|\bconfigure\s+set\s+|\bprintf\s+-v\s+|\bread\s+(?:-\w+\s+)*)([A-Za-z_][\w-]*)"
-    r"\s+(?:<<<\s*)?(?=([^\s;&|,-][^\s;&|,]*))"
+    r"(?:(?<!\S)--?|\bsetenv\s+|\bset\s+-\w+\s+|\bconfigure\s+set\s+(?:\w+\.)*|\bprintf\s+-v\s+|\bread\s+(?:-\w+\s+)*)([A-Za-z_][\w-]{0,99})"
+    r"\s+(?:<<<\s*)?(?=([^\s;&|,-][^\s;&|,]{0,200}))"
 )
+_GAP = r".{0,200}"  # everything has a bound, or a long line would take minutes
+_LOGIN = r"(?:\blogin\b|\bsudo\s+-S|\bkinit\b|--password-stdin)"
+_TOLD = r"\b(?:echo|printf|cat\s+<<<)\s+(?:[-%]\S+\s+)*"
 _COMMANDS = (
-    ("wandb login", r"\bwandb\s+login\b(?:\s+--host[\s=]\S+|\s+--?(?!-?host\b)[\w-]+(?:=\S+)?)*\s+(?:<<<\s*)?[^\s$`<>|&;#-]"),
-    ("wandb login", r"\b(?:echo|printf)\s+(?:-\w+\s+)*[^\s$`|].*\|\s*(?:python\d?\s+-m\s+)?wandb\s+login"),
-    ("a password", r"(?:\blogin\b.*|\bsshpass)\s-p\s*[^\s$`]"),
-    ("a password", r"\b(?:curl|wget)\b.*\s(?:-u|--user)[\s=]*[^\s:$]+:[^\s$]"),
+    ("wandb login", r"\bwandb\s+login\b(?:\s+--host[\s=]\S+|\s+--?(?!-?host\b)[\w-]+(?:=\S+)?)*\s+(?:<<<\s*)?"
+     r"(?!\d*[<>])[^\s$`|&;#-]"),
+    ("a password", rf"{_TOLD}[^\s$`|<>][^|]{{0,200}}\|{_GAP}{_LOGIN}"),
+    ("a password", rf"{_LOGIN}{_GAP}\s<<<\s*[^\s$`]"),
+    ("a password", rf"\blogin\({_RANDOM}\)"),
+    ("a password", rf"{_TOLD}{_RANDOM}\s*>+\s*\S*(?:token|key|secret|passw\w*|netrc|pgpass|credentials?)\b"),
+    ("a password", rf"(?:\blogin\b{_GAP}|\bsshpass)\s-p\s*(?!\d{{1,5}}\b)[^\s$`]"),
+    ("a password", rf"\b(?:(?:mysql\w*|7z\w?)\b{_GAP}\s-p|(?:un)?zip\b{_GAP}\s-P\s*|openssl\b{_GAP}\s-k\s+)[^\s$`]"),
+    ("a password", rf"\b(?:curl|wget)\b{_GAP}\s(?:-u|--user)[\s=]*[^\s:$]+:[^\s$]|\s-U\s*[^\s%$]+%[^\s$]"),
     ("an authorization", r"(?i)\bauthorization\W+(?:bearer|basic|token)\s+[^\s$`]"),
-    ("a password", r"\bmachine\s+\S+.*\spassword\s+[^\s$`]"),
-)
+    ("a password", rf"\b(?:machine|login)\s+\S+{_GAP}\spassword\s+[^\s$`]|^\s*password\s+[^\s$`]+\s*$"),
+    # As rclone, dvc, git and npm are told them: a name, a blank, and what looks like nothing else.
+    ("a password", rf"(?i)(?:secret_access_key|secret_key|api_?key|auth_?token|access_token|passw(?:or)?d)\s+{_RANDOM}"),
+)  # fmt: skip
 
 
 def found(text: str) -> str | None:
     """The name of the first key, token or password that a text sets or holds; None where there is none."""
     if (unmistakable := token(text)) is not None:
         return unmistakable
-    plain = re.sub(r"[\"'\\]", "", text)
-    for pattern in (_ASSIGNED, _GIVEN):
-        for match in pattern.finditer(plain):
-            if _is_secret(match[1], match[2]):
+    plain = re.sub(r"\$(?=[\"'])|[\"'\\]", "", text)
+    for pattern, read in ((_ASSIGNED, plain), (_ASSIGNED, _GIVES.sub("", plain)), (_GIVEN, plain)):
+        for match in pattern.finditer(read):
+            if _is_secret(match[1], match[match.lastindex or 2]):
                 return match[1]
     return next((name for name, pattern in _COMMANDS if re.search(pattern, plain)), None)
 
@@ -59,10 +79,12 @@ def _is_secret(name: str, value: str) -> bool:
         return False
     last, before = words[-1], words[-2] if len(words) > 1 else ""
     is_path = re.fullmatch(r"(~|\.\.?)?/[\w./ ~-]+", value) is not None
-    is_random = len(value) >= 16 or bool(re.search(r"\d", value) and re.search(r"[A-Za-z]", value))
+    is_random = len(value) >= 16 or re.match(_RANDOM, value) is not None
     if last in ("key", "keys"):
         return not is_path and (before in _BEFORE_KEY or is_random)
-    if last in ("pass", "pwd"):
+    if last in ("pat", "sig", "signature") or (last.endswith("key") and len(value) >= _LONG):
+        return not is_path and is_random
+    if last in ("pass", "pwd", "pw", "dbpass"):
         return not is_path and not value.isdecimal()
     if not last.endswith(_ALWAYS):
         return False
@@ -82,7 +104,7 @@ def in_values(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """
     for key, value in values.items():
         for place, text in _texts(value, key):
-            name = found(text) if key in ("slurm.setup", "slurm.extra") else _long_token(text) or _of_option(place, text)
+            name = found(text) if key in ("slurm.setup", "slurm.extra") else _long_token(text) or _assigned(text)
             if name is not None:
                 yield key, f"{place} holds {name}, which would be written into the run directory. {_REMEDY}"
 
@@ -110,11 +132,11 @@ def _long_token(text: str) -> str | None:
     return None
 
 
-def _of_option(place: str, text: str) -> str | None:
+def _assigned(text: str) -> str | None:
     """Options of somebody's own class are often called `key` or `token`: only names that mean nothing else count."""
-    name, separator, value = text.partition("=")
-    if not separator or not place.endswith(f".{name}"):
-        return None
-    plain = name.lower().replace("-", "_")
-    unmistakable = ("password", "passwd", "api_key", "apikey", "secret_key", "access_key", "access_token")
-    return name if plain.endswith(unmistakable) and _is_secret(name, value) else None
+    for match in _ASSIGNED.finditer(text):
+        plain = match[1].lower().replace("-", "_")
+        unmistakable = ("password", "passwd", "api_key", "apikey", "secret_key", "access_key", "access_token", "hf_token")
+        if plain.endswith(unmistakable) and _is_secret(match[1], match[match.lastindex or 2]):
+            return match[1]
+    return None

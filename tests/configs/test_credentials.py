@@ -43,7 +43,37 @@ curl -H "Authorization: Bearer {}" https://host
 aws configure set aws_secret_access_key {}
 echo "machine api.wandb.ai login user password {}" >> ~/.netrc
 # WANDB_API_KEY={}
+export WANDB_API_KEY=$'{}'
+export WANDB_API_KEY="${WANDB_API_KEY:-{}}"
+export HF_TOKEN=$(printf %s {})
+export HF_TOKEN=`echo {}`
+export HF_TOKEN=$(base64 -d <<< {})
+echo {} > ~/.cache/huggingface/token
+echo {} | hf auth login
+echo {} | docker login -u me --password-stdin
+kinit me <<< {}
+python -c "from huggingface_hub import login; login('{}')"
+aws configure set default.aws_secret_access_key {}
+rclone config create x s3 secret_access_key {}
+git config --global user.password "{}"
+npm config set //r/:_authToken {}
+  password {}
+mysql -u me -p{}
+unzip -P {} a.zip
+openssl enc -k {} -in x
+smbclient //h/s -U me%{}
+git clone https://{}{}@github.com/x/y
+curl -d ok https://hooks.slack.com/services/T0/B0/{}
+conda config --add channels https://h/t/ab-0123abcd-{}/c
+azcopy cp "https://x/y?sig={}"
+GITHUB_PAT={}
+DBPASS={}
+WANDBKEY={}{}
 X=hf_{}{}
+X=gsk_{}{}
+X=sk_live_{}{}
+X=glptt-{}{}
+X=dckr_pat_{}{}
 X=ghp_{}{}
 X=sk-{}{}
 """.splitlines()
@@ -63,6 +93,18 @@ wandb login
 wandb login --relogin
 wandb login --host https://my.server
 wandb login $WANDB_API_KEY
+wandb login 2>/dev/null
+tool login -p 8080
+sort --key=2n file
+export SORT_KEYS=a1b
+echo Token: missing
+# password: ask bob2
+module load sk-something-very-long-1
+export HF_TOKEN=YOUR_TOKEN_HERE
+export WANDB_API_KEY=XXXX
+export WANDB_API_KEY="${WANDB_API_KEY:?is not set}"
+export WANDB_API_KEY="${WANDB_API_KEY:-}"
+export HF_TOKEN=$(pass show hf)
 git checkout 0123456789abcdef0123456789abcdef01234567
 git clone ssh://git@github.com/x/y
 export http_proxy=http://proxy:8080
@@ -93,6 +135,12 @@ def test_lines_that_only_look_like_keys_pass() -> None:
     assert config.slurm.setup == HARMLESS
 
 
+def test_names_and_folders_that_only_look_like_tokens_pass() -> None:
+    for name in ("sk-learn-resnet50-baseline-2026", "gsk_run", "deadbeef" * 5, "hf_datasets_imagenet_1k_wds", "password-less"):
+        config = load([DIGITS], [f"name={name}", f"track.project={name}", f"data.root=/x/{name}"])
+        assert config.track.project == name
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -108,6 +156,9 @@ def test_lines_that_only_look_like_keys_pass() -> None:
         f"slurm.environment.WANDB_API_KEY={SECRET}",
         f"slurm=export WANDB_API_KEY={SECRET}",
         f"track.project=hf_{SECRET}{SECRET}",
+        f"track.project=dckr_pat_{SECRET}{SECRET}",
+        f"track.project=WANDB_API_KEY={SECRET}",
+        f"data.root=https://host/data?access_token={SECRET}",
         f"data.root=https://user:{SECRET}@host/data",
         f"task.options.password={SECRET}",
         f"task.options={{login: {{api_key: {SECRET}}}}}",

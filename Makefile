@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test lint format types coverage wheel clean
+.PHONY: help install quickstart test test-quick lint format types coverage wheel clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 install: $(INSTALLED)  ## make .venv and install Phalanx with what its tests need
 
@@ -26,6 +26,9 @@ quickstart: $(INSTALLED)  ## train a ResNet-18 on handwritten digits with 2 proc
 
 test: $(INSTALLED)  ## the whole test suite, on real processes
 	$(BIN)/python -m tests
+
+test-quick: $(INSTALLED)  ## one proof of each kind, in about two minutes
+	$(BIN)/python -m pytest -m quick
 
 lint: $(INSTALLED)  ## ruff, lint and format
 	$(BIN)/ruff check .

@@ -43,26 +43,28 @@ def networks() -> list[str]:
     return [name for name in registry.names("segmentation") if name not in SAME]
 
 
-def pictures(side: int) -> "tuple[Tensor, Tensor, int]":
-    """Images, normalised, [8, 3, side, side]; the class of each pixel [8, side, side]; the number of classes."""
+def pictures(side: int, count: int = IMAGES) -> "tuple[Tensor, Tensor, int]":
+    """Images, normalised, [count, 3, side, side]; the class of each pixel [count, side, side]; the number of classes."""
     import torch
 
     from phalanx.configs.sections.data import DataConfig
     from phalanx.data.formats.shapes import Shapes
 
-    options = {"size": side, "train": IMAGES, "target": "mask"}
+    options = {"size": side, "train": count, "target": "mask"}
     shapes = Shapes(DataConfig(name="shapes", image_size=side, options=options), "train")
-    samples = [shapes[i] for i in range(IMAGES)]
+    samples = [shapes[i] for i in range(count)]
     mean, deviation = (torch.tensor(values).view(3, 1, 1) for values in (shapes.mean, shapes.std))
     images = torch.stack([(sample["image"] / 255 - mean) / deviation for sample in samples])
     return images, torch.stack([sample["mask"] for sample in samples]).long(), len(shapes.classes)
 
 
-def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, Any]:
+def overfit(name: str, rate: float | None = None, images: int = IMAGES, share: float = SHARE, **options: Any) -> dict[str, Any]:
     """Trains a network until it knows the images by heart.
 
     Args:
         rate: learning rate; by whether the network has BatchNorm where it is not given.
+        images: their number.
+        share: of the first loss, below which it ends.
         options: as `phalanx.models.registry.build` takes them.
 
     Returns:
@@ -75,7 +77,7 @@ def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, A
     from phalanx.models import registry
 
     side = SIZES.get(name, 64)
-    images, masks, classes = pictures(side)
+    pixels, masks, classes = pictures(side, images)
     torch.manual_seed(0)
     if "dropout" in registry.MODELS[name].takes:
         options["dropout"] = 0.0
@@ -88,7 +90,7 @@ def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, A
     begun, first, last, step = time.monotonic(), 0.0, 0.0, 0
     progress = Progress(MOST_STEPS, "steps at most")
     for step in range(1, MOST_STEPS + 1):
-        output = model(images)
+        output = model(pixels)
         heads = output if isinstance(output, dict) else {"out": output}
         losses = {head: F.cross_entropy(logits, masks) for head, logits in heads.items()}
         auxiliary = sum(loss for head, loss in losses.items() if head != "out")
@@ -96,13 +98,13 @@ def overfit(name: str, rate: float | None = None, **options: Any) -> dict[str, A
         last = total.item()
         first = last if step == 1 else first
         progress.tell(step, f"{name}: {last / first:.1%} of the first loss")
-        if last < SHARE * first:
+        if last < share * first:
             break
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
     return {
-        "ok": last < SHARE * first,
+        "ok": last < share * first,
         "first": round(first, 4),
         "last": round(last, 4),
         "steps": step,

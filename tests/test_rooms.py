@@ -89,6 +89,7 @@ def name_of(path: Path) -> str:
     return ".".join(("phalanx", *(parts[:-1] if parts[-1] == "__init__" else parts)))
 
 
+@pytest.mark.quick
 def test_no_module_imports_itself_by_way_of_others() -> None:
     """Imports within functions count: they must not hide a circle."""
     modules = {name_of(path): path for _, path in FILES}
@@ -103,6 +104,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         raise AssertionError(f"a circle of imports: {' -> '.join(circle.args[1])}") from None
 
 
+@pytest.mark.quick
 def test_no_folder_is_crowded() -> None:
     counts = Counter(path.parent for _, path in FILES)
     crowded = {str(folder.relative_to(ROOT)): count for folder, count in counts.items() if count > MOST_FILES}
@@ -117,6 +119,7 @@ def test_modules_of_one_name_are_about_one_subject() -> None:
     assert set(several) == set(SAME_SUBJECT), {name: several[name] for name in set(several) - set(SAME_SUBJECT)}
 
 
+@pytest.mark.quick
 def test_no_two_classes_share_a_name() -> None:
     found = defaultdict(list)
     for _, path in FILES:

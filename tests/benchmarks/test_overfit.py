@@ -1,10 +1,10 @@
-"""`benchmarks/overfit.py`, reduced: one small network of each family learns eight images by heart."""
+"""`benchmarks/overfit.py`, reduced: one small network of each family overfits four images."""
 
 from typing import Any
 
 import pytest
 
-from benchmarks.overfit import SHARE, markdown, networks, overfit
+from benchmarks.overfit import markdown, networks, overfit
 
 SMALL: dict[str, dict[str, Any]] = {
     "fcn8s": {"backbone": "vgg11_bn", "options": {"hidden": 256}},
@@ -17,9 +17,10 @@ SMALL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
-def test_a_network_learns_eight_images_by_heart(name: str) -> None:
-    figures = overfit(name, **SMALL[name])
-    assert figures["ok"] and figures["last"] < SHARE * figures["first"], figures
+def test_a_network_overfits_four_images(name: str) -> None:
+    """To a tenth of the first loss; the frequencies of the classes alone would leave 41 % of it."""
+    figures = overfit(name, images=4, share=0.1, **SMALL[name])
+    assert figures["ok"] and figures["last"] < 0.1 * figures["first"], figures
 
 
 def test_the_page_tells_what_fails_and_what_is_not_there_yet() -> None:

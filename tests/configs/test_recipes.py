@@ -24,6 +24,7 @@ def test_a_recipe_opens_with_its_command_and_what_came_of_it(recipe: Path) -> No
     assert any("Not run here." in line for line in opening) or any("CPU cores" in line and "torch" in line for line in opening)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_loads_and_its_network_can_be_built(recipe: Path) -> None:
     config = load([str(recipe)], ["data.root=.", "name=recipe"])

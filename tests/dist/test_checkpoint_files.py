@@ -58,6 +58,7 @@ def checkpoints(pool: Pool, tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.quick
 def test_shards_are_safetensors_that_the_library_reads(checkpoints: Path) -> None:
     shards = [load_file(p) for p in sorted((checkpoints / "step-00000002/shards").iterdir())]
     assert len(shards) == 3
@@ -151,6 +152,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     checkpoints: Path, damage: str, monkeypatch: pytest.MonkeyPatch

@@ -272,6 +272,7 @@ def test_another_strategy_on_other_ranks_reads_the_averages_to_the_last_bit(
     assert all(wrote[name].tobytes() == read[name].tobytes() for name in wrote)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("strategy", ["ddp", "exact", "fsdp", "zero1", "zero3"])
 def test_a_resumed_run_is_the_unbroken_one_to_the_last_bit(pool: Pool, tmp_path: Path, strategy: str) -> None:
     settings = config(strategy, *([RAMPED] if strategy != "fsdp" else []))

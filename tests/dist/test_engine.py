@@ -124,6 +124,7 @@ def by_hand() -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     return {n: t.clone() for n, t in model.state_dict().items()}, history
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
 def test_any_number_of_ranks_trains_as_a_loop_written_by_hand(pool: Pool, ranks: int) -> None:
     expected, history = by_hand()
@@ -170,6 +171,7 @@ def exactly_trained(
     return evaluated(engine) | moments, history
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("global_batch", [32, 28])  # eight micro-batches, and seven
 def test_exact_sums_give_the_same_bits_on_any_number_of_ranks(pool: Pool, optimizer: str, global_batch: int) -> None:

@@ -84,6 +84,7 @@ def on_ranks(world: World, name: str, sizes: Sequence[int], channels_last: bool)
     return {n: t.clone() for n, t in found.items()}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("sizes", [(6, 6), (1, 11), (4, 5, 3), (12, 0), (1, 2, 3, 6)], ids=str)
 @pytest.mark.parametrize("name", MODELS)
 def test_it_equals_batchnorm_on_the_whole_batch(pool: Pool, name: str, sizes: tuple[int, ...]) -> None:

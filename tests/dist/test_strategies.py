@@ -61,6 +61,7 @@ def test_a_strategy_equals_one_process(pool: Pool, cell: Cell) -> None:
     assert all(after[kind] <= allowed for kind in ("loss", "gradients", "weights", "buffers")), after
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("micro_batches", [8, 7])

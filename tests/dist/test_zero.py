@@ -304,6 +304,7 @@ def test_a_checkpoint_is_read_under_any_strategy(
         _close(found, by_hand(optimizer, 4))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
 def test_resumed_equals_unbroken_to_the_last_bit(pool: Pool, tmp_path: Path, strategy: str, ranks: int) -> None:

@@ -50,6 +50,7 @@ def _resumed_by_ranks(count: int, folder: Path) -> None:
 WAYS = {"command": (2, _command, _resumed_by_command), "ranks": (4, _forked, _resumed_by_ranks)}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("count", "started", "resumed"), WAYS.values(), ids=WAYS)
 def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(
     tmp_path: Path, count: int, started: Callable[..., Command], resumed: Callable[..., None]

@@ -70,6 +70,7 @@ def test_without_slurm_the_remedy_is_said_and_the_script_is_printed_all_the_same
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.quick
 def test_every_cluster_file_gives_a_batch_script(tmp_path: Path) -> None:
     for path in sorted((ROOT / "configs/cluster").glob("slurm_*.yaml")):
         wide = ["train.global_batch=64", "train.micro_batch=2", "name=try", "--dry-run"]

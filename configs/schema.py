@@ -24,12 +24,13 @@ from phalanx.configs.sections.loss import LossConfig
 from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
 from phalanx.configs.sections.section import REQUIRED, Int, RunName, Section, Tag, bookkeeping, divisors, experiment, hardware
 from phalanx.configs.sections.slurm import SlurmConfig
+from phalanx.configs.tasks import TASKS
 
 
 class TaskConfig(Section):
     name: str = experiment(
         "classification",
-        "what is learnt: classification, segmentation, detection, instance (boxes and masks), or your own as ./file.py:Class",
+        f"the task: {', '.join(TASKS)}, or your own as ./file.py:Class",
     )
     options: dict[str, Any] = experiment({}, "keyword arguments for a task of your own")
 
@@ -46,58 +47,69 @@ class ModelConfig(Section):
     name: str = experiment(REQUIRED, "the network, as torchvision spells it, such as resnet18 (`phalanx models`), or timm/NAME")
     weights: str | None = experiment(
         None,
-        "weights to start from: a file or folder, nothing in it is unpickled; or torchvision, torchvision/IMAGENET1K_V1, timm",
+        "pretrained weights to start from: a file or folder, never unpickled; or torchvision, torchvision/IMAGENET1K_V1, timm",
     )
     fresh: list[str] = experiment(
-        [], "parameters that start fresh though model.weights has them, by patterns of their names, such as fc.*"
+        [], "parameters that are initialised afresh although model.weights has them, by patterns of their names, such as fc.*"
     )
     prefix: str | None = experiment(
         None,
-        "what stands before the network's names in the file of weights, where several networks lie in it, such as teacher.",
+        "prefix of the network's names in a file of weights that holds several networks, such as teacher.",
     )
-    backbone: str | None = experiment(None, "backbone of a network that takes one; the network's own if not given")
+    backbone: str | None = experiment(None, "backbone of a network that takes one; the network's default if null")
     backbone_weights: str | None = experiment(
-        None, "weights of a classification network that the backbone starts from: what model.weights takes"
+        None, "weights of a classification network for the backbone to start from, as model.weights takes them"
     )
-    options: dict[str, Any] = experiment({}, "options that only this network has, such as {multi_grid: [1, 2, 4]} of deeplabv3")
-    num_classes: Int | None = experiment(None, "outputs; the data's number of classes if not given", ge=1, le=10**8)
-    in_channels: Int | None = experiment(None, "channels of the image; the data's if not given", ge=1, le=10**5)
+    options: dict[str, Any] = experiment(
+        {}, "options that only this network has, such as {multi_grid: [1, 2, 4]} for deeplabv3"
+    )
+    num_classes: Int | None = experiment(None, "number of outputs; the data's number of classes if null", ge=1, le=10**8)
+    in_channels: Int | None = experiment(None, "channels of the image; the data's if null", ge=1, le=10**5)
     stem: Literal["standard", "small"] = experiment(
-        "standard", "first layers of a ResNet: the paper's 7x7 with stride 4 in all, or a 3x3 with stride 1 for small images"
+        "standard",
+        "first layers of a ResNet: the paper's 7x7 with a total stride of 4, or a 3x3 with stride 1 for small images",
     )
-    dropout: float | None = experiment(None, "dropout before the last linear layer; the network's own if not given", ge=0, lt=1)
+    dropout: float | None = experiment(None, "dropout before the last linear layer; the network's default if null", ge=0, lt=1)
     drop_path: float | None = experiment(
-        None, "stochastic depth of the last block, rising from 0 (arXiv:1603.09382); the network's own if not given", ge=0, lt=1
+        None, "stochastic depth of the last block, rising from 0 (arXiv:1603.09382); the network's default if null", ge=0, lt=1
     )
     output_stride: OutputStride | None = experiment(
-        None, "stride of the deepest features, kept by dilation; the network's own if not given"
+        None, "stride of the deepest features, by dilation; the network's default if null"
     )
     freeze: list[str] = experiment([], "parameters that are not trained, by patterns of their names, such as layer1.*")
 
 
 class TrainConfig(Section):
-    global_batch: Int = experiment(REQUIRED, "samples a step, over all ranks", ge=1, le=10**9)
+    global_batch: Int = experiment(REQUIRED, "samples per step, over all ranks", ge=1, le=10**9)
     micro_batch: Int = experiment(
-        REQUIRED, "samples of one forward and backward on one device, so what BatchNorm sees; divides global_batch", ge=1
+        REQUIRED,
+        "samples per forward and backward on one device, which BatchNorm sees; divides global_batch. A rank accumulates "
+        "the gradients of its micro-batches",
+        ge=1,
     )
-    steps: Int | None = bookkeeping(None, "length of the run in steps; wins over epochs", ge=1)
+    steps: Int | None = bookkeeping(None, "length of the run in steps; takes precedence over epochs", ge=1)
     epochs: float | None = bookkeeping(None, "length of the run in epochs", gt=0, le=1e9)
-    clip_norm: float | None = experiment(None, "largest norm of the whole gradient", gt=0)
+    clip_norm: float | None = experiment(None, "maximum norm of the gradient (gradient clipping); off if null", gt=0)
     ema: float | None = experiment(
-        None, "decay a step, such as 0.999, of a moving average of the weights, which evaluation uses; off if null", gt=0, lt=1
+        None,
+        "decay per step, such as 0.999, of an exponential moving average (EMA) of the weights, used by evaluation; off if null",
+        gt=0,
+        lt=1,
     )
     ema_ramp: Int | None = experiment(
         None,
         "steps over which train.ema rises from 0: ema * (1 - exp(-step / ema_ramp)); BatchNorm's statistics are then averaged "
-        "with the weights. If null, as in older runs: the full decay from the first step, and the weights alone",
+        "with the weights. If null, as in older runs: the full decay from the first step, for the weights only",
         ge=1,
     )
     eval_every: Int | None = bookkeeping(None, "steps between evaluations; there is always one at the end", ge=1)
     patience: Int | None = bookkeeping(
-        None, "end early after so many evaluations in a row without a better checkpoint.best; never if null", ge=1
+        None, "early stopping: end after so many evaluations in a row without a better checkpoint.best; never if null", ge=1
     )
     log_every: Int = bookkeeping(10, "steps between lines of the log", ge=1)
-    deterministic: bool = hardware(False, "deterministic kernels: on GPUs needed for equality to the last bit, and slower")
+    deterministic: bool = hardware(
+        False, "deterministic kernels, which are slower; needed on GPUs for equality to the last bit"
+    )
 
 
 def _metric(value: str) -> str:
@@ -109,14 +121,16 @@ def _metric(value: str) -> str:
 class CheckpointConfig(Section):
     every_steps: Int | None = bookkeeping(None, "steps between checkpoints; there is always one at the end", ge=1)
     every_minutes: float | None = bookkeeping(
-        10.0, "minutes after a checkpoint until the next one, whatever every_steps says; never by time if null", gt=0
+        10.0, "minutes from a checkpoint to the next one, in addition to every_steps; never by time if null", gt=0
     )
-    keep: Int = bookkeeping(3, "newest checkpoints to keep", ge=1)
-    keep_every: Int | None = bookkeeping(None, "keep every checkpoint whose step is a multiple of this, too", ge=1)
+    keep: Int = bookkeeping(3, "number of newest checkpoints to keep", ge=1)
+    keep_every: Int | None = bookkeeping(None, "also keep every checkpoint whose step is a multiple of this", ge=1)
     best: Annotated[str, AfterValidator(_metric)] | None = bookkeeping(
-        None, "metric, such as val/top1, whose best checkpoint is kept, and saved as soon as it is reached"
+        None, "metric, such as val/top1, whose best checkpoint is saved as soon as it is reached, and kept"
     )
-    best_mode: Literal["auto", "max", "min"] = bookkeeping("auto", "which value is best; auto: min for losses, else max")
+    best_mode: Literal["auto", "max", "min"] = bookkeeping(
+        "auto", "which value is best; auto: min for losses, max for other metrics"
+    )
     asynchronous: bool = bookkeeping(True, "write checkpoints in the background, from a copy of the step's state")
 
 
@@ -129,8 +143,8 @@ class TrackConfig(Section):
 class RunConfig(Section):
     """One recipe and one cluster file, merged: everything about a run."""
 
-    name: RunName = bookkeeping(REQUIRED, "the run's name; its directory is RUNS/NAME. The first file's name if not given")
-    seed: Int = experiment(0, "every random number is a function of it", ge=0, lt=2**63)
+    name: RunName = bookkeeping(REQUIRED, "the run's name; its directory is RUNS/NAME. The name of the first file if not set")
+    seed: Int = experiment(0, "the seed of every random number", ge=0, lt=2**63)
     runs: str = bookkeeping("runs", "folder of the run directories")
     task: TaskConfig = Field(TaskConfig(), description="what is learnt")
     data: DataConfig = Field(REQUIRED, description="what it is learnt from")
@@ -140,12 +154,12 @@ class RunConfig(Section):
     schedule: ScheduleConfig = Field(ScheduleConfig(), description="the learning rate over time")
     train: TrainConfig = Field(REQUIRED, description="batches and length")
     evaluate: EvaluateConfig = Field(
-        EvaluateConfig(), description="how a network that segments or detects is asked in evaluation"
+        EvaluateConfig(), description="evaluation of segmentation and detection, with test-time augmentation"
     )
     dist: DistConfig = Field(DistConfig(), description="ranks and precision")
     slurm: SlurmConfig = Field(SlurmConfig(), description="what `phalanx submit` asks SLURM for")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="what is kept, and when")
-    track: TrackConfig = Field(TrackConfig(), description="where figures go besides the run directory")
+    track: TrackConfig = Field(TrackConfig(), description="where metrics go besides the run directory")
 
     @property
     def micro_batches(self) -> int:

@@ -29,7 +29,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="*", metavar="CONFIG.yaml | key=value", help="later ones win")
+    parser.add_argument(
+        "config", nargs="*", metavar="CONFIG.yaml | key=value", help="recipes, cluster files and overrides; later ones win"
+    )
 
 
 def add_stop(parser: argparse.ArgumentParser) -> None:
@@ -37,13 +39,13 @@ def add_stop(parser: argparse.ArgumentParser) -> None:
 
 
 def add_nproc(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--nproc", type=positive, metavar="N", help="processes to start here (default: one a GPU, else one)")
+    parser.add_argument("--nproc", type=positive, metavar="N", help="processes to start here (default: one per GPU, or one)")
 
 
 def add_which(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--step", type=int, metavar="N", help="this step's checkpoint (default: the newest that is whole)")
-    which.add_argument("--best", action="store_true", help="the best by the run's checkpoint.best")
+    which.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest intact one)")
+    which.add_argument("--best", action="store_true", help="the best checkpoint by the run's checkpoint.best")
 
 
 def add_asked(parser: argparse.ArgumentParser) -> None:
@@ -55,11 +57,11 @@ def add_asked(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="RUN",
-        help="ask these together with it, the mean of probabilities: runs, RUN@STEP, checkpoints, files of weights",
+        help="an ensemble with these, by the mean of probabilities: runs, RUN@STEP, checkpoints, files of weights",
     )
-    parser.add_argument("--split", metavar="NAME", help="measure on this split of the data (default: data.val_split)")
-    parser.add_argument("--results", metavar="FILE.json", help="write what is detected, in COCO's format of results")
-    parser.add_argument("--json", action="store_true", help="print JSON, with a row a class and the confusion matrix")
+    parser.add_argument("--split", metavar="NAME", help="evaluate this split of the data (default: data.val_split)")
+    parser.add_argument("--results", metavar="FILE.json", help="write the detections in COCO's results format")
+    parser.add_argument("--json", action="store_true", help="print JSON, with one row per class and the confusion matrix")
 
 
 def positive(text: str) -> int:

@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
     parser = Parser(prog="phalanx.launch.train", description=__doc__)
     add_config(parser)
     add_stop(parser)
-    parser.add_argument("--resume", metavar="RUN", help="go on with the run in this directory")
+    parser.add_argument("--resume", metavar="RUN", help="resume the run in this directory")
     parser.add_argument("--stored", metavar="FILE", help="a resolved configuration, as `phalanx submit` wrote it")
     stop_at: list[int | None] = []
     fillings: list[str] = []

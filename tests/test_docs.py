@@ -6,10 +6,13 @@ The README's `phalanx` is the installed command. That of the other pages does th
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from phalanx.configs.strategies import STRATEGIES
+from phalanx.data.open import DATASETS
 from phalanx.launch.verbs import VERBS
 from tests.support.running import FORGE, ROOT, clean_environment
 
@@ -45,7 +48,37 @@ def test_every_verb_has_a_page_that_the_readme_names() -> None:
         assert (ROOT / f"docs/{verb}.md").is_file() and f"docs/{verb}.md" in readme
 
 
-def test_links_lead_somewhere() -> None:
-    for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> set[str]:
+    """Targets of a page's links within the checkout."""
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    return set(re.findall(r"\]\((?!https?:)([^)]+)\)", text))
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name} links to {link}, a heading that is not there"
+
+
+def test_every_page_is_in_the_index_and_the_readme_names_that() -> None:
+    index = ROOT / "docs/README.md"
+    linked = {link.partition("#")[0] for link in links(index)}
+    missing = {page.name for page in (ROOT / "docs").glob("*.md")} - linked - {"README.md"}
+    assert not missing, f"docs/README.md lacks {', '.join(sorted(missing))}"
+    assert "docs/README.md" in {link.partition("#")[0] for link in links(ROOT / "README.md")}
+
+
+@pytest.mark.parametrize(("page", "names"), [("datasets.md", DATASETS), ("strategies.md", STRATEGIES)])
+def test_a_page_has_a_row_for_each_name_of_a_table(page: str, names: Iterable[str]) -> None:
+    rows = [line.split("|")[1] for line in (ROOT / "docs" / page).read_text().splitlines() if line.startswith("| `")]
+    missing = [name for name in names if not any(f"`{name}`" in first for first in rows)]
+    assert not missing, f"docs/{page} has no row for {', '.join(missing)}"

@@ -185,10 +185,11 @@ class Forge:
 
     Args:
         environment: gives its own, from which tests know it.
+        root: the checkout whose code it runs.
     """
 
-    def __init__(self, environment: Callable[[], dict[str, str]]) -> None:
-        self._environment = environment
+    def __init__(self, environment: Callable[[], dict[str, str]], root: Path = ROOT) -> None:
+        self._environment, self._root = environment, root
         self._server: subprocess.Popen[bytes] | None = None
         self._folder, self._orders = Path(), 0
         self._open = -1  # this end of the pipe: while it is open, the other one waits for orders
@@ -222,7 +223,7 @@ class Forge:
         os.mkfifo(self._folder / "orders")
         self._server = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.support.forking", "serve", str(self._folder)],
-            cwd=ROOT,
+            cwd=self._root,
             env=self._environment() | ONE_THREAD,
             stdin=subprocess.DEVNULL,
         )

@@ -26,56 +26,62 @@ SyncBn = Annotated[int | str, AfterValidator(_group)]
 class DistConfig(Section):
     strategy: StrategyName = hardware(
         "ddp",
-        "how ranks share the model: ddp holds all of it on each; fsdp (FSDP2) shards it; hsdp shards in a node and copies "
-        "across; zero1, zero2, zero3 (DeepSpeed) shard the optimizer, the gradients too, the weights too",
+        "how ranks share the model: ddp replicates it; fsdp (FSDP2) shards it; hsdp shards within a node and replicates across "
+        "nodes; zero1, zero2, zero3 (DeepSpeed) shard the optimizer, also the gradients, also the weights",
     )
     precision: Literal["fp32", "tf32", "bf16", "fp16", "fp64"] = experiment(
         "fp32",
-        "number format of arithmetic; weights are float32 but for fp64. bf16 and fp16 by autocast, fp16 with loss scaling",
+        "precision of arithmetic; weights are float32 except for fp64. bf16 and fp16 are mixed precision by autocast, fp16 "
+        "with loss scaling",
     )
-    loss_scale: float = experiment(65536.0, "fp16: what the loss is multiplied by at the start", ge=1)
+    loss_scale: float = experiment(65536.0, "fp16: the initial loss scale", ge=1)
     loss_scale_window: Int = experiment(2000, "fp16: steps without overflow after which the loss scale doubles", ge=1)
     sync_bn: SyncBn = experiment(
-        "off", "micro-batches whose samples a BatchNorm statistic sees: off, one; all, the whole step; N, so many in a row"
+        "off",
+        "micro-batches over which BatchNorm statistics are computed: off for one, N for N in a row, all for the whole step",
     )
     reduce: Literal["fast", "exact"] = hardware(
         "fast",
-        "how gradients are summed: in whatever order is fastest, or by one fixed tree: the same bits on any number of ranks",
+        "how gradients are summed: in the fastest order, or by one fixed tree: the same bits on any number of ranks",
     )
     exchange: Literal["step", "micro_batch"] = hardware(
         "step",
-        "when fsdp and hsdp exchange gradients: once a step, which keeps a whole gradient on each rank, or after every "
-        "micro-batch, which keeps a share",
+        "when fsdp and hsdp exchange gradients: once per step, which keeps a full gradient on each rank, or after every "
+        "micro-batch, which keeps a shard",
     )
-    shard_ranks: Int | None = hardware(None, "hsdp: ranks that share one copy of the weights; those of a node if not set", ge=1)
+    shard_ranks: Int | None = hardware(
+        None, "hsdp: number of ranks that share one copy of the weights; those of a node if null", ge=1
+    )
     reshard_after_forward: bool = hardware(
-        True, "fsdp, hsdp: give back the gathered weights of a block after its forward, and gather them again for its backward"
+        True, "fsdp, hsdp: free the gathered weights of a block after its forward, and gather them again for its backward"
     )
     gather: Literal["full", "half"] = hardware(
         "full",
-        "fsdp, hsdp with bf16 or fp16: gather weights in float32, as all strategies compute, or in half, in half the bytes, "
-        "which rounds parameters outside of convolutions and linear layers too",
+        "fsdp, hsdp with bf16 or fp16: gather weights in float32, as all strategies compute, or in half precision with half "
+        "the bytes, which also rounds parameters outside convolutions and linear layers",
     )
     offload: bool = hardware(
-        False, "keep in CPU memory: the optimizer (zero1, zero2, zero3), or weights, gradients and optimizer (fsdp, hsdp)"
+        False, "keep the optimizer (zero1, zero2, zero3), or weights, gradients and optimizer (fsdp, hsdp) in CPU memory"
     )
-    deepspeed: str | None = hardware(None, "DeepSpeed JSON file; fills keys of the recipe that are not set, and is passed on")
-    channels_last: bool = hardware(False, "keep images and convolutions channels last in memory, which is faster on GPUs")
+    deepspeed: str | None = hardware(
+        None, "DeepSpeed JSON file; fills keys of the recipe that are not set, and is passed to DeepSpeed"
+    )
+    channels_last: bool = hardware(False, "channels-last memory format of images and convolutions, which is faster on GPUs")
     compile: bool = hardware(False, "torch.compile the model")
-    device: Literal["auto", "cpu", "cuda"] = hardware("auto", "auto takes GPUs where there are any")
+    device: Literal["auto", "cpu", "cuda"] = hardware("auto", "auto uses GPUs if there are any")
     threads: Int | None = hardware(
-        None, "CPU threads a rank; if not given OMP_NUM_THREADS, else 1, as torchrun and accelerate launch choose", ge=1
+        None, "CPU threads per rank; if null, OMP_NUM_THREADS, or 1, as torchrun and accelerate launch choose", ge=1
     )
     interface: str | None = hardware(
-        None, "network interface over which ranks on several nodes talk, such as ib0; the one that srun used if not given"
+        None, "multi-node: network interface between the nodes, such as ib0; the one that srun used if null"
     )
     hang_s: float = hardware(
         900.0,
-        "seconds without any progress after which the run counts as hung, and ends naming the rank; 0: never. "
-        "Smaller than timeout_s, which would blame whoever waits",
+        "seconds without progress after which the run counts as hung, and ends naming the rank; 0: never. Must be smaller than "
+        "timeout_s, which would blame the ranks that wait",
         ge=0,
     )
-    timeout_s: float = hardware(1800.0, "seconds after which a collective that does not end is an error", gt=0)
+    timeout_s: float = hardware(1800.0, "seconds after which an unfinished collective is an error", gt=0)
 
 
 def contradictions(dist: DistConfig, micro_batches: int) -> Iterator[tuple[str, str]]:

@@ -37,14 +37,14 @@ Scales = Annotated[list[float], AfterValidator(_scales)]
 class EvaluateConfig(Section):
     size: SeenSize | None = bookkeeping(
         None,
-        "what is seen of an image in evaluation, instead of data.image_size: pixels, or original for each image's own size",
+        "input size in evaluation, instead of data.image_size: pixels, or original for each image's own size",
     )
-    scales: Scales = bookkeeping([1.0], "factors of that size at which the network is asked; the mean of its probabilities")
-    flip: bool = bookkeeping(False, "ask of the mirrored image too")
+    scales: Scales = bookkeeping([1.0], "test-time augmentation: scales of that size, whose mean probabilities count")
+    flip: bool = bookkeeping(False, "test-time augmentation: evaluate the mirrored image too")
     window: ImageSize | None = bookkeeping(
-        None, "ask of so large a part of the image at a time, as it slides over the image; the whole image if null"
+        None, "sliding window: size of the part of an image that is evaluated at a time; the full image if null"
     )
-    stride: ImageSize | None = bookkeeping(None, "by how much the window moves on; two thirds of its sides if null")
+    stride: ImageSize | None = bookkeeping(None, "step of the sliding window; two thirds of its sides if null")
     crf: bool = bookkeeping(False, "refine masks by a dense CRF on the image in its own size (arXiv:1210.5644)")
     crf_iterations: Int = bookkeeping(10, "crf: updates of the mean field", ge=0)
     crf_appearance: float = bookkeeping(4.0, "crf: weight of the kernel of position and colour", ge=0)
@@ -52,13 +52,13 @@ class EvaluateConfig(Section):
     crf_appearance_colour: float = bookkeeping(5.0, "crf: its standard deviation in levels of 0 to 255", gt=0)
     crf_smoothness: float = bookkeeping(3.0, "crf: weight of the kernel of position alone", ge=0)
     crf_smoothness_pixels: float = bookkeeping(3.0, "crf: its standard deviation in pixels", gt=0)
-    score: float = bookkeeping(0.05, "detection: least score of a detection", ge=0, le=1)
+    score: float = bookkeeping(0.05, "detection: lowest score of a detection", ge=0, le=1)
     nms_iou: float = bookkeeping(
-        0.5, "detection: of two of a class whose boxes overlap by more, the better one stays", ge=0, le=1
+        0.5, "detection: IoU above which the lower-scoring of two boxes of a class is dropped (NMS threshold)", ge=0, le=1
     )
-    detections: Int = bookkeeping(100, "detection: most of an image", ge=1)
-    shown: float = bookkeeping(0.5, "detection: least score to be drawn, and to count in the confusion matrix", ge=0, le=1)
-    voc_ap: bool = bookkeeping(False, "detection: PASCAL VOC's average precision too, by every point and by 11 points")
+    detections: Int = bookkeeping(100, "detection: maximum number of detections per image", ge=1)
+    shown: float = bookkeeping(0.5, "detection: lowest score that is drawn, and counted in the confusion matrix", ge=0, le=1)
+    voc_ap: bool = bookkeeping(False, "detection: also compute PASCAL VOC's average precision, by every point and by 11 points")
 
     @property
     def views(self) -> list[tuple[float, bool]]:

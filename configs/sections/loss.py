@@ -38,34 +38,36 @@ AddedLosses = Annotated[dict[str, Factor], AfterValidator(_pixel_losses)]
 class LossConfig(Section):
     name: Literal["cross_entropy", "bce", "focal", "dice", "mse", "l1"] = experiment(
         "cross_entropy",
-        "the loss; bce and focal take several labels an image too; mse and l1 compare probabilities (not of pixels); "
+        "the loss; bce and focal also take several labels per image; mse and l1 compare probabilities (not of pixels); "
         "dice is for segmentation",
     )
-    add: AddedLosses = experiment(
-        {}, "segmentation: further losses that are added, and what each counts beside loss.name, such as {dice: 1.0}"
+    add: AddedLosses = experiment({}, "segmentation: further losses with their weights beside loss.name, such as {dice: 1.0}")
+    label_smoothing: float = experiment(
+        0.0, "label smoothing: share of the target that is spread over all classes (arXiv:1512.00567)", ge=0, lt=1
     )
-    label_smoothing: float = experiment(0.0, "share of the target spread over all classes (arXiv:1512.00567)", ge=0, lt=1)
     class_weights: ClassWeights | None = experiment(
-        None, "weight of each class: numbers in the order of the classes, or balanced: inversely to their frequency"
+        None, "weight of each class: numbers in the order of the classes, or balanced (inverse to their frequency)"
     )
     pos_weight: ClassWeights | None = experiment(
-        None, "bce: weight of positive labels of each class: numbers, or balanced: negatives over positives"
+        None, "bce: weight of positive labels of each class: numbers, or balanced (negatives over positives)"
     )
-    focal_gamma: float = experiment(2.0, "focal: exponent that weakens easy samples (arXiv:1708.02002)", ge=0)
-    focal_alpha: float | None = experiment(None, "focal: weight of positives, 1 - alpha of negatives", ge=0, le=1)
+    focal_gamma: float = experiment(2.0, "focal: exponent that down-weights easy samples (arXiv:1708.02002)", ge=0)
+    focal_alpha: float | None = experiment(None, "focal: weight of positives; negatives have 1 - alpha", ge=0, le=1)
     dice_per_class: bool = experiment(
-        True, "dice: the mean over the classes that an image has; false: of the second of two classes alone (arXiv:1606.04797)"
+        True, "dice: the mean over the classes of an image; false: only the second of two classes (arXiv:1606.04797)"
     )
-    dice_smooth: float = experiment(1.0, "dice: what is added to numerator and denominator", ge=0)
+    dice_smooth: float = experiment(1.0, "dice: term added to numerator and denominator", ge=0)
     ohem_threshold: float | None = experiment(
         None,
-        "segmentation: cross_entropy counts only hard pixels, whose class has a probability below this, such as 0.7 "
+        "online hard example mining: cross_entropy counts only pixels whose class has a probability below this, such as 0.7 "
         "(arXiv:1604.03540); all if null",
         gt=0,
         le=1,
     )
-    ohem_keep: float = experiment(0.1, "ohem_threshold: least share of an image's pixels that count, the hardest", ge=0, le=1)
-    auxiliary: float | None = experiment(None, "weight of auxiliary heads' losses; the network's own if not given", ge=0)
+    ohem_keep: float = experiment(
+        0.1, "ohem_threshold: minimum share of an image's pixels that count, the hardest ones", ge=0, le=1
+    )
+    auxiliary: float | None = experiment(None, "weight of the auxiliary heads' losses; the network's default if null", ge=0)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -25,13 +25,13 @@ class OptimConfig(Section):
     weight_decay: float = experiment(0.0, "weight decay (decoupled for adamw)", ge=0)
     momentum: float = experiment(0.9, "momentum of sgd", ge=0, lt=1)
     nesterov: bool = experiment(False, "Nesterov momentum for sgd")
-    betas: tuple[Beta, Beta] = experiment((0.9, 0.999), "decay of adamw's two moments")
-    eps: float = experiment(1e-8, "added to adamw's denominator", gt=0)
+    betas: tuple[Beta, Beta] = experiment((0.9, 0.999), "decay rates of the two moments of adamw")
+    eps: float = experiment(1e-8, "term added to the denominator of adamw", gt=0)
     no_decay: list[str] = experiment(
-        [], "parameters without weight decay: patterns of their names, or the words norm (of normalisation layers) and bias"
+        [], "parameters without weight decay: patterns of their names, or the words norm (normalisation layers) and bias"
     )
     lr_factors: dict[str, Factor] = experiment(
-        {}, "learning rate as a multiple of lr, by patterns of parameters' names, such as {backbone.*: 0.1}; the last that fits"
+        {}, "learning rate as a multiple of lr, by patterns of parameter names, such as {backbone.*: 0.1}; the last match wins"
     )
 
 
@@ -57,17 +57,19 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
 
 
 class ScheduleConfig(Section):
-    name: Literal["constant", "cosine", "polynomial", "step"] = experiment("cosine", "learning rate after the warm-up")
+    name: Literal["constant", "cosine", "polynomial", "step"] = experiment(
+        "cosine", "shape of the learning rate after the warm-up"
+    )
     warmup_steps: Int = experiment(0, "steps of linear warm-up from lr / warmup_steps", ge=0)
     warmup_momentum: float | None = experiment(
-        None, "momentum (adamw: the first beta) at the first step, rising to its own through the warm-up", ge=0, lt=1
+        None, "momentum (adamw: the first beta) at the first step, rising to its full value during the warm-up", ge=0, lt=1
     )
     warmup_bias_lr: float | None = experiment(
-        None, "learning rate of biases at the first step, which comes to that of all through the warm-up", ge=0
+        None, "learning rate of biases at the first step, approaching the common one during the warm-up", ge=0
     )
     power: float = experiment(0.9, "exponent of the polynomial schedule", gt=0)
     milestones: Milestones = experiment(
-        [], "step: where the rate is multiplied by gamma, as shares of the run, such as [0.33, 0.67]"
+        [], "step: when the learning rate is multiplied by gamma, as shares of the run, such as [0.33, 0.67]"
     )
     gamma: float = experiment(0.1, "step: factor at each milestone", gt=0, lt=1)
     final: float = experiment(0.0, "learning rate at the last step, as a share of lr", ge=0, le=1)

@@ -58,16 +58,16 @@ def _options(value: dict[str, str]) -> dict[str, str]:
 
 
 class SlurmConfig(Section):
-    partition: str | None = hardware(None, "partition (queue); SLURM's default if not given")
-    nodes: Int = hardware(1, "nodes", ge=1)
+    partition: str | None = hardware(None, "partition (queue); SLURM's default if null")
+    nodes: Int = hardware(1, "number of nodes", ge=1)
     tasks_per_node: Int | None = hardware(
-        None, "ranks a node; if not given, one a GPU. Given without gpus_per_node, ranks run on CPUs", ge=1
+        None, "ranks per node; if null, one per GPU. If set without gpus_per_node, ranks run on CPUs", ge=1
     )
-    gpus_per_node: Int | None = hardware(None, "GPUs a node", ge=0)
-    cpus_per_gpu: Int | None = hardware(None, "CPU cores a GPU; without GPUs, a rank", ge=1)
-    memory: Annotated[str, AfterValidator(_memory)] | None = hardware(None, "memory a node, such as 64G")
+    gpus_per_node: Int | None = hardware(None, "GPUs per node", ge=0)
+    cpus_per_gpu: Int | None = hardware(None, "CPU cores per GPU, or per rank without GPUs", ge=1)
+    memory: Annotated[str, AfterValidator(_memory)] | None = hardware(None, "memory per node, such as 64G")
     time: Annotated[str, AfterValidator(_time)] | None = hardware(
-        None, "time limit in any of SLURM's forms: 90 (minutes), 1:30:00, 2-12:00; the partition's if not given"
+        None, "time limit in any of SLURM's forms: 90 (minutes), 1:30:00, 2-12:00; the partition's if null"
     )
     account: str | None = hardware(None, "account that is charged")
     qos: str | None = hardware(None, "quality of service")
@@ -75,7 +75,7 @@ class SlurmConfig(Section):
     exclude: str | None = hardware(None, "nodes not to run on")
     reservation: str | None = hardware(None, "reservation to run in")
     signal_before_s: Int = hardware(120, "seconds before the time limit at which the run saves and requeues itself", ge=1)
-    max_requeues: Int = hardware(3, "how often the job may requeue itself in a row without any progress in between", ge=0)
+    max_requeues: Int = hardware(3, "how often in a row the job may requeue itself without progress in between", ge=0)
     setup: list[str] = hardware([], "lines of the batch script before the ranks start, such as `module load cuda`")
     extra: Annotated[dict[str, str], AfterValidator(_options)] = hardware(
         {}, "further options of sbatch, without dashes, such as container-image: lab.sqsh"

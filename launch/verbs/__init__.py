@@ -18,23 +18,27 @@ class Verb:
 
 
 VERBS = {
-    "train": Verb("trains here, on the GPUs of this machine or as the ranks it finds itself in", "phalanx.launch.verbs.train"),
+    "train": Verb(
+        "trains here, on the GPUs of this machine, or as a rank that a launcher started", "phalanx.launch.verbs.train"
+    ),
     "resume": Verb(
-        "goes on with a run from its newest checkpoint, on any number of ranks; --fork: as a new run",
+        "resumes a run from its newest checkpoint, on any number of ranks; --fork makes a new run of it",
         "phalanx.launch.verbs.resume",
     ),
-    "submit": Verb("puts a recipe into SLURM's queue; --dry-run prints the batch script", "phalanx.launch.verbs.submit"),
-    "status": Verb("where a run stands: its job, its step, its last checkpoint", "phalanx.launch.verbs.status"),
-    "logs": Verb("what went wrong first, then the last lines of a rank", "phalanx.launch.verbs.logs"),
-    "cancel": Verb("ends a run's job; its ranks save first", "phalanx.launch.verbs.cancel"),
+    "submit": Verb("submits a recipe to SLURM; --dry-run prints the batch script", "phalanx.launch.verbs.submit"),
+    "status": Verb("shows the state of a run: its job, its step, its last checkpoint", "phalanx.launch.verbs.status"),
+    "logs": Verb("shows the first failure, then the last lines of a rank", "phalanx.launch.verbs.logs"),
+    "cancel": Verb("ends the job of a run; its ranks save first", "phalanx.launch.verbs.cancel"),
     "evaluate": Verb(
-        "metrics of a run's checkpoint: the newest, the best, or several together", "phalanx.launch.verbs.evaluate"
+        "computes the metrics of a run's checkpoint: the newest, the best, or an ensemble", "phalanx.launch.verbs.evaluate"
     ),
-    "predict": Verb("what a run's network sees in images: JSON, and pictures", "phalanx.launch.verbs.predict"),
-    "data": Verb("a contact sheet of what the network sees, and how many of each class", "phalanx.launch.verbs.data"),
-    "checkpoint": Verb("ls, verify, diff: what is on disk; consolidate: a file of weights", "phalanx.launch.verbs.checkpoint"),
-    "models": Verb(
-        "the networks there are, with parameters, source and score; or all about one", "phalanx.launch.verbs.models"
+    "predict": Verb("runs a network on images; writes JSON and pictures", "phalanx.launch.verbs.predict"),
+    "data": Verb("makes a contact sheet of what the network sees, and counts the classes", "phalanx.launch.verbs.data"),
+    "checkpoint": Verb(
+        "lists, verifies and compares checkpoints, or writes one file of weights", "phalanx.launch.verbs.checkpoint"
     ),
-    "config": Verb("the resolved recipe; --keys: every key with type, default and meaning", "phalanx.launch.verbs.config"),
+    "models": Verb("lists the networks with parameters, source and score, or shows one", "phalanx.launch.verbs.models"),
+    "config": Verb(
+        "prints the resolved recipe; --keys: every key with type, default and meaning", "phalanx.launch.verbs.config"
+    ),
 }

@@ -14,14 +14,16 @@ from phalanx.launch.arguments import Parser
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx checkpoint consolidate", description="One safetensors file of weights, and a JSON beside it.")
+    parser = Parser(
+        prog="phalanx checkpoint consolidate", description="Writes one safetensors file of weights, and a JSON beside it."
+    )
     parser.add_argument("run", metavar="RUN", help="the run directory")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--step", type=int, metavar="N", help="this step (default: the newest that is whole)")
-    which.add_argument("--best", action="store_true", help="the best by the run's checkpoint.best")
+    which.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest intact one)")
+    which.add_argument("--best", action="store_true", help="the best checkpoint by the run's checkpoint.best")
     parser.add_argument("-o", "--output", metavar="FILE.safetensors", help="the file to write")
-    parser.add_argument("--ema", action="store_true", help="the averaged weights in place of those that were trained")
-    parser.add_argument("--with-optimizer", action="store_true", help="the optimizer's state too")
+    parser.add_argument("--ema", action="store_true", help="write the averaged weights (EMA) instead of the trained ones")
+    parser.add_argument("--with-optimizer", action="store_true", help="write the state of the optimizer too")
     given = parser.parse_args(arguments)
     if given.output is None:
         raise UserError("consolidate needs -o FILE.safetensors, the file to write.")

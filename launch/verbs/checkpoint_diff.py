@@ -18,7 +18,9 @@ _MEANING = "a checkpoint's folder, a run directory (its newest), RUN@STEP, or a 
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx checkpoint diff", description="How two checkpoints differ; exit code 1 where they do.")
+    parser = Parser(
+        prog="phalanx checkpoint diff", description="Shows how two checkpoints differ. The exit code is 1 if they do."
+    )
     parser.add_argument("a", metavar="A", help=_MEANING)
     parser.add_argument("b", metavar="B", help="likewise")
     parser.add_argument(

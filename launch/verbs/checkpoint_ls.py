@@ -14,7 +14,7 @@ from phalanx.launch.arguments import Parser
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx checkpoint ls", description="What checkpoints a run has.")
+    parser = Parser(prog="phalanx checkpoint ls", description="Lists the checkpoints of a run.")
     parser.add_argument("run", metavar="RUN", help="the run directory")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_intermixed_args(arguments)

@@ -13,11 +13,11 @@ from phalanx.train.setup.checks import check_recipe
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx config", description="Prints the resolved recipe, or every key there is.")
+    parser = Parser(prog="phalanx config", description="Prints the resolved recipe, or every key that recipes have.")
     add_config(parser)
-    parser.add_argument("--keys", action="store_true", help="every key: type, default, tag, meaning")
+    parser.add_argument("--keys", action="store_true", help="print every key with type, default, tag and meaning")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--deepspeed", action="store_true", help="print the settings that DeepSpeed is given, as JSON")
+    parser.add_argument("--deepspeed", action="store_true", help="print the settings that DeepSpeed receives, as JSON")
     given = parser.parse_intermixed_args(arguments)
     if given.keys:
         _print_keys(given.json)

@@ -12,12 +12,16 @@ from phalanx.launch.arguments import Parser, add_config, positive, recipe
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx data", description="What the network sees: a contact sheet, and how many of each class.")
+    parser = Parser(prog="phalanx data", description="Makes a contact sheet of what the network sees, and counts the classes.")
     add_config(parser)
-    parser.add_argument("--split", choices=("train", "val"), default="train", help="default: train, augmented")
+    parser.add_argument(
+        "--split", choices=("train", "val"), default="train", help="the split to show (default: train, with augmentation)"
+    )
     parser.add_argument("--count", type=positive, default=32, metavar="N", help="samples on the sheet (default: 32)")
-    parser.add_argument("-o", "--output", default="sheet.png", metavar="FILE.png", help="the sheet (default: sheet.png)")
-    parser.add_argument("--anchors", action="store_true", help="fit YOLOv3's and v5's anchors to the boxes")
+    parser.add_argument(
+        "-o", "--output", default="sheet.png", metavar="FILE.png", help="file of the sheet (default: sheet.png)"
+    )
+    parser.add_argument("--anchors", action="store_true", help="fit the anchors of YOLOv3 and v5 to the boxes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_intermixed_args(arguments)
     config, output = recipe(given.config), Path(given.output)

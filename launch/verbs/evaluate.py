@@ -11,7 +11,7 @@ from phalanx.launch.starting import start
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx evaluate", description="Metrics of a run's checkpoint on the validation split.")
+    parser = Parser(prog="phalanx evaluate", description="Computes the metrics of a run's checkpoint on the validation split.")
     parser.add_argument("run", metavar="RUN", help="the run directory")
     add_config(parser)
     add_asked(parser)

@@ -11,10 +11,10 @@ from phalanx.slurm import logs
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx logs", description="What went wrong first, then the last lines of a rank.")
+    parser = Parser(prog="phalanx logs", description="Shows the first failure, then the last lines of a rank.")
     parser.add_argument("run", metavar="RUN", help="the run directory")
-    parser.add_argument("--rank", type=int, metavar="N", help="whose lines (default: the failed rank's, else rank 0's)")
-    parser.add_argument("--lines", type=positive, default=20, metavar="N", help="how many lines (default: 20)")
+    parser.add_argument("--rank", type=int, metavar="N", help="the rank whose lines are shown (default: the failed one, or 0)")
+    parser.add_argument("--lines", type=positive, default=20, metavar="N", help="number of lines (default: 20)")
     parser.add_argument("--json", action="store_true", help="print the failures as JSON, the first one first")
     given = parser.parse_args(arguments)
     run = RunDirectory(Path(given.run))

@@ -11,9 +11,9 @@ from phalanx.models.spec import ModelSpec
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx models", description="The networks that model.name can name; of one, all that is known.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="a network")
-    parser.add_argument("--kind", metavar="KIND", help=f"networks of one kind: {', '.join(_kinds())}")
+    parser = Parser(prog="phalanx models", description="Lists the networks that model.name can name, or describes one.")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the network to describe")
+    parser.add_argument("--kind", metavar="KIND", help=f"list only networks of one kind: {', '.join(_kinds())}")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of objects")
     given = parser.parse_args(arguments)
     if given.name is not None:

@@ -12,17 +12,19 @@ from phalanx.launch.arguments import Parser, add_which
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx predict", description="What a run's network sees in images: JSON, and pictures.")
+    parser = Parser(prog="phalanx predict", description="Runs a network on images; writes JSON and pictures.")
     parser.add_argument("run", metavar="RUN", help="the run directory")
     parser.add_argument(
         "images",
         nargs="+",
         metavar="IMAGES | evaluate.key=value",
-        help="files, folders, patterns such as 'photos/*.jpg'; and keys that say how the network is asked",
+        help="files, folders, patterns such as 'photos/*.jpg'; and keys of test-time augmentation",
     )
     parser.add_argument("-o", "--output", metavar="DIR", help="folder for predictions.json and the pictures")
     add_which(parser)
-    parser.add_argument("--probabilities", action="store_true", help="segmentation: write those of every class of every pixel")
+    parser.add_argument(
+        "--probabilities", action="store_true", help="segmentation: write the probability of every class at every pixel"
+    )
     parser.add_argument("--json", action="store_true", help="print predictions.json too")
     given = parser.parse_intermixed_args(arguments)
     if given.output is None:

@@ -19,19 +19,19 @@ from phalanx.train.setup.checks import check
 
 def main(arguments: Sequence[str]) -> int:
     with signals_blocked():
-        parser = Parser(prog="phalanx resume", description="Goes on with a run, on whatever hardware there is.")
+        parser = Parser(prog="phalanx resume", description="Resumes a run, on whatever hardware there is.")
         parser.add_argument("run", metavar="RUN", help="the run directory")
         add_config(parser)
         add_nproc(parser)
         add_stop(parser)
         parser.add_argument(
-            "--fork", metavar="NAME", help="go on as a new run beside RUN, which stays as it is; any key may change"
+            "--fork", metavar="NAME", help="continue as a new run beside RUN, which stays as it is; any key may change"
         )
         parser.add_argument(
-            "--step", type=int, metavar="N", help="fork this step's checkpoint (default: the newest that is whole)"
+            "--step", type=int, metavar="N", help="fork the checkpoint of this step (default: the newest intact one)"
         )
-        parser.add_argument("--no-start", action="store_true", help="make the fork, and start nothing")
-        parser.add_argument("--submit", action="store_true", help="go on as a job of SLURM's (--local: in the background here)")
+        parser.add_argument("--no-start", action="store_true", help="make the fork, but start nothing")
+        parser.add_argument("--submit", action="store_true", help="resume as a SLURM job (--local: in the background here)")
         add_submit(parser)
         given = parser.parse_intermixed_args(arguments)
         stop = [] if given.stop_at is None else ["--stop-at", str(given.stop_at)]
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             return _fork(given, stop)
         if given.step is not None or given.no_start:
             option = "--no-start" if given.no_start else "--step"
-            raise UserError(f"{option} goes with --fork NAME. A run goes on from its newest checkpoint that is whole.")
+            raise UserError(f"{option} goes with --fork NAME. A run resumes from its newest intact checkpoint.")
         config = resumed(given.run, given.config)
         if given.submit:
             _refuse_beside_submit(given)

@@ -11,7 +11,7 @@ from phalanx.slurm.status import status
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx status", description="Where a run stands: its job, its step, its last checkpoint.")
+    parser = Parser(prog="phalanx status", description="Shows the state of a run: its job, its step, its last checkpoint.")
     parser.add_argument("run", metavar="RUN", help="the run directory")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(arguments)

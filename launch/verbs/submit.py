@@ -15,7 +15,7 @@ from phalanx.train.setup.checks import check
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="phalanx submit", description="Checks a recipe, and puts it into SLURM's queue.")
+    parser = Parser(prog="phalanx submit", description="Checks a recipe and submits it to SLURM.")
     add_config(parser)
     add_submit(parser)
     given = parser.parse_intermixed_args(arguments)
@@ -23,9 +23,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry-run", action="store_true", help="print the batch script, and queue nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the batch script, but submit nothing")
     parser.add_argument("--local", action="store_true", help="run in the background on this machine, without SLURM")
-    parser.add_argument("--json", action="store_true", help="print run directory and job as JSON")
+    parser.add_argument("--json", action="store_true", help="print the run directory and the job as JSON")
 
 
 def hand_over(config: RunConfig, given: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from phalanx.launch.starting import start
 
 def main(arguments: Sequence[str]) -> int:
     with signals_blocked():
-        parser = Parser(prog="phalanx train", description="Trains a recipe, or goes on with the run of that name.")
+        parser = Parser(prog="phalanx train", description="Trains a recipe, or resumes the run of that name.")
         add_config(parser)
         add_nproc(parser)
         add_stop(parser)

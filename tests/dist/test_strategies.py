@@ -17,6 +17,7 @@ from benchmarks.support.resuming import resume
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
+from phalanx.configs.strategies import STRATEGIES as TABLE
 from phalanx.data.loading.loader import EvaluationLoader, Samples
 from phalanx.data.open import open_split
 from phalanx.data.transforms.pipeline import pipeline
@@ -27,7 +28,7 @@ from phalanx.dist.microbatches.randomness import key, seed_everything
 from phalanx.train.evaluation.evaluate import evaluate
 from tests.support.running import DIGITS
 
-STRATEGIES = ["ddp", "fsdp", "hsdp", "zero1", "zero2", "zero3"]
+STRATEGIES = [name for name, spec in TABLE.items() if not spec.one_rank]
 
 
 def config(strategy: str, *overrides: str, global_batch: int = 32) -> RunConfig:

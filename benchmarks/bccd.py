@@ -102,7 +102,7 @@ def pictures(name: str) -> tuple[str, str]:
 
 
 _HEAD = [
-    "| network | steps | seconds | peak MB a rank | best step | AP50 on test | AP | AP75 | {classes} |",
+    "| network | steps | seconds | peak MB per rank | best step | AP50 on test | AP | AP75 | {classes} |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | {lines} |",
 ]
 

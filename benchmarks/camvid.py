@@ -228,7 +228,7 @@ def _tells(override: str) -> bool:
 
 
 _HEAD = [
-    "| run | variant | pixels | steps | seconds | peak MB a rank | mIoU | × majority |",
+    "| run | variant | pixels | steps | seconds | peak MB per rank | mIoU | × majority |",
     "| --- | --- | --- | --- | --- | --- | --- | --- |",
 ]
 

@@ -217,7 +217,7 @@ def _summary(found: Mapping[Pair, Mapping[str, Any]]) -> list[str]:
         f"Two steps later, the largest difference from the run that saved, and from plain torch on one process: "
         f"{worst['fp64', 'unbroken']:.0e} and {worst['fp64', 'by_hand']:.0e} in float64, "
         f"{worst['fp32', 'unbroken']:.0e} and {worst['fp32', 'by_hand']:.0e} in float32. The same strategy on as many ranks "
-        f"goes on to the last bit in {sum(f['same_bits'] for f in alike)} of {len(alike)} pairs, exact sums on any number of "
+        f"continues to the last bit in {sum(f['same_bits'] for f in alike)} of {len(alike)} pairs, exact sums on any number of "
         f"ranks in {sum(f['same_bits'] for f in exact)} of {len(exact)}.",
     ]
 
@@ -233,12 +233,12 @@ def markdown(found: Mapping[Pair, Mapping[str, Any]]) -> list[str]:
         "",
         "A small CNN with BatchNorm and a buffer of its own trains two steps, four micro-batches each, and saves; the reader's "
         "engine holds NaN before it reads. Compared are parameters, buffers, BatchNorm's statistics of every micro-batch and "
-        "the optimizer's state as whole tensors, put together from the ranges that all ranks hold. A cell is: pairs that hold, "
+        "the optimizer's state as full tensors, assembled from the ranges that all ranks hold. A cell is: pairs that hold, "
         "of how many there are (each number of ranks from 1 to 4 on either side; `single` has one rank), and "
         "max|a - b| / max|b|, worst tensor and pair, after two more steps. Pairs with ZeRO are in float32, all others in "
         "float64; `ddp exact` is `dist.reduce=exact`; `hsdp` has 1, 1, 3 and 2 ranks that share a copy. SGD's checkpoints are "
-        "written while training waits, a file a rank; AdamW's in the background while it goes on, in one file, as they are "
-        "small. Every pair by itself: `docs/results/checkpoint_matrix.jsonl`.",
+        "written while training waits, one file per rank; AdamW's in the background while it continues, in one file, because "
+        "they are small. Every single pair is in `docs/results/checkpoint_matrix.jsonl`.",
     ]
     for optimizer, words in (("sgd", "SGD with momentum"), ("adamw", "AdamW")):
         if any(pair.optimizer == optimizer for pair in found):

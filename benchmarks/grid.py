@@ -1,4 +1,4 @@
-"""Every network under every way of sharing it: a grid.
+"""Every network under every strategy: a grid.
 
     python benchmarks/grid.py [--networks resnet18 vgg11 ...] [--output docs/grid.md] [--results FILE.jsonl]
 
@@ -196,14 +196,14 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
 
     held = sum(figures["ok"] for figures in found.values())
     return [
-        "# The grid: every network under every way of sharing it",
+        "# The grid: every network under every strategy",
         "",
         made_by("python benchmarks/grid.py", "torchvision", "deepspeed", "accelerate"),
         "",
         f"**{held} of {len(found)} cells hold.** On two ranks each network trains three steps of eight images of 64 x 64 "
         "pixels (96 x 96 for Inception v3, 56 x 56 for ViT-H/14) and saves; `yes` says that both ranks have the same finite "
-        "weights one step later, and that a run which reads the checkpoint makes that step to the last bit. `exact` is DDP "
-        "with `dist.reduce=exact`: the same bits after three steps on 1, 2 and 3 ranks. Every cell by itself: "
+        "weights one step later, and that a run which reads the checkpoint takes that step to the last bit. `exact` is DDP "
+        "with `dist.reduce=exact`: the same bits after three steps on 1, 2 and 3 ranks. Every single cell is in "
         "`docs/results/grid.jsonl`.",
         *([f"**{left} cells of other networks have not been run yet.**"] if left else []),
         "",
@@ -222,8 +222,8 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
         *(
             [
                 "",
-                "Networks for detection, with boxes, and masks where they tell any. An image of the first step has no objects, "
-                "and in the second no image of the last rank has any. Those that look at proposals learn 32 an image. "
+                "Networks for detection, with boxes, and masks if the network predicts them. An image of the first step has no "
+                "objects, and in the second no image of the last rank has any. Networks with proposals sample 32 per image. "
                 f"{', '.join(sorted(SMALL_BACKBONE))} on a ResNet-18; YOLO networks from mosaics. `one process`: within 1e-6, "
                 f"for YOLO 1e-8; at most it was {largest(objects):.0e}.",
                 "",

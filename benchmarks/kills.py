@@ -154,22 +154,22 @@ def markdown(lines: Sequence[Line]) -> list[str]:
     return [
         made_by("python benchmarks/kills.py"),
         "",
-        f"**{found['kills']} kills, {found['ok']} as they must be**: the newest whole checkpoint was never older than the last "
-        "save that had finished, and nothing was broken under its final name. "
-        f"**{found['runs_equal_to_the_unbroken']} of {found['runs']} runs** came to their end as the unbroken run: every "
+        f"**{found['kills']} kills, {found['ok']} as they must be**: the newest intact checkpoint was never older than the "
+        "last finished save, and nothing was broken under its final name. "
+        f"**{found['runs_equal_to_the_unbroken']} of {found['runs']} runs** ended equal to the unbroken run: every "
         "tensor and scalar of the last checkpoint to the last bit, the same samples in every step of the ledger, none lost or "
         f"repeated, the same metrics. {found['before_the_first_step']} kills fell before the first step of their attempt "
         f"({_stages(lines)}), {found['in_an_evaluation']} into an evaluation; {found['during_a_save']} fell into a save and "
         f"left an unfinished folder under its temporary name, {found['during_a_removal']} into the removal of an older "
         "checkpoint; in "
-        f"{found['newer_than_the_last_told']} a checkpoint was whole before the run had told of it. Where one of two ranks was "
+        f"{found['newer_than_the_last_told']} a checkpoint was complete before the run reported it. Where one of two ranks was "
         f"killed ({found['survivors']} times), the other ended by itself within {found['survivors_longest_s']:.1f} s, and "
         "nothing was left running.",
         "",
-        "A ResNet-18 on digits, 90 MB a checkpoint, saves after each of its 40 steps, keeps two, and is evaluated every five. "
-        "It is killed ten times, and started again each time. A kill spares what "
-        "the operating system has taken to write: that files and folders are fsynced before a checkpoint gets its name is not "
-        "what this shows. Every kill by itself: `docs/results/kills.jsonl`.",
+        "A ResNet-18 on digits, 90 MB per checkpoint, saves after each of its 40 steps, keeps two, and is evaluated every "
+        "five. It is killed ten times, and started again each time. A kill spares "
+        "writes that the operating system has already accepted, so this does not show that files and folders are fsynced "
+        "before a checkpoint gets its name. Every single kill is in `docs/results/kills.jsonl`.",
         "",
         "| checkpoints written | kills | as they must be | before the first step | in an evaluation | in a save | in a removal "
         "| runs as the unbroken |",

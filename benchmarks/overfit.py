@@ -127,11 +127,11 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
     left = [name for name in networks() if name not in found]
     return [
-        "# Eight images by heart",
+        "# Overfitting eight images",
         "",
         made_by("python benchmarks/overfit.py", "torchvision"),
         "",
-        f"**{held} of {len(found)} networks do it**: with the papers' own backbones, Adam, no augmentation and no dropout, the "
+        f"**{held} of {len(found)} networks do**: with the papers' own backbones, Adam, no augmentation and no dropout, the "
         "loss of eight images of `shapes` falls below 5 % of what it was at the first step. Scores of stride 32 and 16 that "
         "are upsampled bilinearly cannot describe images of 64 pixels, so those networks see larger ones (figures are in the "
         "command's docstring).",

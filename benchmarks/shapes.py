@@ -99,7 +99,10 @@ def draw(recipe: str, work: Path, shown: Path) -> None:
     sheets.save(sheets.sheet([truth, found]), shown / f"{recipe}.jpg", 1)
 
 
-_HEAD = ["| recipe | network | steps | seconds | peak MB a rank | measured | |", "| --- | --- | --- | --- | --- | --- | --- |"]
+_HEAD = [
+    "| recipe | network | steps | seconds | peak MB per rank | measured | |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
+]
 
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> list[str]:

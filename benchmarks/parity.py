@@ -164,9 +164,9 @@ def _markdown(found: dict[Cell, dict[str, Any]]) -> str:
             "plain torch on one process (`benchmarks/parity_cases.py`). A figure is max|a - b| / max|b| of a tensor, the "
             "worst over all tensors and all numbers of ranks and micro-batches of its row, after 1, 5 and 20 steps. Gradients "
             "are the optimizer's moments, which after the first step of SGD are exactly the gradient. The loss has two parts "
-            "with different weights, and ignores labels unevenly. ZeRO runs in float32, where rounding grows from step to step, "
-            "and DDP beside it as a yardstick; everything else in float64. `hsdp` replicates across ranks, on 4 in pairs. "
-            "Every single cell is in `docs/results/parity.jsonl`.",
+            "with different weights, and ignores labels unevenly. ZeRO runs in float32, where rounding grows from step to "
+            "step, and DDP beside it as a yardstick; everything else in float64. `hsdp` replicates across ranks, on 4 in "
+            "pairs. Every single cell is in `docs/results/parity.jsonl`.",
             "",
             "## SGD with momentum",
             "",

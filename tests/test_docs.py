@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from phalanx.configs.schema import keys
 from phalanx.configs.strategies import STRATEGIES
 from phalanx.data.open import DATASETS
 from phalanx.launch.verbs import VERBS
@@ -67,6 +68,27 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = page.parent / name if name else page
         assert target.exists(), f"{page.name} links to {link}"
         assert not anchor or anchor in anchors(target), f"{page.name} links to {link}, a heading that is not there"
+
+
+SEARCHED = ("gradient accumulation", "early stopping", "test-time augmentation", "fine-tuning", "mixed precision", "multi-node")
+OURS_ALONE = (
+    "by heart",
+    "asking in other ways",
+    "ending early",
+    "goes on with",
+    "weights of others",
+    "newest whole",
+    "is whole",
+)
+
+
+def test_headings_have_the_words_that_people_search_for() -> None:
+    texts = {page: page.read_text().lower() for page in [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]}
+    headings = [line for text in texts.values() for line in text.splitlines() if line.startswith("#")]
+    assert not [word for word in SEARCHED if not any(word in heading for heading in headings)]
+    helps = "\n".join([*(verb.meaning for verb in VERBS.values()), *(key.meaning for key in keys())]).lower()
+    for page, text in {**texts, "--help": helps}.items():
+        assert not [word for word in OURS_ALONE if word in text.replace("\n", " ")], page
 
 
 def test_every_page_is_in_the_index_and_the_readme_names_that() -> None:

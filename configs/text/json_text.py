@@ -28,6 +28,18 @@ class _Fault(Exception):
     pass
 
 
+class KeyTwice(ValueError):
+    """A key stands twice in an object, of which a parser would take the last without a word.
+
+    Attributes:
+        key: as a sentence shows it.
+    """
+
+    def __init__(self, key: str):
+        self.key = repr(brief(key))
+        super().__init__(f"the key {self.key} stands twice")
+
+
 def parse_json(text: str, path: str) -> Any:
     """The value of a JSON text.
 
@@ -36,12 +48,14 @@ def parse_json(text: str, path: str) -> Any:
     """
     try:
         value = json.loads(
-            text, object_pairs_hook=_unique, parse_int=_whole, parse_float=_finite, parse_constant=_refuse_constant
+            text, object_pairs_hook=each_key_once, parse_int=_whole, parse_float=_finite, parse_constant=_refuse_constant
         )
         _check(value, 0)
     except json.JSONDecodeError as error:
         said = f"this is not JSON: {line_of(text, error.lineno)}: {explain(error)}."
         raise Problem(Origin(path, error.lineno), said) from None
+    except KeyTwice as fault:
+        raise Problem(Origin(path), f"{fault}. Keep one of them.") from None
     except _Fault as fault:
         raise Problem(Origin(path), str(fault)) from None
     except RecursionError:
@@ -67,13 +81,16 @@ def _check(value: Any, depth: int) -> None:
         _check(below, depth + 1)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, refused where a key stands twice, as DeepSpeed refuses it."""
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise _Fault(f"the key {brief(key)!r} stands twice. Keep one of them.")
-        found[key] = value
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, for `json.loads(object_pairs_hook=...)`.
+
+    Raises:
+        KeyTwice: where a key stands twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise KeyTwice(next(key for key in found if keys.count(key) > 1))
     return found
 
 

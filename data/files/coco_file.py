@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from phalanx.configs.errors import UserError
-from phalanx.configs.text.json_text import explain
+from phalanx.configs.text.json_text import KeyTwice, each_key_once, explain
 from phalanx.data.files.text_file import decoded, read_bytes, shown
 from phalanx.data.files.values import flag, key, name, number, whole
 
@@ -38,12 +38,13 @@ class Annotation(NamedTuple):
     """An object. Its ids are keys of `Content.images` and `Content.categories`, which may lack them.
 
     Attributes:
+        called: what it is called in sentences: by its id, or where it has none by its place in the list, from 0.
         box: left, top, width, height.
         area: NaN where it is not told.
         outline: `segmentation` as it was written, not checked.
     """
 
-    id: int | str
+    called: str
     image: int | str
     category: int | str
     box: tuple[float, float, float, float]
@@ -73,12 +74,15 @@ class Content:
         seen: set[int | str] = set()
         for place, row in enumerate(self._annotations):
             entry = _Entry(self.path, "annotations", place, row)
-            own, _ = entry.id()
-            if own in seen:
-                _refuse_twice(self.path, "annotation", own)
-            seen.add(own)
+            called = f"annotation at place {place}"
+            if entry.row.get("id") is not None:  # nothing needs the ids of objects, and some tools write none
+                own, _ = entry.id()
+                if own in seen:
+                    _refuse_twice(self.path, "annotation", own)
+                seen.add(own)
+                called = f"annotation {shown(own)}"
             yield Annotation(
-                own,
+                called,
                 entry.read("image_id", key, "an id"),
                 entry.read("category_id", key, "an id"),
                 entry.box(),
@@ -185,13 +189,15 @@ def read_coco(path: Path) -> Content:
 def _json(path: Path) -> Any:
     text = decoded(read_bytes(path), str(path))
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=each_key_once)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         around = shown(text[max(0, error.pos - _AROUND) : error.pos + _AROUND])
         raise UserError(f"{path}: this is not JSON: {place}, in {around}: {explain(error)}. {_REMEDY}") from None
     except RecursionError:
         raise UserError(f"{path}: this JSON is nested too deeply. {_REMEDY}") from None
+    except KeyTwice as fault:
+        raise UserError(f"{path}: in one of its objects {fault}, and one of the two would be lost. Keep one of them.") from None
     except ValueError:  # Python's bound on the digits of a whole number
         raise UserError(f"{path}: this JSON has a number of thousands of digits. {_REMEDY}") from None
 

@@ -9,16 +9,18 @@ split, below `data.root`: `annotations/instances_SPLIT.json` and images in `SPLI
 import json
 import os
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.coco_file import Content, ListedImage, read_coco
-from phalanx.data.files.same_name import as_stored
+from phalanx.data.files.same_name import as_stored, differ_in_case
 from phalanx.data.files.split_names import spellings
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import shown
+from phalanx.data.files.values import name as readable_name
 from phalanx.data.formats import coco_masks
 from phalanx.data.formats.detected import DetectedImages
 from phalanx.data.formats.objects import Faults, Found, fault_of
@@ -47,7 +49,7 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
     with_masks = bool(config.options.get("masks", False))
     faults, found = Faults(config.on_error == "skip"), Found(areas=[], outlines=[] if with_masks else None)
     for annotation in content.annotations():
-        where = f"{path}: annotation {shown(annotation.id)}"
+        where = f"{path}: {annotation.called}"
         image = images.get(annotation.image)
         if image is None:
             faults.add(where, f"there is no image {shown(annotation.image)}", "are of images that are not listed", "Correct it")
@@ -80,7 +82,12 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
         tuple(category.name for category in content.categories.values()),
         found.arrays(len(images)),
         numpy.array([(image.height, image.width) for image in images.values()], numpy.int32).reshape(-1, 2),
-        (*faults.notes(len(content)), *notes, *_named_alike(path, content)),
+        (
+            *faults.notes(len(content)),
+            *notes,
+            *_named_alike(path, content),
+            *differ_in_case(str(path), [one.name for one in content.categories.values()]),
+        ),
         ([image.id for image in images.values()], [category.id for category in content.categories.values()]),
         f"{path}: its {len(content)} annotations of {len(images)} images",
     )
@@ -129,6 +136,8 @@ def _file_name(path: Path, root: Path, folder: Path, image: ListedImage) -> str:
     name = as_stored(folder, name)
     if "/" in name and not (folder / name).exists() and (root / as_stored(root, name)).exists():
         name = os.path.relpath(root / as_stored(root, name), folder)
+    if "%" in name and not (folder / name).exists():
+        name = _without_percent(folder, name)
     allowed = tuple(os.path.join(os.path.abspath(place), "") for place in (root, folder))
     if ".." in name and not os.path.abspath(folder / name).startswith(allowed):
         raise UserError(
@@ -136,6 +145,13 @@ def _file_name(path: Path, root: Path, folder: Path, image: ListedImage) -> str:
             f"Write it relative to {folder}, or set data.root to a folder above."
         )
     return name
+
+
+def _without_percent(folder: Path, name: str) -> str:
+    """A name as in an address, with `%20` for a blank, as it lies in the folder; as it is where nothing lies there."""
+    meant = unquote(name)
+    found = as_stored(folder, meant) if readable_name(meant) is not None else name
+    return found if (folder / found).is_file() else name
 
 
 def _check_options(config: DataConfig) -> None:

@@ -116,8 +116,9 @@ def fault_of(told: Any, height: int, width: int) -> str | None:
         return f"its segmentation is neither polygons nor run lengths{of}"
     counts, (height, width) = told["counts"], told["size"]
     runs = _runs(counts) if isinstance(counts, str) else counts
-    fits = isinstance(runs, list) and all(type(run) is int and run >= 0 for run in runs) and sum(runs) == height * width
-    return None if fits else "its run lengths are not those of the image"
+    if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
+        return "its run lengths are not those of the image"
+    return None if any(runs[1::2]) else "its run lengths hold no pixel"
 
 
 def _is_size(size: Any, height: int, width: int) -> bool:

@@ -7,6 +7,7 @@ sorted (by number, if all are numbers), or the lines of `ROOT/classes.txt`, by n
 import csv
 import io
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.class_names import read_class_names
-from phalanx.data.files.same_name import as_stored
+from phalanx.data.files.same_name import as_stored, composed, differ_in_case, one_spelling
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import read_text, shown
 from phalanx.data.files.values import has_control
@@ -78,6 +79,10 @@ def read_list(path: Path) -> Lines:
         UserError: where it is missing, empty, or no such file, naming the line.
     """
     if not path.is_file():
+        text = path.with_suffix(".txt")
+        if path.suffix == ".csv" and text.is_file():
+            remedy = f"If its lines are path,label, set data.train_split and data.val_split to names such as {text.name}"
+            raise UserError(f"{path}: there is no such file, but {text.name} lies beside it. {remedy}.")
         raise UserError(f"{path}: there is no such file. Set data.train_split and data.val_split to the lists in data.root.")
     stat = path.stat()
     return _read(path, stat.st_mtime_ns, stat.st_size)
@@ -97,7 +102,8 @@ def _read(path: Path, changed: int, size: int) -> Lines:
     if not numbers:
         raise UserError(f"{path}: the list has no samples, only a title. Add lines of path and label, parted by a comma.")
     lines = numpy.fromiter(map(numbers.__getitem__, labels[title:]), numpy.int32, len(labels) - title)
-    repeated = len(paths) - len(set(paths))
+    hashes = numpy.sort(numpy.fromiter(map(hash, paths), numpy.int64, len(paths)))  # a third of a set's time
+    repeated = len(paths) - len(set(paths)) if (hashes[1:] == hashes[:-1]).any() else 0
     return Lines(path, rows[title:], names.after(title), tuple(label.decode() for label in numbers), lines, repeated)
 
 
@@ -178,12 +184,13 @@ def open_split(config: DataConfig, split: str) -> LabelledImages | MultiLabelIma
     training, lines = (read_list(list_file(config, name)) for name in (config.train_split, split))
     several = any(_SEPARATOR in word for word in training.words)
     named = read_class_names(root)
-    classes = named or _sorted({label for word in training.words for label in _labels(word, several)})
+    classes = named or _sorted(one_spelling(label for word in training.words for label in _labels(word, several)))
     if odd := next((name for name in classes if has_control(name)), None):
         raise UserError(f"{training.file}: the label {shown(odd)} has a control character. Write it without.")
-    numbers = {name: number for number, name in enumerate(classes)}
+    numbers = {composed(name): number for number, name in enumerate(classes)}
     if named:
         numbers = {str(number): number for number in range(len(classes))} | numbers
+    notes = differ_in_case(str(training.file), classes)
     meant = [
         [_number(label, lines, word, numbers, named, training) for label in _labels(word, several)] for word in lines.words
     ]
@@ -194,9 +201,9 @@ def open_split(config: DataConfig, split: str) -> LabelledImages | MultiLabelIma
         places = numpy.arange(ends[-1]) - numpy.repeat(ends[:-1] - starts, counts)
         labels = numpy.array([label for own in meant for label in own], numpy.int64)[places]
         looked = f"{lines.file}: its {len(lines.numbers)} lines"
-        return MultiLabelImages(config, root, lines.names, classes, labels, ends, looked)
+        return MultiLabelImages(config, root, lines.names, classes, labels, ends, looked, notes)
     targets = numpy.array([own[0] for own in meant], numpy.int64)[lines.numbers]
-    return LabelledImages(config, root, lines.names, classes, targets, _contradictions(lines))
+    return LabelledImages(config, root, lines.names, classes, targets, (*notes, *_contradictions(lines)))
 
 
 def _contradictions(lines: Lines) -> tuple[str, ...]:
@@ -222,7 +229,7 @@ def _labels(word: str, several: bool) -> list[str]:
     return [label for part in word.split(_SEPARATOR) if (label := part.strip())]
 
 
-def _sorted(names: set[str]) -> tuple[str, ...]:
+def _sorted(names: Collection[str]) -> tuple[str, ...]:
     if all(name.isascii() and name.isdigit() for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
@@ -231,8 +238,8 @@ def _sorted(names: set[str]) -> tuple[str, ...]:
 def _number(
     label: str, lines: Lines, word: str, numbers: dict[str, int], named: tuple[str, ...] | None, training: Lines
 ) -> int:
-    if label in numbers and label:
-        return numbers[label]
+    if label and (number := numbers.get(composed(label))) is not None:
+        return number
     if not label:
         raise UserError(f"{lines.where(word)} has no label. Add it, or remove the line.")
     if named:

@@ -92,6 +92,7 @@ class MultiLabelImages(ImageFiles):
         labels: int32, those of all samples, one after another.
         ends: int64 `[samples + 1]`: sample `i` has the labels from `ends[i]` to `ends[i + 1]`.
         looked: where labels were looked for, for messages.
+        notes: sentences about what is odd.
     """
 
     kind = "multilabel"
@@ -105,9 +106,10 @@ class MultiLabelImages(ImageFiles):
         labels: NDArray[numpy.int64],
         ends: NDArray[numpy.int64],
         looked: str,
+        notes: tuple[str, ...] = (),
     ):
         super().__init__(config, folder, names, classes)
-        self._labels, self._ends, self.looked = labels, ends, looked
+        self._labels, self._ends, self.looked, self.notes = labels, ends, looked, notes
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         target = torch.zeros(len(self.classes))

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from phalanx.configs.errors import UserError
 from phalanx.data.files.string_array import StringArray
 
+_SPACING = 2.0**-22  # twice the relative distance of neighbours in float32
+_TINY = 2.0**-126  # the smallest that float32 has in full
 _BEYOND = 1.0  # pixels that a box may reach beyond the image: annotations are rounded
 
 
@@ -133,14 +135,22 @@ def fault_of(box: Sequence[float], width: float, height: float) -> tuple[str, st
     shown = f"the box {', '.join(f'{value:g}' for value in box)} (left, top, right, bottom)"
     if not all(math.isfinite(value) for value in box):
         return f"{shown} has a number that is none", "have boxes with numbers that are none"
+    without_area = "have boxes without area"
     if right < left or bottom < top:
         return f"{shown} has a negative side", "have boxes with negative sides"
     if right == left or bottom == top:
-        return f"{shown} has no area", "have boxes without area"
+        return f"{shown} has no area", without_area
+    rounded = f"{shown} has no area once its numbers have the 24 bits of float32", without_area
     if not (width and height):
-        return None
+        return rounded if _vanishes(left, right) or _vanishes(top, bottom) else None
     beyond = _BEYOND if max(width, height) > 1 else _BEYOND / 100
     inside = left < width and top < height and right > 0 and bottom > 0
     if not inside or left < -beyond or top < -beyond or right > width + beyond or bottom > height + beyond:
         return f"{shown} reaches out of the image, which is {width:g} x {height:g}", "reach out of their images"
-    return None
+    within = max(left, 0.0), min(right, width), max(top, 0.0), min(bottom, height)
+    return rounded if _vanishes(*within[:2]) or _vanishes(*within[2:]) else None
+
+
+def _vanishes(low: float, high: float) -> bool:
+    """Whether a side has no length in float32."""
+    return high - low <= max(abs(low) * _SPACING, abs(high) * _SPACING, _TINY)

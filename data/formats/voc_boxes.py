@@ -16,6 +16,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.by_stem import ByStem
 from phalanx.data.files.class_names import read_class_names
+from phalanx.data.files.same_name import differ_in_case
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import shown
 from phalanx.data.files.values import flag, number, whole
@@ -62,7 +63,12 @@ def open_boxes(config: DataConfig, root: Path, split: str) -> DetectedImages:
                 faults.add(where, *fault, _REMEDY)
                 continue
             found.add(image, box, labels[name], _difficult(where, part))
-    notes = (*faults.notes(total), *sizes.notes(), *listed_again(lists(root, split), stems))
+    notes = (
+        *differ_in_case(str(root / "Annotations"), classes),
+        *faults.notes(total),
+        *sizes.notes(),
+        *listed_again(lists(root, split), stems),
+    )
     told = numpy.array(sizes.found, numpy.int32).reshape(-1, 2)
     looked = f"{root / 'Annotations'}: the {len(stems)} annotations that {lists(root, split)} lists"
     return DetectedImages(config, root, StringArray.of(names), classes, found.arrays(len(stems)), told, notes, looked=looked)

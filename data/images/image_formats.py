@@ -33,6 +33,11 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MOST_TEXT, _MOST_TEXTS = 64 << 20, 128 << 20
 
 
+# Where Pillow keeps what it has read from chunks that are no texts; a text of such a name would take their place.
+_OWN_FACTS = ("exif", "xmp", "transparency", "icc_profile", "gamma", "srgb", "chromaticity", "dpi", "aspect")
+_EXIF = (b"Exif\0\0", b"II*\0", b"MM\0*")
+
+
 class BrokenImage(ValueError):
     """A file that no decoder should see."""
 
@@ -124,6 +129,16 @@ def without_bound() -> Iterator[None]:
         yield
     finally:
         Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = before
+
+
+def forget_texts(image: Any) -> None:
+    """Takes texts of a PNG away that stand where Pillow looks for what it read itself, such as EXIF data and opacity."""
+    if image.format == "PNG":
+        image.load()  # they may stand after the pixels, for which Pillow would look in any case
+    for key in _OWN_FACTS:
+        value = image.info.get(key)
+        if isinstance(value, str) or (key == "exif" and value is not None and not value.startswith(_EXIF)):
+            del image.info[key]
 
 
 @cache

@@ -4,7 +4,7 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-from phalanx.data.images.image_formats import known_formats, without_bound
+from phalanx.data.images.image_formats import forget_texts, known_formats, without_bound
 
 # EXIF 2.3, 4.6.4: what is stored lies on its side.
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
@@ -33,6 +33,7 @@ def read_header(path: Path) -> Header | None:
         with warnings.catch_warnings(), without_bound():  # nothing is decoded here
             warnings.simplefilter("ignore")
             with Image.open(path, formats=known_formats()) as image:
+                forget_texts(image)
                 return Header(image.height, image.width, image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE)
     except Exception:  # a broken file makes Pillow raise all there is; whoever decodes it says what is wrong
         return None

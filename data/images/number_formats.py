@@ -8,9 +8,11 @@ from typing import Any, Literal
 import numpy
 from numpy.typing import NDArray
 
-from phalanx.data.images.image_formats import is_deep_colour
+from phalanx.data.images.image_formats import forget_texts, is_deep_colour
 
 _SUBFILE, _BITS, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 254, 258, 259, 262, 284, 339  # tags of TIFF 6.0
+_SAMPLES, _EXTRA = 277, 338
+_COLOURS = {0: 1, 1: 1, 3: 1, 5: 4}  # samples of a colour, by photometric interpretation: grey, palette, CMYK; of others 3
 _WHITE_IS_ZERO, _SIGNED, _JPEG_IN_TIFF, _REDUCED_OR_MASK = 0, 2, (6, 7), 5
 _MOST = 0xFFFF
 _AS_THEY_ARE = ("L", "LA", "RGB", "RGBA")
@@ -29,8 +31,7 @@ def pixels_of(image: Any, mode: Literal["grey", "rgb", "rgba"]) -> NDArray[Any]:
     Raises:
         NoMeaning: for numbers that are none of these.
     """
-    from PIL import ImageOps
-
+    _refuse_bands(image, mode)
     deep = _deep_colours(image)
     if deep is not None:
         return deep
@@ -38,7 +39,7 @@ def pixels_of(image: Any, mode: Literal["grey", "rgb", "rgba"]) -> NDArray[Any]:
     _refuse_signed(image)
     if image.mode == "LAB":
         raise NoMeaning("the colours of this image are LAB, which are not converted")
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I"):
         values = _whole_numbers(image, "pixel values", unsigned)
         values = _MOST - values if inverted and image.mode != "I" else values
@@ -64,9 +65,8 @@ def classes_of(image: Any, content: bytes) -> NDArray[Any]:
     Raises:
         NoMeaning: where pixels have no such number, or compression has changed it.
     """
-    from PIL import ImageOps
-
     _refuse_lossy(image, content)
+    _refuse_bands(image, "rgba")
     _refuse_signed(image)
     if is_deep_colour(content) or (_tag(image, _BITS, 0) == 16 and image.mode in ("RGB", "RGBA", "CMYK")):
         raise NoMeaning("a mask has one number a pixel, its class, but this image has several channels of 16 bits")
@@ -74,7 +74,7 @@ def classes_of(image: Any, content: bytes) -> NDArray[Any]:
         kind = "TIFF" if image.format == "TIFF" else "PBM"
         raise NoMeaning(f"this {kind} says that white is zero, so that its numbers may be meant as they are or inverted")
     _refuse_pages(image)
-    upright = ImageOps.exif_transpose(image)  # as the image that it belongs to is read
+    upright = _upright(image)  # as the image that it belongs to is read
     depth, most, unsigned = _grey_depth(image, content), _portable_most(content), _is_unsigned(image)
     if upright.mode in ("P", "1"):
         return numpy.array(upright).astype(numpy.uint8, copy=False)
@@ -99,7 +99,7 @@ def _deep_colours(image: Any) -> NDArray[numpy.uint16] | None:
 
     Shape: [H, W, 3 or 4]; None where the image has no such colours.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     arguments = image.tile[0][3] if image.tile else None
     raw = arguments[0] if isinstance(arguments, tuple) else arguments
@@ -116,7 +116,7 @@ def _deep_colours(image: Any) -> NDArray[numpy.uint16] | None:
     lower_first.tile = [
         tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other) for tile in lower_first.tile
     ]
-    upper, lower = (numpy.array(ImageOps.exif_transpose(half)).astype(numpy.uint16) for half in (image, lower_first))
+    upper, lower = (numpy.array(_upright(half)).astype(numpy.uint16) for half in (image, lower_first))
     return numpy.bitwise_or(upper << numpy.uint16(8), lower)
 
 
@@ -126,6 +126,23 @@ def _portable_colours(content: bytes, size: tuple[int, int], most: int) -> NDArr
         return None
     values = numpy.frombuffer(content, ">u2", size[0] * size[1] * 3, header.end()).reshape(size[1], size[0], 3)
     return numpy.rint(values * (_MOST / most)).astype(numpy.uint16)
+
+
+def _upright(image: Any) -> Any:
+    """The image as its EXIF data turns it."""
+    from PIL import ImageOps
+
+    forget_texts(image)
+    return ImageOps.exif_transpose(image)
+
+
+def _refuse_bands(image: Any, mode: str) -> None:
+    """More bands than colours and opacity, of which Pillow would drop the last ones, or take a fourth for no opacity."""
+    samples, colours = _tag(image, _SAMPLES, 1), _COLOURS.get(_tag(image, _PHOTOMETRIC, 1), 3)
+    if samples > colours + 1:
+        raise NoMeaning(f"this TIFF has {samples} bands, of which {colours} can be its colours and one its opacity")
+    if samples == colours + 1 and mode == "rgba" and _EXTRA in getattr(image, "tag_v2", {}) and not _tag(image, _EXTRA, 0):
+        raise NoMeaning(f"this TIFF has {samples} bands and does not say that the last is its opacity")
 
 
 def _tag(image: Any, number: int, default: int) -> int:

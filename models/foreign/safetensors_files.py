@@ -7,6 +7,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
+from phalanx.configs.text.json_text import KeyTwice, each_key_once
 from phalanx.models.foreign.source import BadWeights
 
 INDEX = "model.safetensors.index.json"
@@ -47,7 +48,9 @@ def open_index(index: Path) -> SafetensorsFiles:
         BadWeights: where the index names a file that is not there, or a tensor that no file has.
     """
     try:
-        where = dict(json.loads(index.read_text())["weight_map"])
+        where = dict(json.loads(index.read_text(), object_pairs_hook=each_key_once)["weight_map"])
+    except KeyTwice as fault:
+        raise BadWeights(f"{index}: {fault}. Keep the one whose file has the tensor, or copy the file again.") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BadWeights(f"{index}: this is no index of safetensors files: JSON with a 'weight_map'. Write it again.") from None
     names = sorted({str(file) for file in where.values()})

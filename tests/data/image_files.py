@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -30,9 +31,13 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 def tiff(
     width: int, height: int, data: bytes, bits: int, sample_format: int = 1, photometric: int = 1, samples: int = 1,
-    order: str = "<", deflated: bool = False, premultiplied: bool = False, planes: bool = False,
+    order: str = "<", deflated: bool = False, premultiplied: bool = False, planes: bool = False, extra: Sequence[int] = (),
 ) -> bytes:  # fmt: skip
-    """A TIFF of one strip (TIFF 6.0, section 2); with `planes` it says that each colour lies in a plane of its own."""
+    """A TIFF of one strip (TIFF 6.0, section 2); with `planes` it says that each colour lies in a plane of its own.
+
+    Args:
+        extra: what up to two samples beside the colours are (ExtraSamples).
+    """
     data = zlib.compress(data) if deflated else data
     after = 8 + 2 + 12 * (10 + planes) + 4  # header, tags and where the next ones are: none
     depth = (258, "H", [bits]) if samples == 1 else (258, "I", [after if samples > 2 else bits << 16 | bits])
@@ -40,12 +45,13 @@ def tiff(
         *((256, "I", [width]), (257, "I", [height]), depth, (259, "H", [8 if deflated else 1]), (262, "H", [photometric])),
         *((273, "I", [after + 2 * samples]), (277, "H", [samples]), (278, "I", [height]), (279, "I", [len(data)])),
         *([(284, "H", [2])] if planes else []),
-        (338, "H", [1]) if premultiplied else (339, "H", [sample_format]),
+        (338, "H", extra or [1]) if extra or premultiplied else (339, "H", [sample_format]),
     ]
     content = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(tags))
-    for number, kind, (value,) in tags:
-        of, count = (3, samples) if number == 258 else ({"H": 3, "I": 4}[kind], 1)
-        content += struct.pack(order + "HHI", number, of, count) + struct.pack(order + kind, value).ljust(4, b"\0")
+    for number, kind, values in tags:
+        of, count = (3, samples) if number == 258 else ({"H": 3, "I": 4}[kind], len(values))
+        content += struct.pack(order + "HHI", number, of, count)
+        content += struct.pack(f"{order}{len(values)}{kind}", *values).ljust(4, b"\0")
     return content + bytes(4) + struct.pack(order + f"{samples}H", *[bits] * samples) + data
 
 

@@ -235,6 +235,8 @@ LEFT_OUT: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
     "outside": (_with_box([20, 4, 10, 20]), r"annotation 11 of 7\.png: the box 20, 4, 30, 24 .* reaches .* which is 24 x 48"),
     "beside": (_with_box([24, 4, 1, 20]), r"annotation 11 of 7\.png: the box 24, 4, 25, 24 .* reaches .* which is 24 x 48"),
     "no area": (_with_box([2, 4, 0, 20]), r"annotation 11 of 7\.png: the box 2, 4, 2, 24 .* has no area"),
+    "no area in float32": (_with_box([20.000001, 4, 1e-7, 20]), r"annotation 11 of 7\.png: the box .* no area once"),
+    "rounded inside": (_with_box([24 - 1e-9, 4, 0.5, 20]), r"annotation 11 of 7\.png: the box .* no area once"),
     "negative": (_with_box([2, 4, -3, 20]), r"annotation 11 of 7\.png: the box 2, 4, -1, 24 .* has a negative side"),
     "NaN": (_with_box([2, float("nan"), 3, 20]), r"annotation 11 of 7\.png: the box 2, nan, 5, nan .* that is none"),
     "category": (
@@ -251,6 +253,8 @@ LEFT_OUT: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
     "VOC outside": (lambda root: _voc(root, **{"7": _object("dog", 3, 5, 40, 24)}), r"7\.xml: object 1: the box 2, 4, 40, 24"),
     "VOC no area": (lambda root: _voc(root, **{"7": _object("dog", 3, 5, 2, 24)}), r"7\.xml: object 1: the box .* has no area"),
     "YOLO class": (lambda root: _yolo(root, "2 0.5 0.5 0.1 0.1\n"), r"9\.txt: line 1: class 2, but there are 2, from 0"),
+    "YOLO no area": (lambda root: _yolo(root, "1 0.9 0.5 1e-50 0.1\n"), r"9\.txt: line 1: the box .* has no area"),
+    "YOLO rounded": (lambda root: _yolo(root, "1 0.9 0.5 1e-9 0.1\n"), r"9\.txt: line 1: the box .* has no area once"),
     "YOLO outside": (lambda root: _yolo(root, "1 0.9 0.5 0.5 0.1\n"), r"9\.txt: line 1: the box .* reaches out of the image"),
 }  # fmt: skip
 

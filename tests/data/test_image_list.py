@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import time
+import unicodedata
 from itertools import pairwise
 from pathlib import Path
 
@@ -107,6 +108,32 @@ def test_a_label_that_the_training_list_lacks_is_told(pictures: Path) -> None:
         open_split(config("list", pictures), "val")
     with pytest.raises(UserError, match=r"test\.csv: there is no such file"):
         open_split(config("list", pictures, val_split="test"), "val")
+
+
+def test_labels_whose_accents_are_stored_in_two_ways_are_one_class_and_those_of_another_case_are_told(pictures: Path) -> None:
+    one, two = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    write(pictures / "train.csv", f"images/a.png,{two}", f"images/b.png,{one}", "images/c.png,dog")
+    write(pictures / "val.csv", f"images/d.png,{two}")
+    training, validation = (open_split(config("list", pictures), split) for split in ("train", "val"))
+    assert training.classes == validation.classes == (one, "dog") and not dataset_info.notes(training)
+    assert dataset_info.labels(training).tolist() == [0, 0, 1] and dataset_info.labels(validation).tolist() == [0]
+    write(pictures / "train.csv", f"images/a.png,{two}", "images/c.png,dog")
+    assert open_split(config("list", pictures), "train").classes == (two, "dog")  # as runs of before know it
+    write(pictures / "classes.txt", "dog", one)
+    assert dataset_info.labels(open_split(config("list", pictures), "train")).tolist() == [1, 0]
+    (pictures / "classes.txt").unlink()
+    for lines in (("a.png,Dog", "b.png,dog", "c.png,cat"), ("a.png,Dog;cat", "b.png,dog")):
+        write(pictures / "train.csv", *lines)
+        dataset = open_split(config("list", pictures), "train")
+        assert len(dataset.classes) == 3
+        assert "train.csv: the classes 'Dog' and 'dog' are learnt as two" in dataset_info.notes(dataset)[0]
+
+
+def test_a_list_named_as_text_is_told(pictures: Path) -> None:
+    write(pictures / "train.txt", "images/a.png,dog", "images/b.png,cat")
+    with pytest.raises(UserError, match=r"train\.csv: there is no such file, but train\.txt lies beside it.* train\.txt\.$"):
+        open_split(config("list", pictures), "train")
+    assert len(open_split(config("list", pictures, train_split="train.txt"), "train")) == 2
 
 
 def _private_mb() -> float:

@@ -47,6 +47,9 @@ BOUNDED: dict[str, tuple[Any, str]] = {
     "an endless number": ({"size": [48, 24], "counts": "o" * 2_000_000}, r"its run lengths are not those of the image"),
     "garbage": ({"size": [48, 24], "counts": "\x00\x01 ~\x7f"}, r"its run lengths are not those of the image"),
     "half a surrogate": ({"size": [48, 24], "counts": "\ud800"}, r"its run lengths are not those of the image"),
+    "no pixel": ({"size": [48, 24], "counts": [1152]}, r"its run lengths hold no pixel"),
+    "no pixel in text": ({"size": [48, 24], "counts": "PT1"}, r"its run lengths hold no pixel"),
+    "runs of none": ({"size": [48, 24], "counts": [1000, 0, 152]}, r"its run lengths hold no pixel"),
     "bytes of Python": ({"size": [48, 24], "counts": "b'PT1'"}, r"its run lengths are not those of the image"),
 }  # fmt: skip
 

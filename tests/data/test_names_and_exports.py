@@ -15,6 +15,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data import dataset_info
 from phalanx.data.images.decoding import read_image, read_mask
+from phalanx.data.images.image_header import read_header
 from phalanx.data.open import open_split
 from tests.data.annotations import coco, images, voc, voc_object, voc_xml, yolo
 from tests.data.image_files import chunk, encoded, png
@@ -254,6 +255,19 @@ def test_a_png_with_megabytes_of_text_or_of_a_profile_is_read(tmp_path: Path, ki
     (tmp_path / "a.png").write_bytes(png(2, 2, 8, 0, bytes(4), chunk(kind, b"bomb\0\0" + zlib.compress(bytes(80 << 20)))))
     with pytest.raises(UserError, match="this PNG cannot be decoded"):
         read_image(str(tmp_path / "a.png"), "grey")
+
+
+@pytest.mark.parametrize("name", [b"xmp", b"exif", b"transparency", b"icc_profile", b"gamma", b"dpi"])
+def test_a_text_of_a_png_may_have_any_name(tmp_path: Path, name: bytes) -> None:
+    for file in ("before", "after"):
+        content, text = png(2, 2, 8, 0, bytes([1, 2, 3, 4])), chunk(b"tEXt", name + b"\0tiff:Orientation=6")
+        place = 33 if file == "before" else len(content) - 12  # after the header, or before the end
+        (tmp_path / file).write_bytes(content[:place] + text + content[place:])
+        for mode in ("grey", "rgba"):
+            assert read_image(str(tmp_path / file), mode)[0].flatten().tolist() == [1, 2, 3, 4]  # type: ignore[arg-type]
+        assert read_mask(str(tmp_path / file)).flatten().tolist() == [1, 2, 3, 4]
+        header = read_header(tmp_path / file)
+        assert header is not None and header.upright == (2, 2)
 
 
 def test_mnist_is_read_as_torchvision_and_kaggle_lay_it_out(tmp_path: Path) -> None:

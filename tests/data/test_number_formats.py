@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from phalanx.configs.errors import UserError
 from phalanx.data.bad_sample import Unreadable
 from phalanx.data.images.decoding import read_image, read_mask
 from tests.data.image_files import chunk, encoded, png, tiff
@@ -160,3 +161,27 @@ def test_a_mask_that_holds_itself_again_in_smaller_sizes_is_one_mask(tmp_path: P
     overview.encoderinfo = {"tiffinfo": {254: 1}}
     (tmp_path / "a.tif").write_bytes(grey("TIFF", save_all=True, append_images=[overview]))
     assert numpy.array_equal(read_mask(str(tmp_path / "a.tif")).numpy(), NUMBERS)
+
+
+BANDS = bytes(range(1, 25))  # of 2 x 2 pixels, up to 6 a pixel
+
+
+@pytest.mark.parametrize(("photometric", "samples", "extra"), [(2, 5, [0, 0]), (2, 5, [2, 0]), (5, 6, [0, 0])])
+def test_more_bands_than_colours_and_opacity_are_refused_by_their_number(
+    tmp_path: Path, photometric: int, samples: int, extra: list[int]
+) -> None:
+    file = tmp_path / "satellite.tif"
+    file.write_bytes(tiff(2, 2, BANDS[: 4 * samples], 8, photometric=photometric, samples=samples, extra=extra))
+    for read in (lambda: read_image(str(file), "rgb"), lambda: read_mask(str(file))):
+        with pytest.raises(UserError, match=rf"satellite\.tif: this TIFF has {samples} bands, of which"):
+            read()
+
+
+def test_a_fourth_band_is_opacity_only_where_the_file_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "infrared.tif"
+    file.write_bytes(tiff(2, 2, BANDS[:16], 8, photometric=2, samples=4, extra=[0]))
+    assert read_image(str(file), "rgb")[:, 0, 0].tolist() == [1, 2, 3]
+    with pytest.raises(UserError, match=r"this TIFF has 4 bands and does not say that the last is its opacity"):
+        read_image(str(file), "rgba")
+    file.write_bytes(tiff(2, 2, BANDS[:16], 8, photometric=2, samples=4, extra=[2]))
+    assert read_image(str(file), "rgba")[:, 0, 0].tolist() == [1, 2, 3, 4]

@@ -10,7 +10,7 @@ from phalanx.configs.errors import UserError
 from phalanx.data import dataset_info
 from phalanx.data.files import values
 from phalanx.data.open import open_split
-from tests.data.annotations import coco, coco_text, voc, voc_object, voc_xml, yolo
+from tests.data.annotations import COCO, coco, coco_text, voc, voc_object, voc_xml, yolo
 
 
 def test_a_value_is_kept_or_converted_where_it_has_one_meaning_or_none() -> None:
@@ -37,9 +37,11 @@ MEANT: dict[str, list[tuple[str, int, str, Any]]] = {
     "ids with a point": [("annotations", 0, "image_id", 7.0), ("categories", 1, "id", 3.0), ("annotations", 0, "id", 11.0)],
     "a large category": [("categories", 1, "id", 2**40), ("annotations", 0, "category_id", 2**40)],
     "a category of text": [("categories", 1, "id", "0-cat"), ("annotations", 0, "category_id", "0-cat")],
+    "no id of an object": [("annotations", 0, "id", None)],
     "crowd as false": [("annotations", 0, "iscrowd", False)],
     "crowd as text": [("annotations", 0, "iscrowd", "0")],
     "crowd as null": [("annotations", 0, "iscrowd", None)],
+    "a path as in an address": [("images", 1, "file_name", "%37.png")],
     "area as text": [("annotations", 0, "area", "150.5")],
     "a path of Windows": [("images", 1, "file_name", ".\\7.png")],
 }  # fmt: skip
@@ -54,6 +56,20 @@ def test_a_value_of_coco_that_is_nearly_right_is_read_as_it_is_meant(tmp_path: P
     assert sample["area"].tolist() == [150.5, 64] and sample["crowd"].tolist() == [False, False]
     sizes = dataset_info.sizes(data)
     assert sizes is not None and [48, 24] in sizes.tolist()
+
+
+def test_objects_need_no_ids_and_are_then_named_by_their_places(tmp_path: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name != "id"} for row in COCO["annotations"]]
+    assert dataset_info.class_counts(open_split(coco(tmp_path / "a", annotations=rows), "train")) == [1, 1]
+    rows[2]["bbox"] = [90, 90, 5, 5]
+    with pytest.raises(UserError, match=r"instances_train\.json: annotation at place 2 of 7\.png: the box"):
+        open_split(coco(tmp_path / "b", annotations=rows), "train")
+
+
+def test_a_name_as_in_an_address_stays_in_its_folder(tmp_path: Path) -> None:
+    for told in ("%2e%2e/%2e%2e/etc/passwd", "%00.png", "7%.png", "%37%"):
+        data = open_split(coco(tmp_path / str(len(told)), ("images", 1, "file_name", told)), "train")
+        assert dataset_info.path(data, 1).endswith(f"/{told}")
 
 
 def test_ids_are_written_into_results_as_the_file_has_them(tmp_path: Path) -> None:
@@ -117,6 +133,8 @@ def test_a_value_of_coco_that_means_nothing_is_refused_by_id_and_key(tmp_path: P
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "its list 'images' is empty"),
         ('{"images": [[]], "annotations": [], "categories": [1]}', r"entry 0 of 'images' is \[\] instead of a dictionary"),
         ('{"images": [null], "annotations": [], "categories": [1]}', r"entry 0 of 'images' is None instead of a dictionary"),
+        ('{"images": [], "annotations": [], "images": []}', r"in one of its objects the key 'images' stands twice, and one"),
+        ('{"images": [{"id": 1, "id": 2}]}', r"the key 'id' stands twice.* Keep one of them"),
         ('"text"', "it holds 'text', not a dictionary"),
         ('{"images": [1,]}', r"not JSON: line 1, column 1"),
     ],

@@ -25,6 +25,7 @@ class Dataset(Protocol):
         sizes: int32 `[samples, 2]`, height and width of each image, where they are known without reading it (detection).
         path(i): the file of a sample, for messages.
         sample_names(): the name of each sample, in their order, by which a resume knows whether they are still the same.
+        fingerprints(): uint64 `[samples]`, of the labels or objects of each, by which a resume notices edits.
         has_masks: whether samples have `masks` (detection).
         image_id(i), category_ids: ids of images and classes in files of others, for results in COCO's format (detection).
         ignored: the number, in masks, of pixels that count for nothing, where that is not `data.ignore_index`.

@@ -91,6 +91,11 @@ def sample_names(dataset: Dataset) -> StringArray | None:
     return found if found is None or isinstance(found, StringArray) else StringArray.of(found)
 
 
+def fingerprints(dataset: Dataset) -> NDArray[numpy.uint64] | None:
+    """A number for the labels or objects of each sample, `[samples]`; None where that is not told without reading its files."""
+    return dataset.fingerprints() if hasattr(dataset, "fingerprints") else None
+
+
 def image_id(dataset: Dataset, index: int) -> int | str:
     """The dataset's own id of an image, or its number where it has none."""
     return dataset.image_id(index) if hasattr(dataset, "image_id") else index
@@ -148,6 +153,9 @@ class DatasetView:
 
     def sample_names(self) -> StringArray | None:
         return sample_names(self.dataset)
+
+    def fingerprints(self) -> NDArray[numpy.uint64] | None:
+        return fingerprints(self.dataset)
 
     def image_id(self, index: int) -> int | str:
         return image_id(self.dataset, index)

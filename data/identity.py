@@ -1,11 +1,11 @@
-"""Whether a split still holds the same samples: by their number, and digests of their names and classes, not of contents."""
+"""Whether a split still holds the same samples: by their number, and digests of names, classes and objects, not of images."""
 
 import hashlib
 from dataclasses import dataclass
 
 import numpy
 
-from phalanx.data import dataset_info
+from phalanx.data import dataset_info, fingerprints
 from phalanx.data.dataset import Dataset
 
 
@@ -17,11 +17,14 @@ class Identity:
         samples: their number.
         names: digest of their names; None where the dataset has none.
         labels: digest of the class of each; None where the dataset does not tell, or a sample has not one class.
+        annotations: digest of the labels of each, where it may have several, or of its objects; None where the dataset does not
+            tell, and in what runs of before have recorded.
     """
 
     samples: int
     names: str | None = None
     labels: str | None = None
+    annotations: str | None = None
 
     def difference(self, now: "Identity") -> str | None:
         """What is no longer as it was, in words; None for nothing, as far as both tell."""
@@ -31,14 +34,18 @@ class Identity:
             return f"as many samples as before, {now.samples:,}, but with other names or in another order"
         if None not in (self.labels, now.labels) and now.labels != self.labels:
             return f"the same {now.samples:,} samples, but some are of another class"
+        if None not in (self.annotations, now.annotations) and now.annotations != self.annotations:
+            return f"the same {now.samples:,} samples, but some have other labels, boxes or masks"
         return None
 
 
 def identity(dataset: Dataset) -> Identity:
     """Of a split as it is read now."""
     names, labels = dataset_info.sample_names(dataset), dataset_info.labels(dataset)
+    annotations = dataset_info.fingerprints(dataset)
     return Identity(
         len(dataset),
         None if names is None else names.digest(),
         None if labels is None else hashlib.blake2b(numpy.asarray(labels).astype("<i8").tobytes(), digest_size=16).hexdigest(),
+        None if annotations is None else fingerprints.digest(annotations),
     )

@@ -68,6 +68,10 @@ class Subset(dataset_info.DatasetView):
         known = dataset_info.sample_names(self.dataset)
         return None if known is None else known.taken(self.indices)
 
+    def fingerprints(self) -> NDArray[numpy.uint64] | None:
+        known = dataset_info.fingerprints(self.dataset)
+        return None if known is None else known[self.indices]
+
     def image_id(self, index: int) -> int | str:
         return dataset_info.image_id(self.dataset, int(self.indices[index]))
 

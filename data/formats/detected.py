@@ -12,6 +12,7 @@ from torch import Tensor
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
+from phalanx.data import fingerprints
 from phalanx.data.bad_sample import BadSample, bad
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.formats.labelled import ImageFiles
@@ -143,6 +144,12 @@ class DetectedImages(ImageFiles):
     def class_counts(self) -> list[int]:
         """Boxes of each class."""
         return self._counts(slice(None)).tolist()
+
+    def fingerprints(self) -> NDArray[numpy.uint64]:
+        """A number for the objects of each image."""
+        own = self._objects
+        numbers = [*own.boxes.T, own.crowd, *([] if own.areas is None else [own.areas])]
+        return fingerprints.of_objects(self.classes, own.labels, own.ends, numbers, own.outlines)
 
     @property
     def never_learnt(self) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
+from phalanx.data import fingerprints
 from phalanx.data.dataset_info import default_statistics
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.images.modes import CHANNELS, Mode
@@ -122,6 +123,10 @@ class MultiLabelImages(ImageFiles):
     def counts_of(self, index: int) -> NDArray[numpy.int64]:
         """1 for each label of a sample, `[classes]`."""
         return numpy.bincount(self._own(index), minlength=len(self.classes))
+
+    def fingerprints(self) -> NDArray[numpy.uint64]:
+        """A number for the labels of each sample."""
+        return fingerprints.of_labels(self.classes, self._labels, self._ends)
 
     def class_counts(self) -> list[int]:
         return numpy.bincount(self._labels, minlength=len(self.classes)).tolist()

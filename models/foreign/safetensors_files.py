@@ -3,11 +3,11 @@
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 
-from phalanx.configs.text.json_text import KeyTwice, each_key_once
 from phalanx.models.foreign.source import BadWeights
 
 INDEX = "model.safetensors.index.json"
@@ -48,11 +48,11 @@ def open_index(index: Path) -> SafetensorsFiles:
         BadWeights: where the index names a file that is not there, or a tensor that no file has.
     """
     try:
-        where = dict(json.loads(index.read_text(), object_pairs_hook=each_key_once)["weight_map"])
-    except KeyTwice as fault:
-        raise BadWeights(f"{index}: {fault}. Keep the one whose file has the tensor, or copy the file again.") from None
+        where = dict(json.loads(index.read_text(), object_pairs_hook=_each_key_once)["weight_map"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise BadWeights(f"{index}: this is no index of safetensors files: JSON with a 'weight_map'. Write it again.") from None
+        raise BadWeights(
+            f"{index}: this is no index of safetensors files: JSON with a 'weight_map', each key once. Write it again."
+        ) from None
     names = sorted({str(file) for file in where.values()})
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():
@@ -62,3 +62,10 @@ def open_index(index: Path) -> SafetensorsFiles:
     if lost:
         raise BadWeights(f"{index}: no file has the tensor {lost[0]} that it names. Copy the whole folder again.")
     return source
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice, of which the last would count")
+    return found

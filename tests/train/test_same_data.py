@@ -201,6 +201,74 @@ def test_a_sample_of_another_class_is_noticed_in_a_list(tmp_path: Path) -> None:
         held(run, config)
 
 
+def labelled_several(root: Path) -> None:
+    for number in range(4):
+        save(picture(number), root / f"{number}.png")
+    for split in ("train", "val"):
+        (root / f"{split}.csv").write_text("0.png,ant;bee\n1.png,bee\n2.png,ant\n3.png,\n")
+
+
+def json_changed(**change: object) -> Write:
+    def changed(root: Path) -> None:
+        for split in ("train", "val"):
+            content = json.loads((root / f"instances_{split}.json").read_text())
+            content["annotations"][1] |= change
+            (root / f"instances_{split}.json").write_text(json.dumps(content))
+
+    return changed
+
+
+EDITED: list[tuple[str, Write, Write]] = [
+    ("list", labelled_several, lambda root: [rewritten(root / f"{s}.csv", "1.png,bee", "1.png,ant") for s in ("train", "val")]),
+    ("coco", lambda root: objects.coco(root, COUNTS), json_changed(bbox=[7, 3, 12, 21])),
+    ("coco", lambda root: objects.coco(root, COUNTS), json_changed(category_id=1)),
+    ("coco", lambda root: objects.coco(root, COUNTS), json_changed(iscrowd=1)),
+    ("coco masks", lambda root: objects.coco(root, COUNTS), json_changed(segmentation=[[7, 3, 19, 3, 19, 25]])),
+    ("voc", lambda root: objects.voc(root, COUNTS), lambda root: [
+        rewritten(root / f"Annotations/{split}0.xml", "<xmax>14</xmax>", "<xmax>15</xmax>") for split in ("train", "val")
+    ]),
+    ("yolo", lambda root: objects.yolo(root, COUNTS), lambda root: [
+        path.write_text("0 0.5 0.5 0.25 0.25\n" * 2) for path in sorted(root.rglob("*.txt")) if path.stem == "0"
+    ]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "write", "change"), EDITED)
+def test_edited_labels_boxes_and_masks_are_refused_or_told_but_not_to_runs_of_before(
+    tmp_path: Path, name: str, write: Write, change: Write
+) -> None:
+    write(tmp_path / "data")
+    name, *masked = name.split()
+    settings = ["data.options.masks=true"] if masked else []
+    config = configured(name, tmp_path / "data", *settings)
+    run = begun(config)
+    assert held(run, config) == []
+    change(tmp_path / "data")
+    with pytest.raises(UserError, match=r"same \d samples, but some have other labels, boxes or masks.*data\.changed=accept"):
+        held(run, config)
+    training, validation = held(run, configured(name, tmp_path / "data", "data.changed=accept", *settings))
+    assert "some have other labels, boxes or masks; data.changed=accept" in training and "metrics do not compare" in validation
+    content = json.loads(run.data.read_text())
+    for split in content["splits"].values():
+        del split["annotations"]
+    run.data.write_text(json.dumps(content))
+    assert held(run, config) == []
+
+
+def test_objects_in_another_order_and_categories_with_other_ids_are_no_edit(tmp_path: Path) -> None:
+    objects.coco(tmp_path / "data", COUNTS)
+    config = configured("coco", tmp_path / "data")
+    run = begun(config)
+    other_ids(tmp_path / "data", {1: 90, 2: 7})
+    path = tmp_path / "data/instances_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"].reverse()
+    path.write_text(json.dumps(content))
+    training = open_split(config.data, "train")
+    validation = by_name(open_split(config.data, "val"), training, "val")
+    assert held_for_training(run, config, training, validation) == []
+
+
 def test_another_validation_split_is_told_and_nothing_refused(tmp_path: Path) -> None:
     root = image_folder(image_folder(tmp_path / "data"), split="val")
     config = configured("image_folder", root)

@@ -25,6 +25,11 @@ def printable(message: str) -> str:
     return "\n".join(lines)
 
 
+def one_line(name: str) -> str:
+    """A file's name as a sentence shows it: its line breaks, which `printable` leaves between sentences, as escapes."""
+    return name.replace("\r", "\\r").replace("\n", "\\n")
+
+
 class Stopped(Exception):
     """This rank was asked to stop while it waited for others to start; there is nothing to lose yet."""
 

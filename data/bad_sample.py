@@ -1,6 +1,6 @@
 """Errors of single samples: each names its file, what is wrong with it, and what to do. No torch here."""
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import UserError, one_line
 
 
 class BadSample(UserError):
@@ -25,8 +25,10 @@ class Unreadable(BadSample):
 def unreadable(
     file: str, problem: str, remedy: str = "Replace it; data.on_error=skip passes over such files in training."
 ) -> Unreadable:
+    file = one_line(file)
     return Unreadable(f"{file}: {problem}. {remedy}", file, problem, remedy, "{count} of {total} samples cannot be read")
 
 
 def bad(file: str, problem: str, remedy: str, others: str) -> BadSample:
+    file = one_line(file)
     return BadSample(f"{file}: {problem}. {remedy}", file, problem, remedy, others)

@@ -10,6 +10,7 @@ from phalanx.data.files.text_file import decoded, lines, read_bytes, read_text, 
 from phalanx.data.images.image_formats import SUFFIXES
 
 _FLAG = re.compile(r"(.*\S)\s+(-1|0|1)", re.DOTALL)  # lists of one class say of each image whether it is there
+_TWO_PATHS = re.compile(r"(\S+\.[A-Za-z]{2,5})[\s,]+(\S+\.(?:xml|png|json|txt))", re.IGNORECASE)
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 _ENCODINGS = re.compile(
     r"utf-?8|(us-)?ascii|latin-?[0-9]|iso-?8859-[0-9]+|windows-[0-9]+|cp[0-9]+|gbk|gb2312|gb18030|big5|shift[_-]jis|"
@@ -50,6 +51,11 @@ def read_stems(listed: Path, there: Callable[[str], str | None]) -> list[str]:
             entry = entry.replace("\\", "/")
         if entry.startswith("/") or ".." in PurePosixPath(entry).parts:
             raise UserError(f"{listed}: line {number}: {shown(entry)} leads out of the dataset. Write the image's name alone.")
+        if (pair := _TWO_PATHS.fullmatch(entry)) and there(_meant(entry, there)) is None:
+            raise UserError(
+                f"{listed}: line {number} has two paths, {shown(pair[1])} and {shown(pair[2])}, as PaddlePaddle's lists have. "
+                "Write the image's name alone; images lie in JPEGImages, and annotations of the same names in Annotations."
+            )
         stems.append(_meant(entry, there))
     if not stems:
         raise UserError(f"{listed}: the list has no images. Write their names, a line each, without the suffix.")

@@ -16,6 +16,7 @@ from phalanx.configs.sections.data import DataConfig
 from phalanx.data import dataset_info
 from phalanx.data.images.decoding import read_image, read_mask
 from phalanx.data.images.image_header import read_header
+from phalanx.data.inspect.check import check_part
 from phalanx.data.open import open_split
 from tests.data.annotations import coco, images, voc, voc_object, voc_xml, yolo
 from tests.data.image_files import chunk, encoded, png
@@ -70,6 +71,46 @@ def test_keypoints_are_no_polygon(tmp_path: Path, shape: str, values: str) -> No
     (tmp_path / "data.yaml").write_text("names: [cat, dog]\nkpt_shape: 17\n")
     with pytest.raises(UserError, match=r"data\.yaml: kpt_shape is '17'\. Write the number of keypoints and 2 or 3"):
         open_split(told, "train")
+
+
+PAIRS, TRIPLES = "0.5 0.5 0.5 0.25 0.3 0.45 0.7 0.6", "0.5 0.5 0.5 0.25 0.3 0.45 2 0 0 0"
+
+
+@pytest.mark.parametrize("line", [PAIRS, f"{PAIRS} 0 0", TRIPLES, "0.5 0.5 0.5 0.25 0.3 0.45 1", "0.5 0.5 0.5 0.25 0.8 0.9 2"])
+def test_keypoints_without_kpt_shape_are_known_by_boxes_that_hold_them_and_said(tmp_path: Path, line: str) -> None:
+    told = yolo(tmp_path, f"1 {line}\n0 {line}\n")
+    data = open_split(told, "train")
+    assert data[2]["boxes"].tolist() == [[8, 12, 24, 20]] * 2
+    (said,) = dataset_info.notes(data)
+    assert f"its {len(line.split()) - 4} last numbers are taken for keypoints. If they are polygons" in said
+    images(tmp_path / "images/val", names=(1,))
+    (tmp_path / "labels/val").mkdir()
+    (tmp_path / "labels/val/1.txt").write_text(f"1 {line.rsplit(' ', 2)[0] if line == PAIRS else line}\n")
+    if line == PAIRS:  # one keypoint less: as training has it, or refused
+        with pytest.raises(UserError, match=r"1\.txt: line 1: a class and 6 numbers"):
+            open_split(told, "val")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [PAIRS, "0.1 0.1 0.2 0.1 0.2 0.2 0.1 0.2"],  # the second holds no point of its own
+        [PAIRS, "0.5 0.5 0.5 0.25 0.3 0.45"],  # of another length
+        [PAIRS, "0.5 0.5 0.5 0.25"],
+        ["0.8 0.8 0.9 0.8 0.9 0.9 0.8 0.9"],  # a box that would reach out of the image
+        ["0.5 0.5 0.5 0.25 0.3 0.45 0.6 0.5 0.6 0.55"],
+    ],
+)
+def test_lines_that_are_not_all_boxes_with_points_are_polygons(tmp_path: Path, lines: list[str]) -> None:
+    if len(lines) == 1 and len(lines[0].split()) == 10:
+        told = yolo(tmp_path, f"1 {lines[0]}\n", "names: [cat, dog]\nkpt_shape: [0, 2]\n")
+    else:
+        told = yolo(tmp_path, "".join(f"1 {line}\n" for line in lines))
+    data = open_split(told, "train")
+    values = [float(value) for value in lines[0].split()]
+    left, top, right, bottom = min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+    assert data[2]["boxes"][0].tolist() == pytest.approx([32 * side for side in (left, top, right, bottom)])
+    assert not dataset_info.notes(data)
 
 
 def _lists(root: Path, text: str, told: str = "train: train.txt") -> DataConfig:
@@ -140,6 +181,25 @@ def test_yolo_without_any_folder_of_labels_pixels_and_blanks_in_names_are_told(t
 @pytest.mark.parametrize("listed", ["JPEGImages\\7.png\n", "JPEGImages/7.png\n", ".\\7\n"])
 def test_a_list_of_voc_may_hold_paths(tmp_path: Path, listed: str) -> None:
     assert len(open_split(voc(tmp_path, voc_xml(), listed=listed), "train")) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["./JPEGImages/7.png ./Annotations/7.xml", "7.jpg\t7.xml", "JPEGImages/7.png,Annotations/7.xml"]
+)
+def test_a_list_of_voc_with_two_paths_a_line_is_refused_with_what_to_write(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UserError, match=r"train\.txt: line 2 has two paths, .*7\.xml'.* Write the image's name alone"):
+        open_split(voc(tmp_path, voc_xml(), listed=f"7\n{line}\n"), "train")
+
+
+def test_a_line_break_in_the_name_of_an_image_breaks_no_sentence(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "data", (2, 2))
+    (root / "train/class-0/a\nb.png").write_bytes(b"")
+    dataset = open_split(config("image_folder", root), "train")
+    with pytest.raises(UserError, match=r"class-0/a\\nb\.png: the file is empty\. Replace it") as caught:
+        [dataset[number] for number in range(len(dataset))]
+    assert "\n" not in str(caught.value)
+    (problem,) = check_part(dataset, config("image_folder", root, check="quick"), 0, 1, lambda: None)
+    assert "\n" not in problem.sentence(5)
 
 
 def test_voc_2007_lines_that_come_again_and_names_on_several_lines(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""The room for SLURM. For now a virtual cluster to try and to test on: `virtual_cluster/start.sh`."""
+"""Jobs on SLURM: submission, checks, requeueing, status and logs. `virtual_cluster/` starts a SLURM to test on."""

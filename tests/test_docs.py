@@ -17,6 +17,7 @@ from phalanx.data.open import DATASETS
 from phalanx.launch.verbs import VERBS
 from tests.support.running import FORGE, ROOT, clean_environment
 
+ROOMS = ("configs", "dist", "models", "data", "train", "launch", "slurm")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>bash|python)\n(?P<content>.*?)```", re.DOTALL)
 
@@ -89,6 +90,13 @@ def test_headings_have_the_words_that_people_search_for() -> None:
     helps = "\n".join([*(verb.meaning for verb in VERBS.values()), *(key.meaning for key in keys())]).lower()
     for page, text in {**texts, "--help": helps}.items():
         assert not [word for word in OURS_ALONE if word in text.replace("\n", " ")], page
+
+
+def test_the_map_shows_every_room_and_every_room_inside_one() -> None:
+    text = (ROOT / "docs/how_it_works.md").read_text()
+    folders = [f"{init.parent.relative_to(ROOT)}/" for room in ROOMS for init in (ROOT / room).rglob("__init__.py")]
+    missing = [folder for folder in folders if folder.count("/") <= 2 and f"`{folder}`" not in text]
+    assert not missing, f"docs/how_it_works.md lacks {', '.join(missing)}"
 
 
 def test_every_page_is_in_the_index_and_the_readme_names_that() -> None:

@@ -27,8 +27,12 @@ def blocks(page: Path) -> list[tuple[str, str, str]]:
     return [(m["mark"] or "", m["language"], m["content"]) for m in _BLOCK.finditer(page.read_text())]
 
 
+def is_run(mark: str, language: str) -> bool:
+    return language == "bash" and not mark.startswith("not run here")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if any(is_run(*b[:2]) for b in blocks(p))], ids=lambda p: p.name)
 def test_the_commands_of_a_page_run(page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     environment = clean_environment()
@@ -38,7 +42,7 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path, tmp_path_factory
     for mark, language, content in blocks(page):
         if mark.startswith("file: "):
             (tmp_path / mark.removeprefix("file: ")).write_text(content)
-        elif language == "bash" and not mark.startswith("not run here"):
+        elif is_run(mark, language):
             command = ["bash", "-euo", "pipefail", "-c", content]
             done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=170)
             assert done.returncode == 0, f"{content}\n{done.stdout}\n{done.stderr}"

@@ -1,5 +1,6 @@
 """Detectors on BCCD, photographs of blood cells, from scratch, on two CPU ranks, in minutes.
 
+    python benchmarks/bccd.py --smoke
     python benchmarks/bccd.py --root FOLDER [--only LABEL ...] [--work FOLDER] [--output docs/bccd.md]
                               [--results docs/results/bccd.jsonl]
 
@@ -7,25 +8,25 @@ FOLDER is in VOC's layout, with the splits train, val and test. Each run is a `p
 `configs/recipes/bccd_yolov8n.yaml`, with another network but for the first, on 2 ranks whose BatchNorm is synchronised. The
 checkpoint that is best on val (AP50) is evaluated once on test. Prints JSON, a line a run, and writes Markdown and the curves.
 It goes on where it was stopped: runs whose line is in the results file are not made again, and one that was cut short is
-resumed. Exit code 1 where a network has learnt nothing: an AP50 below 0.3.
+resumed. Exit code 1 where a network has learnt nothing: an AP50 below 0.3. `--smoke`: a step on a folder of that
+layout that it makes, nothing of it kept.
 """
 
 import argparse
 import json
 import shutil
-import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402 (the root is on the path now)
+from benchmarks.commands import Commands, Forks, Phalanx, file_name, lines, spent  # noqa: E402 (the root is on the path now)
 from benchmarks.curves import svg  # noqa: E402
 
 RECIPE = ROOT / "configs/recipes/bccd_yolov8n.yaml"
-PHALANX = [sys.executable, "-m", "phalanx.launch.main"]
 RANKS = 2
 SHOWN = 3  # images
 LEAST = 0.3
@@ -56,18 +57,22 @@ RUNS = [
         ],
     ),
 ]
+_TINY = [
+    *("data.image_size=[64, 64]", "data.augment.mosaic_epochs=1", "data.workers=0", "train.epochs=1", "train.eval_every=null"),
+    *("train.global_batch=4", "train.micro_batch=2", "schedule.warmup_steps=0", "schedule.warmup_momentum=null"),
+]
+SMALL_RUN = Run("yolov8n", _TINY)
 PICTURED = ("yolov8n", "faster_rcnn on a ResNet-18")
 
 
-def train(run: Run, root: Path, work: Path) -> dict[str, Any]:
+def train(run: Run, root: Path, work: Path, phalanx: Phalanx) -> dict[str, Any]:
     """The run, from its beginning or from where it was stopped; and the figures of its best checkpoint on test."""
     folder = work / file_name(run.label)
     before = spent(folder)
-    command = [*PHALANX, "train", str(RECIPE), str(ROOT / "configs/cluster/local.yaml"), *run.more, f"data.root={root}"]
-    took, peak = measured([*command, f"name={folder.name}", f"runs={work}", "--nproc", str(RANKS)])
+    arguments = [str(RECIPE), str(ROOT / "configs/cluster/local.yaml"), *run.more, f"data.root={root}"]
+    took, peak = phalanx.train([*arguments, f"name={folder.name}", f"runs={work}"], RANKS)
     logged = lines(folder / "metrics.jsonl")
-    asked = [*PHALANX, "evaluate", str(folder), "--best", "--split", "test", "--json"]
-    told = json.loads(subprocess.run(asked, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    told = json.loads(phalanx.run("evaluate", str(folder), "--best", "--split", "test", "--json"))
     begun, validated = logged[0]["time"], [line for line in logged if "val/ap50" in line]
     return {
         "steps": logged[-1]["step"],
@@ -83,7 +88,7 @@ def train(run: Run, root: Path, work: Path) -> dict[str, Any]:
     }
 
 
-def draw(folder: Path, root: Path, shown: Path) -> None:
+def draw(folder: Path, root: Path, shown: Path, phalanx: Phalanx) -> None:
     """Pictures of a run: precision over recall on test, and what it sees in the first images of that, side by side."""
     from PIL import Image
 
@@ -92,7 +97,9 @@ def draw(folder: Path, root: Path, shown: Path) -> None:
     curve, predictions = (shown / name for name in pictures(folder.name))
     shutil.copy(folder / "pictures/precision_recall.png", curve)
     names = (root / "ImageSets/Main/test.txt").read_text().split()[:SHOWN]
-    seen, told = sheets.predicted(folder, [root / f"JPEGImages/{name}.jpg" for name in names], "--best", "evaluate.shown=0.4")
+    seen, told = sheets.predicted(
+        phalanx, folder, [root / f"JPEGImages/{name}.jpg" for name in names], "--best", "evaluate.shown=0.4"
+    )
     sheets.save(sheets.sheet([[Image.open(seen / one["picture"]) for one in told]]), predictions, 2 / 3)
 
 
@@ -144,31 +151,47 @@ def markdown(found: Mapping[str, Mapping[str, Any]], curves: str) -> list[str]:
     ]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="BCCD in VOC's layout")
+    given_data = parser.add_mutually_exclusive_group(required=True)
+    given_data.add_argument("--root", type=Path, help="BCCD in VOC's layout")
+    given_data.add_argument("--smoke", action="store_true", help="a step on a folder that is made; nothing of it is kept")
     parser.add_argument("--only", nargs="+", metavar="LABEL", choices=[run.label for run in RUNS], help="some of the runs")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/bccd", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/bccd.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/bccd.jsonl")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
+    if given.smoke:
+        with tempfile.TemporaryDirectory(prefix="bccd-") as folder:
+            phalanx, here = Forks(), Path(folder)
+            from benchmarks.support.small_data import bccd
+
+            _measure([SMALL_RUN], bccd(here / "data"), here / "work", here / "page.md", here / "lines.jsonl", phalanx)
+        return 0
+    chosen = [run for run in RUNS if given.only is None or run.label in given.only]
+    found = _measure(chosen, given.root.resolve(), given.work.resolve(), given.output, given.results, Commands())
+    return 0 if all(figures["test"]["ap50"] >= LEAST for figures in found.values()) else 1
+
+
+def _measure(
+    runs: Sequence[Run], root: Path, work: Path, output: Path, results: Path, phalanx: Phalanx
+) -> dict[str, dict[str, Any]]:
+    """The runs, their lines, their curves and pictures, and their page."""
     from benchmarks.results import measure_all
 
-    root, work = given.root.resolve(), given.work.resolve()
-    runs = {run.label: run for run in RUNS}
-    chosen = [label for label in runs if given.only is None or label in given.only]
-    found = measure_all(given.results, chosen, lambda label: train(runs[label], root, work), "run")
-    found = {label: found[label] for label in runs if label in found}
-    shown = given.output.parent / "results"
+    by_label = {run.label: run for run in runs}
+    found = measure_all(results, list(by_label), lambda label: train(by_label[label], root, work, phalanx), "run")
+    found = {run.label: found[run.label] for run in RUNS if run.label in found}
+    shown = output.parent / "results"
     shown.mkdir(parents=True, exist_ok=True)
     curves = shown / "bccd.svg"
     series = {label: [(seconds / 60, value) for _, seconds, value in figures["val"]] for label, figures in found.items()}
     curves.write_text(svg(series, "AP50 on val", "minutes"))
     for folder in (work / file_name(label) for label in PICTURED):
         if folder.is_dir():
-            draw(folder, root, shown)
-    given.output.write_text("\n".join(markdown(found, curves.name)) + "\n")
-    return 0 if all(figures["test"]["ap50"] >= LEAST for figures in found.values()) else 1
+            draw(folder, root, shown, phalanx)
+    output.write_text("\n".join(markdown(found, curves.name)) + "\n")
+    return found
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every network for segmentation on CamVid, from scratch, on two CPU ranks, in minutes; and what exactness costs.
 
+    python benchmarks/camvid.py --smoke
     python benchmarks/camvid.py --root FOLDER [--only LABEL ...] [--seconds 600] [--others 240] [--long 2400]
                                 [--work FOLDER] [--output docs/camvid.md] [--results docs/results/camvid.jsonl]
 
@@ -11,7 +12,8 @@ one process (`camvid_by_hand.py`), in the same time each; and once in a longer t
 
 Prints JSON, a line a run, and writes Markdown and pictures. It goes on where it was stopped: runs whose line is in the results
 file are not made again, and one that was cut short is resumed. Exit code 1 where a network has less than twice the mIoU of
-predicting the most frequent class everywhere.
+predicting the most frequent class everywhere. `--smoke`: some steps on a folder of that layout that it makes, nothing of it
+kept.
 """
 
 import argparse
@@ -20,6 +22,7 @@ import json
 import shutil
 import statistics
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +30,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.camvid_pictures import NETWORKS_SEEN, PREDICTIONS, VOID, draw_networks, draw_predictions  # noqa: E402
-from benchmarks.commands import file_name, lines, measured, spent  # noqa: E402 (the root is on the path now)
+from benchmarks.commands import Commands, Forks, Phalanx, file_name, lines, spent  # noqa: E402 (the root is on the path now)
 
 RECIPE = ROOT / "configs/recipes/camvid_deeplabv3plus.yaml"
 RANKS = 2
@@ -97,6 +100,13 @@ def cases(seconds: float, others: float, longer: float) -> list[Case]:
     return found
 
 
+def small_cases() -> list[Case]:
+    """For `--smoke`: one network, by Phalanx and by hand, on images of 32 x 48 pixels, as long as the fewest steps take."""
+    narrow = ["model.backbone=null", "model.options={batch_norm: true, width: 4}"]
+    small = [*_overrides(Network("unet", "[32, 48]", narrow)), "data.workers=0"]
+    return [Case("unet", small, 0), Case(f"unet, {BY_HAND}", small, 0.5)]
+
+
 def _overrides(network: Network) -> list[str]:
     return [f"model.name={network.name}", f"data.image_size={network.size}", *network.more]
 
@@ -130,27 +140,33 @@ def majority(folder: Path, changes: Sequence[str] = ()) -> tuple[str, float]:
 
 
 class Bench:
-    """Makes the runs in a folder."""
+    """Makes the runs in a folder.
 
-    def __init__(self, folder: Path, work: Path):
-        self._folder, self._work = folder, work
+    Args:
+        folder: the data.
+        work: of the runs.
+        probe_steps: of the short run before each.
+    """
 
-    def steps_for(self, case: Case, probe_steps: int = 12) -> int:
+    def __init__(self, folder: Path, work: Path, phalanx: Phalanx, probe_steps: int = 12):
+        self.folder, self.work, self._phalanx, self._probe_steps = folder, work, phalanx, probe_steps
+
+    def steps_for(self, case: Case) -> int:
         """How many steps fit into the time, from a short run: start, evaluation and saving take what they take there."""
         name = f"{file_name(case.label)}-probe"
-        run = self._work / name
+        run = self.work / name
         shutil.rmtree(run, ignore_errors=True)
-        took, _ = self._train(case, name, probe_steps, ["train.log_every=1"])
+        took, _ = self._train(case, name, self._probe_steps, ["train.log_every=1"])
         # The first steps warm up; the last line waits for the evaluation.
         times = [line["time"] for line in lines(run / "metrics.jsonl")][2:-1]
         a_step = statistics.median(after - before for before, after in itertools.pairwise(times))
-        besides = took - probe_steps * a_step
+        besides = took - self._probe_steps * a_step
         shutil.rmtree(run)
         return max(1, int((case.seconds - besides) / a_step * _MARGIN))
 
     def train(self, case: Case, steps: int) -> Found:
         """The run, from its beginning or from where it was stopped: steps, seconds, mIoU, peak memory of a rank."""
-        run = self._work / file_name(case.label)
+        run = self.work / file_name(case.label)
         before = spent(run)
         took, peak = self._train(case, run.name, steps, [f"checkpoint.every_steps={max(1, steps // 4)}", "checkpoint.keep=1"])
         last = lines(run / "metrics.jsonl")[-1]
@@ -168,18 +184,16 @@ class Bench:
         """The plain loop, in a process with as many threads as there are ranks."""
         from phalanx.configs.load import load
 
-        config = load([str(RECIPE)], [*case.more, f"data.root={self._folder}", "name=by-hand"])
-        given, result = self._work / "by_hand.json", self._work / "by_hand_result.json"
+        config = load([str(RECIPE)], [*case.more, f"data.root={self.folder}", "name=by-hand"])
+        given, result = self.work / "by_hand.json", self.work / "by_hand_result.json"
         given.write_text(json.dumps(config.model_dump(mode="json")))
-        command = [sys.executable, str(ROOT / "benchmarks/camvid_by_hand.py"), str(given), str(case.seconds), str(result)]
-        _, peak = measured(command, OMP_NUM_THREADS=str(RANKS))
+        _, peak = self._phalanx.python("camvid_by_hand", [str(given), str(case.seconds), str(result)], threads=RANKS)
         found: dict[str, Any] = json.loads(result.read_text())
         return found | {"seconds": round(found["seconds"], 1), "peak_mb": peak, "resumed": False, "overrides": list(case.more)}
 
     def _train(self, case: Case, name: str, steps: int, more: Sequence[str]) -> tuple[float, int]:
-        command = [sys.executable, "-m", "phalanx.launch.main", "train", str(RECIPE), str(ROOT / "configs/cluster/local.yaml")]
-        command += [*case.more, *more, f"data.root={self._folder}", f"name={name}", f"runs={self._work}"]
-        return measured([*command, f"train.steps={steps}", "--nproc", str(RANKS)])
+        arguments = [str(RECIPE), str(ROOT / "configs/cluster/local.yaml"), *case.more, *more, f"data.root={self.folder}"]
+        return self._phalanx.train([*arguments, f"name={name}", f"runs={self.work}", f"train.steps={steps}"], RANKS)
 
 
 _MARGIN = 0.93  # the time is a limit, and there is other work on the machine
@@ -293,9 +307,11 @@ def _chosen(every: Sequence[Case], labels: Sequence[str] | None) -> Iterator[Cas
     yield from (case for case in every if labels is None or case.label in labels)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="CamVid in the layout of data.name=masks")
+    given_data = parser.add_mutually_exclusive_group(required=True)
+    given_data.add_argument("--root", type=Path, help="CamVid in the layout of data.name=masks")
+    given_data.add_argument("--smoke", action="store_true", help="some steps on a folder that is made; nothing of it is kept")
     parser.add_argument("--only", nargs="+", metavar="LABEL", help="some of the runs")
     parser.add_argument("--seconds", type=float, default=600, help="time of a run of DeepLabv3+")
     parser.add_argument("--others", type=float, default=240, help="time of another network")
@@ -303,23 +319,41 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "runs/camvid", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/camvid.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/camvid.jsonl")
-    given = parser.parse_args()
-    work = given.work.resolve()
-    folder = prepare(given.root, work)
-    frequent, base = majority(folder)
+    given = parser.parse_args(arguments)
+    if given.smoke:
+        with tempfile.TemporaryDirectory(prefix="camvid-") as folder:
+            phalanx, here = Forks(), Path(folder)
+            from benchmarks.support.small_data import camvid
+
+            work = here / "work"
+            bench = Bench(prepare(camvid(here / "data"), work), work, phalanx, probe_steps=5)
+            _measure(bench, small_cases(), here / "page.md", here / "lines.jsonl", phalanx)
+        return 0
+    work, started = given.work.resolve(), Commands()
     chosen = list(_chosen(cases(given.seconds, given.others, given.long), given.only))
-    found = _run(given.results, Bench(folder, work), chosen)
-    # Pictures of runs whose folders are elsewhere stay as they are.
-    shown = given.output.parent / "results"
+    bench = Bench(prepare(given.root, work), work, started)
+    found, base = _measure(bench, chosen, given.output, given.results, started)
+    return 0 if all(figures["miou"] >= 2 * base for figures in found.values()) else 1
+
+
+def _measure(
+    bench: Bench, chosen: Sequence[Case], output: Path, results: Path, phalanx: Phalanx
+) -> tuple[dict[str, Found], float]:
+    """The runs, their lines, their pictures and their page; the figures, and the mIoU of the most frequent class."""
+    folder, work = bench.folder, bench.work
+    frequent, base = majority(folder)
+    found = _run(results, bench, chosen)
+    shown = output.parent / "results"
     shown.mkdir(parents=True, exist_ok=True)
-    best = f"{COMPARED}, {LONG}" if f"{COMPARED}, {LONG}" in found else COMPARED
+    # Pictures of runs whose folders are elsewhere stay as they are.
+    best = next(run for run in (f"{COMPARED}, {LONG}", COMPARED, *found) if run in found)
     if (work / file_name(best)).is_dir():
-        draw_predictions(best, folder, work, shown)
+        draw_predictions(phalanx, best, folder, work, shown)
     networks = [label(network) for network in NETWORKS if (work / file_name(label(network))).is_dir()]
     if networks:
-        draw_networks(networks, folder, work, shown)
-    given.output.write_text("\n".join(markdown(found, frequent, base)) + "\n")
-    return 0 if all(figures["miou"] >= 2 * base for figures in found.values()) else 1
+        draw_networks(phalanx, networks, folder, work, shown)
+    output.write_text("\n".join(markdown(found, frequent, base)) + "\n")
+    return found, base
 
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 """The yardstick of `camvid.py`: the same network and data in a plain loop, as a user writes it, in one process.
 
+    python benchmarks/camvid_by_hand.py --smoke
     python benchmarks/camvid_by_hand.py CONFIG.json SECONDS RESULT.json
 
 The configuration is a run's, as Phalanx resolved it; network, sizes, batch, optimizer, schedule, augmentation and
 precision are read from it, and built here with nothing but torch and torchvision. The schedule follows the clock. Writes steps,
-seconds and mIoU.
+seconds and mIoU. `--smoke`: half a second on a folder that is made; prints what it would write.
 """
 
+import argparse
 import json
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # As long as reading the weights of a run, evaluating it and writing its figures take.
@@ -100,12 +106,12 @@ def train(config: dict[str, Any], root: Path, seconds: float) -> tuple[torch.nn.
         loss.backward()
         optimizer.step()
         if step % 20 == 0:
-            print(f"{step} steps, {share:.0%} of the time, loss {loss.item():.3f}", flush=True)
+            print(f"{step} steps, {share:.0%} of the time, loss {loss.item():.3f}", file=sys.stderr, flush=True)
     raise AssertionError("an endless loader has ended")
 
 
 def mean_iou(model: torch.nn.Module, config: dict[str, Any], root: Path) -> float:
-    """Over the classes, at the masks' own size."""
+    """Over the classes that there are, at the masks' own size."""
     size, classes = tuple(config["data"]["image_size"]), len((root / "classes.txt").read_text().splitlines())
     normalise = v2.Compose([v2.Resize(size, antialias=True), v2.ToDtype(torch.float32, scale=True), v2.Normalize(_MEAN, _STD)])
     counts = torch.zeros(classes, classes, dtype=torch.int64)
@@ -119,17 +125,44 @@ def mean_iou(model: torch.nn.Module, config: dict[str, Any], root: Path) -> floa
             known = mask < classes
             counts += torch.bincount(mask[known] * classes + found[known], minlength=classes**2).view(classes, classes)
     hits = counts.diagonal()
-    return float((hits / (counts.sum(0) + counts.sum(1) - hits)).mean())
+    return float((hits / (counts.sum(0) + counts.sum(1) - hits)).nanmean())
 
 
-def main() -> None:
-    config_file, seconds, result = sys.argv[1:]
-    begun, config = time.monotonic(), json.loads(Path(config_file).read_text())
-    root = Path(config["data"]["root"])
-    model, steps = train(config, root, float(seconds) * (1 - _EVALUATION_SHARE))
-    found = {"steps": steps, "miou": mean_iou(model, config, root), "seconds": time.monotonic() - begun}
-    Path(result).write_text(json.dumps(found))
+def measure(config: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Steps, seconds and mIoU."""
+    begun, root = time.monotonic(), Path(config["data"]["root"])
+    model, steps = train(config, root, seconds * (1 - _EVALUATION_SHARE))
+    return {"steps": steps, "miou": mean_iou(model, config, root), "seconds": time.monotonic() - begun}
+
+
+def _smoke() -> dict[str, Any]:
+    from benchmarks.camvid import BY_HAND, RECIPE, small_cases
+    from benchmarks.support.small_data import camvid
+    from phalanx.configs.load import load
+
+    case = next(case for case in small_cases() if case.label.endswith(BY_HAND))
+    with tempfile.TemporaryDirectory(prefix="camvid-") as folder:
+        root = camvid(Path(folder) / "data")
+        (root / "classes.txt").write_text("\n".join((root / "classes.txt").read_text().split()[:-1]))  # without void
+        config = load([str(RECIPE)], [*case.more, f"data.root={root}", "name=by-hand"])
+        return measure(config.model_dump(mode="json"), case.seconds)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="half a second on a folder that is made")
+    parser.add_argument("config", type=Path, nargs="?", help="a run's configuration as JSON")
+    parser.add_argument("seconds", type=float, nargs="?", help="how long it trains and evaluates")
+    parser.add_argument("result", type=Path, nargs="?", help="the file that is written")
+    given = parser.parse_args(arguments)
+    if given.smoke:
+        print(json.dumps(_smoke()))
+        return 0
+    if given.result is None:
+        parser.error("give CONFIG.json SECONDS RESULT.json, or --smoke")
+    given.result.write_text(json.dumps(measure(json.loads(given.config.read_text()), given.seconds)))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import file_name
+from benchmarks.commands import Phalanx, file_name
 
 SHOWN, _COLUMNS = 3, 5
 PREDICTIONS, NETWORKS_SEEN = "camvid_predictions.jpg", "camvid_networks.jpg"
 VOID = "void"
 
 
-def draw_predictions(run: str, folder: Path, work: Path, shown: Path) -> None:
+def draw_predictions(phalanx: Phalanx, run: str, folder: Path, work: Path, shown: Path) -> None:
     """Photographs, truth and predictions of a run.
 
     Args:
@@ -26,7 +26,7 @@ def draw_predictions(run: str, folder: Path, work: Path, shown: Path) -> None:
 
     images = _images(folder)
     known = [*_classes(folder), VOID]
-    seen, told = sheets.predicted(work / file_name(run), images)
+    seen, told = sheets.predicted(phalanx, work / file_name(run), images)
     rows = [
         [
             Image.open(image),
@@ -38,7 +38,7 @@ def draw_predictions(run: str, folder: Path, work: Path, shown: Path) -> None:
     sheets.save(sheets.sheet(rows), shown / PREDICTIONS, 2 / 3)
 
 
-def draw_networks(networks: Sequence[str], folder: Path, work: Path, shown: Path) -> None:
+def draw_networks(phalanx: Phalanx, networks: Sequence[str], folder: Path, work: Path, shown: Path) -> None:
     """One image as every network sees it, beside the truth; see `draw_predictions`."""
     from PIL import Image
 
@@ -48,7 +48,7 @@ def draw_networks(networks: Sequence[str], folder: Path, work: Path, shown: Path
     image, classes = _images(folder)[0], len(_classes(folder))
     panels = [sheets.titled(with_mask(Image.open(image), _truth(image, folder), classes), "truth")]
     for name in networks:
-        seen, told = sheets.predicted(work / file_name(name), [image])
+        seen, told = sheets.predicted(phalanx, work / file_name(name), [image])
         panels.append(sheets.titled(with_mask(Image.open(image), _numbers(seen / told[0]["mask"]), classes), name))
     rows = [panels[at : at + _COLUMNS] for at in range(0, len(panels), _COLUMNS)]
     sheets.save(sheets.sheet(rows), shown / NETWORKS_SEEN, 0.5)

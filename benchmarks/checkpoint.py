@@ -1,5 +1,6 @@
 """Saving and loading: ours, asynchronous and not, against raw writes, torch.save, and torch's distributed checkpoints (DCP).
 
+    python benchmarks/checkpoint.py --smoke
     python benchmarks/checkpoint.py --folder /scratch --sizes 50 500 2000 --ranks 1 2 4 > checkpoint.json
 
 Every rank holds the same tensors, as under DDP: weights and momentum of a ResNet's shapes, repeated up to the size. In each
@@ -10,10 +11,11 @@ Everything that is saved is fsynced, file and folder, into new files; what they 
 `stall` is how long training stands still for an asynchronous save: in the call, and before the update at the end of a step of
 `--step` seconds; the copy goes on beside it (a step on a GPU leaves the processor to it; here it sleeps). Loading ends when the
 tensors hold the bytes; ours has verified their checksums by then. Files were written just before, so reads come from the page
-cache.
+cache. `--smoke`: one megabyte on two ranks, two rounds.
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -21,6 +23,7 @@ import random
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -60,9 +63,10 @@ def fsync(path: Path) -> None:
 class Disk:
     """The disk of a folder."""
 
-    _CALM_POLLS, _POLL_S, _PATIENCE_S = 10, 0.02, 60
+    _CALM_POLLS, _POLL_S = 10, 0.02
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, patience_s: float):
+        self._patience_s = patience_s
         number = folder.stat().st_dev
         self._requests = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/inflight")
 
@@ -72,7 +76,7 @@ class Disk:
         if not self._requests.exists():  # a file system in memory
             return
         calm, begun = 0, time.monotonic()
-        while calm < self._CALM_POLLS and time.monotonic() < begun + self._PATIENCE_S:
+        while calm < self._CALM_POLLS and time.monotonic() < begun + self._patience_s:
             calm = 0 if any(map(int, self._requests.read_text().split())) else calm + 1
             time.sleep(self._POLL_S)
 
@@ -182,7 +186,9 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
     return saves, {"ours": load_ours, "torch.load": torch_load, "dcp.load": dcp_load}, saver, remove_old
 
 
-def measured(world: Any, where: str, megabytes: int, rounds: int, a_step: float) -> list[dict[str, Any]]:
+def measured(
+    world: Any, where: str, megabytes: int, rounds: int, a_step: float, patience_s: float = 60
+) -> list[dict[str, Any]]:
     """When this rank began and ended every way in every round, and its peaks of memory."""
     from phalanx.dist.comm.collectives import barrier
 
@@ -191,7 +197,7 @@ def measured(world: Any, where: str, megabytes: int, rounds: int, a_step: float)
     saves, loads, saver, remove_old = ways(world, folder, state, a_step)
     share = sum(t.numel() * 4 for t in state.values()) / world.ranks.world
     found: list[dict[str, Any]] = []
-    disk, order = Disk(folder), random.Random(megabytes)
+    disk, order = Disk(folder, patience_s), random.Random(megabytes)
     for number in range(rounds + 1):  # the first warms up: buffers, page cache, imports
         remove_old()
         one: dict[str, Any] = {"spans": {}, "peak": {}, "share": share}
@@ -260,38 +266,39 @@ def summary(per_rank: Sequence[Sequence[Mapping[str, Any]]], a_step: float) -> d
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None, pool: Any = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="an existing folder on the disk to measure")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--folder", type=Path, help="an existing folder on the disk to measure")
+    place.add_argument("--smoke", action="store_true", help="one megabyte on two ranks, two rounds, in seconds")
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 500, 2000], help="MB")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--step", type=float, default=0.3, help="seconds of a step of training")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
 
     import torch
 
-    from benchmarks.support.rank_pool import Pool
+    from benchmarks.results import commit
+    from benchmarks.support.rank_pool import pooled
 
-    pool = Pool(max(given.ranks), timeout_s=1800)
+    if given.smoke:
+        sizes, counts, rounds, a_step, patience_s = [1], [2], 2, 0.01, 0.0
+    else:
+        sizes, counts, rounds, a_step, patience_s = given.sizes, given.ranks, given.rounds, given.step, 60.0
     versions = {"torch": torch.__version__, "python": platform.python_version()}
-    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "versions": versions, "cells": []}
-    folder = given.folder / f"phalanx-benchmark-{os.getpid()}"
-    try:
-        for megabytes in given.sizes:
-            for ranks in given.ranks:
-                folder.mkdir()
-                try:
-                    found = pool.run(ranks, measured, str(folder), megabytes, given.rounds, given.step)
-                finally:
-                    shutil.rmtree(folder)
-                cell = {"MB": megabytes, "ranks": ranks} | summary(found, given.step)
-                result["cells"].append(cell)
-                print(json.dumps(cell), file=sys.stderr, flush=True)
-    finally:
-        pool.close()
+    result: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), "cores": os.cpu_count()}
+    result |= {"versions": versions, "cells": []}
+    with pooled(pool, max(counts), timeout_s=1800) as ranks_of:
+        for megabytes, ranks in itertools.product(sizes, counts):
+            with tempfile.TemporaryDirectory(prefix="phalanx-benchmark-", dir=given.folder) as folder:
+                found = ranks_of.run(ranks, measured, folder, megabytes, rounds, a_step, patience_s)
+            cell = {"MB": megabytes, "ranks": ranks} | summary(found, a_step)
+            result["cells"].append(cell)
+            print(json.dumps(cell), file=sys.stderr, flush=True)
     print(json.dumps(result, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,11 +1,13 @@
 """Checkpoints of every strategy on 1 to 4 ranks, read under every strategy on 1 to 4 ranks.
 
+    python benchmarks/checkpoint_matrix.py --smoke
     python benchmarks/checkpoint_matrix.py [--optimizers sgd adamw] [--output docs/checkpoint_proof.md] [--results FILE.jsonl]
 
 A small model trains two steps and saves. After reading, parameters, buffers, BatchNorm's statistics of every micro-batch,
 the optimizer's state and its scalars must be the same bits as when they were saved; then two more steps must be those of the
 run that saved, and of a loop in plain torch on one process. Prints JSON, a line a pair, and writes Markdown. It goes on where
-it was stopped: pairs whose line is in the results file are not run again. Exit code 1 where a pair fails.
+it was stopped: pairs whose line is in the results file are not run again. Exit code 1 where a pair fails. `--smoke`: one
+pair, nothing of it kept.
 """
 
 import argparse
@@ -170,17 +172,12 @@ def _worst(differences: Mapping[str, Any]) -> float:
     return float(worst) if math.isfinite(worst) else FAR
 
 
-def _run(results: Path, optimizers: Sequence[str]) -> dict[Pair, dict[str, Any]]:
+def _run(results: Path, every: Sequence[Pair], pool: Any) -> dict[Pair, dict[str, Any]]:
     from benchmarks.results import measure_all
-    from benchmarks.support.rank_pool import Pool
 
-    pool = Pool(4, timeout_s=120)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            matrix, every = Matrix(pool, Path(folder)), list(pairs(optimizers))
-            return measure_all(results, every, matrix.measure, "pair", lambda pair: pair._asdict(), lambda told: Pair(**told))
-    finally:
-        pool.close()
+    with tempfile.TemporaryDirectory() as folder:
+        matrix = Matrix(pool, Path(folder))
+        return measure_all(results, every, matrix.measure, "pair", lambda pair: pair._asdict(), lambda told: Pair(**told))
 
 
 def _cell(group: Sequence[Mapping[str, Any]]) -> str:
@@ -246,16 +243,24 @@ def markdown(found: Mapping[Pair, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, pool: Any = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--optimizers", nargs="+", default=["sgd", "adamw"], choices=["sgd", "adamw"])
     parser.add_argument("--output", type=Path, default=ROOT / "docs/checkpoint_proof.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/checkpoint_matrix.jsonl")
-    given = parser.parse_args()
-    found = _run(given.results, given.optimizers)
+    parser.add_argument("--smoke", action="store_true", help="one pair, in seconds; nothing of it is kept")
+    given = parser.parse_args(arguments)
     from benchmarks.results import put_section
+    from benchmarks.support.rank_pool import pooled
 
-    put_section(given.output, TITLE, markdown(found))
+    if given.smoke:
+        with tempfile.TemporaryDirectory(prefix="matrix-") as folder, pooled(pool, 3) as ranks:
+            found = _run(Path(folder) / "lines.jsonl", [Pair("sgd", "ddp", 2, "fsdp", 3)], ranks)
+            put_section(Path(folder) / "page.md", TITLE, markdown(found))
+    else:
+        with pooled(pool, 4, timeout_s=120) as ranks:
+            found = _run(given.results, list(pairs(given.optimizers)), ranks)
+        put_section(given.output, TITLE, markdown(found))
     return 0 if all(figures["ok"] for figures in found.values()) else 1
 
 

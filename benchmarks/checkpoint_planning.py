@@ -1,6 +1,7 @@
 """What planning a checkpoint costs with many ranks and tensors: no files of tensors, no processes, the real functions.
 
     python benchmarks/checkpoint_planning.py
+    python benchmarks/checkpoint_planning.py --smoke    (8 ranks, 20 tensors)
 
 Prints JSON: for tensors that every rank holds whole (as under DDP), and for shards along the first dimension (as under FSDP2
 and ZeRO-3): seconds a rank plans, seconds rank 0 puts all reports together, seconds and bytes of the manifest, seconds every
@@ -22,6 +23,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.results import commit  # noqa: E402
 from phalanx.dist.checkpoint import manifest, plan, shard_file  # noqa: E402
 from phalanx.dist.checkpoint.entries import Entry, whole  # noqa: E402
 from phalanx.dist.checkpoint.layout import Range  # noqa: E402
@@ -92,15 +94,17 @@ def measure(layout: Any, tensors: int, world: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=1024)
     parser.add_argument("--tensors", type=int, default=10_000)
-    given = parser.parse_args()
-    layouts = {"replicated": replicated, "sharded": sharded}
-    found = {name: measure(layout, given.tensors, given.ranks) for name, layout in layouts.items()}
-    print(json.dumps({"ranks": given.ranks, "tensors": given.tensors} | found, indent=1))
+    parser.add_argument("--smoke", action="store_true", help="8 ranks and 20 tensors")
+    given = parser.parse_args(arguments)
+    ranks, tensors = (8, 20) if given.smoke else (given.ranks, given.tensors)
+    found = {layout.__name__: measure(layout, tensors, ranks) for layout in (replicated, sharded)}
+    print(json.dumps({"commit": commit(), "ranks": ranks, "tensors": tensors} | found, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -15,7 +15,7 @@ def svg(series: Mapping[str, Sequence[tuple[float, float]]], title: str, along: 
     Args:
         along: what x is.
     """
-    longest = max((x for points in series.values() for x, _ in points), default=1.0)
+    longest = max((x for points in series.values() for x, _ in points), default=1.0) or 1.0
     step = _nice(longest / _STEPS)
     most = step * math.ceil(longest / step)
     total = (_LEFT + _WIDTH + _LEGEND, _TOP + _HEIGHT + _BOTTOM)

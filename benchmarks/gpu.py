@@ -1,9 +1,11 @@
 """What only a GPU can show: half precision, compilation, FSDP2, torch's SyncBatchNorm against ours, determinism.
 
+    python benchmarks/gpu.py --smoke
     python benchmarks/gpu.py [--device cuda] [--output FILE.json]
 
 Needs torch, torchvision and accelerate, and nothing else: it runs on a machine on which Phalanx is not installed. Prints JSON:
-device, date, versions, and for every check whether it held and its figures. Ends with 1 if one did not.
+device, date, versions, and for every check whether it held and its figures. Ends with 1 if one did not. `--smoke`: on
+the CPU, the checks that neither compile nor start processes, by two steps.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,13 +56,16 @@ class Bench:
 
     Attributes:
         world: this process, alone.
+        most_steps: longer trainings end after so many.
     """
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, most_steps: int = STEPS):
+        self.most_steps = most_steps
         self.world: World = join(Ranks(), settings(device=device).dist, Path("unused"), threads=1)
 
     def train(self, model: str = "cnn", steps: int = STEPS, **dist: Any) -> tuple[float, cases.Tensors]:
         """The loss after some steps of SGD, and everything that a checkpoint would hold."""
+        steps = min(steps, self.most_steps)
         report = cases.trained(self.world, settings(**dist), model, "sgd", (steps,))
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -96,7 +101,8 @@ def fp64_equals_the_cpu(bench: Bench) -> tuple[bool, dict[str, Any]]:
     """The engine on this device against a loop in plain torch on the CPU."""
     figures = {}
     for model in ("cnn", "transformer"):
-        by_hand = cases.by_hand(model, MICRO_BATCHES, "off", "sgd", torch.float64, (STEPS,))[STEPS]
+        steps = bench.most_steps
+        by_hand = cases.by_hand(model, MICRO_BATCHES, "off", "sgd", torch.float64, (steps,))[steps]
         figures[model] = {k: v for k, v in cases.differences(bench.train(model, precision="fp64"), by_hand).items() if k in (
             "loss", "gradients", "weights", "buffers")}  # fmt: skip
     return all(_within(found, 1e-10) for found in figures.values()), figures
@@ -212,11 +218,14 @@ CHECKS: list[Check] = [
 ]
 
 
-def run(device: str) -> dict[str, Any]:
+SMOKE: list[Check] = [fp32_is_not_tf32, fp64_equals_the_cpu, channels_last_equals_channels_first, fsdp_equals_the_plain_model]
+
+
+def run(device: str, checks: Sequence[Check] = CHECKS, most_steps: int = STEPS) -> dict[str, Any]:
     """Every check; one that fails or raises does not keep the others from running."""
-    bench = Bench(device)
+    bench = Bench(device, most_steps)
     results: dict[str, Any] = {}
-    for check in CHECKS:
+    for check in checks:
         start = time.perf_counter()
         try:
             held, figures = check(bench)
@@ -236,15 +245,16 @@ def run(device: str) -> dict[str, Any]:
     }
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the script itself")
     parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
-    if given.device == "cuda" and not torch.cuda.is_available():
+    parser.add_argument("--smoke", action="store_true", help="some checks on the CPU, in seconds")
+    given = parser.parse_args(arguments)
+    if not given.smoke and given.device == "cuda" and not torch.cuda.is_available():
         print("torch finds no GPU. Check the driver with nvidia-smi; --device cpu tries the script itself.", file=sys.stderr)
         return 2
-    report = run(given.device)
+    report = run("cpu", SMOKE, most_steps=2) if given.smoke else run(given.device)
     text = json.dumps(report, indent=1)
     print(text)
     if given.output is not None:

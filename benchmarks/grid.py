@@ -1,5 +1,6 @@
 """Every network under every strategy: a grid.
 
+    python benchmarks/grid.py --smoke
     python benchmarks/grid.py [--networks resnet18 vgg11 ...] [--output docs/grid.md] [--results FILE.jsonl]
 
 On two ranks, under DDP with synchronised BatchNorm, FSDP2 and ZeRO-2, in float32 and bf16, each network trains three steps of
@@ -10,6 +11,7 @@ and detection must also agree in float64: two ranks of DDP with one process, eve
 for detection within 1e-6, for YOLO 1e-8. YOLO networks learn from mosaics. Where objects are detected, an image of the first
 step has none, and in the second no image of the last rank has any. Prints JSON, a line a cell, and writes Markdown. It goes on
 where it was stopped: cells whose line is in the results file are not run again. Exit code 1 where a cell fails.
+`--smoke`: two cells of a narrow network, nothing of it kept.
 """
 
 import argparse
@@ -47,6 +49,7 @@ LARGE = {"vit_h_14"}  # 632 million parameters
 # torchvision's names of what is here under another name already.
 SAME = {"fcn_resnet50", "deeplabv3_resnet50"}
 SMALL_BACKBONE = {"faster_rcnn", "fcos", "mask_rcnn", "retinanet"}  # theirs is that of torchvision's, which are here too
+NARROW = ["data.image_size=32", "data.options.size=32", "model.options={batch_norm: true, width: 4}"]  # of --smoke
 TIMM = ["timm/efficientnet_b0", "timm/mobilenetv3_small_100", "timm/regnety_004"]
 
 
@@ -153,22 +156,13 @@ def measure(pool: Any, cell: Cell, changes: Sequence[str] = ()) -> dict[str, Any
     return found | {"ok": all(found.values()), "seconds": round(time.monotonic() - begun, 1)}
 
 
-def _run(results: Path, chosen: Sequence[str]) -> dict[Cell, dict[str, Any]]:
+def _run(results: Path, every: Sequence[Cell], pool: Any, changes: Sequence[str] = ()) -> dict[Cell, dict[str, Any]]:
     from benchmarks.results import measure_all
-    from benchmarks.support.rank_pool import Pool
 
-    if LARGE & set(chosen):
-        # What is freed goes back to the system at once: three ranks hold twice what they need otherwise, in pieces.
-        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 20))
-    # A large network may have to be swapped out, and what it leaves behind is missed by the next.
-    pool = Pool(3, timeout_s=1800, renew_after=1)
-    try:
-        every = list(cells(chosen))
-        return measure_all(
-            results, every, lambda cell: measure(pool, cell), "cell", lambda cell: cell._asdict(), lambda told: Cell(**told)
-        )
-    finally:
-        pool.close()
+    def measured(cell: Cell) -> dict[str, Any]:
+        return measure(pool, cell, changes)
+
+    return measure_all(results, every, measured, "cell", lambda cell: cell._asdict(), lambda told: Cell(**told))
 
 
 def _word(figures: Mapping[str, Any] | None) -> str:
@@ -244,14 +238,29 @@ def _table(found: Mapping[Cell, Mapping[str, Any]], networks: Sequence[str], fur
     return [f"| network | {' | '.join(shown)} |", f"| {' | '.join(['---'] * (len(shown) + 1))} |", *rows]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None, pool: Any = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", help="default: every network there is")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/grid.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/grid.jsonl")
-    given = parser.parse_args()
-    found = _run(given.results, given.networks or networks())
-    given.output.write_text("\n".join(markdown(found)) + "\n")
+    parser.add_argument("--smoke", action="store_true", help="two cells, in seconds; nothing of it is kept")
+    given = parser.parse_args(arguments)
+    from benchmarks.support.rank_pool import pooled
+
+    if given.smoke:
+        few = [Cell("unet", "DDP, SyncBN", "bf16"), Cell("unet", PARITY, "fp64")]
+        with tempfile.TemporaryDirectory(prefix="grid-") as folder, pooled(pool, 2) as ranks:
+            found = _run(Path(folder) / "lines.jsonl", few, ranks, NARROW)
+            (Path(folder) / "page.md").write_text("\n".join(markdown(found)) + "\n")
+    else:
+        chosen = given.networks or networks()
+        if LARGE & set(chosen):
+            # What is freed goes back to the system at once: three ranks hold twice what they need otherwise, in pieces.
+            os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(4 << 20))
+        # A large network may have to be swapped out, and what it leaves behind is missed by the next.
+        with pooled(pool, 3, timeout_s=1800, renew_after=1) as ranks:
+            found = _run(given.results, list(cells(chosen)), ranks)
+        given.output.write_text("\n".join(markdown(found)) + "\n")
     return 0 if all(figures["ok"] for figures in found.values()) else 1
 
 

@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -20,13 +19,11 @@ from typing import Any, NamedTuple
 import accelerate  # noqa: F401
 import torch._dynamo  # noqa: F401
 import torchvision.transforms.v2  # noqa: F401
-from torch.distributed.elastic.utils.distributed import get_free_port
 
 import phalanx.launch.say
 import phalanx.train.start  # noqa: F401
 from benchmarks.kill_places import EVALUATION, START_UP, Durations, Places
-from benchmarks.support import clean
-from benchmarks.support.forking import become, rank_environment
+from benchmarks.support.forking import fork_ranks
 from benchmarks.support.run_files import assert_bitwise, lines, sample_ids
 from phalanx.dist.checkpoint import reader
 from phalanx.launch import train
@@ -88,23 +85,15 @@ class Ranks:
     """
 
     def __init__(self, arguments: Sequence[str], count: int, folder: Path):
-        threads = len(os.listdir("/proc/self/task"))
-        assert threads == 1, f"{threads} threads: only a process of one can fork ranks"
-        port = get_free_port()
         self.begun = time.monotonic()
         self.statuses: dict[int, int] = {}
-        self.processes: list[int] = []
         self.places = Places(count)
         self.seen: list[tuple[float, str]] = []  # when rank 0 entered which stage
-        for rank in range(count):
-            sys.stdout.flush()
-            sys.stderr.flush()
-            process = os.fork()
-            if process == 0:
-                environment = clean.environment() | rank_environment(rank, count, port)
-                self.places.told_by(rank)
-                become(lambda: train.main(arguments), folder, environment, *[folder / f"rank-{rank}.log"] * 2)
-            self.processes.append(process)
+        self.processes = fork_ranks(lambda rank: self._train(rank, arguments), count, folder)
+
+    def _train(self, rank: int, arguments: Sequence[str]) -> int:
+        self.places.told_by(rank)
+        return train.main(arguments)
 
     @property
     def running(self) -> list[int]:

@@ -179,13 +179,13 @@ def markdown(lines: Sequence[Line]) -> list[str]:
     ]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="at least so many, those in the results file included")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/checkpoint_proof.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/kills.jsonl")
     parser.add_argument("--smoke", action="store_true", help="three kills of a short run, nothing of it kept")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.smoke:
         with tempfile.TemporaryDirectory(prefix="kills-") as folder:
             return _judged(_run(Path(folder, "kills.jsonl"), 1, smoke=True))

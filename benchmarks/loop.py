@@ -1,11 +1,14 @@
 """Our loop against one written by hand in plain torch, on the same work.
 
+    python benchmarks/loop.py --smoke
     python benchmarks/loop.py [--ranks 1 2] [--steps 5] [--rounds 50] [--set dist.reduce=exact ...]
 
 Both train the same ResNet-18 on the same digits with the same loader processes, thread count, micro-batches and DDP
 settings. Ours does in addition what Phalanx always does: the exchange of weights, statistics a micro-batch, noise by
-number, metrics.jsonl, the ledger, W&B offline. The two take turns in the same processes, a block of steps each. Prints JSON:
-the median steps per second of both, and the median and quartiles over rounds of the ratio of ours to the one by hand.
+number, metrics.jsonl, the ledger, the claim to the run directory, W&B offline. The two take turns in the same processes, a
+block of steps each. Prints JSON: the median steps per second of both, and the median and quartiles over rounds of the ratio of
+ours to the one by hand.
+`--smoke`: two ranks, few steps of small images, without W&B.
 """
 
 import argparse
@@ -13,22 +16,35 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-RECIPE = Path(__file__).resolve().parent.parent / "configs/recipes/digits_resnet18.yaml"
-RESULT = "PHALANX_BENCHMARK_RESULT"
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+RECIPE = ROOT / "configs/recipes/digits_resnet18.yaml"
+TINY = ["data.image_size=8", "train.global_batch=8", "train.micro_batch=2", "track.wandb=off"]  # of --smoke
 
 
-def _config(folder: str, steps: int, overrides: Sequence[str]) -> Any:
+class Length(NamedTuple):
+    """Of a measurement: steps a block, and blocks of each loop; one more warms up."""
+
+    block: int
+    rounds: int
+
+    @property
+    def steps(self) -> int:
+        return (self.rounds + 2) * self.block
+
+
+def _config(folder: Path, length: Length, overrides: Sequence[str]) -> Any:
     from phalanx.configs.load import load
 
-    more = ["data.workers=1", f"train.steps={steps}", "train.log_every=10", "data.ledger=true", "track.wandb=offline"]
+    more = ["data.workers=1", f"train.steps={length.steps}", "train.log_every=10", "data.ledger=true", "track.wandb=offline"]
+    more += ["train.eval_every=null", "checkpoint.every_steps=null", "checkpoint.every_minutes=null"]
     return load([str(RECIPE)], [*more, "name=benchmark", f"runs={folder}", *overrides])
 
 
@@ -39,8 +55,9 @@ class _Finished(Exception):
 class _Interleaved:
     """Our loader, which lets the loop by hand have its turn before every block of our steps, and takes the times of both."""
 
-    def __init__(self, loader: Any, by_hand: Iterator[None], world: Any, block: int, rounds: int):
-        self._loader, self._by_hand, self._world, self._block, self._rounds = loader, by_hand, world, block, rounds
+    def __init__(self, loader: Any, by_hand: Iterator[None], world: Any, length: Length):
+        self._loader, self._by_hand, self._world = loader, by_hand, world
+        self._block, self._rounds = length
         self.rates: dict[str, list[float]] = {"ours": [], "by_hand": []}
 
     def from_step(self, step: int, last_step: int) -> Iterator[Any]:
@@ -68,44 +85,29 @@ class _Interleaved:
         self.rates[name].append(self._block / (self._now() - start))
 
 
-def _ours(config: Any, world: Any, steps: int, block: int, rounds: int) -> dict[str, list[float]]:
+def _ours(config: Any, world: Any, length: Length) -> dict[str, list[float]]:
     """Runs `phalanx.train.loop.train` itself, everything on that a run has on."""
     from phalanx.dist.comm.collectives import run_on_main
+    from phalanx.dist.ownership.run_owner import RunOwner
     from phalanx.dist.processes.stop import StopRequest
     from phalanx.dist.storage.run_directory import RunDirectory
     from phalanx.train.loop import train
-    from phalanx.train.run import Due, Run
     from phalanx.train.setup.build import build_distributed, build_local
-    from phalanx.train.state import TrainState
-    from phalanx.train.tracking.ledger import Ledger
-    from phalanx.train.tracking.tracker import Tracker
+    from phalanx.train.setup.make_run import make_run
 
     directory = RunDirectory.of(config)
-    run_on_main(world, lambda: directory.create(config, threads=1))
-    parts = build_distributed(config, build_local(config), world)
-    parts.engine.warm_up(parts.task.losses, parts.loader.examples(0, parts.engine.warm_up_share))
-    interleaved = _Interleaved(parts.loader, _by_hand(config, world, steps), world, block, rounds)
-    run = Run(
-        config=config,
-        directory=directory,
-        state=TrainState(),
-        engine=parts.engine,
-        task=parts.task,
-        loader=interleaved,  # type: ignore[arg-type]
-        evaluation=parts.evaluation,
-        stream=parts.stream,
-        tracker=Tracker(config, directory, world.ranks, 0, steps),
-        ledger=Ledger(directory.ledger, world.ranks, config.data.ledger),
-        stop=StopRequest(),
-        due=Due(None, None, steps),
-        last_step=steps,
-        stop_at=None,
-        saved=0,
-    )
-    try:
-        train(run)
-    except _Finished:
-        run.tracker.close(0)
+    with RunOwner(directory, world.ranks) as owner:
+        run_on_main(world, owner.claim)
+        run_on_main(world, lambda: directory.create(config, threads=1))
+        parts = build_distributed(config, build_local(config), world)
+        parts.engine.warm_up(parts.task.losses, parts.loader.examples(0, parts.engine.warm_up_share))
+        run = make_run(config, directory, parts, StopRequest(), owner)
+        interleaved = _Interleaved(run.loader, _by_hand(config, world, length.steps), world, length)
+        run.loader = interleaved  # type: ignore[assignment]
+        try:
+            train(run)
+        except _Finished:
+            run.tracker.close(0)
     return {name: rates[1:] for name, rates in interleaved.rates.items()}  # the first round warms up
 
 
@@ -171,33 +173,29 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
         yield
 
 
-def _as_rank(rounds: int, block: int, overrides: Sequence[str]) -> None:
-    """A rank: both loops, in turns."""
+def _as_rank(config: Any, length: Length, result: Path) -> int:
+    """A rank: both loops, in turns. Does not return: the loader processes of both loops end with it."""
     from phalanx.dist.comm.process_group import join
     from phalanx.dist.processes.environment import find
 
-    folder = os.environ["PHALANX_BENCHMARK_FOLDER"]
-    steps = (rounds + 2) * block
-    config = _config(folder, steps, overrides)
-    world = join(find(), config.dist, Path(folder), threads=1)
-    rates = _ours(config, world, steps, block, rounds)
+    world = join(find(), config.dist, result.parent, threads=1)
+    rates = _ours(config, world, length)
     if world.ranks.is_main:
-        Path(os.environ[RESULT]).write_text(json.dumps(rates))
+        result.write_text(json.dumps(rates))
     sys.stdout.flush()
-    os._exit(0)  # the loader processes of both loops end with us
+    os._exit(0)
 
 
-def _measure(ranks: int, rounds: int, block: int, overrides: Sequence[str]) -> dict[str, Any]:
-    """Starts the ranks and sums up what they measured."""
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "result.json"
-        environment = os.environ | {RESULT: str(result), "PHALANX_BENCHMARK_FOLDER": folder, "ACCELERATE_USE_CPU": "true"}
-        launcher = [sys.executable]
-        if ranks > 1:
-            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)]
-        command = [*launcher, __file__, "--as-rank", "--rounds", str(rounds), "--steps", str(block)]
-        command += ["--set", *overrides] if overrides else []
-        subprocess.run(command, env=environment, check=True, timeout=3600, stdout=subprocess.DEVNULL)
+def measure(ranks: int, length: Length, overrides: Sequence[str]) -> dict[str, Any]:
+    """Forks the ranks, and sums up what they measured."""
+    from benchmarks.support.forking import fork_ranks, wait_for
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        config, result = _config(folder, length, overrides), folder / "result.json"
+        ended = wait_for(fork_ranks(lambda rank: _as_rank(config, length, result), ranks, folder))
+        if any(code for code, _ in ended):
+            raise SystemExit("\n".join(log.read_text() for log in sorted(folder.glob("rank-*.log"))))
         rates = json.loads(result.read_text())
     ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["by_hand"], strict=True)]
     medians = {f"{name}_steps_per_s": round(statistics.median(values), 3) for name, values in rates.items()}
@@ -205,25 +203,30 @@ def _measure(ranks: int, rounds: int, block: int, overrides: Sequence[str]) -> d
     return {"ranks": ranks, "overrides": list(overrides), **medians, "ratio": quartiles[1], "ratio_quartiles": quartiles}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--steps", type=int, default=5, help="steps a block")
     parser.add_argument("--rounds", type=int, default=50, help="blocks of each loop")
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="overrides of our recipe")
-    parser.add_argument("--as-rank", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.as_rank:
-        _as_rank(given.rounds, given.steps, given.set)
-        return
+    parser.add_argument("--smoke", action="store_true", help="few steps on two ranks, in seconds")
+    given = parser.parse_args(arguments)
+    if given.smoke:
+        given.ranks, given.steps, given.rounds, given.set = [2], 2, 2, TINY
+    from benchmarks.commands import Forks
+
+    Forks()  # imports what ranks would import, while this process has one thread
     import torch
 
-    results = [_measure(ranks, given.rounds, given.steps, given.set) for ranks in given.ranks]
+    from benchmarks.results import commit
+
+    length = Length(given.steps, given.rounds)
+    results = [measure(ranks, length, given.set) for ranks in given.ranks]
     machine = {"cpus": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
-    print(
-        json.dumps({"date": time.strftime("%Y-%m-%d"), **machine, "steps_a_block": given.steps, "results": results}, indent=1)
-    )
+    about = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), **machine, "steps_a_block": given.steps}
+    print(json.dumps(about | {"results": results}, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,12 +1,13 @@
 """Every network for segmentation learns eight images by heart.
 
+    python benchmarks/overfit.py --smoke
     python benchmarks/overfit.py [--networks fcn8s unet ...] [--output docs/overfit.md] [--results FILE.jsonl]
 
 Eight images of `shapes`, made on the fly, with the class of every pixel; one plain torch loop: all eight a step, cross-entropy
 and the auxiliary losses with the network's own weight, Adam, no augmentation, no dropout. It ends when the loss is below 5 % of
 what it was at the first step, or fails after 1000 steps. Networks are the papers', with their own backbones. Prints JSON, a
 line a network, and writes Markdown. It goes on where it was stopped: networks whose line is in the results file are not run
-again. Exit code 1 where one fails.
+again. Exit code 1 where one fails. `--smoke`: three steps of a narrow one, nothing of it kept.
 
 Scores at a stride of 32 that are upsampled bilinearly cannot say what is in an image of 64 pixels, whatever the network: fitted
 directly, without a network, they leave 26 % of the loss at 64 pixels, 10 % at 128 and 3 % at 256; those of stride 16 leave 10 %
@@ -16,8 +17,10 @@ and 3 %. So FCN-32s sees images of 256 pixels, FCN-16s of 128, all others of 64.
 import argparse
 import resource
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +61,21 @@ def pictures(side: int, count: int = IMAGES) -> "tuple[Tensor, Tensor, int]":
     return images, torch.stack([sample["mask"] for sample in samples]).long(), len(shapes.classes)
 
 
-def overfit(name: str, rate: float | None = None, images: int = IMAGES, share: float = SHARE, **options: Any) -> dict[str, Any]:
+def overfit(
+    name: str,
+    rate: float | None = None,
+    images: int = IMAGES,
+    share: float = SHARE,
+    most_steps: int = MOST_STEPS,
+    **options: Any,
+) -> dict[str, Any]:
     """Trains a network until it knows the images by heart.
 
     Args:
         rate: learning rate; by whether the network has BatchNorm where it is not given.
         images: their number.
         share: of the first loss, below which it ends.
+        most_steps: after which it has failed.
         options: as `phalanx.models.registry.build` takes them.
 
     Returns:
@@ -88,8 +99,8 @@ def overfit(name: str, rate: float | None = None, images: int = IMAGES, share: f
     normalised = any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
     optimizer = torch.optim.Adam(model.parameters(), rate or (RATE if normalised else RATE_WITHOUT_BATCH_NORM))
     begun, first, last, step = time.monotonic(), 0.0, 0.0, 0
-    progress = Progress(MOST_STEPS, "steps at most")
-    for step in range(1, MOST_STEPS + 1):
+    progress = Progress(most_steps, "steps at most")
+    for step in range(1, most_steps + 1):
         output = model(pixels)
         heads = output if isinstance(output, dict) else {"out": output}
         losses = {head: F.cross_entropy(logits, masks) for head, logits in heads.items()}
@@ -143,14 +154,21 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", help="default: every network for segmentation")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/overfit.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/overfit.jsonl")
-    given = parser.parse_args()
+    parser.add_argument("--smoke", action="store_true", help="three steps of one, in seconds; nothing of it is kept")
+    given = parser.parse_args(arguments)
     from benchmarks.results import measure_all
 
+    if given.smoke:
+        with tempfile.TemporaryDirectory(prefix="overfit-") as folder:
+            narrow = partial(overfit, most_steps=3, options={"width": 4})
+            found = measure_all(Path(folder) / "lines.jsonl", ["unet"], narrow, "network")
+            (Path(folder) / "page.md").write_text("\n".join(markdown(found)) + "\n")
+        return 0
     found = measure_all(given.results, given.networks or networks(), overfit, "network")
     given.output.write_text("\n".join(markdown(found)) + "\n")
     return 0 if all(figures["ok"] for figures in found.values()) else 1

@@ -1,22 +1,21 @@
 """Every strategy against one process: the same training, or by how much it differs.
 
+    python benchmarks/parity.py --smoke
     python benchmarks/parity.py [--only ddp fsdp ...] [--output docs/parity.md] [--results docs/results/parity.jsonl]
 
 Trains small models by the engine on 1 to 4 real ranks, and by a loop in plain torch on one process. The difference is
 max|a - b| / max|b| a tensor, worst tensor, for losses, gradients (the optimizer's moments: after the first step of SGD with
 momentum exactly the gradient), weights, and BatchNorm's statistics, after 1, 5 and 20 steps. Prints JSON, a line a cell, and
 writes Markdown. It goes on where it was stopped: cells whose line is in the results file are not run again.
+`--smoke`: two cells, nothing of it kept.
 """
 
 import argparse
-import datetime
 import itertools
 import json
-import os
-import platform
-import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 RECIPE = str(ROOT / "configs/recipes/digits_resnet18.yaml")
 STEPS = (1, 5, 20)
+KINDS = ("loss", "gradients", "weights", "buffers")
 
 
 class Cell(NamedTuple):
@@ -89,6 +89,9 @@ def measure(pool: Any, cell: Cell, steps: tuple[int, ...] = STEPS) -> dict[int, 
     return {step: cases.differences(cases.assembled(reports, step), expected[step]) for step in steps}
 
 
+SMOKE = [Cell("ddp", "fast", "sgd", "cnn", "all", 4, 2), Cell("fsdp", "exact", "adamw", "transformer", "off", 4, 2)]
+
+
 def _stored(path: Path) -> dict[Cell, dict[str, Any]]:
     if not path.exists():
         return {}
@@ -96,24 +99,18 @@ def _stored(path: Path) -> dict[Cell, dict[str, Any]]:
     return {Cell(**line["cell"]): line["after"] for line in lines}
 
 
-def _run(results: Path, only: list[str]) -> dict[Cell, dict[str, Any]]:
-    from benchmarks.support.rank_pool import Pool
-
+def _run(results: Path, chosen: Iterable[Cell], pool: Any) -> dict[Cell, dict[str, Any]]:
     found = _stored(results)
-    todo = [cell for cell in cells() if cell not in found and (not only or cell.strategy in only)]
-    pool = Pool(4, timeout_s=120)
-    try:
-        with open(results, "a", encoding="utf-8") as file:
-            for number, cell in enumerate(todo, 1):
-                after = {str(step): figures for step, figures in measure(pool, cell).items()}
-                line = json.dumps({"cell": cell._asdict(), "after": after})
-                print(line, file=file, flush=True)
-                print(line, flush=True)
-                found[cell] = after
-                if sys.stderr.isatty():
-                    print(f"{number} of {len(todo)}", end="\r", file=sys.stderr)
-    finally:
-        pool.close()
+    todo = [cell for cell in chosen if cell not in found]
+    with open(results, "a", encoding="utf-8") as file:
+        for number, cell in enumerate(todo, 1):
+            after = {str(step): figures for step, figures in measure(pool, cell).items()}
+            line = json.dumps({"cell": cell._asdict(), "after": after})
+            print(line, file=file, flush=True)
+            print(line, flush=True)
+            found[cell] = after
+            if sys.stderr.isatty():
+                print(f"{number} of {len(todo)}", end="\r", file=sys.stderr)
     return found
 
 
@@ -121,7 +118,7 @@ def _row(label: str, group: list[dict[str, Any]]) -> str:
     def worst(step: int, kind: str) -> str:
         return f"{max(after[str(step)][kind] for after in group):.0e}"
 
-    columns = [" ".join(worst(step, kind) for step in STEPS) for kind in ("loss", "gradients", "weights", "buffers")]
+    columns = [" ".join(worst(step, kind) for step in STEPS) for kind in KINDS]
     return f"| {label} | {len(group)} | " + " | ".join(columns) + " |"
 
 
@@ -144,21 +141,16 @@ def _table(found: dict[Cell, dict[str, Any]], optimizer: str) -> list[str]:
 
 
 def _markdown(found: dict[Cell, dict[str, Any]]) -> str:
-    import accelerate
-    import deepspeed
-    import torch
+    from benchmarks.results import made_by
 
     exact = {cell: after for cell, after in found.items() if cell.reduce == "exact"}
     equal = sum(all(figures["bitwise"] for figures in after.values()) for after in exact.values())
     apart = sorted({n.partition("@")[0] for after in found.values() for f in after.values() for n in f["without gradient"]})
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
     return "\n".join(
         [
             "# Parity: every strategy against one process",
             "",
-            f"Made by `python benchmarks/parity.py` on {datetime.date.today()}, commit {commit.stdout.strip()}, "
-            f"{os.cpu_count()} CPU cores, gloo: torch {torch.__version__}, DeepSpeed {deepspeed.__version__}, "
-            f"Accelerate {accelerate.__version__}, Python {platform.python_version()}.",
+            made_by("python benchmarks/parity.py", "deepspeed", "accelerate"),
             "",
             "Small models train 20 steps by the engine on 1 to 4 ranks, with 4 and 8 micro-batches per step, and by a loop in "
             "plain torch on one process (`benchmarks/parity_cases.py`). A figure is max|a - b| / max|b| of a tensor, the "
@@ -190,16 +182,27 @@ def _markdown(found: dict[Cell, dict[str, Any]]) -> str:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None, pool: Any = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=[], help="strategies to run; the tables hold what there is")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/parity.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/parity.jsonl")
-    given = parser.parse_args()
+    parser.add_argument("--smoke", action="store_true", help="two cells, in seconds; nothing of it is kept")
+    given = parser.parse_args(arguments)
+    from benchmarks.support.rank_pool import pooled
+
+    if given.smoke:
+        with tempfile.TemporaryDirectory(prefix="parity-") as folder, pooled(pool, 2) as ranks:
+            found = _run(Path(folder) / "lines.jsonl", SMOKE, ranks)
+            (Path(folder) / "page.md").write_text(_markdown(found))
+        near = found[SMOKE[0]]["1"]
+        return 0 if max(near[kind] for kind in KINDS) < 1e-10 and found[SMOKE[1]]["20"]["bitwise"] else 1
     given.results.parent.mkdir(parents=True, exist_ok=True)
-    found = _run(given.results, given.only)
+    with pooled(pool, 4, timeout_s=120) as ranks:
+        found = _run(given.results, [cell for cell in cells() if not given.only or cell.strategy in given.only], ranks)
     given.output.write_text(_markdown(found))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -79,12 +79,12 @@ def made_by(command: str, *packages: str) -> str:
 
     listed = ", ".join(f"{name} {version(name)}" for name in ("torch", *packages))
     return (
-        f"Made by `{command}` on {datetime.date.today()}, commit {_commit()}, {os.cpu_count()} CPU cores, gloo: "
+        f"Made by `{command}` on {datetime.date.today()}, commit {commit()}, {os.cpu_count()} CPU cores, gloo: "
         f"{listed}, Python {platform.python_version()}."
     )
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit, with `+` if files were changed."""
     commands = (["git", "rev-parse", "--short", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
     head, changes = (subprocess.run(c, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() for c in commands)

@@ -1,23 +1,25 @@
 """The recipes of `shapes`, made pictures, from scratch to their end on two CPU ranks; and what they see beside the truth.
 
+    python benchmarks/shapes.py --smoke
     python benchmarks/shapes.py [--only RECIPE ...] [--work FOLDER] [--output docs/shapes.md]
                                 [--results docs/results/shapes.jsonl]
 
 Each run is `phalanx train configs/recipes/RECIPE.yaml configs/cluster/local.yaml --nproc 2`; its last figures on the split that
 it does not learn from count. Prints JSON, a line a run, and writes Markdown and pictures. It goes on where it was stopped: runs
 whose line is in the results file are not made again, and one that was cut short is resumed. Exit code 1 where a figure is below
-what is asked of it in `RECIPES`.
+what is asked of it in `RECIPES`. `--smoke`: two steps of two of them on few small pictures, nothing of it kept.
 """
 
 import argparse
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from benchmarks.commands import lines, measured, spent  # noqa: E402 (the root is on the path now)
+from benchmarks.commands import Commands, Forks, Phalanx, lines, spent  # noqa: E402 (the root is on the path now)
 
 RANKS = 2
 SHOWN = 4  # pictures
@@ -43,19 +45,21 @@ def _file(recipe: str) -> Path:
     return ROOT / f"configs/recipes/{recipe}.yaml"
 
 
-def train(recipe: str, work: Path) -> dict[str, Any]:
+# What makes seconds of minutes: `--smoke`.
+TINY = ["data.options.train=8", "data.options.val=4", "train.epochs=1", "train.global_batch=4", "train.micro_batch=2"]
+TINY += ["train.eval_every=null", "schedule.warmup_steps=0", "data.workers=0"]
+_TINY = {
+    "shapes_unet": ["data.image_size=32", "data.options.size=32", "model.options.width=4"],
+    "shapes_yolov8n": ["data.image_size=64", "data.options.size=64", "data.augment.mosaic_epochs=1"],
+}
+
+
+def train(recipe: str, work: Path, phalanx: Phalanx, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The run, from its beginning or from where it was stopped."""
     run = work / recipe
     before = spent(run)
-    command = [
-        sys.executable,
-        "-m",
-        "phalanx.launch.main",
-        "train",
-        str(_file(recipe)),
-        str(ROOT / "configs/cluster/local.yaml"),
-    ]
-    took, peak = measured([*command, f"name={recipe}", f"runs={work}", "--nproc", str(RANKS)])
+    arguments = [str(_file(recipe)), str(ROOT / "configs/cluster/local.yaml"), *changes, f"name={recipe}", f"runs={work}"]
+    took, peak = phalanx.train(arguments, RANKS)
     told = RECIPES[recipe]
     logged = lines(run / "metrics.jsonl")
     validated = [line for line in logged if f"val/{told.metric}" in line]
@@ -72,7 +76,7 @@ def train(recipe: str, work: Path) -> dict[str, Any]:
     }
 
 
-def draw(recipe: str, work: Path, shown: Path) -> None:
+def draw(recipe: str, work: Path, shown: Path, phalanx: Phalanx, changes: Sequence[str] = ()) -> None:
     """Above the truth, below what the network sees, in the first pictures of the split that it has not learnt from."""
     from PIL import Image
 
@@ -81,7 +85,7 @@ def draw(recipe: str, work: Path, shown: Path) -> None:
     from phalanx.data.inspect.drawing import picture
     from phalanx.data.open import open_split
 
-    config = load([str(_file(recipe))], [])
+    config = load([str(_file(recipe))], list(changes))
     split = open_split(config.data, "val", config.seed)
     folder = work / f"{recipe}-pictures"
     folder.mkdir(exist_ok=True)
@@ -89,7 +93,7 @@ def draw(recipe: str, work: Path, shown: Path) -> None:
     images = [picture(sample["image"] / 255) for sample in samples]
     for number, image in enumerate(images):
         image.save(folder / f"{number}.png")
-    seen, told = sheets.predicted(work / recipe, [folder / f"{number}.png" for number in range(SHOWN)])
+    seen, told = sheets.predicted(phalanx, work / recipe, [folder / f"{number}.png" for number in range(SHOWN)])
     found = [Image.open(seen / one["picture"]) for one in told]
     if config.task.name == "segmentation":
         truth = [sheets.with_true_mask(i, s["mask"], split.classes) for i, s in zip(images, samples, strict=True)]
@@ -133,25 +137,43 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", metavar="RECIPE", choices=list(RECIPES), help="some of the runs")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/shapes", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/shapes.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/shapes.jsonl")
-    given = parser.parse_args()
+    parser.add_argument("--smoke", action="store_true", help="two steps of two of them, in seconds; nothing of it is kept")
+    given = parser.parse_args(arguments)
+    if given.smoke:
+        with tempfile.TemporaryDirectory(prefix="shapes-") as folder:
+            places = (Path(folder, name) for name in ("work", "page.md", "lines.jsonl"))
+            _measure(list(_TINY), *places, Forks(), lambda recipe: [*TINY, *_TINY[recipe]])
+        return 0
+    chosen = [name for name in RECIPES if given.only is None or name in given.only]
+    found = _measure(chosen, given.work.resolve(), given.output, given.results, Commands(), lambda recipe: [])
+    return 0 if all(figures["ok"] for figures in found.values()) else 1
+
+
+def _measure(
+    chosen: Sequence[str],
+    work: Path,
+    output: Path,
+    results: Path,
+    phalanx: Phalanx,
+    changes: Callable[[str], Sequence[str]],
+) -> dict[str, dict[str, Any]]:
+    """The runs, their lines, their pictures and their page."""
     from benchmarks.results import measure_all
 
-    work = given.work.resolve()
-    chosen = [name for name in RECIPES if given.only is None or name in given.only]
-    found = measure_all(given.results, chosen, lambda recipe: train(recipe, work), "recipe")
-    shown = given.output.parent / "results"
-    shown.mkdir(parents=True, exist_ok=True)
+    found = measure_all(results, chosen, lambda recipe: train(recipe, work, phalanx, changes(recipe)), "recipe")
+    shown = output.parent / "results"
+    shown.mkdir(exist_ok=True)
     for name in RECIPES:
         if (work / name).is_dir():
-            draw(name, work, shown)
-    given.output.write_text("\n".join(markdown(found)) + "\n")
-    return 0 if all(figures["ok"] for figures in found.values()) else 1
+            draw(name, work, shown, phalanx, changes(name))
+    output.write_text("\n".join(markdown(found)) + "\n")
+    return found
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Pictures of predictions for the documentation, put together into one."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from benchmarks.commands import Phalanx
 from phalanx.data.inspect.drawing import draw_boxes, font, scaled, with_instances
 from phalanx.train.pictures.overlay import with_overlay
 
@@ -60,9 +60,8 @@ def save(image: Image.Image, path: Path, scale: float) -> None:
     image.resize(sides, Image.Resampling.LANCZOS).save(path, quality=_QUALITY)
 
 
-def predicted(run: Path, images: Sequence[Path], *more: str) -> tuple[Path, list[dict[str, Any]]]:
+def predicted(phalanx: Phalanx, run: Path, images: Sequence[Path], *more: str) -> tuple[Path, list[dict[str, Any]]]:
     """What `phalanx predict` finds in images: its folder, and an object for each."""
     seen = run / "seen"
-    command = [sys.executable, "-m", "phalanx.launch.main", "predict", str(run), *map(str, images), "-o", str(seen), *more]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    print(phalanx.run("predict", str(run), *map(str, images), "-o", str(seen), *more), file=sys.stderr)
     return seen, json.loads((seen / "predictions.json").read_text())

@@ -1,10 +1,11 @@
 """How fast YOLO networks see images, as they are trained and with BatchNorm folded into the convolutions.
 
+    python benchmarks/yolo_inference.py --smoke
     python benchmarks/yolo_inference.py [--networks yolov5n yolov8n ...] [--side 320] [--batch 8] [--rounds 9] [--device cpu]
 
 Both see the same random images in turns, decoded and with non-maximum suppression. Weights are drawn, running statistics those
 of random images. Prints JSON: the median images per second of both, the median and quartiles over rounds of the ratio, and the
-largest difference of a score, and of a corner in pixels, of all that both say.
+largest difference of a score, and of a corner in pixels, of all that both say. `--smoke`: one network, two rounds.
 """
 
 import argparse
@@ -13,16 +14,22 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from phalanx.models.detection.inference import Inference
-from phalanx.models.detection.yolo.detector import Yolo
-from phalanx.models.detection.yolo.networks import network
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.results import commit  # noqa: E402
+from phalanx.models.detection.inference import Inference  # noqa: E402
+from phalanx.models.detection.yolo.detector import Yolo  # noqa: E402
+from phalanx.models.detection.yolo.networks import network  # noqa: E402
 
 NETWORKS = ["yolov3", "yolov5n", "yolov5s", "yolox_nano", "yolox_s", "yolov8n", "yolov8s"]
 CLASSES = 80
@@ -72,17 +79,21 @@ def compared(name: str, images: Tensor, rounds: int) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--side", type=int, default=320, help="pixels")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cpu")
-    given = parser.parse_args()
+    parser.add_argument("--smoke", action="store_true", help="one network on small images, two rounds, in seconds")
+    given = parser.parse_args(arguments)
+    if given.smoke:
+        given.networks, given.side, given.batch, given.rounds, given.device = ["yolov5n"], 64, 1, 2, "cpu"
     images = torch.randn(given.batch, 3, given.side, given.side, generator=torch.Generator().manual_seed(0)).to(given.device)
     result = {
         "date": time.strftime("%Y-%m-%d"),
+        "commit": commit(),
         "device": torch.cuda.get_device_name() if images.is_cuda else f"{os.cpu_count()} CPU cores",
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -91,7 +102,8 @@ def main() -> None:
         "networks": [compared(name, images, given.rounds) for name in given.networks],
     }
     print(json.dumps(result, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,6 +4,7 @@ A real process each, with its own environment, folder and output, that calls wha
 stopping start their commands anew instead. Run as a script, this is `phalanx` for a shell, done by the same process.
 """
 
+import importlib
 import json
 import os
 import shlex
@@ -20,6 +21,7 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # numpy's threads would be there before a fork
+_COMMAND, _RANK = "phalanx.launch.main:main", "phalanx.launch.train:main"
 _GRACE_S = 5.0  # how long other ranks may go on once one has failed, as under torchrun
 _START_S = 60.0
 _COMMAND_S = 150.0
@@ -59,6 +61,47 @@ def become(work: Callable[[], int], folder: Path, environment: Mapping[str, str]
         os._exit(code)
 
 
+def fork(work: Callable[[], int], folder: Path, environment: Mapping[str, str], output: Path, errors: Path) -> int:
+    """A process of its own that does something, see `become`."""
+    threads = len(os.listdir("/proc/self/task"))
+    assert threads == 1, f"{threads} threads: only a process of one can fork"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = os.fork()
+    if process == 0:
+        become(work, folder, environment, output, errors)
+    return process
+
+
+def fork_ranks(work: Callable[[int], int], count: int, folder: Path) -> list[int]:
+    """Processes that do the work of ranks, in the environment that torchrun would give them.
+
+    Args:
+        work: is given the number of its rank, and returns an exit code.
+        folder: where they run; what they say goes to `rank-N.log` there.
+    """
+    from torch.distributed.elastic.utils.distributed import get_free_port
+
+    from benchmarks.support import clean
+
+    port = get_free_port()
+    return [
+        fork(
+            lambda rank=rank: work(rank),  # type: ignore[misc]
+            folder,
+            clean.environment() | rank_environment(rank, count, port),
+            *[folder / f"rank-{rank}.log"] * 2,
+        )
+        for rank in range(count)
+    ]
+
+
+def wait_for(processes: Sequence[int]) -> list[tuple[int, int]]:
+    """Exit code and peak memory in MB of each, once all have ended."""
+    ended = [os.wait4(process, 0) for process in processes]
+    return [(os.waitstatus_to_exitcode(status), usage.ru_maxrss // 1024) for _, status, usage in ended]
+
+
 def _serve(folder: Path) -> None:
     """Forks a process for each order that comes through the pipe, until the one who made it is gone."""
     import accelerate  # noqa: F401
@@ -85,7 +128,6 @@ def _serve(folder: Path) -> None:
 def _keep(folder: Path) -> NoReturn:
     """Starts the processes of the order that lies in a folder, waits for them, and writes down how they ended."""
     from phalanx.dist.processes.children import die_with_parent
-    from phalanx.launch import main, train
 
     die_with_parent()
     order = json.loads((folder / "order").read_text())
@@ -96,8 +138,7 @@ def _keep(folder: Path) -> NoReturn:
         if process == 0:
             output, errors = folder / f"{rank}.out", folder / f"{rank}.err"
             told = environment | rank_environment(rank, count, order["port"]) if count else environment
-            called = train.main if count else main.main
-            become(lambda called=called: called(arguments), Path(order["cwd"]), told, output, errors)
+            become(lambda: _called(order["function"], arguments), Path(order["cwd"]), told, output, errors)
         processes.append(process)
     _write(folder / "processes", processes)
     codes: dict[int, int] = {}
@@ -117,6 +158,11 @@ def _keep(folder: Path) -> NoReturn:
     os._exit(0)
 
 
+def _called(function: str, arguments: Sequence[str]) -> int:
+    module, _, name = function.partition(":")
+    return int(getattr(importlib.import_module(module), name)(arguments))
+
+
 def _write(path: Path, content: list[int] | dict[str, Any]) -> None:
     """A file is there when it is whole."""
     path.with_suffix(".new").write_text(json.dumps(content))
@@ -124,12 +170,20 @@ def _write(path: Path, content: list[int] | dict[str, Any]) -> None:
 
 
 def _order(
-    folder: Path, name: str, arguments: Sequence[str], cwd: str, environment: Mapping[str, str], ranks: int = 0, port: int = 0
+    folder: Path,
+    name: str,
+    arguments: Sequence[str],
+    cwd: str,
+    environment: Mapping[str, str],
+    ranks: int = 0,
+    port: int = 0,
+    function: str = _COMMAND,
 ) -> "Forked":
     """Tells the process that serves a folder what to fork."""
     here = folder / name
     here.mkdir()
-    order = {"arguments": list(arguments), "cwd": cwd, "environment": dict(environment), "ranks": ranks, "port": port}
+    order: dict[str, Any] = {"arguments": list(arguments), "function": function, "ranks": ranks, "port": port}
+    order |= {"cwd": cwd, "environment": dict(environment)}
     _write(here / "order", order)
     orders = os.open(folder / "orders", os.O_WRONLY | os.O_NONBLOCK)  # fails where nobody reads any more
     os.write(orders, f"{here}\n".encode())  # so short that it arrives in one piece, whoever else orders
@@ -198,14 +252,21 @@ class Forge:
     def pid(self) -> int | None:
         return self._server.pid if self._server else None
 
-    def start(self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], ranks: int = 0) -> Forked:
-        """`phalanx ARGUMENTS`; or, where there are `ranks`, so many of `phalanx.launch.train` as torchrun starts them."""
+    def start(
+        self, arguments: Sequence[str], cwd: Path, environment: Mapping[str, str], ranks: int = 0, function: str | None = None
+    ) -> Forked:
+        """`phalanx ARGUMENTS`; or, where there are `ranks`, so many of `phalanx.launch.train` as torchrun starts them.
+
+        Args:
+            function: `module:name` of what is called with the arguments instead, and returns an exit code.
+        """
         from torch.distributed.elastic.utils.distributed import get_free_port
 
         self._start()
         self._orders += 1
         port = get_free_port() if ranks > 1 else 0
-        return _order(self._folder, str(self._orders), arguments, str(cwd.absolute()), environment, ranks, port)
+        function = function or (_RANK if ranks else _COMMAND)
+        return _order(self._folder, str(self._orders), arguments, str(cwd.absolute()), environment, ranks, port, function)
 
     def command(self, folder: Path) -> Path:
         """Writes a script `phalanx` into a folder, to be put first in a shell's PATH: a forked process does its work."""

@@ -11,7 +11,8 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
@@ -166,3 +167,14 @@ class Pool:
             process.join(5)
             if process.is_alive():
                 process.kill()
+
+
+@contextmanager
+def pooled(given: Pool | None, size: int, **settings: Any) -> Iterator[Pool]:
+    """A pool that is there already, or one that is closed at the end."""
+    pool = given or Pool(size, **settings)
+    try:
+        yield pool
+    finally:
+        if given is None:
+            pool.close()

@@ -41,5 +41,9 @@ def test_curves_lie_within_the_picture_and_their_names_are_escaped() -> None:
     assert start == (50, 310) and end[0] <= 510 and end[1] == 30
 
 
+def test_a_curve_of_one_point_at_the_start_can_be_drawn() -> None:
+    assert ElementTree.fromstring(svg({"a": [(0.0, 0.5)]}, "AP50", "minutes")).findall("{*}polyline")
+
+
 def test_steps_of_an_axis_are_round() -> None:
     assert [_nice(step) for step in (0.03, 1, 1.1, 4.8, 7)] == [0.05, 1, 2, 5, 10]

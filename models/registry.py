@@ -1,6 +1,7 @@
 """Every network by name. An explicit table; torch is imported when a network is built."""
 
 import difflib
+from typing import TYPE_CHECKING, Any
 
 from phalanx.models import timm_networks
 from phalanx.models.backbones.table import BACKBONES
@@ -11,7 +12,10 @@ from phalanx.models.options import BadOption
 from phalanx.models.segmentation.table import SEGMENTATION
 from phalanx.models.spec import ModelSpec, UnknownBackbone, UnknownModel, is_pretrained, refuse_without_timm
 
-__all__ = ["MODELS", "BadOption", "ModelSpec", "UnknownBackbone", "UnknownModel", "get", "is_pretrained", "names"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["MODELS", "BadOption", "ModelSpec", "UnknownBackbone", "UnknownModel", "build", "get", "is_pretrained", "names"]
 
 _CARDS: dict[str, ModelCard] = {**BACKBONES, **SEGMENTATION, **DETECTION, **YOLO}
 MODELS: dict[str, ModelSpec] = {name: ModelSpec.of(name, card) for name, card in _CARDS.items()}
@@ -36,3 +40,8 @@ def get(name: str) -> ModelSpec:
         hint = f"Did you mean {' or '.join(near)}?" if near else "`phalanx models` lists all."
         raise UnknownModel(f"there is no network {name!r}. {hint}")
     return MODELS[name]
+
+
+def build(name: str, **options: Any) -> "nn.Module":
+    """`get(name).build(**options)`: from what `phalanx checkpoint consolidate` writes beside a file, `build(**model)`."""
+    return get(name).build(**options)

@@ -254,9 +254,10 @@ REFUSED = {
 @pytest.mark.parametrize("sentence", REFUSED)
 def test_what_a_network_does_not_take_is_refused_by_its_key(sentence: str) -> None:
     name, options = REFUSED[sentence]
-    for refuse in (registry.check, registry.build, registry.features):
+    spec = registry.get(name)
+    for refuse in (spec.check, spec.build, spec.features):
         with pytest.raises(BadOption, match=sentence):
-            refuse(name, **options)
+            refuse(**options)
 
 
 def test_building_warns_of_nothing_and_depends_on_the_seed_alone() -> None:

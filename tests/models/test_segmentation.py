@@ -281,9 +281,10 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("sentence", REFUSED)
 def test_what_a_network_does_not_take_is_refused_by_its_key(sentence: str) -> None:
     name, options = REFUSED[sentence]
-    for refuse in (registry.check, registry.build):
+    spec = registry.get(name)
+    for refuse in (spec.check, spec.build):
         with pytest.raises(BadOption, match=sentence):
-            refuse(name, **options)
+            refuse(**options)
 
 
 @pytest.mark.parametrize(

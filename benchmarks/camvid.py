@@ -200,6 +200,7 @@ _MARGIN = 0.93  # the time is a limit, and there is other work on the machine
 
 
 def _run(results: Path, bench: Bench, wanted: Sequence[Case]) -> dict[str, Found]:
+    from benchmarks.results import commit
     from phalanx.dist.storage.json_lines import JsonLines
 
     known, file = lines(results), JsonLines(results)
@@ -207,6 +208,7 @@ def _run(results: Path, bench: Bench, wanted: Sequence[Case]) -> dict[str, Found
     planned = {line["case"]: line["steps"] for line in known if "steps" in line}
 
     def tell(line: dict[str, Any]) -> None:
+        line["commit"] = commit()
         file.append(line)
         print(json.dumps(line), flush=True)
 

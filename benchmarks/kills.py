@@ -62,7 +62,7 @@ def _run(results: Path, wanted: int, smoke: bool) -> list[Line]:
     # Before numpy is imported: its threads would be there before ranks are forked.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     from benchmarks import kill_chain
-    from benchmarks.results import Progress
+    from benchmarks.results import Progress, commit
     from phalanx.dist.storage.json_lines import JsonLines, read_lines
 
     length = (
@@ -75,11 +75,13 @@ def _run(results: Path, wanted: int, smoke: bool) -> list[Line]:
         sys.exit(f"{results} has kills of an older version of this benchmark. Remove it to begin anew.")
     file = JsonLines(results)
     wanted_now, work = wanted - len(followed(lines)), Path(tempfile.mkdtemp(prefix="kills-"))
+    at = commit()
     progress, done = Progress(wanted_now, "kills"), 0
     unbroken: dict[int, Path] = {}
 
     def tell(line: Line) -> None:
         nonlocal done
+        line = {**line, "commit": at}
         lines.append(line)
         file.append(line)
         done += "kill" in line

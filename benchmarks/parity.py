@@ -100,12 +100,14 @@ def _stored(path: Path) -> dict[Cell, dict[str, Any]]:
 
 
 def _run(results: Path, chosen: Iterable[Cell], pool: Any) -> dict[Cell, dict[str, Any]]:
+    from benchmarks.results import commit
+
     found = _stored(results)
     todo = [cell for cell in chosen if cell not in found]
     with open(results, "a", encoding="utf-8") as file:
         for number, cell in enumerate(todo, 1):
             after = {str(step): figures for step, figures in measure(pool, cell).items()}
-            line = json.dumps({"cell": cell._asdict(), "after": after})
+            line = json.dumps({"cell": cell._asdict(), "after": after, "commit": commit()})
             print(line, file=file, flush=True)
             print(line, flush=True)
             found[cell] = after

@@ -50,7 +50,7 @@ def measure_all(
     """Measures every cell that has no line in a file of results yet, adds its line there, and prints it.
 
     Args:
-        results: a JSON line `{UNIT: CELL, "found": FIGURES}` a cell.
+        results: a JSON line `{UNIT: CELL, "found": FIGURES, "commit": COMMIT}` for each cell.
         unit: what a cell is called; the word for several has an `s`.
         to_line, from_line: a cell as JSON, and back.
 
@@ -63,7 +63,7 @@ def measure_all(
     try:
         for number, cell in enumerate(todo, 1):
             found[cell] = measure(cell)
-            line = {unit: to_line(cell), "found": found[cell]}
+            line = {unit: to_line(cell), "found": found[cell], "commit": commit()}
             file.append(line)
             progress.clear()
             print(json.dumps(line), flush=True)

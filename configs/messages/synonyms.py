@@ -5,6 +5,8 @@ Words are lower case, with `_` for `-`. A word with a section counts only there;
 
 from collections.abc import Mapping
 
+from phalanx.configs.sections.optim import OPTIMIZERS
+
 
 def _by_word(table: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """From `{"meant or meant": "word word"}` to what each word means."""
@@ -296,7 +298,7 @@ VALUES = {key: _by_word(table) for key, table in {
 _NOT_HERE = {
     ("dist.device", "Phalanx trains on CUDA devices and on the CPU."): "tpu npu xpu mps hpu xla rocm",
     ("dist.precision", "There is none of 8 bits."): "fp8 float8 int8 transformer_engine",
-    ("optim.name", "There are sgd and adamw alone."): "nadam radam lamb lars lion rmsprop muon adagrad adafactor auto",
+    ("optim.name", f"There are {', '.join(OPTIMIZERS)}."): "nadam radam lamb lars lion rmsprop muon adagrad adafactor auto",
     ("schedule.name", "For a decay in steps there are step and schedule.gamma, for a smooth one cosine and polynomial."):
         "exp exponential exponentiallr plateau reducelronplateau inverse_sqrt onecycle onecyclelr",
 }  # fmt: skip

@@ -14,6 +14,7 @@ from benchmarks.support.forking import Forge
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.open import open_split
 from tests.support.running import ROOT, clean_environment
+from tests.test_rooms import MOST_FILES
 
 PAGE = (ROOT / "docs/extending.md").read_text()
 ROOMS = ("configs", "dist", "models", "data", "train", "launch", "slurm")
@@ -96,6 +97,7 @@ def test_one_of_each_kind_is_added_as_the_page_says(copy: Path) -> None:
         for block in blocks(kind)[1:]:
             apply(copy, *block)
     files = sorted({name for kind in MOST for _, name, _ in blocks(kind)})
+    assert all(len(list((copy / name).parent.glob("*.py"))) <= MOST_FILES for name in files)
     ruff = str(Path(sys.executable).parent / "ruff")
     for command in ([ruff, "check", *files], [ruff, "format", "--check", *files]):
         code, said = output(command, copy)

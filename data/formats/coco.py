@@ -15,15 +15,15 @@ import numpy
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
+from phalanx.data.files import coco_masks
 from phalanx.data.files.coco_file import Content, ListedImage, read_coco
+from phalanx.data.files.objects import Faults, Found, fault_of
 from phalanx.data.files.same_name import as_stored, differ_in_case
 from phalanx.data.files.split_names import spellings
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import shown
 from phalanx.data.files.values import name as readable_name
-from phalanx.data.formats import coco_masks
 from phalanx.data.formats.detected import DetectedImages
-from phalanx.data.formats.objects import Faults, Found, fault_of
 from phalanx.data.images.image_header import read_header
 
 _LAYOUTS = (

@@ -14,9 +14,9 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data import fingerprints
 from phalanx.data.bad_sample import BadSample, bad
+from phalanx.data.files.objects import ObjectTable
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.formats.labelled import ImageFiles
-from phalanx.data.formats.objects import ObjectTable
 from phalanx.data.images.image_header import read_header
 
 _MOST_MASKS = 8 << 30  # bytes of an image's masks
@@ -92,7 +92,7 @@ class DetectedImages(ImageFiles):
 
     def _masks(self, index: int, own: slice, height: int, width: int) -> Tensor:
         """Bool [n, H, W]."""
-        from phalanx.data.formats.coco_masks import fault_of, mask
+        from phalanx.data.files.coco_masks import fault_of, mask
 
         assert self._objects.outlines is not None
         if (own.stop - own.start) * height * width > _MOST_MASKS:

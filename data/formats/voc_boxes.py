@@ -16,13 +16,13 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.by_stem import ByStem
 from phalanx.data.files.class_names import read_class_names
+from phalanx.data.files.objects import Faults, Found, fault_of
 from phalanx.data.files.same_name import differ_in_case
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import shown
 from phalanx.data.files.values import flag, number, whole
 from phalanx.data.files.voc_files import listed_again, read_stems, read_xml
 from phalanx.data.formats.detected import DetectedImages
-from phalanx.data.formats.objects import Faults, Found, fault_of
 from phalanx.data.images.image_formats import SUFFIXES
 from phalanx.data.images.image_header import read_header
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data.files.by_stem import ByStem
+from phalanx.data.files.objects import Faults, Found, fault_of
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import lines, read_text, shown
 from phalanx.data.files.values import number, whole
 from phalanx.data.files.yolo_files import SplitFiles, class_names, data_yaml, labels_elsewhere, split_files, values_of_keypoints
 from phalanx.data.files.yolo_keypoints import values_after_box
 from phalanx.data.formats.detected import DetectedImages
-from phalanx.data.formats.objects import Faults, Found, fault_of
 
 _REMEDY = "Correct it"
 _SHARES = "Write shares of the image's sides, from 0 to 1, instead of pixels"

@@ -14,7 +14,7 @@ from PIL import Image
 from phalanx.configs.errors import UserError
 from phalanx.data import dataset_info
 from phalanx.data.bad_sample import BadSample
-from phalanx.data.formats import coco_masks
+from phalanx.data.files import coco_masks
 from phalanx.data.open import open_split
 from tests.data.annotations import coco
 

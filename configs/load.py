@@ -20,6 +20,7 @@ from phalanx.configs.origin import COMMAND_LINE, Origin, Problem
 from phalanx.configs.schema import RunConfig, contradictions, flat, keys
 from phalanx.configs.text.yaml_reading import merge, override, read
 
+_TEXTS = [key.name for key in keys() if key.kind == "str or null" and key.name.count(".") == 1]
 OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=")
 
 
@@ -82,7 +83,8 @@ def load(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, An
         UserError: with one line for every problem found: file and line, key, value, what is allowed.
     """
     sources = _sources(files, overrides)
-    filling = fill(Written(sources.values, sources.where, base or {}))
+    wrong = [(sources.where(key), sentence) for key, sentence in (*_words_for_null(sources), *places.faults(sources.values))]
+    filling = fill(Written(sources.values, sources.where, base or {})) if not wrong else Filling(problems=wrong)
     sources.values, filling.values = places.absolute(sources.values), places.absolute(filling.values)
     config = _validated(sources, base or {}, filling)
     if secrets := [(sources.where(key), sentence) for key, sentence in credentials.in_values(flat(config))]:
@@ -130,6 +132,21 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
     if problems:
         raise _refuse(problems)
     return config
+
+
+def _words_for_null(sources: _Sources) -> list[tuple[str, str]]:
+    """Pairs of key and sentence for text keys that are given a word that means none: it would name a partition or a file.
+
+    They are null from then on, so that nothing else is said of them.
+    """
+    said = []
+    for name in _TEXTS:
+        section, key = name.split(".")
+        given = _lookup(sources.values, section, key)
+        if isinstance(given, str) and given.lower() in ("none", "null", "nil", "false"):
+            said.append((name, f"{name}={given} would be taken as a name. Did you mean {name}=null?"))
+            sources.values = merge(sources.values, {section: {key: None}})
+    return said
 
 
 def _lookup(values: dict[str, Any], section: str, key: str, otherwise: Any = None) -> Any:

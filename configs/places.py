@@ -5,11 +5,53 @@ written, since they are part of the digest; they are looked up from the folder t
 """
 
 import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from phalanx.configs import credentials
+
 _HOME = ("runs", "data.root", "data.cache", "dist.deepspeed")
 _KEPT_ABSOLUTE = ("data.root", "data.cache", "dist.deepspeed")
+_OF_EXPERIMENT = ("model.weights", "model.backbone_weights", "task.name", "data.name")
+_VARIABLE = re.compile(r"(?:^|/)\$(?:\w+|\{\w+\})(?=/|$)")
+_URL = re.compile(r"[A-Za-z][\w+.-]*://")
+_WORDS = ("ram", "disk", "memory", "auto", "true", "false", "yes", "no", "on", "off", "0", "1")
+
+
+def faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Pairs of key and sentence for what is given in place of a folder or a file of this machine, and is none.
+
+    Args:
+        values: as files and overrides have them, before anything is made absolute.
+    """
+    for key in (*_HOME, *_OF_EXPERIMENT):
+        value = _there(values, key.split("."))
+        if not isinstance(value, str) or "\0" in value or credentials.found(value):
+            continue
+        given = f"{key}={value[:200]}"
+        if os.path.exists(value):
+            if key == "runs" and not os.path.isdir(value):
+                yield key, f"{given} is no folder. Set runs=FOLDER."
+        elif _VARIABLE.search(value):
+            yield (
+                key,
+                f"{given} holds a variable, which is not replaced in recipes. Write the path, with ~ for the home directory.",
+            )
+        elif key in _HOME and _URL.match(value):
+            yield key, f"{given} is a URL; only a path on this machine will do. Copy or mount it, and set {key} to its path."
+        elif key == "data.cache" and value.lower() in _WORDS:
+            yield (
+                key,
+                f"{given} is no folder. Set one, such as /dev/shm/NAME (in memory) or one on a local disk; null for no cache.",
+            )
+
+
+def _there(values: Any, key: list[str]) -> Any:
+    for part in key:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def at_home(values: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Loaded:
         fresh: tensors of the model that start fresh, as asked.
         fitted: what was done to tensors of another shape, in words.
         rest: names of tensors in the file that are not the network's.
+        averages: the key of averaged weights in the file, which were not taken.
     """
 
     path: Path
@@ -44,11 +45,14 @@ class Loaded:
     fresh: int = 0
     fitted: tuple[str, ...] = ()
     rest: tuple[str, ...] = ()
+    averages: str = ""
 
     def __str__(self) -> str:
         parts = [f"{self.tensors} tensors of the model are from {self.path}"]
         if self.under:
             parts.append(f"under {self.under}")
+        if self.averages:
+            parts.append(f"not those averaged under {self.averages} (model.prefix={self.averages} takes them)")
         if self.prefix:
             parts.append(f"their names without the prefix {self.prefix}")
         if self.zeroed:
@@ -110,7 +114,7 @@ def load(
                 change = fits[name].change if name in fits else None
                 own[name].copy_(_read(path, opened, given, own[name], change))
         done = tuple(f"{name} {fit.said}" for name, fit in fits.items())
-        return Loaded(path, len(names), opened.under, found.prefix, len(zeroed), len(kept), done, rest)
+        return Loaded(path, len(names), opened.under, found.prefix, len(zeroed), len(kept), done, rest, opened.averages)
 
 
 def _without_prefix(path: Path, opened: Source, own: Mapping[str, Tensor], prefix: str | None) -> Under:

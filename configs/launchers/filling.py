@@ -118,7 +118,7 @@ def _deepspeed_file(written: Written, accelerate: Statements, result: Filling) -
     """The DeepSpeed file that counts: as written, else accelerate's, else that of the run, unless it now runs otherwise."""
     if written.is_explicit("dist.deepspeed"):
         explicit = _lookup(written.explicit, "dist.deepspeed")
-        return explicit if isinstance(explicit, str) else None
+        return explicit if isinstance(explicit, str) and isinstance(written.explicit["dist"], dict) else None
     if (named := accelerate.value("dist.deepspeed")) is not None:
         return str(named)
     before = _lookup(written.base, "dist.deepspeed")

@@ -3,10 +3,19 @@
 import difflib
 import functools
 import re
+from collections.abc import Iterable
 
 from phalanx.configs.messages import synonyms
 from phalanx.configs.schema import keys
 
+NONE = ("none", "null", "nil", "off", "false", "no")
+"""What other toolkits write where a key is left open, which is null here."""
+
+# The key of a section that one word for the whole section means.
+_CHOOSES = {
+    "dist": "dist.strategy", "optim": "optim.name", "model": "model.name", "data": "data.name", "task": "task.name",
+    "loss": "loss.name", "schedule": "schedule.name", "slurm": "slurm.partition",
+}  # fmt: skip
 _ALL = " `phalanx config --keys` lists all keys."
 
 
@@ -78,8 +87,45 @@ def value(key: str, given: str) -> str:
     return meant + (f" {note}" if note else "")
 
 
-def network(name: str, key: str = "model.name") -> str:
-    """The same for a network's name, which may be one of timm's, or hold that of its backbone."""
+def of_section(section: str, given: object) -> str:
+    """A sentence, with a blank before it, for a section that is given one word: the key that chooses in it."""
+    key = _CHOOSES.get(section)
+    if key is None or not isinstance(given, str) or not re.fullmatch(r"[A-Za-z][\w./+-]{0,99}", given) or given.lower() in NONE:
+        return ""
+    there = synonyms.VALUES.get(key, {}).get(_plain(given), (given,))
+    return f" Did you mean {_listed(tuple(f'{key}={word}' for word in there))}?"
+
+
+def _bare(name: str) -> str:
+    return re.sub(r"[^a-z0-9+]", "", name.lower()).replace("plus", "+")
+
+
+def _in_other_form(name: str, key: str, known: Iterable[str]) -> str:
+    """A name of ours in the form of a file, a module or a hub: yolov8n.pt, torchvision.models.resnet18, DeepLabV3Plus."""
+    last = re.sub(r"\.(pth?|yaml|yml|py|onnx|safetensors)$", "", re.split(r"[/:]|models\.", name)[-1])
+    if name.startswith(("timm:", "timm.", "hf-hub:timm/", "hf_hub:timm/")):
+        return f" Did you mean {key}=timm/{last.removeprefix('timm.').removeprefix('create_model')}?"
+    ours = {_bare(each): each for each in known}
+    if (there := ours.get(_bare(last))) is not None:
+        return f" Did you mean {key}={there}?"
+    base, dot, _ = last.partition(".")
+    if dot and base in ours.values():
+        return f" Did you mean {key}=timm/{last}, or {key}={base}?"
+    zoo = re.match(r"(?i)(faster|mask)[-_]?rcnn[-_]r[-_]?(50|101)|(retinanet)[-_]r[-_]?(50|101)", last)
+    if zoo and key == "model.name":
+        network = f"{zoo[1].lower()}_rcnn" if zoo[1] else "retinanet"
+        return f" Did you mean model.name={network} model.backbone=resnet{zoo[2] or zoo[4]}?"
+    return ""
+
+
+def network(name: str, key: str = "model.name", known: Iterable[str] = ()) -> str:
+    """The same for a network's name, which may be one of timm's, or hold that of its backbone.
+
+    Args:
+        known: the names that there are.
+    """
+    if other := _in_other_form(name[:200], key, known):
+        return other
     word = _plain(name)
     if meant := value("model.name", name):
         return meant

@@ -43,6 +43,7 @@ _WANTED = {
 }
 TYPES = frozenset({*_WANTED, "missing", "extra_forbidden", "model_type", "model_attributes_type", "value_error"})
 _NAMES = {key.name for key in keys()}
+_NULLABLE = {key.name for key in keys() if key.kind.endswith("or null")}
 _SECTIONS = {name.rpartition(".")[0] for name in _NAMES} - {""}
 
 
@@ -96,10 +97,15 @@ def _sentence(item: Any, key: str, values: Mapping[str, Any]) -> str:
         meaning = next((k.meaning for k in keys() if k.name == key), "")
         return f"{key} is missing. Set it" + (f": {meaning}." if meaning else ".")
     if kind in ("model_type", "model_attributes_type"):
-        return f"{key} is a section with keys of its own, not {_shown(key, item['input'])}. Write its keys below it."
+        meant = nearest.of_section(key, item["input"])
+        return (
+            f"{key} is a section with keys of its own, not {_shown(key, item['input'])}.{meant or ' Write its keys below it.'}"
+        )
     written, value = _inside(key, below, values)
     wanted = _wanted(item, kind)
     remedy = nearest.value(key, value) if isinstance(value, str) else ""
+    if not remedy and key in _NULLABLE and isinstance(value, str) and value.lower() in nearest.NONE:
+        remedy = f" Did you mean {key}=null?"
     if not remedy and kind == "literal_error" and isinstance(value, str):
         allowed = re.findall(r"'([^']*)'", item["ctx"]["expected"])
         close = difflib.get_close_matches(value[:50].lower(), allowed, n=1, cutoff=0.5)

@@ -59,9 +59,35 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
     """Lines; of one without measure, as a hole in a file is, no more than its end is kept."""
     while line := file.readline(_LONGEST):
         while len(line) == _LONGEST and not line.endswith(b"\n"):
+            _pass_hole(file)
             if not (line := file.readline(_LONGEST)):
                 return
         yield line
+
+
+def _pass_hole(file: BinaryIO) -> None:
+    """Goes to where the file holds bytes again: a hole may be larger than any disk."""
+    descriptor, place = file.fileno(), file.tell()
+    before = os.lseek(descriptor, 0, os.SEEK_CUR)  # what the file's buffer takes for granted
+    try:
+        place = os.lseek(descriptor, place, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # nothing but a hole follows
+            place = os.fstat(descriptor).st_size
+    finally:
+        os.lseek(descriptor, before, os.SEEK_SET)
+    file.seek(place)
+
+
+def _end_of_data(descriptor: int, size: int) -> int:
+    """Where the last bytes end that a file holds; a hole may follow."""
+    end = 0
+    try:
+        while end < size:
+            end = os.lseek(descriptor, os.lseek(descriptor, end, os.SEEK_DATA), os.SEEK_HOLE)
+    except OSError as error:
+        return end if error.errno == errno.ENXIO else size  # no more data; or a file system that knows no holes
+    return end
 
 
 def _parsed(line: bytes, wanted: dict[str, type]) -> dict[str, Any] | None:
@@ -121,7 +147,8 @@ class JsonLines:
 
     def _end_whole(self) -> None:
         """Takes away a last line that a kill cut short, so that the next one does not join it."""
-        size = end = os.fstat(self._file).st_size
+        size = os.fstat(self._file).st_size
+        end = _end_of_data(self._file, size) if size > _LONGEST else size
         while end:
             start = max(0, end - 65536)
             found = os.pread(self._file, end - start, start).rfind(b"\n")

@@ -16,7 +16,7 @@ class UniversalFolder:
     From stage 3 parameters come as one row of numbers, and buffers lie in the file of rank 0 beside them.
     """
 
-    flat, under = True, "zero"
+    flat, under, averages = True, "zero", ""
 
     def __init__(self, folder: Path):
         self._files = {path.parent.name: path for path in sorted((folder / "zero").glob("*/fp32.pt"))}

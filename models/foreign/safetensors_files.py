@@ -17,7 +17,7 @@ SINGLE = "model.safetensors"
 class SafetensorsFiles:
     """Tensors of one or several files, which are mapped into memory; only what is asked for is read."""
 
-    flat, under = False, ""
+    flat, under, averages = False, "", ""
 
     def __init__(self, files: list[Path]):
         self._files = ExitStack()

@@ -9,6 +9,13 @@ from torch import Tensor
 
 # What a reader that meets nonsense lets through from Python and from parsers.
 _FROM_PYTHON = re.compile(r"invalid literal|codec can't|while parsing|unpack|out of range|object|Exceeds the limit|recursion")
+# The long advice of libraries, which names switches of their own.
+_FROM_LIBRARIES = (
+    (re.compile(r"TorchScript"), "it is a TorchScript archive, which holds a program"),
+    (re.compile(r"central directory|Invalid argument|EOF|inline_container|deserializing header|hasRecord|^\d+$"),
+     "it is cut short or damaged, or of another kind"),
+    (re.compile(r"weights_only|Weights only"), "it was not written by torch.save, or holds more than tensors"),
+)  # fmt: skip
 _LONGEST = 300  # characters of a reason: it may repeat the file
 
 
@@ -31,6 +38,10 @@ class Source(Protocol):
     def under(self) -> str:
         """The key under which the tensors lie in the file; empty where they lie at the top."""
 
+    @property
+    def averages(self) -> str:
+        """The key of averaged weights (EMA) beside them, which were not taken; empty where there are none."""
+
     def read(self, name: str) -> Tensor:
         """One tensor, in CPU memory; it may be a view of the file."""
 
@@ -43,8 +54,8 @@ class InMemory:
 
     flat = False
 
-    def __init__(self, tensors: Mapping[str, Tensor], under: str = ""):
-        self._tensors, self.under = tensors, under
+    def __init__(self, tensors: Mapping[str, Tensor], under: str = "", averages: str = ""):
+        self._tensors, self.under, self.averages = tensors, under, averages
         self.shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
     def read(self, name: str) -> Tensor:
@@ -60,6 +71,8 @@ def reason(error: Exception) -> str:
     if asked:
         return f"it asks for {asked[1]}, which is no tensor"
     said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if (ours := next((words for pattern, words in _FROM_LIBRARIES if pattern.search(said)), None)) is not None:
+        return ours
     return "its content is broken" if _FROM_PYTHON.search(said) else said[:_LONGEST]
 
 

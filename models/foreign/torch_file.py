@@ -10,6 +10,8 @@ from phalanx.models.foreign.source import BadWeights, InMemory
 
 # Where trainers put the model beside the optimizer: Lightning, torchvision, timm, mmengine, DeepSpeed.
 USUAL_KEYS = ("state_dict", "model", "model_state_dict", "module")
+# Where some of them put averaged weights (EMA) beside those: timm, torchvision, YOLOv5 to v7, diffusers.
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _ZIP = b"PK\x03\x04"
 
 
@@ -52,7 +54,8 @@ def open_file(path: Path, prefix: str | None = None) -> InMemory:
     usual = [key for key in USUAL_KEYS if key in nested]
     keys = asked[:1] or usual or ([] if nested and _top(held) else nested)
     if len(keys) == 1:
-        return InMemory(held[keys[0]], keys[0])
+        averages = next((key for key in _AVERAGES if key in nested and key != keys[0]), "")
+        return InMemory(held[keys[0]], keys[0], averages)
     if keys:
         raise BadWeights(
             f"{path}: tensors lie under {' and '.join(keys)}. Set model.prefix={keys[0]} or another of them, or save the one "

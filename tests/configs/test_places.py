@@ -126,3 +126,34 @@ def test_a_home_of_nobody_stays_as_it_is_written(at_home: Path) -> None:
     assert load([DIGITS], ["data.root=~nobody_of_that_name/x"]).data.root == f"{at_home}/here/~nobody_of_that_name/x"
     with pytest.raises(UserError, match="no such file"):
         load(["~nobody_of_that_name/x.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.root=$HOME/x", "holds a variable"),
+        ("data.cache=/scratch/${USER}/x", "holds a variable"),
+        ("runs=$SCRATCH", "holds a variable"),
+        ("dist.deepspeed=$HOME/ds.json", "holds a variable"),
+        ("model.weights=$HOME/w.pth", "holds a variable"),
+        ("data.name=$HOME/mine.py:Data", "holds a variable"),
+        ("data.cache=ram", "is no folder"),
+        ("data.cache=True", "is no folder"),
+        ("data.root=s3://bucket/x", "is a URL"),
+        ("data.cache=gs://bucket", "is a URL"),
+        ("runs=hf://me/runs", "is a URL"),
+        ("dist.deepspeed=https://host/ds.json", "is a URL"),
+        ("runs=/dev/null", "is no folder"),
+    ],
+)
+def test_what_is_no_path_of_this_machine_is_refused_by_its_key(at_home: Path, override: str, said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        load([DIGITS], [override])
+    assert f"command line: {override} {said}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_of_such_a_name_is_taken_as_it_is_there(at_home: Path) -> None:
+    for name in ("ram", "$HOME"):
+        Path(name).mkdir()
+        assert load([DIGITS], [f"data.cache={name}"]).data.cache == f"{at_home}/here/{name}"
+    assert load([DIGITS], ["data.root=/data/cash$/x"]).data.root == "/data/cash$/x"

@@ -121,3 +121,17 @@ def test_a_line_without_end_is_passed_over_in_little_memory(tmp_path: Path, monk
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"a": 1}\n' + b"\0" * 1000 + b'\n{"a": 2}\n' + b"\0" * 640)
     assert [line["a"] for line in read_lines(path)] == [1, 2]
+
+
+def test_a_hole_larger_than_any_disk_is_passed_over_and_cut_away(tmp_path: Path) -> None:
+    path, size = tmp_path / "metrics.jsonl", 1 << 42
+    path.write_bytes(b'{"step": 1}\n')
+    os.truncate(path, size)
+    assert list(read_lines(path, step=int)) == [{"step": 1}]
+    with open(path, "r+b") as file:
+        file.seek(size)
+        file.write(b'\n{"step": 2}\n')
+    assert [line["step"] for line in read_lines(path, step=int)] == [1, 2]
+    os.truncate(path, size)
+    JsonLines(path).close()
+    assert path.read_bytes() == b'{"step": 1}\n'

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -381,3 +382,29 @@ def test_where_nothing_fits_the_sentence_is_about_the_names_without_usual_prefix
     less = {name: tensor for name, tensor in network(1).state_dict().items() if name != "conv.weight"}
     save_file(named("net.", less) | BESIDE, tmp_path / "less.safetensors")
     assert "the file lacks the tensor conv.weight, which the model has. Give" in refusal(tmp_path / "less.safetensors")
+
+
+@pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_beside_others_are_told_and_taken_by_their_prefix(tmp_path: Path, key: str) -> None:
+    averaged = AveragedModel(network(3)).state_dict() if key == "model_ema" else network(3).state_dict()
+    plain = "model" if key == "model_ema" else "state_dict"
+    torch.save({plain: network(1).state_dict(), key: averaged, "epoch": 3}, tmp_path / "best.pth")
+    said = str(assert_loads(tmp_path / "best.pth"))
+    assert f"under {plain}, not those averaged under {key} (model.prefix={key} takes them)" in said
+    target = network(2)
+    loaded = weights.load(target, tmp_path / "best.pth", prefix=key)
+    assert torch.equal(target.head.weight, network(3).head.weight) and "not those" not in str(loaded)
+
+
+def test_the_long_advice_of_torch_is_never_repeated(tmp_path: Path) -> None:
+    torch.save(network(1).state_dict(), tmp_path / "whole.pth")
+    content = (tmp_path / "whole.pth").read_bytes()
+    torch.save(network(1).state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old.pth").read_bytes()
+    cases = [content[:50], content[: len(content) // 2], content[:-200], old[:-100], b"hello world\n", b'{"a": 1}', bytes(3000)]
+    for broken in (*cases, pickle.dumps({"a": 1})):
+        (tmp_path / "broken.pth").write_bytes(broken)
+        with pytest.raises(BadWeights) as caught:
+            open_source(tmp_path / "broken.pth")
+        said = str(caught.value).replace(str(tmp_path), "")
+        assert re.search(r"\(it (is cut short|was not written)|\(its content is broken", said) and len(said) < 200, said

@@ -1,6 +1,8 @@
 """Everything about a run that can be checked before ranks are started: no torch, nothing written."""
 
 import importlib.util
+import os
+import re
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.launchers import filling
@@ -10,6 +12,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.section import divisors
 from phalanx.configs.strategies import STRATEGIES
 from phalanx.configs.tasks import TASKS
+from phalanx.configs.text.encodings import brief
 from phalanx.data import open as data_open
 from phalanx.dist.storage.run_directory import RunDirectory, is_writable
 from phalanx.models import registry
@@ -66,16 +69,18 @@ def check_model(config: RunConfig) -> None:
             spec.weights_version(model.weights)
     except registry.UnknownModel as error:
         refuse_half("model.name", model.name)
-        meant = nearest.network(model.name)
+        meant = nearest.network(model.name, known=registry.MODELS)
         said = f"there is no network {model.name!r}.{meant}" if meant else error
         raise UserError(f"model.name={model.name}: {said}") from None
     except registry.UnknownBackbone as error:
-        meant = nearest.network(str(model.backbone), "model.backbone")
+        meant = nearest.network(str(model.backbone), "model.backbone", registry.names("backbone"))
         raise UserError(
             f"model.backbone={model.backbone}: there is no such backbone.{meant}" if meant else str(error)
         ) from None
     except registry.BadOption as error:
         raise UserError(str(error)) from None
+    for key, given in (("model.weights", model.weights), ("model.backbone_weights", model.backbone_weights)):
+        _check_source(key, given, model.name)
     if model.fresh and model.weights is None:
         raise UserError(
             f"model.fresh={', '.join(model.fresh)}: without model.weights every parameter starts fresh. Remove the key."
@@ -87,6 +92,19 @@ def check_model(config: RunConfig) -> None:
     _check_backbone_weights(config)
     _check_frozen(config)
     _check_kind(config)
+
+
+def _check_source(key: str, given: str | None, network: str) -> None:
+    """Whether a word or a URL is in the place of weights: only what a library publishes is fetched, by the library's name."""
+    if given is None or registry.is_pretrained(given) or os.path.exists(given):
+        return
+    library = "timm" if network.startswith("timm/") else "torchvision"
+    if re.match(r"[A-Za-z][\w+.-]*://|hf[-_]hub:", given):
+        raise UserError(f"{key}={brief(given)}: nothing is fetched from there. Fetch the file, and set {key}=FILE.")
+    if given.lower() in ("imagenet", "pretrained", "default", "true", "yes", "auto", "coco") or given.startswith("timm/"):
+        raise UserError(f"{key}={given}: there is no such file or folder. Did you mean {key}={library}?")
+    if re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*_V\d", given):
+        raise UserError(f"{key}={given}: there is no such file or folder. Did you mean {key}=torchvision/{given}?")
 
 
 def _check_backbone_weights(config: RunConfig) -> None:

@@ -130,7 +130,7 @@ class DataConfig(Section):
     )
     changed: Literal["refuse", "accept"] = bookkeeping(
         "refuse",
-        "a resume whose training samples, or the class of one, are no longer those of the start: refuse it, or accept them as "
+        "a resume whose training samples or annotations are no longer those of the start: refuse it, or accept them as "
         "they are now, so that some may occur twice in this epoch, or not at all",
     )
     check: Literal["full", "quick"] = bookkeeping(

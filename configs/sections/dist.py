@@ -77,8 +77,8 @@ class DistConfig(Section):
     )
     hang_s: float = hardware(
         900.0,
-        "seconds without progress after which the run counts as hung, and ends naming the rank; 0: never. Must be smaller than "
-        "timeout_s, which would blame the ranks that wait",
+        "seconds without progress after which the run counts as hung, and ends naming the rank; 0: never. Should be smaller "
+        "than timeout_s, which would blame the ranks that wait",
         ge=0,
     )
     timeout_s: float = hardware(1800.0, "seconds after which an unfinished collective is an error", gt=0)

@@ -59,8 +59,8 @@ class LossConfig(Section):
     dice_smooth: float = experiment(1.0, "dice: term added to numerator and denominator", ge=0)
     ohem_threshold: float | None = experiment(
         None,
-        "online hard example mining: cross_entropy counts only pixels whose class has a probability below this, such as 0.7 "
-        "(arXiv:1604.03540); all if null",
+        "segmentation, hard example mining: cross_entropy counts only pixels whose class has a probability below this, such as "
+        "0.7 (arXiv:1604.03540); all if null",
         gt=0,
         le=1,
     )

@@ -92,7 +92,7 @@ def fault_of_message(said: str, case: Case) -> str | None:
     if not said.strip():
         return "an empty message"
     found = INTERNALS.search(said)
-    if found and found[0] not in case.dumps():
+    if found and not case.holds(found[0]):
         return f"a parser's words: {found[0]}"
     if len(said) > LONGEST or max(map(len, said.splitlines())) > LONGEST_LINE:
         return "a message without end"

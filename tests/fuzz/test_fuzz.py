@@ -39,6 +39,8 @@ def test_whatever_breaks_the_law_is_a_finding_and_the_next_input_is_answered(wor
 def test_an_input_is_kept_as_it_was_and_the_same_seed_tries_the_same(tmp_path: Path) -> None:
     case = Case("coco", {"a/\udc80": b"\xff\0", "b": FOLDER, "../c": b"", "d\0": b""}, [float("inf"), "\ud800"])
     assert Case.loads(case.dumps()) == case
+    said = Case("coco", {"a": "Küche".encode("utf-16")}, "given")
+    assert said.holds("Küche") and said.holds("given") and not said.holds("Kuche")
     case.lay_out(tmp_path / "x")
     assert sorted(path.name for path in (tmp_path / "x").rglob("*")) == ["a", "b", "\udc80"] and list(tmp_path.iterdir()) == [
         tmp_path / "x"

@@ -34,7 +34,7 @@ class Case:
         return json.dumps({"target": self.target, "files": files, "given": self.given})
 
     def holds(self, text: str) -> bool:
-        """Whether the input itself says something: in the content of a file, in any encoding, in a name, or in what is given."""
+        """Whether the input itself says something: in a file, in any encoding, in a name, or in what is given."""
         encoded = [text.encode(name) for name in ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")]
         contents = [content for content in self.files.values() if isinstance(content, bytes)]
         return text in self.dumps() or any(word in content for word in encoded for content in contents)

@@ -1,1 +1,1 @@
-"""Everything that knows about ranks: environment, strategy, BatchNorm, sampling, checkpoints, signals."""
+"""Everything that knows of ranks: environment, strategy, BatchNorm, sampling, checkpoints, signals."""

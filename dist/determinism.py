@@ -1,4 +1,4 @@
-"""Kernels that give the same bits every time: on GPUs a choice, and slower."""
+"""Deterministic kernels: optional on GPUs, and slower."""
 
 import os
 

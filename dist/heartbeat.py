@@ -1,9 +1,9 @@
-"""Where this rank is: its main thread names each stage that it enters, for the watchdog (`dist/health/watchdog.py`)."""
+"""This rank's progress: its main thread publishes each stage that it enters, for the watchdog (`dist/health/watchdog.py`)."""
 
 import time
 from typing import Literal, NamedTuple, get_args
 
-# In the order in which every rank comes through them; those from `loading` on come again with each step.
+# In the order in which every rank enters them; those from `loading` on recur in each step.
 Stage = Literal[
     "join", "build", "restore", "warm-up", "loading", "forward", "backward", "update", "evaluation", "metrics", "save", "end"
 ]
@@ -11,7 +11,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class Position(NamedTuple):
-    """The last stage that was entered.
+    """The last stage entered.
 
     Attributes:
         step: the step under way, counted from 1; 0 while the run starts.
@@ -27,10 +27,10 @@ _latest = Position(0, "join", time.monotonic())
 
 
 def beat(stage: Stage, step: int | None = None) -> None:
-    """The main thread enters a stage, or goes on in it. Costs less than a microsecond: no lock, nothing is written.
+    """The main thread enters a stage, or makes progress in it. Costs less than a microsecond: no lock, nothing is written.
 
     Args:
-        step: the step under way, counted from 1; None where it is still the same.
+        step: the step under way, counted from 1; None if unchanged.
     """
     global _latest
     _latest = Position(_latest.step if step is None else step, stage, time.monotonic())

@@ -1,4 +1,4 @@
-"""How many bytes a rank holds of a model, its gradients and its optimizer, from names and shapes alone. No torch here."""
+"""Bytes that a rank holds of a model, its gradients and its optimizer, from names and shapes alone. No torch here."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ _KINDS = ("model", "optimizer", "ema", "ema_buffers", "statistics")
 
 @dataclass(frozen=True)
 class Sharing:
-    """How ranks share a model, as far as memory depends on it.
+    """How a model is sharded, as far as memory depends on it.
 
     Attributes:
         strategy: as `dist.strategy`.
         world_size: number of ranks.
-        shard_ranks: ranks that share one copy of the weights; of use to hsdp alone.
+        shard_ranks: ranks that share one copy of the weights; used by hsdp only.
         offload: as `dist.offload`.
-        adds_whole_gradients: whether gradients stay whole on a rank until a step's last backward (fsdp, hsdp).
+        keeps_full_gradients: whether a rank holds full gradients until a step's last backward (fsdp, hsdp).
     """
 
     strategy: str
     world_size: int
     shard_ranks: int = 1
     offload: bool = False
-    adds_whole_gradients: bool = False
+    keeps_full_gradients: bool = False
 
     @property
     def spec(self) -> StrategySpec:
@@ -37,14 +37,14 @@ class Sharing:
 
     @classmethod
     def of(cls, config: RunConfig, world_size: int, local_world: int) -> "Sharing":
-        """That of a run.
+        """The sharding of a run.
 
         Args:
-            local_world: ranks of a node, which share the weights under hsdp where `dist.shard_ranks` is not set.
+            local_world: ranks per node, which share the weights under hsdp if `dist.shard_ranks` is not set.
         """
         dist = config.dist
         once_a_step = STRATEGIES[dist.strategy].is_fsdp and dist.exchange == "step" and dist.reduce == "fast"
-        whole = once_a_step and _most_turns(config, world_size) > 1
+        whole = once_a_step and _most_passes(config, world_size) > 1
         return cls(dist.strategy, world_size, dist.shard_ranks or local_world, dist.offload, whole)
 
 
@@ -53,11 +53,11 @@ class RankMemory:
     """Bytes that one rank holds.
 
     Attributes:
-        weights: parameters and buffers, BatchNorm's statistics of all micro-batches that the rank runs included.
-        gradients: as they are added up over a step's micro-batches.
-        optimizer: its state, and the copy of the weights that DeepSpeed's optimizer steps.
+        weights: parameters and buffers, including BatchNorm's statistics of the rank's micro-batches.
+        gradients: accumulated over a step's micro-batches.
+        optimizer: its state, and DeepSpeed's copy of the weights.
         averages: averaged weights and buffers.
-        on_host: names of those above that lie in CPU memory, by `dist.offload`.
+        on_host: names of those above that are in CPU memory (`dist.offload`).
     """
 
     weights: int
@@ -74,13 +74,13 @@ class RankMemory:
 
 
 def memory_per_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> RankMemory:
-    """What the rank with the largest parts holds while it trains: the first one's, and the most rows of statistics.
+    """The bytes of the rank with the largest shards (the first one's) and the most rows of statistics.
 
-    Not counted: activations; buffers of communication (DDP's buckets, which are once more the gradients, and DeepSpeed's);
-    what FSDP and ZeRO-3 gather of the weights for a block, and the small parameters that ZeRO-3 keeps gathered; partial sums
-    of `dist.reduce=exact`; what the optimizer allocates while it steps. Gradients have the format of the weights.
+    Not counted: activations; communication buffers (DDP's buckets, as large as the gradients, and DeepSpeed's);
+    the weights that FSDP and ZeRO-3 gather for a block, and the small parameters that ZeRO-3 keeps gathered; partial sums
+    of `dist.reduce=exact`; what the optimizer allocates in its step. Gradients have the dtype of the weights.
 
-    Trained is what the optimizer has a state for; everything in floating point where it has none (sgd without momentum).
+    A tensor counts as trained if the optimizer has a state for it; without any state (sgd without momentum) all floats do.
 
     Args:
         tensors: of a checkpoint's manifest, by name.
@@ -95,13 +95,13 @@ def memory_per_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> Ra
     rest = [t for t in model.values() if not _may_be_trained(t)]
 
     spec = sharing.spec
-    weights = _parts(parameters, sharing) if "weights" in spec.shards else _whole(parameters)
-    whole_gradients = "gradients" not in spec.shards or sharing.adds_whole_gradients
+    weights = _parts(parameters, sharing) if "weights" in spec.shards else _full(parameters)
+    whole_gradients = "gradients" not in spec.shards or sharing.keeps_full_gradients
     # DeepSpeed's optimizer steps parts of its own, unless the weights are such parts already.
     has_copy = spec.deepspeed and ("weights" not in spec.shards or sharing.offload)
     return RankMemory(
-        weights=weights + _whole(rest) + _statistics(kinds["statistics"].values(), sharing.world_size),
-        gradients=_whole(trained) if whole_gradients else _parts(trained, sharing),
+        weights=weights + _full(rest) + _statistics(kinds["statistics"].values(), sharing.world_size),
+        gradients=_full(trained) if whole_gradients else _parts(trained, sharing),
         optimizer=_state(kinds["optimizer"], sharing) + (_parts(trained, sharing) if has_copy else 0),
         averages=_state(kinds["ema"], sharing) + _averaged_buffers(kinds["ema_buffers"], sharing.world_size),
         on_host=_on_host(sharing),
@@ -109,16 +109,16 @@ def memory_per_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> Ra
 
 
 def _may_be_trained(tensor: StoredTensor) -> bool:
-    """Whether it can be a parameter: strategies share no buffer out, and no tensor without dimensions."""
+    """Whether it can be a parameter: strategies shard neither buffers nor tensors without dimensions."""
     return tensor.dtype.startswith(("F", "BF")) and bool(tensor.shape)
 
 
-def _whole(tensors: Iterable[StoredTensor]) -> int:
+def _full(tensors: Iterable[StoredTensor]) -> int:
     return sum(t.elements * ITEM_SIZE[t.dtype] for t in tensors)
 
 
 def _parts(tensors: Sequence[StoredTensor], sharing: Sharing) -> int:
-    """Bytes of the first rank's parts, padding included where a strategy pads."""
+    """Bytes of the first rank's shards, including a strategy's padding."""
     world = sharing.world_size
     spec = sharing.spec
     if spec.is_fsdp:
@@ -131,11 +131,11 @@ def _parts(tensors: Sequence[StoredTensor], sharing: Sharing) -> int:
         # One flat tensor, cut into parts of an even number of elements.
         item = max((ITEM_SIZE[t.dtype] for t in tensors), default=0)
         return -(-sum(t.elements for t in tensors) // (2 * world)) * 2 * item
-    return _whole(tensors)
+    return _full(tensors)
 
 
 def _state(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> int:
-    """Bytes of the tensors named `PARAMETER@STATE`, which are shared out as the parameters are; each state by itself."""
+    """Bytes of the tensors named `PARAMETER@STATE`, which are sharded as the parameters are; each state by itself."""
     states: dict[str, list[StoredTensor]] = {}
     for name, tensor in tensors.items():
         states.setdefault(name.rpartition("@")[2], []).append(tensor)
@@ -143,7 +143,7 @@ def _state(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> int:
 
 
 def _statistics(tensors: Iterable[StoredTensor], world_size: int) -> int:
-    """Bytes of the rows [V, ...] of a rank's micro-batches, and of the one that its BatchNorm layer computes with."""
+    """Bytes of the rows [V, ...] of a rank's micro-batches, and of the row that its BatchNorm layer uses."""
     return sum((-(-t.shape[0] // world_size) + 1) * elements(t.shape[1:]) * ITEM_SIZE[t.dtype] for t in tensors)
 
 
@@ -151,7 +151,7 @@ def _averaged_buffers(tensors: Mapping[str, StoredTensor], world_size: int) -> i
     """Bytes of the averages of a rank's rows of statistics, and of other buffers, which each rank holds."""
     rows = [t for name, t in tensors.items() if name.endswith(MICRO_BATCHES + EMA)]
     others = [t for name, t in tensors.items() if not name.endswith(MICRO_BATCHES + EMA)]
-    return sum(-(-t.shape[0] // world_size) * elements(t.shape[1:]) * ITEM_SIZE[t.dtype] for t in rows) + _whole(others)
+    return sum(-(-t.shape[0] // world_size) * elements(t.shape[1:]) * ITEM_SIZE[t.dtype] for t in rows) + _full(others)
 
 
 def _on_host(sharing: Sharing) -> tuple[str, ...]:
@@ -162,8 +162,8 @@ def _on_host(sharing: Sharing) -> tuple[str, ...]:
     return ("gradients", "optimizer", "averages") if "gradients" in sharing.spec.shards else ("optimizer", "averages")
 
 
-def _most_turns(config: RunConfig, world_size: int) -> int:
-    """Backwards of a step on the rank that has the most."""
+def _most_passes(config: RunConfig, world_size: int) -> int:
+    """Forward passes of a step on the rank that has the most."""
     joint = joint_size(config.dist.sync_bn, config.micro_batches)
     shares = [share(config.micro_batches, rank, world_size) for rank in range(world_size)]
     return max(-(-mine.last // joint) - mine.first // joint for mine in shares)

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = Asked(given[0].step, given[0].best, given[0].also, given[0].results, given[0].split)
         code = evaluate_run(config, ranks, asked, report)
         # The command that started several ranks hears of their output from none but the rank that wrote it.
-        return ExitCode.FAILED if not code and ranks.is_main and output.says_that_it_is_lost() else code
+        return ExitCode.FAILED if not code and ranks.is_main and output.reports_lost_output() else code
 
     return rank.run(configure, work)
 

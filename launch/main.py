@@ -26,7 +26,7 @@ _TRAINING = (["train"], ["resume"])  # their results are files
 
 def _with_output(code: int) -> int:
     """What was printed is what such a verb is for: it fails where that is lost."""
-    return code or (ExitCode.FAILED if output.says_that_it_is_lost() else ExitCode.DONE)
+    return code or (ExitCode.FAILED if output.reports_lost_output() else ExitCode.DONE)
 
 
 def _run(given: Sequence[str]) -> int:

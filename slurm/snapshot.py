@@ -95,7 +95,7 @@ def snapshot_of(root: Path, run: RunDirectory, config: RunConfig, again: bool = 
     except OSError as error:
         raise UserError(
             f"{error.filename or code}: {error.strerror}, while the code was copied to {code}. Nothing is left of the copy. "
-            "Remedy this, or set runs=FOLDER to another place."
+            "Remedy this, or set runs=FOLDER to another folder."
         ) from None
     return _read(code)
 

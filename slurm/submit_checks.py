@@ -81,7 +81,7 @@ def check(config: RunConfig, run: RunDirectory, last_save_s: float | None = None
     saving_s = longest_save_s(run) if last_save_s is None else last_save_s
     found = judge(config, cluster, place(run.path), saving_s)
     if not is_a_folder_to_write(run.path):
-        found.problems.append(f"{run.path}: cannot be written. Set runs=FOLDER to another place.")
+        found.problems.append(f"{run.path}: cannot be written. Set runs=FOLDER to another folder.")
     if found.problems:
         raise UserError("\n".join(found.problems))
     return found.warnings

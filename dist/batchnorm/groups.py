@@ -1,4 +1,4 @@
-"""Process groups for ranks that share BatchNorm statistics in a turn."""
+"""Process groups of the ranks that share BatchNorm statistics in a forward pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from phalanx.dist.microbatches.forward_passes import ForwardPass
 
 @dataclass(frozen=True)
 class BatchNormGroup:
-    """The ranks of a shared turn.
+    """The ranks of a shared forward pass.
 
     Attributes:
-        statistics: their group on this run's device.
-        control: their group on CPU.
+        statistics: the group on this run's device.
+        control: the group on CPU.
     """
 
     statistics: ProcessGroup
@@ -27,14 +27,14 @@ class BatchNormGroup:
 def make_groups(
     world: World, turns: Sequence[Sequence[ForwardPass]], timeout_s: float
 ) -> dict[tuple[int, ...], BatchNormGroup]:
-    """A group for every set of ranks that share a turn, by the ranks. All ranks call together."""
+    """One group for every set of ranks that share a forward pass, keyed by those ranks. All ranks call together."""
     groups = {}
     for ranks in sorted({forward_pass.ranks for own in turns for forward_pass in own if forward_pass.is_shared}):
         timeout = timedelta(seconds=timeout_s)
-        # On CPU too a group apart from the gradients', whose exchange is under way in the same backward.
+        # On CPU too this group is not the gradients', whose all-reduce is under way in the same backward.
         statistics = torch.distributed.new_group(list(ranks), timeout=timeout)
         on_cpu = world.device.type == "cpu"
         control = statistics if on_cpu else torch.distributed.new_group(list(ranks), timeout=timeout, backend="gloo")
-        if isinstance(statistics, ProcessGroup) and isinstance(control, ProcessGroup):  # else they are of other ranks
+        if isinstance(statistics, ProcessGroup) and isinstance(control, ProcessGroup):  # otherwise the group has other ranks
             groups[ranks] = BatchNormGroup(statistics, control)
     return groups

@@ -1,4 +1,4 @@
-"""What the normalisation layers of a model see: a table for the user, and a refusal of what has no variance."""
+"""The normalisation layers of a model: a table of the samples that each sees, and a refusal of single values."""
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -14,13 +14,13 @@ def refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, forward_pass: Forw
     if not layer.training or forward_pass.is_filler or values * joint != forward_pass.size:
         return
     raise UserError(
-        f"the BatchNorm layer {name} sees one value a channel ({list(x.shape)}), from which no variance can be had. "
-        "Raise train.micro_batch or data.image_size, or set dist.sync_bn=all (each another experiment)."
+        f"the BatchNorm layer {name} sees one value per channel ({list(x.shape)}), which has no variance. "
+        "Raise train.micro_batch or data.image_size, or set dist.sync_bn=all (either is another experiment)."
     )
 
 
 def describe_normalisation(model: nn.Module, joint: int, micro_batch: int) -> list[str]:
-    """The table of a run's start: which layers share statistics, which are frozen, which are left, and what they see."""
+    """The table printed as a run starts: which layers share statistics, which are frozen or unchanged, what each sees."""
     rows: dict[tuple[str, str], int] = {}
     alone = f"{micro_batch} samples, 1 micro-batch"
     shared = f"{micro_batch * joint} samples, {joint} micro-batches"

@@ -1,7 +1,7 @@
 """BatchNorm's running statistics, kept for each numbered micro-batch of the step: the same on any number of ranks.
 
 A micro-batch's statistics belong to its number `v`, not to the rank that runs it: `V` chains of running means and variances,
-each updated once a step. Micro-batches with joint statistics have equal chains. Evaluation and export use the mean of all,
+each updated once per step. Synchronized ones have equal chains. Evaluation and export use the mean of all,
 added in the order of `v`.
 """
 
@@ -23,7 +23,7 @@ _COUNT = "num_batches_tracked"
 
 
 def layers(model: nn.Module) -> dict[str, _NormBase]:
-    """The layers of a model that keep running statistics, by name: BatchNorm, and InstanceNorm that was asked to."""
+    """The layers that keep running statistics, by name: BatchNorm, and InstanceNorm with `track_running_stats`."""
     return {n: m for n, m in model.named_modules() if isinstance(m, _NormBase) and m.running_mean is not None}
 
 
@@ -40,7 +40,7 @@ class _Row:
 class MicroBatchStatistics:
     """The running statistics of this rank's micro-batches.
 
-    They lie in two packed tensors, a row a micro-batch, so that copying, gathering and restoring are one operation each:
+    They are two packed tensors, one row per micro-batch, so that copying, gathering and restoring are one operation each:
     floats `[micro-batches here, sum over layers of 2 * channels]` and counts `[micro-batches here, layers]`.
     """
 
@@ -51,7 +51,7 @@ class MicroBatchStatistics:
         counts = [self._of(name, _COUNT).reshape(1) for name in self.layers]
         self._counts = self._packed(torch.cat(counts) if counts else torch.zeros(0, dtype=torch.int64))
         self._rows = [self._row_views(self._floats[i], self._counts[i]) for i in range(mine.size)]
-        # What fillers and the warm-up write into; nobody reads it.
+        # Fillers and the warm-up write here; it is never read.
         self._scratch = self._row_views(self._floats[0].clone(), self._counts[0].clone())
         self._merged: ForwardPass | None = None
 
@@ -83,7 +83,7 @@ class MicroBatchStatistics:
             row.buffers[_COUNT] = row.num_batches_tracked
 
     def select(self, forward_pass: ForwardPass) -> None:
-        """The micro-batches of a turn run next: the layers read and update the chain of the first; a filler's is forgotten."""
+        """Selects what the layers read and update in a forward pass: its first micro-batch's chain; none for a filler."""
         self._level()
         if forward_pass.is_filler:
             self.select_scratch()
@@ -92,7 +92,7 @@ class MicroBatchStatistics:
         self._merged = forward_pass if forward_pass.size > 1 else None
 
     def select_scratch(self) -> None:
-        """What runs next leaves no statistics."""
+        """The next forwards leave no statistics."""
         for row, own in zip(self._scratch, self._rows[0], strict=True):
             row.running_mean.copy_(own.running_mean)
             row.running_var.copy_(own.running_var)
@@ -100,7 +100,7 @@ class MicroBatchStatistics:
         self._use(self._scratch)
 
     def _level(self) -> None:
-        """Micro-batches that ran merged have the same statistics: those that the first of them got."""
+        """Copies the statistics of the first of merged micro-batches to the others."""
         if self._merged is not None:
             first, last = self._merged.first - self.mine.first, self._merged.last - self.mine.first
             others = slice(first + 1, last)
@@ -113,10 +113,10 @@ class MicroBatchStatistics:
         return self._floats
 
     def mean(self, world: World, floats: Tensor | None = None) -> None:
-        """Gives the layers the mean over all micro-batches of the step, on every rank. All ranks call together.
+        """Sets the layers' statistics to the mean over all micro-batches of the step, on every rank. All ranks call together.
 
         Args:
-            floats: packed as `floats` gives them, to be used in their place.
+            floats: statistics to use instead, packed as `floats` gives them.
         """
         own = self.floats() if floats is None else floats
         everyone = torch.zeros(self.mine.total, own.shape[1], dtype=own.dtype)
@@ -129,7 +129,7 @@ class MicroBatchStatistics:
         self._use(self._row_views(mean, self._counts[0].clone()))
 
     def rows(self) -> Iterator[tuple[str, Tensor]]:
-        """Every buffer's rows of this rank, for a checkpoint: its name and a view `[micro-batches here, ...]`."""
+        """This rank's rows of every buffer, for a checkpoint: its name and a view `[micro-batches here, ...]`."""
         floats = dict(self.unpacked(self.floats()))
         for index, layer in enumerate(self.layers):
             for buffer in _FLOATS:
@@ -137,7 +137,7 @@ class MicroBatchStatistics:
             yield f"{layer}.{_COUNT}", self._counts[:, index]
 
     def unpacked(self, floats: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The name and the rows of each buffer: views into what is packed as `floats` gives it."""
+        """The name and the rows of each buffer, as views into statistics packed as `floats` gives them."""
         offset = 0
         for layer, module in self.layers.items():
             for buffer in _FLOATS:
@@ -145,7 +145,7 @@ class MicroBatchStatistics:
                 offset += module.num_features
 
     def entry(self, name: str, kind: EntryKind, rows: Tensor, changes_in_forward: bool) -> Entry:
-        """How a checkpoint holds rows of this rank, `[micro-batches here, ...]`: each comes from the rank that ran it."""
+        """The checkpoint entry of this rank's rows, `[micro-batches here, ...]`: each row is saved by the rank that ran it."""
         shape = (self.mine.total, *rows.shape[1:])
         start = self.mine.first * (rows.numel() // self.mine.size)
         return Entry(name, kind, rows, shape, start, replicated=False, changes_in_forward=changes_in_forward)

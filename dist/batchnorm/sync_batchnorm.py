@@ -1,8 +1,8 @@
-"""BatchNorm whose statistics see micro-batches on several ranks: torch's SyncBatchNorm on GPUs, the same arithmetic on CPU.
+"""Synchronized BatchNorm over micro-batches on several ranks: torch's SyncBatchNorm on GPUs, the same arithmetic on CPU.
 
-torch's refuses to run without a GPU. Ours exchanges, forward, every rank's count, mean and sum of squared deviations, and
-combines them (Chan, Golub and LeVeque, Updating formulae, 1979, equation 2.1); backward, the two sums that the gradient of
-BatchNorm needs (Ioffe and Szegedy, ICML 2015, arXiv:1502.03167, section 3). Counts may differ, down to none on a rank.
+torch's needs a GPU. Ours exchanges, in the forward, every rank's count, mean and sum of squared deviations, and
+combines them (Chan, Golub and LeVeque, Updating formulae, 1979, equation 2.1); in the backward, the two sums that the
+gradient of BatchNorm needs (Ioffe and Szegedy, ICML 2015, arXiv:1502.03167, section 3). Counts may differ, and be zero.
 """
 
 from typing import Any
@@ -18,18 +18,18 @@ Group = torch.distributed.ProcessGroup
 
 
 class StatsGroup:
-    """The ranks that share statistics in the turn that runs; one object for all layers of a model."""
+    """The ranks that share statistics in the current forward pass; one object for all layers of a model."""
 
     def __init__(self) -> None:
         self.group: Group | None = None
 
 
-class _JointStatistics(torch.autograd.Function):
+class _SynchronizedNorm(torch.autograd.Function):
     """Normalises with the statistics of all ranks of a group, over all dimensions but the second.
 
-    What goes over all values is torch's own BatchNorm, a pass each, with sums in float32 where values have fewer bits.
+    The passes over all values are torch's own BatchNorm, one pass each, with sums in float32 for half precision values.
 
-    Shape: input [B, C, ...]; weight, bias [C] or None. Returns the output, as the input; mean and unbiased variance [C].
+    Shape: input [B, C, ...]; weight, bias [C] or None. Returns the output, shaped as the input; mean and unbiased variance [C].
     """
 
     @staticmethod
@@ -40,7 +40,7 @@ class _JointStatistics(torch.autograd.Function):
         channels, count = x.shape[1], x.numel() // x.shape[1]
         own = torch.zeros(3, channels, dtype=wide, device=x.device)  # count, mean, sum of squared deviations
         if count:
-            # The two buffers only tell the type of what is returned.
+            # The two buffers only set the type of the results.
             own[1], own[2] = torch.batch_norm_update_stats(x, own[1].clone(), own[2].clone(), 0.0)
             own[2] *= count
             own[0] = count
@@ -95,7 +95,7 @@ def _type(parameter: Tensor | None) -> torch.dtype | None:
 
 
 def _alone(layer: _BatchNorm, x: Tensor) -> Tensor:
-    """BatchNorm on what this rank has: in evaluation, or where no other rank shares the statistics."""
+    """BatchNorm on this rank's values: in evaluation, or where no other rank shares the statistics."""
     if layer.training and layer.num_batches_tracked is not None:
         layer.num_batches_tracked.add_(1)
     trains = layer.training or layer.running_mean is None
@@ -105,14 +105,14 @@ def _alone(layer: _BatchNorm, x: Tensor) -> Tensor:
 
 
 def _momentum(layer: _BatchNorm) -> float:
-    """The weight of new statistics; without one every batch weighs the same."""
+    """The weight of new statistics; without a momentum every batch weighs the same."""
     if layer.momentum is not None:
         return float(layer.momentum)
     return 1 / float(layer.num_batches_tracked) if layer.num_batches_tracked is not None and layer.training else 0.0
 
 
 class CpuSyncBatchNorm(_BatchNorm):
-    """BatchNorm with joint statistics on any device that gloo or NCCL serves. Shape: [B, C, ...] to the same."""
+    """BatchNorm with synchronized statistics on any device that gloo or NCCL serves. Shape: [B, C, ...] to the same."""
 
     stats_group: StatsGroup
 
@@ -123,7 +123,7 @@ class CpuSyncBatchNorm(_BatchNorm):
         group = self.stats_group.group
         if group is None or not self.training:
             return _alone(self, input)
-        output, mean, variance = _JointStatistics.apply(input, self.weight, self.bias, self.eps, group)
+        output, mean, variance = _SynchronizedNorm.apply(input, self.weight, self.bias, self.eps, group)
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 if self.num_batches_tracked is not None:
@@ -135,7 +135,7 @@ class CpuSyncBatchNorm(_BatchNorm):
 
 
 class CudaSyncBatchNorm(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, with the partners of the turn. On GPUs."""
+    """torch's SyncBatchNorm over the stats group of the current forward pass. On GPUs."""
 
     stats_group: StatsGroup
 
@@ -147,18 +147,18 @@ class CudaSyncBatchNorm(nn.SyncBatchNorm):
 
 
 def _like(layer: _BatchNorm, kind: type[_BatchNorm]) -> _BatchNorm:
-    """The same layer as another kind, with the same parameters and buffers."""
+    """The layer converted to another class, with the same parameters and buffers."""
     made = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
     made._parameters, made._buffers = layer._parameters, layer._buffers
     return made.train(layer.training)
 
 
 def convert(model: nn.Module, kind: type[_BatchNorm], only: type[_BatchNorm] = _BatchNorm) -> tuple[nn.Module, list[str]]:
-    """Puts a layer of another kind in the place of every BatchNorm, and names those that it replaced.
+    """Replaces every BatchNorm by a layer of another class, and returns the names of the replaced ones.
 
     Args:
-        model: changed in place, unless it is such a layer itself.
-        kind: `JointBatchNorm`, `TorchJointBatchNorm`, or `nn.BatchNorm2d` to make statistics local.
+        model: changed in place, unless it is a BatchNorm itself.
+        kind: `CpuSyncBatchNorm`, `CudaSyncBatchNorm`, or `nn.BatchNorm2d` to make statistics local.
         only: which layers; all kinds of BatchNorm if not given.
     """
     stats_group, names = StatsGroup(), []
@@ -177,5 +177,5 @@ def convert(model: nn.Module, kind: type[_BatchNorm], only: type[_BatchNorm] = _
 
 
 def stats_group_of(model: nn.Module) -> StatsGroup:
-    """The object that all converted layers of a model look into; one that nobody looks into where there are none."""
+    """The stats group that all converted layers of a model read; an unused one if there are none."""
     return next((m.stats_group for m in model.modules() if isinstance(m, CpuSyncBatchNorm | CudaSyncBatchNorm)), StatsGroup())

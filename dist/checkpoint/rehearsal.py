@@ -46,7 +46,7 @@ def rehearse(world: World, checkpoints: Path, entries: Sequence[Entry], step: in
             shutil.rmtree(told["aside"], ignore_errors=True)
     if problem is not None:
         raise UserError(
-            f"no checkpoint could be written: {problem}. Make room or permit it, or set runs=FOLDER to another place.",
+            f"no checkpoint could be written: {problem}. Make room or permit it, or set runs=FOLDER to another folder.",
             shared=True,
         )
 

@@ -16,11 +16,11 @@ T = TypeVar("T")
 all_gather_flat = getattr(torch.distributed, "all_gather_single", None) or torch.distributed.all_gather_into_tensor
 
 
-# A message begins with its length, and goes with the first so many bytes of it: most need no second one.
+# A message begins with its length, and this many of its bytes travel with it: most need no second collective.
 _HEAD_BYTES = 1024
 _LENGTH_BYTES = 8
-# Up to so many ranks are told one by one: a broadcast goes through a thread of its own on every rank, and where there are more
-# ranks than cores each of those waits for its turn.
+# Up to this many ranks are sent to one by one: a broadcast uses a thread of its own on every rank, and with more ranks than
+# cores each of those waits to be scheduled.
 _DIRECT_RANKS = 16
 
 
@@ -75,22 +75,22 @@ def broadcast_object(world: World, value: Any) -> Any:
 
 
 def _spread(world: World, message: torch.Tensor) -> None:
-    """Rank 0's bytes into every rank's."""
+    """Copies rank 0's bytes to every rank."""
     if world.ranks.world > _DIRECT_RANKS:
         torch.distributed.broadcast(message, 0, group=world.control)
     elif world.ranks.is_main:
         sent = [torch.distributed.isend(message, rank, group=world.control) for rank in range(1, world.ranks.world)]
         for each in sent:
-            assert each is not None, "rank 0 is of the group"
+            assert each is not None, "rank 0 belongs to the group"
             each.wait()
     else:
         torch.distributed.recv(message, 0, group=world.control)
 
 
 def gather_to_main(world: World, value: Any) -> Iterator[Any]:
-    """Every rank's value, in the order of ranks, on rank 0; nothing on the others. Each rank runs it to its end.
+    """Every rank's value, in the order of ranks, on rank 0; nothing on the others. Every rank must exhaust it.
 
-    For what may be long: rank 0 holds one at a time.
+    For long values: rank 0 holds one at a time.
     """
     if world.ranks.is_main:
         yield value
@@ -122,23 +122,23 @@ def gather_rows(world: World, rows: torch.Tensor) -> torch.Tensor:
 
 
 def sum_exactly(world: World, table: torch.Tensor) -> torch.Tensor:
-    """The sum over ranks of a CPU tensor of whole numbers, or one in which every entry is zero but on one rank: exact."""
+    """The exact sum over ranks of a CPU tensor of integers, or of one whose every entry is nonzero on one rank at most."""
     if world.ranks.world > 1:
         torch.distributed.all_reduce(table, group=world.control)
     return table
 
 
 def barrier(world: World) -> None:
-    """Returns when every rank has come here."""
+    """Returns when every rank has arrived here."""
     if world.ranks.world > 1:
         torch.distributed.barrier(group=world.control)
 
 
 def run_and_agree(world: World, action: Callable[[], T]) -> T:
-    """Every rank does something that the user may have to mend; all learn of the first failure, and none is left waiting.
+    """Runs an action on every rank that may fail with a `UserError`; all learn of the first failure, and none is left waiting.
 
     Raises:
-        UserError: on every rank, where it failed on any.
+        UserError: on every rank, if it failed on any.
     """
     result, problem = None, None
     try:
@@ -156,9 +156,9 @@ def run_and_agree(world: World, action: Callable[[], T]) -> T:
 
 
 def run_on_main(world: World, action: Callable[[], object]) -> None:
-    """Rank 0 does something for all; the others wait, and fail with it.
+    """Runs an action on rank 0; the others wait, and fail with it.
 
     Raises:
-        UserError: on every rank, where it failed for a reason that the user can mend.
+        UserError: on every rank, if it failed for a reason that the user can fix.
     """
     run_and_agree(world, action if world.ranks.is_main else lambda: None)

@@ -27,11 +27,11 @@ class World:
     """The ranks of this run, joined.
 
     Attributes:
-        ranks: who this process is.
-        device: where this rank computes.
-        accelerator: Accelerate's, for the wrapping of the model.
-        control: a gloo group on CPU for the small messages besides the gradients; None for a world of one.
-        timeout: after which a collective that does not end is an error.
+        ranks: this process's rank and the world size.
+        device: this rank's device.
+        accelerator: Accelerate's object, which wraps the model.
+        control: a gloo group on CPU for small messages, apart from the gradients; None for a world of one.
+        timeout: after which an unfinished collective is an error.
     """
 
     ranks: Ranks
@@ -45,7 +45,7 @@ def choose_device(config: "DistConfig", ranks: Ranks) -> torch.device:
     """This rank's GPU, or the CPU.
 
     Raises:
-        UserError: where GPUs are wanted but fewer are there than ranks on this node.
+        UserError: if this node has fewer GPUs than ranks.
     """
     told_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if config.device == "cpu" or (config.device == "auto" and (told_cpu or not torch.cuda.is_available())):
@@ -54,20 +54,20 @@ def choose_device(config: "DistConfig", ranks: Ranks) -> torch.device:
     if ranks.local_rank < found:
         return torch.device("cuda", ranks.local_rank)
     if found == 1 and ranks.launcher == "slurm":
-        return torch.device("cuda", 0)  # each task sees a GPU of its own (--gpus-per-task), under the number 0
+        return torch.device("cuda", 0)  # each task sees one GPU (--gpus-per-task), numbered 0
     if found == 0:
         raise UserError("dist.device=cuda, but torch finds no GPU. Set dist.device=cpu, or check the driver with nvidia-smi.")
     raise UserError(f"{ranks.local_world} ranks on this node, but {found} GPUs. Start at most {found}, or set dist.device=cpu.")
 
 
 def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) -> World:
-    """Joins the process groups and asserts that everybody is there; a world of one needs none.
+    """Joins the process groups and checks that all ranks are there; a world of one needs no group.
 
     Raises:
-        UserError: where the ranks cannot meet.
+        UserError: if the ranks cannot meet.
     """
     torch.set_num_threads(threads)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # unset, Accelerate would choose a number of its own
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # unset, Accelerate would choose another number
     device = choose_device(config, ranks)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -89,9 +89,9 @@ def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) 
 
 
 def patient_control(world: World, timeout: timedelta) -> "torch.distributed.ProcessGroup | None":
-    """Another group such as `world.control`, whose ranks wait for each other so long. All ranks call together.
+    """Another group like `world.control`, with a longer timeout. All ranks call together.
 
-    It is made within the world's timeout: a rank that has died by then can close no connection, and all would wait for it.
+    It is made within the world's timeout: a rank that is dead by then closes no connection, and all would wait for it.
     """
     if world.control is None:
         return None
@@ -107,14 +107,14 @@ def _meet(ranks: Ranks, device: torch.device, run_directory: Path, config: "Dist
     own = _network(ranks, config)
     if on_slurm:
         store, host, port = slurm_store(ranks, run_directory, timeout, own)
-        # Accelerate takes the local rank for the GPU's number, which is 0 where each task sees one GPU of its own.
+        # Accelerate takes the local rank for the GPU's number, which is 0 where each task sees only one GPU.
         local = ranks.local_rank if device.index is None else device.index
         os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(local))
         os.environ.update(LOCAL_WORLD_SIZE=str(ranks.local_world), MASTER_ADDR=host, MASTER_PORT=str(port))
     else:
         store = launched_store(ranks, timeout)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo finds its way
+        warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo still connects
         torch.distributed.init_process_group(
             "gloo" if device.type == "cpu" else "nccl",
             store=store,
@@ -130,10 +130,10 @@ def _meet(ranks: Ranks, device: torch.device, run_directory: Path, config: "Dist
 
 
 def _network(ranks: Ranks, config: "DistConfig") -> str:
-    """This node's address for the other ranks; gloo and NCCL are told its interface, unless the environment tells them.
+    """This node's address for the other ranks; gloo and NCCL use its interface, unless the environment sets others.
 
-    Left alone, gloo takes the interface of the host's name, which may be the loopback's, or have no address at all; and on
-    one node there is no need that anybody outside reaches it.
+    By default gloo takes the interface of the host's name, which may be the loopback's or have no address at all; and on
+    one node nothing outside needs to reach it.
     """
     told = ["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"]
     if config.interface is not None:
@@ -154,13 +154,13 @@ def _accelerator(device: torch.device) -> "Accelerator":
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs
 
-    # Buffers are ours to keep, micro-batch by micro-batch; gradients as views of the buckets save a copy of the model.
+    # Phalanx keeps buffers itself, per micro-batch; gradients as views of the buckets save a copy of the model.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[ddp])
 
 
 def group_of_one(world: World) -> None:
-    """A process group for a rank that is alone, as FSDP2 and DeepSpeed want one; Accelerate, asked before, saw none."""
+    """A process group for a single rank, which FSDP2 and DeepSpeed need; Accelerate was set up before it."""
     if not torch.distributed.is_initialized():
         backend = "gloo" if world.device.type == "cpu" else "nccl"
         torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)

@@ -1,13 +1,13 @@
-"""Where the ranks meet: a store that rank 0 opens where nobody else is invited, and in which every rank says that it is there.
+"""Rendezvous: a store that rank 0 opens for this run's ranks only, and in which every rank reports its arrival.
 
 On one node it listens on the loopback interface. Under SLURM rank 0 opens a port of the kernel's choice on the given network
-and publishes it in the run directory, in a file that only the run's owner can read, with a secret word under which all keys
-lie. No port is guessed and no host name has to resolve. A node that does not reach another is named within a minute: one that
-does not even reach rank 0 leaves word beside the published address, and rank 0, which would wait for it, passes it on and
-ends. No step meets another's past: the files' names hold the job, the step, the number of restarts, and the port of the srun
-that launched it, and rank 0 takes the address away once all have met.
+and publishes it in the run directory, in a file that only the run's owner can read, with a secret prefix of all
+keys. No port is guessed and no host name has to resolve. A node that does not reach another is named within a minute: one that
+does not even reach rank 0 writes a file beside the published address, and rank 0 reports it and ends. Steps do not read each
+other's files: their names hold the job, the step, the number of restarts, and the port of the srun that launched it, and
+rank 0 removes the address once all have arrived.
 
-Under other launchers, on several nodes, the address is the launcher's, and whoever reaches it can read and set keys.
+Under other launchers, on several nodes, the address is the launcher's, and anyone who reaches it can read and set keys.
 """
 
 import errno
@@ -34,13 +34,13 @@ LOOPBACK = "127.0.0.1"
 
 
 def open_store(address: str, port: int, world: int | None, timeout: timedelta, multi_tenant: bool = False) -> TCPStore:
-    """A store that listens at one address only; left to itself, torch's listens on all interfaces.
+    """A store that listens at one address only; by default torch's listens on all interfaces.
 
     Args:
-        port: 0 for one of the kernel's choice.
+        port: 0 lets the kernel choose.
 
     Raises:
-        UserError: where the port is taken.
+        UserError: if the port is taken.
     """
     try:
         listening = socket.create_server((address, port), backlog=4096)
@@ -66,10 +66,10 @@ def _client(address: str, port: int, ranks: Ranks, timeout: timedelta) -> TCPSto
 
 
 def all_arrived(store: Store, ranks: Ranks, timeout: timedelta, look: Callable[[], None] = lambda: None) -> None:
-    """Returns once every rank has come here.
+    """Returns once every rank has arrived here.
 
     Args:
-        look: called again and again while rank 0 waits; raises where one of the others will never come.
+        look: called repeatedly while rank 0 waits; raises if one of the others will never arrive.
 
     Raises:
         RanksApart, Stopped: see `Waiting`.
@@ -95,11 +95,11 @@ def all_arrived(store: Store, ranks: Ranks, timeout: timedelta, look: Callable[[
 
 
 def launched_store(ranks: Ranks, timeout: timedelta, environment: Mapping[str, str] = os.environ) -> Store:
-    """The store of ranks that torchrun, accelerate launch or a hand started, when all of them are there.
+    """The store of ranks started by torchrun, accelerate launch or by hand, once all of them have arrived.
 
     Raises:
         RanksApart, Stopped: see `Waiting`.
-        UserError: where rank 0 cannot listen at MASTER_PORT.
+        UserError: if rank 0 cannot listen at MASTER_PORT.
     """
     one_node = ranks.local_world == ranks.world
     where, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
@@ -123,7 +123,7 @@ def launched_store(ranks: Ranks, timeout: timedelta, environment: Mapping[str, s
 
 
 def _beside(launchers: Store, ranks: Ranks, timeout: timedelta) -> Store:
-    """A store of our own on the loopback interface; the launcher's, which all the world may reach, tells its port only."""
+    """A store on the loopback interface; the launcher's store, which other machines may reach, only holds its port."""
     if ranks.is_main:
         store = open_store(LOOPBACK, 0, ranks.world, timeout)
         launchers.set("port", str(store.port))
@@ -135,7 +135,7 @@ def _beside(launchers: Store, ranks: Ranks, timeout: timedelta) -> Store:
 
 
 def _own_address(name: str) -> str | None:
-    """The one address at which the others look for rank 0, where it is this node's own; None where it is translated."""
+    """The single address at which the others look for rank 0, if it is one of this node's; None behind address translation."""
     try:
         address = socket.gethostbyname(name)
     except OSError:
@@ -159,16 +159,16 @@ def meeting_place(folder: Path, environment: Mapping[str, str] = os.environ) -> 
 def slurm_store(
     ranks: Ranks, folder: Path, timeout: timedelta, own: str, environment: Mapping[str, str] = os.environ
 ) -> tuple[Store, str, int]:
-    """The store over which the ranks of this step of srun find each other, and the address at which it listens.
+    """The store in which the ranks of this srun step meet, and the address at which it listens.
 
     Args:
-        folder: that all nodes share.
-        timeout: how long ranks may take to start.
+        folder: a folder that all nodes share.
+        timeout: for ranks to start.
         own: this node's address.
 
     Raises:
-        RanksApart: where a node cannot reach another, or a rank does not come in time.
-        Stopped: where this rank was asked to stop before all had come.
+        RanksApart: if a node cannot reach another, or a rank does not arrive in time.
+        Stopped: if this rank was asked to stop before all had arrived.
     """
     published = meeting_place(folder, environment)
     if ranks.is_main:
@@ -188,12 +188,12 @@ def slurm_store(
 
 
 def _publish(path: Path, content: Mapping[str, str | int]) -> None:
-    """Writes a file that only its owner can read, through no link that somebody has laid."""
+    """Writes a file that only its owner can read, following no link."""
     write_atomically(path, json.dumps(content), mode=0o600)
 
 
 def _published(path: Path) -> dict[str, str | int] | None:
-    """What rank 0 has written; None until it has. A file that others own, can read or write is not its."""
+    """What rank 0 has written; None until then. A file that others own, can read or can write is not trusted."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
             status = os.fstat(file.fileno())
@@ -206,7 +206,7 @@ def _published(path: Path) -> dict[str, str | int] | None:
 
 
 def _reached(ranks: Ranks, published: Path, timeout: timedelta, environment: Mapping[str, str]) -> tuple[TCPStore, str]:
-    """The store of rank 0, and the word under which its keys lie."""
+    """The store of rank 0, and the prefix of its keys."""
     remedy = f"which has not written {published} yet, in a folder that all nodes must share (runs=FOLDER)"
     waiting = Waiting(ranks, lambda: f"rank 0, {remedy}", timeout.total_seconds())
     while (meeting := _published(published)) is None:
@@ -214,19 +214,19 @@ def _reached(ranks: Ranks, published: Path, timeout: timedelta, environment: Map
     address, port = str(meeting["address"]), int(meeting["port"])
     if reason := network.reach(address, port):
         sentence = network.apart(_name(ranks, environment), str(meeting["node"]), address, reason)
-        if ranks.local_rank == 0:  # it speaks for its node
+        if ranks.local_rank == 0:  # one rank reports for its node
             _publish(_word(published, ranks.node), {"sentence": sentence})
         raise RanksApart(f"{sentence}. {network.REMEDY}")
     return _client(address, port, ranks, timeout), str(meeting["word"])
 
 
 def _word(published: Path, node: int | str) -> Path:
-    """The file in which a node says that it cannot reach rank 0."""
+    """The file in which a node reports that it cannot reach rank 0."""
     return published.with_suffix(f".apart-{node}")
 
 
 class _Reader:
-    """Rank 0's look for nodes that cannot reach it. One rank looks, once a second: the folder may be far away."""
+    """Reads the reports of nodes that cannot reach rank 0. Only rank 0 reads, once per second: the folder may be on NFS."""
 
     def __init__(self, published: Path):
         self._published, self._next = published, 0.0
@@ -234,14 +234,14 @@ class _Reader:
     def look(self) -> None:
         """
         Raises:
-            RanksApart: naming all nodes that have said so.
+            RanksApart: naming all nodes that have reported.
         """
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _LOOK_S
         if not self._words():
             return
-        time.sleep(_LOOK_S)  # the others will say it too, where it is rank 0's node that is cut off
+        time.sleep(_LOOK_S)  # the others report too, if it is rank 0's node that is cut off
         words = self._words()
         sentences = [str((_published(word) or {}).get("sentence")) for word in words]
         for file in (self._published, *words):
@@ -254,5 +254,5 @@ class _Reader:
 
 
 def _name(ranks: Ranks, environment: Mapping[str, str]) -> str:
-    """This node, as SLURM calls it, and the rank that speaks for it."""
+    """This node's name in SLURM, and the rank that reports for it."""
     return f"{environment.get('SLURMD_NODENAME') or socket.gethostname()} (rank {ranks.rank})"

@@ -1,4 +1,4 @@
-"""Waiting for ranks that are still to start: says for whom, stops when asked to, and gives up in time. No torch here.
+"""Waiting for ranks that have not started: reports for which, stops when asked to, and times out. No torch here.
 
 One rank of several is easily started alone: by hand, or by the variables that an interactive shell of SLURM's sets.
 """
@@ -19,12 +19,12 @@ _NAMED = 8
 
 
 class Waiting:
-    """A rank that waits.
+    """A rank that waits for others.
 
     Args:
-        whom: for whom and where, such as "rank 1 at 127.0.0.1:29500".
-        patience: seconds after which it gives up.
-        speaks: whether it says so; where rank 0 already does, the others need not.
+        whom: whom it waits for and where, such as "rank 1 at 127.0.0.1:29500".
+        patience: seconds after which it times out.
+        speaks: whether it prints that it waits; the others need not where rank 0 does.
     """
 
     def __init__(self, ranks: Ranks, whom: Callable[[], str], patience: float, speaks: bool = True):
@@ -34,13 +34,13 @@ class Waiting:
         self._speak_at = next(self._next)
 
     def pause(self) -> None:
-        """One look around, and a moment's sleep.
+        """Checks once, and sleeps for a moment.
 
         Raises:
-            Stopped: where this rank was asked to stop, once it has waited for longer than ranks take that start together.
-            RanksApart: where the patience is over.
+            Stopped: if this rank was asked to stop, and has waited for longer than ranks need that start together.
+            RanksApart: at the timeout.
         """
-        heartbeat.beat("join")  # this ends by itself: it must not look like a rank that hangs before
+        heartbeat.beat("join")  # this times out by itself: until then it must not look like a hang
         waited = time.monotonic() - self._begun
         # Ranks that start together meet within a second or so: then the run begins, and stops as asked with a checkpoint.
         if (number := stop.asked()) is not None and waited > _SPEAK_AFTER_S[0]:
@@ -56,7 +56,7 @@ class Waiting:
 
 
 def _moments() -> Iterator[float]:
-    """Seconds of waiting after which the rank speaks."""
+    """Seconds of waiting after which the rank prints a message."""
     yield from _SPEAK_AFTER_S
     number = 1
     while True:
@@ -66,11 +66,11 @@ def _moments() -> Iterator[float]:
 
 def _remedy(ranks: Ranks) -> str:
     if ranks.launcher == "slurm":
-        return "Look into the logs of the others; in a shell of srun's, `phalanx train --nproc N` starts ranks of its own."
+        return "Read the logs of the others; in a shell started by srun, `phalanx train --nproc N` starts its own ranks."
     return f"Start all {ranks.world} ranks (`phalanx train --nproc {ranks.world}` does), or unset RANK and WORLD_SIZE."
 
 
 def listed(ranks: Sequence[int]) -> str:
-    """Ranks by their numbers, at most a few."""
+    """The first few ranks, by number."""
     named = ", ".join(map(str, ranks[:_NAMED])) + (f" and {len(ranks) - _NAMED} more" if len(ranks) > _NAMED else "")
     return f"rank{'s' if len(ranks) > 1 else ''} {named}"

@@ -1,4 +1,4 @@
-"""Averaged buffers: BatchNorm's running statistics, and whatever else a model keeps in floating point beside its weights.
+"""Averaged buffers: BatchNorm's running statistics, and any other floating point buffers of a model.
 
 Statistics belong to the weights that made them: those of the trained weights do not fit the averaged ones, so both are averaged
 alike, as timm and Ultralytics do, who average everything in floating point of a model's `state_dict`. Statistics are kept for
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class AveragedBuffers:
-    """The averages, at first the buffers themselves.
+    """The averages, which start as copies of the buffers.
 
     Attributes:
-        statistics: averages of this rank's statistics, packed as `MicroBatchStatistics.floats` gives them.
+        statistics: averages of this rank's running statistics, packed as `MicroBatchStatistics.floats` gives them.
     """
 
     def __init__(self, model: nn.Module, statistics: MicroBatchStatistics):
@@ -41,15 +41,15 @@ class AveragedBuffers:
         """`average += share * (buffer - average)`."""
         self.statistics.lerp_(self._own.floats(), share)
         for buffer, average in self.pairs():
-            # An infinity that stays as it is would else become not a number.
+            # An infinity that does not change would otherwise become NaN.
             average.copy_(torch.where(average == buffer, average, average.lerp(buffer, share)))
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Each buffer that is no statistic, and its average."""
+        """Each buffer that is not a running statistic, and its average."""
         return [(self._model.get_buffer(name).detach(), average) for name, average in self._averages.items()]
 
     def entries(self) -> list[Entry]:
-        """As a checkpoint holds them: views, to be read and filled."""
+        """The checkpoint's entries: views, to be read and filled."""
         rows = [
             self._own.entry(name + MICRO_BATCHES + EMA, "ema_buffers", rows, changes_in_forward=False)
             for name, rows in self._own.unpacked(self.statistics)
@@ -58,12 +58,12 @@ class AveragedBuffers:
         return [entry for entry in rows + others if entry.name not in self._not_stored]
 
     def allocate_state(self, stored: "Manifest") -> None:
-        """Leaves out of `entries` what a checkpoint lacks."""
+        """Leaves out of `entries` what the checkpoint lacks."""
         self._not_stored = set()
         self._not_stored = {entry.name for entry in self.entries() if entry.name not in stored.tensors}
 
     def after_load(self) -> None:
-        """Buffers and averages were filled from a checkpoint; averages that it lacked begin at its buffers."""
+        """After buffers and averages were loaded: averages that the checkpoint lacked start as its buffers."""
         for (name, rows), (_, own) in zip(
             self._own.unpacked(self.statistics), self._own.unpacked(self._own.floats()), strict=True
         ):

@@ -1,8 +1,8 @@
-"""Averaged weights (EMA): an exponential moving average of the weights over the steps, which evaluation uses in their place.
+"""Averaged weights (EMA): an exponential moving average of the weights over the steps, which evaluation uses instead.
 
 Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; with a decay, as in Szegedy et al., Rethinking
-the Inception Architecture, CVPR 2016 (arXiv:1512.00567), section 8. An average is a sum by element, so each rank averages the
-part of the weights that it holds, and nothing is exchanged.
+the Inception Architecture, CVPR 2016 (arXiv:1512.00567), section 8. An average is a sum by element, so each rank averages its
+shard of the weights without communication.
 
 The decay may rise from 0, as in Ultralytics' YOLOv5 and YOLOv8 (`ModelEMA` in `utils/torch_utils.py`) and in YOLOX: after n
 updates it is `decay * (1 - exp(-n / ramp))`. The initial weights then count for nothing after a few steps, and the average is
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 
 def decay_of(update: int, decay: float, ramp: int | None) -> float:
-    """The decay of an update, counted from 1: constant where there is no ramp."""
+    """The decay of an update, counted from 1: constant without a ramp."""
     return decay if ramp is None else decay * (1 - math.exp(-update / ramp))
 
 
 class Average:
-    """The averages of all trained weights, as far as this rank holds them, in the weights' own format; at first the weights.
+    """The averages of this rank's shards of all trained weights, in the weights' dtype; they start as the weights.
 
     Args:
         strategy: with initialised weights.
-        decay: share of the average that stays at each update, between 0 and 1.
+        decay: share of the old average in each update, between 0 and 1.
         ramp: updates over which the decay rises; None for a constant one.
-        buffers: those that are averaged too; None for none.
+        buffers: buffers that are averaged too; None for none.
     """
 
     def __init__(self, strategy: Strategy, decay: float, ramp: int | None = None, buffers: AveragedBuffers | None = None):
@@ -59,13 +59,13 @@ class Average:
 
     @property
     def statistics(self) -> Tensor | None:
-        """BatchNorm's averaged statistics of this rank's micro-batches, packed; None where they are not averaged."""
+        """BatchNorm's averaged statistics of this rank's micro-batches, packed; None if they are not averaged."""
         return None if self._buffers is None else self._buffers.statistics
 
     def update(self, number: int) -> None:
         """After an update of the optimizer, counted from 1: `average += (1 - decay) * (weight - average)`."""
         if self._held is None:
-            # Kept, as listing takes a while; but not before the first forward, in which FSDP2 may still move the weights.
+            # Cached, since listing is slow; but not before the first forward, in which FSDP2 may still move the weights.
             self._held = [entry.tensor.detach() for entry in self._weights()]
         share = 1 - decay_of(number, self._decay, self._ramp)
         with torch.no_grad():
@@ -74,7 +74,7 @@ class Average:
                 self._buffers.update(share)
 
     def entries(self) -> list[Entry]:
-        """The averages as a checkpoint holds them: views, to be read and filled; cut among the ranks as the weights are."""
+        """The checkpoint's entries of the averages: views, to be read and filled; sharded as the weights are."""
         weights = [
             replace(entry, name=entry.name + EMA, kind="ema", tensor=average)
             for entry, average in zip(self._weights(), self._averages, strict=True)
@@ -83,13 +83,13 @@ class Average:
         return weights if self._buffers is None else weights + self._buffers.entries()
 
     def allocate_state(self, stored: "Manifest") -> None:
-        """Leaves out of `entries` what a checkpoint lacks, as that of a run without averages does which a fork starts from."""
+        """Leaves out of `entries` what a checkpoint lacks, such as that of a run without averages, from which a fork starts."""
         self._not_stored = {entry.name for entry in self._weights() if entry.name + EMA not in stored.tensors}
         if self._buffers is not None:
             self._buffers.allocate_state(stored)
 
     def after_load(self) -> None:
-        """Weights and averages were filled from a checkpoint; averages that it lacked begin at its weights."""
+        """After weights and averages were loaded: averages that the checkpoint lacked start as its weights."""
         for entry, average in zip(self._weights(), self._averages, strict=True):
             if entry.name in self._not_stored:
                 average.copy_(entry.tensor.detach())
@@ -99,9 +99,9 @@ class Average:
 
     @contextmanager
     def in_place_of_weights(self) -> Iterator[None]:
-        """Within, the model computes with the averages; afterwards the weights are back to the last bit.
+        """Within the context the model holds the averages; afterwards its weights are back, to the last bit.
 
-        The two change places in memory, one tensor after another, so that no further copy of the model is needed. All ranks
+        The two are swapped in memory, one tensor after another, so that no further copy of the model is needed. All ranks
         call together.
         """
         exchanged: list[tuple[Tensor, Tensor]] = []
@@ -109,18 +109,18 @@ class Average:
         pairs += [] if self._buffers is None else self._buffers.pairs()
         try:
             for weight, average in pairs:
-                _exchange(weight, average)
+                _swap(weight, average)
                 exchanged.append((weight, average))
             self._strategy.after_load()
             yield
         finally:
             for weight, average in exchanged:
-                _exchange(weight, average)
+                _swap(weight, average)
             self._strategy.after_load()
 
 
-def _exchange(one: Tensor, other: Tensor) -> None:
-    """The elements of two tensors change places."""
+def _swap(one: Tensor, other: Tensor) -> None:
+    """Swaps the elements of two tensors."""
     kept = one.clone()
     one.copy_(other)
     other.copy_(kept)

@@ -1,1 +1,1 @@
-"""Noticing ranks that hang or fail, and saying which and why."""
+"""Detecting ranks that hang or fail, and reporting which and why."""

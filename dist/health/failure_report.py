@@ -1,4 +1,4 @@
-"""errors/rank-N.json: why a rank failed, when, and whether it only echoes the end of another one. No torch here."""
+"""errors/rank-N.json: why a rank failed, when, and whether its failure only follows from another rank's. No torch here."""
 
 import re
 import socket
@@ -12,7 +12,7 @@ from phalanx.dist.processes.environment import attempt
 from phalanx.dist.storage.durable_files import write_json
 from phalanx.dist.storage.run_directory import RunDirectory
 
-# gloo has no exception of its own; NCCL's and the store's are below torch.distributed.DistError.
+# gloo has no exception class; NCCL's and the store's derive from torch.distributed.DistError.
 _LOST_EACH_OTHER = re.compile(
     r"(?i)connection (closed|reset|refused|aborted)|socket (closed|timeout)|broken pipe|timed out (waiting|after)|"
     r"gloo.*(timeout|timed out|peer)|transport/tcp"
@@ -20,7 +20,7 @@ _LOST_EACH_OTHER = re.compile(
 
 
 def is_echo(error: BaseException) -> bool:
-    """Whether a failure is one of communication: the other side was gone or did not answer, and knows the reason."""
+    """Whether a failure is one of communication: the other side was gone or did not answer, and has the reason."""
     distributed = sys.modules.get("torch.distributed")
     for one in _chain(error):
         if distributed is not None and isinstance(one, distributed.DistError):
@@ -41,20 +41,20 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def write(run: RunDirectory, rank: int, error: BaseException) -> None:
-    """Leaves the report of a failure in a run directory that is there."""
-    write_words(run, rank, type(error).__name__, str(error), traceback.format_exception(error), is_echo(error))
+    """Writes the report of a failure, if the run directory exists."""
+    write_failure(run, rank, type(error).__name__, str(error), traceback.format_exception(error), is_echo(error))
 
 
-def write_words(
+def write_failure(
     run: RunDirectory, rank: int, kind: str, message: str, lines: list[str], echo: bool, host: str | None = None
 ) -> None:
-    """The same for what is no exception.
+    """The same for a failure that is not an exception.
 
     Args:
         kind: type of the failure.
         lines: the stack.
-        echo: whether another rank's report tells the reason.
-        host: of the rank, where this is another.
+        echo: whether another rank's report has the reason.
+        host: the rank's, if it is not this one.
     """
     host = host or socket.gethostname()
     report = {"time": time.time(), "rank": rank, "host": host, "attempt": attempt(), "type": kind}

@@ -1,7 +1,7 @@
-"""Which rank hangs: what ranks publish of themselves, and the judgement over it. No torch here.
+"""Which rank hangs: what ranks publish, and the diagnosis from it. No torch here.
 
-Clocks of different nodes never meet: a rank publishes how long ago it moved, and a reader adds for how long it has heard
-nothing newer. So a rank whose sign does not change counts as one that does not move.
+Clocks of different nodes are never compared: a rank publishes how long ago it made progress, and a reader adds the time since
+it last saw a newer sign. So a rank whose sign does not change counts as one without progress.
 """
 
 import json
@@ -15,21 +15,21 @@ from typing import Any, TypeVar
 
 from phalanx.dist.heartbeat import STAGES, Stage
 
-# Saving has the patience of `checkpoint/saver.py`: a disk that is slow must not look like a rank that hangs.
+# Saving has the timeout of `checkpoint/saver.py`: a slow disk must not look like a hang.
 _SAVE_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Sign:
-    """What a rank says of itself.
+    """What a rank publishes.
 
     Attributes:
-        attempt: the start of the run that it belongs to; other starts left their signs too.
+        attempt: the start of the run that it belongs to; other starts left signs too.
         number: counts the signs.
-        age: seconds since it moved.
-        place: where its main thread is (`my_task.py:12, losses`), where it has been there for a while.
-        waits: whether it waits there for other ranks.
-        noted: whether it has written down that the run hangs, and is ready to end.
+        age: seconds since its last progress.
+        place: where its main thread is (`my_task.py:12, losses`), if it has been there for a while.
+        waits: whether it waits for other ranks.
+        noted: whether it has written its report of the hang, and is ready to end.
         host, process, born: node, process id, and the clock ticks at which the kernel started it.
     """
 
@@ -48,40 +48,40 @@ class Sign:
 
 @dataclass(frozen=True)
 class Heard:
-    """A rank's last sign, if there is any, and the seconds for which nothing newer was heard."""
+    """A rank's last sign, if there is any, and the seconds since it was first seen."""
 
     sign: Sign | None
     silence: float
 
     @property
     def still(self) -> float:
-        """Seconds for which it has not moved, as far as is known."""
+        """Seconds without progress, as far as is known."""
         return self.silence + (self.sign.age if self.sign else 0.0)
 
     def answers(self, hang_s: float) -> bool:
         return self.silence < hang_s / 2
 
     def position(self, hang_s: float) -> tuple[int, int, bool, bool]:
-        """How far it has come; larger is farther. In one stage, a rank that answers, and waits for others, is farther."""
+        """How far it has come; larger is farther. In the same stage, a rank that answers, or waits for others, is farther."""
         if self.sign is None:
             return (-1, -1, False, False)
         return (self.sign.step, STAGES.index(self.sign.stage), self.answers(hang_s), self.sign.waits)
 
     def is_saving(self, hang_s: float) -> bool:
-        """Whether it may be about a save that takes long."""
+        """Whether it may be in a slow save."""
         return self.sign is not None and self.sign.stage == "save" and self.answers(hang_s) and self.still < _SAVE_S
 
 
 @dataclass(frozen=True)
 class HangReport:
-    """That the run hangs, and by whom.
+    """A hang of the run, and the ranks that cause it.
 
     Attributes:
-        judge: the rank that says so.
+        judge: the rank that found it.
         hung: the ranks that are behind all others.
         silent: the ranks that do not answer.
-        step, stage, places: where the hung ranks are; step -1 where they were never heard of.
-        seconds: for how long.
+        step, stage, places: where the hung ranks are; step -1 if they never published.
+        seconds: since the last progress.
     """
 
     attempt: str
@@ -94,31 +94,31 @@ class HangReport:
     seconds: float
 
     def sentence(self, world: int) -> str:
-        """Who hangs, where, for how long."""
+        """Which ranks hang, where, for how long."""
         one = len(self.hung) == 1
         who = f"rank {self.hung[0]}" if one else f"ranks {', '.join(map(str, self.hung))}"
         if self.step < 0:
-            return f"{who} {'was' if one else 'were'} not heard of for {self.seconds:.0f} s"
+            return f"{who} {'was' if one else 'were'} not heard from for {self.seconds:.0f} s"
         where = f"in {'its' if one else 'their'} {self.stage}" + (f" of step {self.step}" if self.step else "")
         places = f" ({'; '.join(self.places)})" if self.places else ""
-        said = f"{who} {'has' if one else 'have'} not moved for {self.seconds:.0f} s, {where}{places}"
+        stuck = f"{who} {'has' if one else 'have'} not moved for {self.seconds:.0f} s, {where}{places}"
         if set(self.hung) & set(self.silent):
             mute = "it does" if one else "some do" if set(self.hung) - set(self.silent) else "they do"
             return (
-                f"{said}, and {mute} not answer: stopped, without its node or file system, or inside of code that holds the GIL"
+                f"{stuck}, and {mute} not answer: stopped, cut off from its node or file system, or in code that holds the GIL"
             )
-        return said + (", and none is behind the others: is it the network?" if len(self.hung) == world > 1 else "")
+        return stuck + (", and none is behind the others: check the network" if len(self.hung) == world > 1 else "")
 
 
 T = TypeVar("T", Sign, HangReport)
 
 
 def judge(own: int, heard: Mapping[int, Heard], hang_s: float) -> HangReport | None:
-    """Whether nobody has moved for `hang_s` seconds, and who is behind.
+    """The hang, if no rank has made progress for `hang_s` seconds; None otherwise.
 
     Args:
         own: the judging rank.
-        heard: of every rank, itself included.
+        heard: what was heard of every rank, itself included.
     """
     if any(known.still < hang_s for known in heard.values()):
         return None
@@ -142,49 +142,49 @@ def judge(own: int, heard: Mapping[int, Heard], hang_s: float) -> HangReport | N
 
 
 class Noticeboard:
-    """`RUN/.heartbeat/`: a file a rank, and the verdict; each is renamed into place, and none is fsynced.
+    """`RUN/.heartbeat/`: one file per rank, and the report of a hang; each is renamed into place, and none is fsynced.
 
-    Files, as they need nothing but the run directory, which all ranks share: they work before the ranks have met, and
+    Files need nothing but the run directory, which all ranks share: they work before the ranks have met, and
     without the node of rank 0, which may be the one that hangs. Over NFS a file may be seen up to a minute late; its rank
     then seems to stand still by as much.
 
-    They name processes, and end runs: where others may write to the run directory, only files count that belong to the
+    They name processes, and end runs: if others may write to the run directory, only those files count that belong to the
     owner of this rank's own, and that nobody else may write to.
     """
 
     def __init__(self, folder: Path, rank: int, attempt: str):
         self._folder, self._rank, self._attempt = folder, rank, attempt
-        self._owner: int | None = None  # as the file system says it, which over NFS may not be this process's user
+        self._owner: int | None = None  # by the file system, which over NFS may not be this process's user
 
     def publish(self, sign: Sign) -> None:
         """
         Raises:
-            OSError: where it cannot be written.
+            OSError: if it cannot be written.
         """
         self._write(self._sign(self._rank), asdict(sign))
 
-    def announce(self, verdict: HangReport) -> None:
+    def announce(self, report: HangReport) -> None:
         """
         Raises:
-            OSError: where it cannot be written.
+            OSError: if it cannot be written.
         """
-        self._write(self._verdict, asdict(verdict))
+        self._write(self._report, asdict(report))
 
     def sign_of(self, rank: int) -> Sign | None:
         """A rank's newest sign of this attempt, if it can be read."""
         return self._read(self._sign(rank), Sign)
 
-    def verdict(self) -> HangReport | None:
-        return self._read(self._verdict, HangReport)
+    def report(self) -> HangReport | None:
+        return self._read(self._report, HangReport)
 
     def clear(self) -> None:
-        """Takes away what this rank left in an earlier attempt, and a verdict over it."""
-        for path in (self._sign(self._rank), self._verdict):
-            with suppress(OSError):  # it is not there, or will be written over
+        """Removes this rank's sign of an earlier attempt, and a report of its hang."""
+        for path in (self._sign(self._rank), self._report):
+            with suppress(OSError):  # it is absent, or will be overwritten
                 path.unlink()
 
     @property
-    def _verdict(self) -> Path:
+    def _report(self) -> Path:
         return self._folder / "verdict.json"
 
     def _sign(self, rank: int) -> Path:
@@ -194,7 +194,7 @@ class Noticeboard:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         aside = path.with_name(f".{path.name}.{self._rank}.{os.getpid()}.tmp")
         with suppress(FileNotFoundError):
-            aside.unlink()  # of a process of that number, killed in between
+            aside.unlink()  # left by a killed process of the same id
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(descriptor, "w") as file:
             self._owner = os.fstat(descriptor).st_uid
@@ -207,7 +207,7 @@ class Noticeboard:
                 if not self._is_ours(os.fstat(file.fileno())):
                     return None
                 found = kind(**json.loads(file.read()))
-        except (OSError, ValueError, TypeError):  # not there, or another version's
+        except (OSError, ValueError, TypeError):  # absent, or written by another version
             return None
         return found if found.attempt == self._attempt else None
 

@@ -1,8 +1,8 @@
-"""Who runs which micro-batches when: one agreed schedule for all ranks. Pure functions.
+"""Which rank runs which micro-batches when: one schedule for all ranks. Pure functions.
 
-Micro-batches whose BatchNorm statistics are joint (`dist.sync_bn`) run at the same time: those of one rank merged into one
-larger forward, those of several ranks in the same turn. A turn is one forward and backward. Where forwards wait for all ranks
-(fsdp, zero), every rank has the same number of turns, and a rank that has nothing to do in one runs a filler.
+Micro-batches with synchronized BatchNorm statistics (`dist.sync_bn`) run at the same time: those of one rank merged into one
+larger batch, those of several ranks in the same forward pass (and its backward). Where forwards wait for all ranks (fsdp,
+zero), every rank has the same number of passes, and a rank without micro-batches in one runs a filler.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class ForwardPass:
 
     Attributes:
         first, last: its micro-batches, `last` exclusive; equal for a filler.
-        ranks: that run in this turn what has joint statistics with it, this rank included; empty for a filler.
+        ranks: that synchronize statistics in this pass, this rank included; empty for a filler.
     """
 
     first: int
@@ -33,7 +33,7 @@ class ForwardPass:
 
     @property
     def is_shared(self) -> bool:
-        """Whether its statistics are joint with another rank's."""
+        """Whether its statistics are synchronized with another rank's."""
         return len(self.ranks) > 1
 
 
@@ -41,14 +41,14 @@ FILLER = ForwardPass(0, 0, ())
 
 
 def forward_passes(micro_batches: int, joint: int, world: int) -> list[list[ForwardPass]]:
-    """The turns of every rank, all lists of one length.
+    """The forward passes of every rank, all lists of one length.
 
-    Groups of joint statistics are intervals of ranks, taken from left to right; each goes into the first turn in which none of
-    its ranks has anything else to do. For intervals this needs no more turns than the rank with the most groups has.
+    Stats groups are intervals of ranks, taken from left to right; each gets the first pass in which all of its ranks are
+    free. For intervals this needs no more passes than the rank with the most groups has.
 
     Args:
         micro_batches: of a step, `V`.
-        joint: micro-batches whose statistics are joint; divides `V`.
+        joint: micro-batches that synchronize statistics; divides `V`.
     """
     taken: list[dict[int, ForwardPass]] = [{} for _ in range(world)]
     shares = [share(micro_batches, rank, world) for rank in range(world)]
@@ -66,5 +66,5 @@ def forward_passes(micro_batches: int, joint: int, world: int) -> list[list[Forw
 
 
 def joint_size(sync_bn: int | str, micro_batches: int) -> int:
-    """Micro-batches whose samples one BatchNorm statistic sees, from `dist.sync_bn`."""
+    """Micro-batches that share one BatchNorm statistic, from `dist.sync_bn`."""
     return {"off": 1, "all": micro_batches}.get(str(sync_bn)) or int(sync_bn)

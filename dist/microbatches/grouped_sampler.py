@@ -1,7 +1,7 @@
-"""A stream whose micro-batches hold samples of one group each, as far as numbers allow: images that are wide, or high.
+"""A stream whose micro-batches hold samples of one group each, as far as possible: images in landscape, or in portrait.
 
-Like the plain one it is a pure function of seed, epoch and place, and has every sample once an epoch. An epoch may begin within
-a micro-batch and end within one: its whole micro-batches are in random order, and what is left of each group fills the rest.
+Like the plain one it is a pure function of seed, epoch and place, and has every sample once per epoch. An epoch may begin and
+end within a micro-batch: its full micro-batches are in random order, and the remainder of each group fills the others.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ Numbers = NDArray[numpy.int64]
 class GroupedStream(Stream):
     """The endless stream of samples of an experiment, group by group.
 
-    Of `k` groups, at most `k - 1` whole micro-batches of an epoch hold several, and the one that it shares with the next epoch.
+    With `k` groups, at most `k - 1` full micro-batches of an epoch mix groups, and the one shared with the next epoch.
 
     Attributes:
         groups: the samples of each group; each sample is in one of them.
@@ -32,19 +32,19 @@ class GroupedStream(Stream):
         return self._samples(epoch, self._laid_out(epoch, places.astype(numpy.int64)))
 
     def _laid_out(self, epoch: int, places: Numbers) -> Numbers:
-        """Where in a row of all samples the places are: first the whole micro-batches of each group, then what is left."""
+        """Indices of the places in a row of all samples: the full micro-batches of each group, then the remainders."""
         size = self.micro_batch
         whole = sum(len(group) // size for group in self.groups)
-        head = min(-epoch * self.samples % size, self.samples)  # these end a micro-batch of the epoch before
+        head = min(-epoch * self.samples % size, self.samples)  # these complete a micro-batch of the previous epoch
         slots = (self.samples - head) // size
-        tail = head + slots * size  # from here on, a micro-batch that the next epoch ends
+        tail = head + slots * size  # from here on, a micro-batch that the next epoch completes
         slot, within = numpy.divmod(places - head, size)
         inside = (slot >= 0) & (slot < slots)
         chosen = numpy.where(inside, self._chosen(epoch, numpy.where(inside, slot, 0), max(slots, whole)), -1)
-        # What is left goes to the head, then to the tail, then to the slots that get no whole micro-batch of a group.
+        # The remainder goes to the head, then to the tail, then to the slots without a full micro-batch of one group.
         left = numpy.where(slot < 0, places, head + places - tail)
         left = numpy.where(inside, self.samples - slots * size + (chosen - whole) * size + within, left)
-        if whole > slots:  # by one, which is taken apart
+        if whole > slots:  # by one, which is split
             apart = int(self._chosen(epoch, numpy.array([slots]), whole)[0])
             rest = numpy.where(left < size, apart * size + left, (whole - 1) * size + left)
         else:
@@ -52,7 +52,7 @@ class GroupedStream(Stream):
         return numpy.where(inside & (chosen < whole), chosen * size + within, rest)
 
     def _chosen(self, epoch: int, slots: Numbers, count: int) -> Numbers:
-        """Which of the whole micro-batches come in some slots. Shape: [n] to [n]."""
+        """Which of the full micro-batches are in some slots. Shape: [n] to [n]."""
         if count == 0:
             return slots
         return permute(slots.astype(numpy.uint64), count, key(self.seed, "slots", epoch)).astype(numpy.int64)

@@ -1,4 +1,4 @@
-"""Micro-batches: several as one larger one, for a turn in which they run together; and on their way to a device."""
+"""Micro-batches: merging several for one forward pass, and copying them to a device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ MicroBatch = dict[str, Any]
 
 
 def merge(parts: Sequence[MicroBatch]) -> MicroBatch:
-    """Tensors one after another along their first dimension, lists likewise; a single part as it is."""
+    """Concatenates tensors along their first dimension, and lists; a single part is returned as it is."""
     if len(parts) == 1:
         return parts[0]
     merged: MicroBatch = {}
@@ -26,12 +26,12 @@ def merge(parts: Sequence[MicroBatch]) -> MicroBatch:
 
 
 def to_device(batch: MicroBatch, device: torch.device, dtype: torch.dtype, channels_last: bool) -> MicroBatch:
-    """The batch on a device, floating point numbers as `dtype`, images in the order of memory that is asked for."""
+    """The batch on a device, floating point numbers as `dtype`, images in the memory format asked for."""
 
     def moved(value: Tensor) -> Tensor:
         real = value.is_floating_point()
         if device.type == "cuda" and not value.is_cuda and not value.is_pinned():
-            value = value.pin_memory()  # a copy from other memory would wait for the device
+            value = value.pin_memory()  # a copy from pageable memory would wait for the device
         memory = torch.channels_last if channels_last and real and value.dim() == 4 else torch.preserve_format
         return value.to(device=device, dtype=dtype if real else value.dtype, non_blocking=True, memory_format=memory)
 

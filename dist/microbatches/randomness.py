@@ -1,4 +1,4 @@
-"""Random numbers as functions of what they are for: never of a rank, a worker, or what ran before."""
+"""Random numbers as functions of their purpose: never of a rank, a worker, or what ran before."""
 
 import hashlib
 import random
@@ -19,7 +19,7 @@ def key(*parts: int | str) -> int:
 def seed_everything(seed: int) -> None:
     """Sets the generators of torch (CPU, and this rank's GPU if it uses one), numpy and Python.
 
-    `torch.manual_seed` would do, but without a GPU in use it keeps a note of every call for later, for ever.
+    Without a GPU in use `torch.manual_seed` would queue every call for later, for ever.
     """
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed(seed)
@@ -35,7 +35,7 @@ def seed_loading(seed: int) -> None:
 
 @contextmanager
 def undisturbed(device: torch.device = CPU) -> Iterator[None]:
-    """Runs something that draws random numbers, and leaves every generator as it was, a GPU's too if one is named."""
+    """Restores every generator afterwards, a GPU's too if one is named."""
     accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     state = torch.default_generator.get_state(), numpy.random.get_state(), random.getstate()
     try:

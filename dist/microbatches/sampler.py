@@ -1,4 +1,4 @@
-"""Which samples a step takes, and which of them a rank: a pure function of seed, position and numbers, nothing stored.
+"""Which samples a step and each rank takes: a pure function of seed, position and sizes, nothing stored.
 
 Position `p` of the endless stream is place `p mod N` in the permutation of epoch `p div N`. Step `k` takes the positions
 `k*G` to `(k+1)*G`, cut into `V` micro-batches of `m`; rank `r` of `W` runs the micro-batches `r*V div W` to `(r+1)*V div W`.
@@ -30,9 +30,9 @@ def _round_keys(seed: int) -> tuple[numpy.uint64, ...]:
 
 
 def permute(places: NDArray[numpy.uint64], size: int, seed: int) -> NDArray[numpy.uint64]:
-    """Where a pseudorandom permutation of `range(size)` sends the given places, in constant time and memory a place.
+    """Where a pseudorandom permutation of `range(size)` sends the given places, in constant time and memory per place.
 
-    A Feistel network over the next power of four, walked on from outside `range(size)` until inside again (cycle walking:
+    A Feistel network over the next power of four, walked on while outside `range(size)` (cycle walking:
     Black and Rogaway, CT-RSA 2002). Less than four rounds of walking are needed on average.
 
     Shape: [n] to [n], both uint64.
@@ -91,7 +91,7 @@ class Stream:
     micro_batch: int
 
     def draws(self, start: int, stop: int) -> list[Draw]:
-        """The samples at positions `start` to `stop`, which may lie in different epochs."""
+        """The samples at positions `start` to `stop`, which may span epochs."""
         result: list[Draw] = []
         while start < stop:
             epoch, place = divmod(start, self.samples)
@@ -113,7 +113,7 @@ class Stream:
 
 
 class MicroBatches:
-    """A batch sampler for torch's loader: the draws of a rank's micro-batches, step after step, from any step on."""
+    """A batch sampler for torch's loader: the draws of a rank's micro-batches, step by step, from any step."""
 
     def __init__(self, stream: Stream, mine: Share, start_step: int, stop_step: int):
         self.stream, self.mine, self.start_step, self.stop_step = stream, mine, start_step, stop_step

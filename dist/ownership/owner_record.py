@@ -1,8 +1,8 @@
-"""Who trains in a run directory: what a trainer writes of itself there, and whether it is still alive. No torch here.
+"""Which trainer owns a run directory: the record that it writes there, and whether it is still alive. No torch here.
 
-`RUN/.trainer/claim-000007.json` is the claim of the trainer that has the run, if no claim has a higher number;
-`beat-TOKEN` a number that it counts up every few seconds. No file locks, which NFS may lack: a claim comes about by giving a
-finished file its name, which succeeds for one of two who try it at the same moment.
+`RUN/.trainer/claim-000007.json` is the claim of the run's owner, if no claim has a higher number;
+`beat-TOKEN` a counter that it increments every few seconds. No file locks, which NFS may lack: a claim is made by linking a
+finished file to its name, which succeeds for only one of two at the same moment.
 """
 
 import math
@@ -22,11 +22,11 @@ from phalanx.dist.processes.children import born
 from phalanx.dist.storage.durable_files import create_aside, read_json_object
 from phalanx.dist.storage.run_directory import RunDirectory
 
-PERIOD_S = 5.0  # between two signs of life
-STALE_S = 60.0  # without any: NFS may show one late, and a loaded node may give one late
+PERIOD_S = 5.0  # between two heartbeats
+STALE_S = 60.0  # without a heartbeat: NFS may show one late, and a loaded node may write one late
 _CLAIM = re.compile(r"claim-(\d{6,12})\.json")
 _TOKEN = re.compile(r"[0-9a-f]{16}")
-_EXITING, _SIGKILL = 0x4, 1 << 8  # bits of the kernel's: PF_EXITING, and of the pending signals
+_EXITING, _SIGKILL = 0x4, 1 << 8  # kernel bits: PF_EXITING, and SIGKILL among the pending signals
 
 Life = Literal["alive", "gone", "unclear"]
 
@@ -36,12 +36,12 @@ class Owner:
     """A trainer, as its claim describes it.
 
     Attributes:
-        token: no other claim has the same.
-        machine: the boot of a kernel and a namespace of process ids, in which `process` and `born` mean something.
-        process, born: of rank 0: its id, and when the kernel started it.
-        started: of the claim, in seconds since 1970.
-        path: of the run directory, as it was then.
-        job, restarts: of SLURM; empty and 0 without.
+        token: unique to the claim.
+        machine: the boot of a kernel and a namespace of process ids, in which `process` and `born` are valid.
+        process, born: rank 0's process id, and when the kernel started it.
+        started: when it was claimed, in seconds since 1970.
+        path: the run directory's, at that time.
+        job, restarts: SLURM's; empty and 0 without SLURM.
     """
 
     token: str
@@ -79,7 +79,7 @@ class Owner:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim that is there; `owner` is None where it cannot be read."""
+    """A claim that exists; `owner` is None if it cannot be read."""
 
     number: int
     path: Path
@@ -99,10 +99,10 @@ def beat_path(folder: Path, token: str) -> Path:
 
 
 def numbers(folder: Path) -> list[int]:
-    """Of all claims, the valid one last.
+    """The numbers of all claims, the valid one's last.
 
     Raises:
-        OSError: where the folder cannot be read; if it is not there, there are none.
+        OSError: if the folder cannot be read; a missing one has no claims.
     """
     try:
         found = (_CLAIM.fullmatch(name) for name in os.listdir(folder))
@@ -112,10 +112,10 @@ def numbers(folder: Path) -> list[int]:
 
 
 def newest_claim(run: RunDirectory) -> Claim | None:
-    """The claim that counts.
+    """The claim with the highest number.
 
     Raises:
-        OSError: where the folder cannot be read.
+        OSError: if the folder cannot be read.
     """
     folder = folder_of(run)
     there = numbers(folder)
@@ -126,7 +126,7 @@ def newest_claim(run: RunDirectory) -> Claim | None:
 
 
 def read(path: Path) -> Owner | None:
-    """A claim's owner; None where there is none that can be read."""
+    """A claim's owner; None if it cannot be read."""
     try:
         said = read_json_object(path)
     except (OSError, ValueError):
@@ -148,7 +148,7 @@ def _is_path(text: str) -> bool:
 
 
 def beat_of(folder: Path, owner: Owner) -> bytes | None:
-    """What it counted last."""
+    """The last value of its counter."""
     try:
         return beat_path(folder, owner.token).read_bytes()
     except OSError:
@@ -156,7 +156,7 @@ def beat_of(folder: Path, owner: Owner) -> bytes | None:
 
 
 def age(folder: Path, path: Path) -> float | None:
-    """Seconds since a file changed, by the one clock of the file system that both times are from; None where unknown."""
+    """Seconds since a file changed, by the file system's clock, which sets both times; None if unknown."""
     with suppress(OSError):
         descriptor, probe = create_aside(folder / "clock")
         try:
@@ -169,7 +169,7 @@ def age(folder: Path, path: Path) -> float | None:
 
 
 def process_life(owner: Owner) -> Life:
-    """Whether the process is there, as far as this machine can tell."""
+    """Whether the process exists, as far as this machine can see."""
     if owner.machine != _machine() or not owner.machine or not owner.born or owner.process <= 0:
         return "unclear"
     try:
@@ -183,7 +183,7 @@ def process_life(owner: Owner) -> Life:
 
 
 def _hidden(process: int) -> Life:
-    """One that is not in /proc: it is no more, or another user's whom /proc does not show."""
+    """A process that is not in /proc: it is gone, or another user's that /proc hides."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -194,7 +194,7 @@ def _hidden(process: int) -> Life:
 
 
 def is_dying(owner: Owner) -> bool:
-    """Whether a process that is there was killed, and only has its memory to give back."""
+    """Whether an existing process was killed, and is only freeing its memory."""
     folder = Path(f"/proc/{owner.process}")
     with suppress(OSError, ValueError, IndexError):
         if int((folder / "stat").read_text().rpartition(")")[2].split()[6]) & _EXITING:
@@ -205,7 +205,7 @@ def is_dying(owner: Owner) -> bool:
 
 
 def is_copied(run: RunDirectory, owner: Owner) -> bool:
-    """Whether the claim came here with a copy of the run directory, and counts where it was written."""
+    """Whether the claim was copied with the run directory, and belongs to the original."""
     if owner.path == str(run.path.resolve()):
         return False
     there = RunDirectory(Path(owner.path))
@@ -217,10 +217,10 @@ def is_copied(run: RunDirectory, owner: Owner) -> bool:
 
 
 def life(run: RunDirectory, owner: Owner, job_is_over: Callable[[str], bool] = lambda job: False) -> Life:
-    """Whether a trainer is alive, from what can be told at once.
+    """Whether a trainer is alive, from what is known at once.
 
     Args:
-        job_is_over: whether SLURM says that a job does not run.
+        job_is_over: whether SLURM reports that a job does not run.
     """
     if is_copied(run, owner):
         return "gone"
@@ -235,7 +235,7 @@ def life(run: RunDirectory, owner: Owner, job_is_over: Callable[[str], bool] = l
 
 
 def is_alive(run: RunDirectory, owner: Owner) -> bool:
-    """Whether a trainer seems to be alive, for whoever only looks on: by this machine's clock where nothing else tells."""
+    """Whether a trainer seems to be alive, for commands that only read: by this machine's clock as a last resort."""
     state = life(run, owner)
     if state != "unclear":
         return state == "alive"

@@ -1,8 +1,8 @@
-"""One trainer a run directory: rank 0 claims it, shows that it lives, and notices when it was taken over. No torch here.
+"""One trainer per run directory: rank 0 claims it, writes heartbeats, and notices when it was taken over. No torch here.
 
-Two trainers in one directory would spoil each other's checkpoints. A trainer that was killed is taken over at once where that
-can be known: its process is gone from this machine, SLURM has requeued or ended its job, or its last sign of life is old by the
-clock of the file system. Otherwise its signs of life are watched until one comes or they are old.
+Two trainers in one directory would overwrite each other's checkpoints. A killed trainer is taken over at once if its end is
+certain: its process is gone from this machine, SLURM has requeued or ended its job, or its last heartbeat is old by the file
+system's clock. Otherwise a new trainer waits for a heartbeat until the last one is old.
 """
 
 import errno
@@ -33,10 +33,10 @@ def _print(sentence: str) -> None:
 
 
 def refuse_second(run: RunDirectory) -> None:
-    """Refuses a run that another trainer of this machine has, before ranks are started for it. Only looks: `claim` decides.
+    """Refuses a run that another trainer of this machine owns, before ranks are started. Only reads: `claim` decides.
 
     Raises:
-        UserError: where it is alive beyond doubt.
+        UserError: if that trainer is certainly alive.
     """
     try:
         there = records.newest_claim(run)
@@ -52,7 +52,7 @@ def refuse_second(run: RunDirectory) -> None:
 
 
 def _was_requeued(other: Owner, own: Owner) -> bool:
-    """Whether an owner is of the job of this process, before it was requeued."""
+    """Whether an owner is this process's job before it was requeued."""
     return bool(own.job) and other.job == own.job and other.restarts < own.restarts
 
 
@@ -69,8 +69,8 @@ class RunOwner:
     """This trainer's claim to its run directory, from `claim` until the end of the `with` block.
 
     Args:
-        job_is_over: whether SLURM says that a job does not run; False where it does not know.
-        stopped: whether this process was asked to stop, while it waits.
+        job_is_over: whether SLURM reports that a job does not run; False if unknown.
+        stopped: whether this process was asked to stop while it waits.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class RunOwner:
     # -- claiming -------------------------------------------------------------------------------------------------------
 
     def claim(self) -> None:
-        """Makes the run this trainer's. Rank 0 calls, before anything in the run directory is read or changed.
+        """Claims the run for this trainer. Rank 0 calls, before anything in the run directory is read or changed.
 
         Raises:
-            UserError: where another trainer is alive, or the directory cannot be written.
+            UserError: if another trainer is alive, or the directory cannot be written.
         """
         own, number = Owner.this_process(self._run), 0
         try:
@@ -114,7 +114,7 @@ class RunOwner:
         except OSError as error:
             self._remove_made()
             place = error.filename or self._run.path
-            raise UserError(f"{place}: cannot be written: {error.strerror}. Set runs=FOLDER to another place.") from None
+            raise UserError(f"{place}: cannot be written: {error.strerror}. Set runs=FOLDER to another folder.") from None
         except BaseException:
             self._remove_made()
             raise
@@ -123,7 +123,7 @@ class RunOwner:
         self._thread.start()
 
     def _attempt(self, own: Owner) -> int:
-        """The number of our claim; 0 where another trainer claimed the run at this moment."""
+        """The number of our claim; 0 if another trainer claimed the run at the same moment."""
         self._make_folders()
         there = records.newest_claim(self._run)
         if there is not None:
@@ -134,7 +134,7 @@ class RunOwner:
     def _make_folders(self) -> None:
         missing = [self._folder, *self._folder.parents]
         for folder in reversed([path for path in missing if not path.exists()]):
-            with suppress(FileExistsError):  # made meanwhile by another one who claims
+            with suppress(FileExistsError):  # made meanwhile by another trainer's claim
                 folder.mkdir()
                 self._made.append(folder)
 
@@ -160,11 +160,11 @@ class RunOwner:
         return False
 
     def _refuse_living(self, there: Claim) -> None:
-        """Returns once the owner of a claim is known to be gone.
+        """Returns once a claim's owner is known to be gone.
 
         Raises:
-            UserError: where it lives.
-            Stopped: where this process is asked to stop while it waits.
+            UserError: if it is alive.
+            Stopped: if this process is asked to stop while it waits.
         """
         if there.owner is None:
             return self._wait_for_a_claim_to_be_written(there)
@@ -180,14 +180,14 @@ class RunOwner:
         return None
 
     def _is_ours_before(self, other: Owner) -> bool:
-        """Whether it is an earlier claim of this process, or of this job before it was requeued."""
+        """Whether a claim is an earlier one of this process, or of this job before it was requeued."""
         own = Owner.this_process(self._run)
         if own.born and (other.machine, other.process, other.born) == (own.machine, own.process, own.born):
             return other.token not in _active
         return _was_requeued(other, own)
 
     def _wait_for_a_claim_to_be_written(self, there: Claim) -> None:
-        """A file system without links shows a claim before its content; one that stays without is nobody's."""
+        """A file system without links shows a claim before its content; one that stays empty has no owner."""
         deadline = time.monotonic() + PERIOD_S
         while records.read(there.path) is None and there.path.exists() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
@@ -196,37 +196,37 @@ class RunOwner:
             self._refuse_living(Claim(there.number, there.path, owner))
 
     def _after_its_death(self, owner: Owner) -> records.Life:
-        """A process that was killed may take a while to give its memory back."""
+        """A killed process may need a while to free its memory."""
         deadline = time.monotonic() + STALE_S
         while (state := records.process_life(owner)) == "alive" and records.is_dying(owner) and time.monotonic() < deadline:
             self._pause()
         return state
 
     def _watch(self, there: Claim, owner: Owner) -> records.Life:
-        """Waits for a sign of life, as long as the last one is not old."""
-        _print(f"{self._run.path}: {owner} trained here last; waiting up to {STALE_S:.0f} s for a sign of life from it")
+        """Waits for a heartbeat, until the last one is old."""
+        _print(f"{self._run.path}: {owner} trained here last; waiting up to {STALE_S:.0f} s for its heartbeat")
         before, deadline = records.beat_of(self._folder, owner), time.monotonic() + STALE_S
         while time.monotonic() < deadline:
             self._pause()
             now = records.beat_of(self._folder, owner)
             if not there.path.exists():
-                return "gone"  # it has ended meanwhile
+                return "gone"  # ended meanwhile
             if now is not None and now != before:
                 return "alive"
             silent = records.age(self._folder, records.beat_path(self._folder, owner.token))
             if silent is not None and silent > STALE_S:
                 break
-        _print(f"{self._run.path}: no sign of life from {owner}; its run is taken over")
+        _print(f"{self._run.path}: no heartbeat from {owner}; its run is taken over")
         return "gone"
 
     def _pause(self) -> None:
         heartbeat.beat("join")
         time.sleep(_POLL_S)
         if self._stopped():
-            raise Stopped(f"{self._run.path}: stopped while waiting for another trainer's sign of life. Nothing is lost.")
+            raise Stopped(f"{self._run.path}: stopped while waiting for another trainer's heartbeat. Nothing is lost.")
 
     def _clean(self, own: int) -> None:
-        """Takes away the claims before this one, and what else was forgotten."""
+        """Removes earlier claims and their leftovers."""
         for number in records.numbers(self._folder):
             if number >= own:
                 break
@@ -239,15 +239,15 @@ class RunOwner:
         for folder in (self._folder, self._run.path):
             remove_forgotten(folder)
 
-    # -- having it ------------------------------------------------------------------------------------------------------
+    # -- owning it ------------------------------------------------------------------------------------------------------
 
     @property
     def is_lost(self) -> bool:
-        """Whether it was seen that the run is this trainer's no more; asks nobody."""
+        """Whether the run is known to be lost; reads nothing."""
         return self._lost is not None
 
     def problem(self) -> str | None:
-        """Why nothing must be written to the run directory any more, if so. Reads a folder and a file."""
+        """Why nothing may be written to the run directory any more, if so. Reads a folder and a file."""
         if self._own is None or self._lost is not None:
             return self._lost
         try:
@@ -255,11 +255,11 @@ class RunOwner:
             if there is not None and there.owner is not None and there.owner.token == self._own.token:
                 return None
             if there is not None and there.owner is None and there.path == self._path:
-                return None  # it cannot be read just now
+                return None  # it cannot be read at the moment
             is_there = self._folder.exists() or os.path.exists(self._run.identity)
         except OSError as error:
             if error.errno != errno.ESTALE:
-                return None  # the file system does not answer: who writes will see
+                return None  # the file system does not answer: the next write will fail
             there, is_there = None, False
         self._lost = self._why_lost(there, is_there)
         return self._lost
@@ -267,13 +267,13 @@ class RunOwner:
     def _why_lost(self, there: Claim | None, is_there: bool) -> str:
         path = self._run.path
         if not is_there:
-            return f"{path}: the run directory was {self._whereabouts()} while the run trained; nothing more is written there."
+            return f"{path}: the run directory was {self._whereabouts()} during training; nothing more is written there."
         if there is not None and there.owner is not None:
             return f"{path}: {there.owner} has taken this run over; this trainer ends without writing."
-        return f"{path}: {self._folder.name} was removed, which gives the run away; this trainer ends without writing."
+        return f"{path}: {self._folder.name} was removed, which releases the run; this trainer ends without writing."
 
     def _whereabouts(self) -> str:
-        """Where the run directory is now, as the kernel knows it."""
+        """Where the run directory is now, from the kernel."""
         with suppress(OSError):
             now = Path(os.readlink(f"/proc/self/fd/{self._place}"))
             if now.is_dir():
@@ -284,11 +284,11 @@ class RunOwner:
         while not self._over.wait(PERIOD_S):
             if self.problem() is not None:
                 return
-            with suppress(OSError):  # the next one may succeed
+            with suppress(OSError):  # the next heartbeat may succeed
                 self._beat()
 
     def _beat(self) -> None:
-        """Counts on, in place: NFS shows a file that was closed to whoever opens it next, but a new one under a name late."""
+        """Increments in place: over NFS whoever opens a closed file sees its content, but a replaced file appears late."""
         assert self._own is not None
         flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(records.beat_path(self._folder, self._own.token), flags)
@@ -301,10 +301,10 @@ class RunOwner:
         self._count += 1
         return b"%012d\n" % self._count
 
-    # -- giving it back -------------------------------------------------------------------------------------------------
+    # -- releasing it -------------------------------------------------------------------------------------------------
 
     def release(self) -> None:
-        """The run is free. Of one that never came about, the folders that were made for it go."""
+        """Releases the run. If it never started, the folders that were made for it are removed."""
         self._over.set()
         if self._own is None:
             return
@@ -321,13 +321,13 @@ class RunOwner:
 
     def _remove_made(self) -> None:
         for folder in reversed(self._made):
-            with suppress(OSError):  # somebody else needs it
+            with suppress(OSError):  # it is in use
                 folder.rmdir()
         self._made = []
 
 
 def _give_name(aside: Path, path: Path) -> bool:
-    """Whether a finished file got its name; it does not where that is taken."""
+    """Links a finished file to its name; False if the name is taken."""
     try:
         os.link(aside, path, follow_symlinks=False)
     except FileExistsError:
@@ -340,7 +340,7 @@ def _give_name(aside: Path, path: Path) -> bool:
 
 
 def _copy(aside: Path, path: Path) -> bool:
-    """The same for a file system without links."""
+    """The same on a file system without links."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     except FileExistsError:

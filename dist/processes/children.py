@@ -1,4 +1,4 @@
-"""Processes that leave nothing behind: children that die with their parent. Linux only; no torch here."""
+"""Children that die with their parent. Linux only; no torch here."""
 
 import ctypes
 import multiprocessing
@@ -14,10 +14,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """This process is killed when its parent ends, however that ends, collective or not.
+    """This process is killed when its parent ends in any way, even while it is in a collective.
 
     Args:
-        parent: the parent's process id where it is known, so that one that ended just before is noticed.
+        parent: the parent's process id if known, so that a parent that has just ended is noticed.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     now = os.getppid()
@@ -26,15 +26,15 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def kill_children() -> None:
-    """Ends the loader processes that are left after a failure: they ignore SIGTERM, and Python would wait for them at exit."""
+    """Kills the loader processes that are left after a failure: they ignore SIGTERM, and Python would wait for them at exit."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise, wherever this process is by then
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise anywhere in this process
     for child in multiprocessing.active_children():
         child.kill()
 
 
 def born(process: int) -> int:
-    """When the kernel started a process, in clock ticks; 0 for none. No other process of that number has the same."""
+    """When the kernel started a process, in clock ticks; 0 for none. With the id it is unique."""
     try:
         return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19])
     except OSError:
@@ -42,16 +42,16 @@ def born(process: int) -> int:
 
 
 def kill_rank(process: int, started: int, start: str) -> bool:
-    """Kills a rank of this node that does not answer, if that is what a process is; returns whether.
+    """Kills a process of this node if it is a rank of the given start of a run; returns whether it did.
 
     Args:
         started: when the kernel started it (`born`).
-        start: the start of the run that it must belong to (`environment.start_of_run`).
+        start: the run's start that it must belong to (`environment.start_of_run`).
     """
     if process in (os.getpid(), os.getppid()):
         return False
-    with suppress(OSError):  # it has ended
-        handle = os.pidfd_open(process)  # this process and no later one of that number
+    with suppress(OSError):  # it is gone
+        handle = os.pidfd_open(process)  # this process, not a later one of the same id
         try:
             if started and born(process) == started and _is_rank(process, start):
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
@@ -62,7 +62,7 @@ def kill_rank(process: int, started: int, start: str) -> bool:
 
 
 def _is_rank(process: int, start: str) -> bool:
-    """Whether a process is this user's, and was started as a rank of the same start of a run."""
+    """Whether a process is this user's, and a rank of the given start of a run."""
     folder = Path(f"/proc/{process}")
     if folder.stat().st_uid != os.geteuid():
         return False

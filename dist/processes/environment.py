@@ -1,4 +1,4 @@
-"""Which rank am I? Read from the environment that a launcher leaves, or refused. No torch here."""
+"""This process's rank: read from the variables that a launcher sets, or refused. No torch here."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from phalanx.configs.errors import UserError
 
 Launcher = Literal["alone", "torchrun", "slurm"]
 
-# What torchrun, accelerate launch and hand-written launchers set. Addresses alone do not make a rank.
+# Set by torchrun, accelerate launch and hand-written launchers. An address alone does not make a rank.
 _RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 
@@ -23,9 +23,9 @@ class Ranks:
     """This process among all processes of a run.
 
     Attributes:
-        rank, world: number of this rank, and of all.
-        local_rank, local_world: the same among the ranks of this node.
-        node: number of this node.
+        rank, world: this rank, and the number of ranks.
+        local_rank, local_world: the same within this node.
+        node: index of this node.
         launcher: what started the ranks; `torchrun` stands for accelerate launch too, which uses it.
     """
 
@@ -38,14 +38,14 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank speaks for all: writes logs, run files and manifests."""
+        """Whether this rank acts for all: writes logs, run files and manifests."""
         return self.rank == 0
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
     text = environment[name]
     if not re.fullmatch(r"\d{1,9}", text):
-        raise UserError(f"the environment variable {name}={text!r} is no rank number. Start with `phalanx train`, or unset it.")
+        raise UserError(f"the environment variable {name}={text!r} is not a rank. Start with `phalanx train`, or unset it.")
     return int(text)
 
 
@@ -113,7 +113,7 @@ def find(environment: Mapping[str, str] = os.environ) -> Ranks:
     """The ranks that this process belongs to.
 
     Raises:
-        UserError: on an environment that is half set or contradicts itself, and where accelerate launch was asked for
+        UserError: on an environment that is incomplete or contradicts itself, and if accelerate launch was asked for
             several processes but started one.
     """
     if any(environment.get(name) for name in _RANK):
@@ -130,22 +130,22 @@ def find(environment: Mapping[str, str] = os.environ) -> Ranks:
 
 
 def attempt(environment: Mapping[str, str] = os.environ) -> str:
-    """A name for what all ranks that were started together share: job and restart, or the folder of `phalanx train`."""
+    """The name that ranks started together share: job and restart, or the folder of `phalanx train`."""
     if environment.get("SLURM_JOB_ID"):
         return f"{environment['SLURM_JOB_ID']}-{environment.get('SLURM_RESTART_COUNT', '0')}"
     return os.path.basename(environment.get("PHALANX_MAILBOX", ""))
 
 
 def start_of_run(environment: Mapping[str, str]) -> str:
-    """A word for this start of the run that all its ranks find for themselves, before they have met."""
+    """A name for this start of the run that each of its ranks derives by itself, before they meet."""
     names = ("SLURM_STEP_ID", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
     return "/".join((attempt(environment), *(environment.get(name, "") for name in names)))
 
 
 def without_ranks(environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment less everything that makes a process a rank, for a launcher that numbers ranks itself."""
+    """The environment without the variables that make a process a rank, for a launcher that sets them itself."""
     own = {*_RANK, *_ADDRESS, "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_WORLD_SIZE"}
-    own |= {"SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"}  # what makes a step of srun
+    own |= {"SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS"}  # these make a step of srun
     launchers = ("TORCHELASTIC_", "ACCELERATE_")
     return {
         k: v

@@ -1,7 +1,7 @@
-"""Standard output and error that never end the work: a reader that has gone, a closed terminal, a full disk. No torch here.
+"""Standard output and error that never end training: a closed pipe or terminal, a full disk. No torch here.
 
-Wherever a process writes to, it may be taken away: `| head` has enough, a shell is lost with its terminal, the disk of the log
-fills up. What is printed then is lost; training is not, and neither is the exit code, which Python would replace by 120.
+`| head` may exit, a shell may be lost with its terminal, the log's disk may fill up. What is printed then is lost; training
+is not, and neither is the exit code, which Python would replace by 120.
 """
 
 import errno
@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-_COMES_BACK = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a disk may have room again; a reader never returns
+_COMES_BACK = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a disk may get free space again; a reader never returns
 
 
 class _Steady(io.FileIO):
@@ -33,7 +33,7 @@ class _Steady(io.FileIO):
         return len(view)
 
     def _forsake(self) -> None:
-        """Others who write there, such as loader processes to come and libraries in C, meet no error either."""
+        """Redirects the descriptor, so that later loader processes and C libraries get no error either."""
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
@@ -42,7 +42,7 @@ class _Steady(io.FileIO):
 def keep_steady() -> None:
     """Makes this process's standard output and error steady, and fills them where they were closed.
 
-    A closed one's number would be given to the next file that is opened, and everything printed would land in that.
+    The next opened file would get a closed one's number, and receive everything printed.
     """
     for number in (0, 1, 2):
         try:
@@ -64,8 +64,8 @@ def lost() -> OSError | None:
     return raw.lost
 
 
-def says_that_it_is_lost() -> bool:
-    """Whether what was printed did not arrive, which is then said. A reader that has gone had enough."""
+def reports_lost_output() -> bool:
+    """Whether printed output was lost, which is then reported. A closed pipe is not reported."""
     problem = lost()
     if problem is None or problem.errno == errno.EPIPE:
         return False
@@ -76,7 +76,7 @@ def says_that_it_is_lost() -> bool:
 def _steady(stream: TextIO | None, number: int) -> TextIO:
     """A stream to the same descriptor; another stream (a test's, a notebook's) stays as it is."""
     if stream is None:
-        # It was closed as Python started.
+        # It was closed when Python started.
         return io.TextIOWrapper(io.BufferedWriter(_Steady(number)), encoding="utf-8", errors="backslashreplace")
     if not isinstance(stream, io.TextIOWrapper) or _number(stream) != number or isinstance(_raw(stream), _Steady):
         return stream
@@ -88,7 +88,7 @@ def _steady(stream: TextIO | None, number: int) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(raw),
         encoding=stream.encoding,
-        errors="backslashreplace",  # a name that the terminal's encoding lacks must not end the work either
+        errors="backslashreplace",  # a name outside the terminal's encoding must not end training either
         line_buffering=stream.line_buffering or number == 2,
     )
 

@@ -1,4 +1,4 @@
-"""How ranks tell the command that started them who they are and how they ended; launchers turn every code into 1. No torch."""
+"""How ranks report their process ids and exit codes to the command that started them: launchers return only 1. No torch."""
 
 import os
 from pathlib import Path
@@ -17,41 +17,41 @@ def _folder() -> Path | None:
 
 
 def is_open() -> bool:
-    """Whether a command started this rank, and hears from it here."""
+    """Whether a command started this rank, and reads its status here."""
     return _folder() is not None
 
 
 def has_failed_before(rank: int) -> bool:
-    """Whether another rank has ended with a failure, of which it has said the reason."""
+    """Whether another rank has failed, and reported the reason."""
     folder = _folder()
     ended_well = (ExitCode.DONE, ExitCode.STOPPED_EARLY)
     return folder is not None and any(o != rank and code not in ended_well for o, code in exit_codes(folder).items())
 
 
 def arrived(rank: int) -> None:
-    """This rank is here and answers signals."""
+    """Reports that this rank has started and handles signals."""
     if (folder := _folder()) is not None:
         write_atomically(folder / f"rank-{rank}.pid", f"{os.getpid()} {born(os.getpid())}")
 
 
 def ended(rank: int, code: int) -> None:
-    """This rank ends with an exit code."""
+    """Reports this rank's exit code."""
     if (folder := _folder()) is not None:
         write_atomically(folder / f"rank-{rank}.exit", str(int(code)))
 
 
-def tell(folder: Path) -> None:
-    """The command that started the ranks has answered an interrupt itself."""
+def interrupt_answered(folder: Path) -> None:
+    """Records that the command that started the ranks has answered an interrupt itself."""
     (folder / _TOLD).touch()
 
 
-def was_told() -> bool:
+def was_interrupt_answered() -> bool:
     """Whether the command that started this rank has answered an interrupt already."""
     return (folder := _folder()) is not None and (folder / _TOLD).exists()
 
 
 def process_ids(folder: Path) -> dict[int, int]:
-    """Process ids of the ranks that have arrived; of those that have ended the number may be another process's by now."""
+    """Process ids of the ranks that have arrived; the id of an ended one may be another process's by now."""
     return {rank: process for rank, (process, _) in _arrived(folder).items()}
 
 

@@ -1,8 +1,8 @@
-"""A folder of its own for the temporary files of a process and of all that it starts. No torch here.
+"""A folder for the temporary files of a process and of all that it starts. No torch here.
 
-torchrun, W&B and loader processes leave folders in TMPDIR where they are killed. In here they are found: whoever made the
-folder takes it away at its end, and where that was killed too, the next start does. Nothing is taken away that is not provably
-ours and forsaken: of this user, of this boot of the machine, and locked by no process. The kernel lifts the lock with the last.
+torchrun, W&B and loader processes leave folders in TMPDIR when killed. They are put in here: the process that made the folder
+removes it at its end, and if that was killed too, the next start does. Only folders that are certainly ours and unused are
+removed: of this user, of this boot of the machine, and locked by no process. The kernel releases the lock with the last one.
 """
 
 import fcntl
@@ -21,11 +21,11 @@ from phalanx.configs.errors import UserError
 
 _NAME = re.compile(r"phalanx-[0-9a-f]{8}-[0-9a-f]{8}")
 _LOCK = ".lock"
-_LONGEST = 75  # characters: below it lie sockets, whose paths have 107 at most
+_LONGEST = 75  # characters: sockets in it have paths of 107 at most
 
 
 def _boot() -> str:
-    """A word for this boot of this machine: locks of another say nothing here."""
+    """An id of this boot of this machine: locks of another are meaningless here."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
     except OSError:
@@ -34,16 +34,16 @@ def _boot() -> str:
 
 @contextmanager
 def opened() -> Iterator[Path]:
-    """A new folder that only this user can read; those that killed processes left are taken away first.
+    """A new folder that only this user can read; those that killed processes left are removed first.
 
     Raises:
-        UserError: where none can be made.
+        UserError: if none can be made.
     """
     try:
         folder, lock = _make(Path(tempfile.gettempdir()))
     except OSError as error:
         where = error.filename or os.environ.get("TMPDIR", "/tmp")
-        raise UserError(f"{where}: no temporary folder can be made: {error.strerror}. Set TMPDIR to another place.") from None
+        raise UserError(f"{where}: no temporary folder can be made: {error.strerror}. Set TMPDIR to another folder.") from None
     try:
         yield folder
     finally:
@@ -58,17 +58,17 @@ def _make(outer: Path) -> tuple[Path, int]:
     folder.mkdir(mode=0o700)
     unlocked = folder / f"{_LOCK}.new"
     lock = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with suppress(OSError):  # a file system without locks: then it is never swept
+    with suppress(OSError):  # a file system without locks: then it is never removed
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.rename(unlocked, folder / _LOCK)  # now it may be looked for: before, it would have seemed forsaken
+        os.rename(unlocked, folder / _LOCK)  # from now on it may be swept: before, it would have seemed unused
     return folder, lock
 
 
 @contextmanager
 def used() -> Iterator[None]:
-    """This process's temporary files, and its children's, lie in such a folder, if one can be made.
+    """Puts the temporary files of this process and its children into such a folder, if one can be made.
 
-    Where they lie in one already, the command's that started this rank, they stay there.
+    If the command that started this rank has made one, that is used.
     """
     global _own
     with ExitStack() as stack:
@@ -77,7 +77,7 @@ def used() -> Iterator[None]:
                 folder = stack.enter_context(opened())
                 stack.callback(_restore, tempfile.tempdir, {name: os.environ.get(name) for name in environment(folder)})
                 os.environ.update(environment(folder))
-                tempfile.tempdir, _own = None, folder  # the former is looked for anew
+                tempfile.tempdir, _own = None, folder  # `tempfile` then looks it up again
         yield
 
 
@@ -85,7 +85,7 @@ _own: Path | None = None
 
 
 def remove() -> None:
-    """For a process that ends itself without ado."""
+    """Removes the folder, for a process that calls `os._exit`."""
     if _own is not None:
         shutil.rmtree(_own, ignore_errors=True)
 
@@ -100,7 +100,7 @@ def _restore(folder: str | None, variables: dict[str, str | None]) -> None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What tells a process to put its temporary files into a folder; but what was compiled is kept for the next run."""
+    """Variables that put a process's temporary files into a folder; compiled code is kept for the next run."""
     if len(str(folder)) > _LONGEST:
         return {}
     try:
@@ -112,19 +112,19 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def sweep(outer: Path) -> None:
-    """Takes away the folders whose processes are all gone."""
+    """Removes the folders whose processes are all gone."""
     ours = f"phalanx-{_boot()}-"
     with suppress(OSError), os.scandir(outer) as entries:
         for entry in entries:
             if entry.name.startswith(ours) and _NAME.fullmatch(entry.name):
                 with suppress(OSError):
-                    _take_away(Path(entry.path))
+                    _remove(Path(entry.path))
 
 
-def _take_away(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     """
     Raises:
-        OSError: where it is somebody's still, or somebody else's.
+        OSError: if it is in use, or another user's.
     """
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:

@@ -1,4 +1,4 @@
-"""Starting ranks on this machine through accelerate launch: signals reach every rank, and the ranks' own code comes back."""
+"""Starting ranks on this machine through accelerate launch: signals reach every rank, and the ranks' exit code is returned."""
 
 import glob
 import os
@@ -17,7 +17,7 @@ from phalanx.dist.processes import rank_status, scratch
 from phalanx.dist.processes.environment import without_ranks
 from phalanx.dist.processes.stop import answer_from_now_on, answered
 
-_GRACE_S = 5.0  # how long the others may take to end by themselves once a rank has failed
+_GRACE_S = 5.0  # for the others to end by themselves after a rank failed
 
 
 def count_gpus() -> int:
@@ -30,7 +30,7 @@ def count_gpus() -> int:
 
 
 def default_processes(config: DistConfig) -> int:
-    """One rank a GPU, else one."""
+    """One rank per GPU, otherwise one."""
     if config.device == "cpu" or STRATEGIES[config.strategy].one_rank:
         return 1
     return max(1, count_gpus())
@@ -44,14 +44,14 @@ def _command(module: str, arguments: Sequence[str], processes: int) -> list[str]
 
 def _environment(config: DistConfig, folder: Path) -> dict[str, str]:
     environment = without_ranks(os.environ) | {rank_status.VARIABLE: str(folder)} | scratch.environment(folder)
-    environment["PYTHONSAFEPATH"] = "1"  # a user's own train.py or data/ must not shadow anybody's modules
+    environment["PYTHONSAFEPATH"] = "1"  # a user's train.py or data/ must not shadow modules
     if config.device == "cpu" or count_gpus() == 0:
         environment["ACCELERATE_USE_CPU"] = "true"
     return environment
 
 
 class _Signals:
-    """Takes signals in place of the ranks, and hands each on to every rank once all have arrived."""
+    """Receives signals for the ranks, and forwards each to every rank once all have arrived."""
 
     def __init__(self, folder: Path, processes: int):
         self._folder, self.processes, self._waiting, self._told = folder, processes, list[int](), False
@@ -61,7 +61,7 @@ class _Signals:
     def _take(self, number: int, frame: object) -> None:
         self._waiting.append(number)
 
-    def hand_on(self) -> None:
+    def forward(self) -> None:
         if not self._waiting:
             return
         if len(rank_status.process_ids(self._folder)) < self.processes:
@@ -72,15 +72,15 @@ class _Signals:
             _send(rank_status.still_there(self._folder).values(), number)
 
     def _answer(self) -> None:
-        """An interrupt gets its answer at once, also while ranks that would give it are still starting."""
+        """Answers an interrupt at once, even while the ranks, which otherwise answer, are still starting."""
         if signal.SIGINT in self._waiting and not self._told:
             self._told = True
-            rank_status.tell(self._folder)
+            rank_status.interrupt_answered(self._folder)
             _say("interrupted: stopping as soon as the ranks have started. A second Ctrl-C stops at once; nothing is lost yet.")
 
     @property
     def impatient(self) -> bool:
-        """Whether a second interrupt came while ranks are still missing: there is nothing to lose yet."""
+        """Whether a second interrupt came before all ranks had arrived: nothing can be lost yet."""
         return self._waiting.count(signal.SIGINT) >= 2
 
     def restore(self) -> None:
@@ -97,14 +97,14 @@ def _send(processes: Iterable[int], number: int) -> None:
         try:
             os.kill(process, number)
         except ProcessLookupError:
-            continue  # it has ended by itself
+            continue  # it has exited
 
 
 def spawn(module: str, arguments: Sequence[str], processes: int, config: DistConfig) -> ExitCode:
-    """Runs a module of ours as so many ranks, and waits.
+    """Runs a module of Phalanx on a number of ranks, and waits.
 
     Returns:
-        The ranks' own exit code: the first failure's in time, else 75 if they stopped early, else 0.
+        The ranks' exit code: that of the first failure, else 75 if they stopped early, else 0.
     """
     with scratch.opened() as folder:
         signals = _Signals(folder, processes)
@@ -115,15 +115,15 @@ def spawn(module: str, arguments: Sequence[str], processes: int, config: DistCon
             ended_here = _wait(launcher, folder, signals)
         finally:
             signals.restore()
-        return _verdict(folder, processes, ended_here)
+        return _exit_code(folder, processes, ended_here)
 
 
 def _wait(launcher: "subprocess.Popen[bytes]", folder: Path, signals: _Signals) -> set[int]:
-    """Until the launcher has ended. Ranks that outlive a failed one by more than a while are killed, and returned."""
+    """Waits until the launcher has ended. Ranks that outlive a failed one for too long are killed, and returned."""
     failed_at: float | None = None
     killed = set[int]()
     while launcher.poll() is None:
-        signals.hand_on()
+        signals.forward()
         if signals.impatient:
             launcher.kill()  # ranks die with it
             launcher.wait()
@@ -140,12 +140,12 @@ def _wait(launcher: "subprocess.Popen[bytes]", folder: Path, signals: _Signals) 
     return killed
 
 
-def _verdict(folder: Path, processes: int, ended_here: set[int]) -> ExitCode:
+def _exit_code(folder: Path, processes: int, ended_here: set[int]) -> ExitCode:
     codes = rank_status.exit_codes(folder)
     failures = [code for code in codes.values() if code not in (ExitCode.DONE, ExitCode.STOPPED_EARLY)]
     silent = sorted(set(range(processes)) - set(codes))
     if unexplained := [str(rank) for rank in silent if rank not in ended_here]:
-        _say(f"rank {', '.join(unexplained)} ended without a word: killed, or out of memory?")
+        _say(f"rank {', '.join(unexplained)} ended without a report: it was killed, or ran out of memory")
     if failures or silent:
         return ExitCode(failures[0]) if failures else ExitCode.FAILED
     return ExitCode.STOPPED_EARLY if ExitCode.STOPPED_EARLY in codes.values() else ExitCode.DONE

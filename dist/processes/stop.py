@@ -1,6 +1,6 @@
-"""Asking a run to stop, without losing anything: a signal sets a flag, the ranks agree on a step, all save. No torch here.
+"""Stopping a run without losing anything: a signal sets a flag, the ranks agree on a step, all save. No torch here.
 
-A Python signal handler never runs in a rank that sits in a collective. So the handlers do nothing; the interpreter writes
+A Python signal handler never runs while its rank is in a collective. So the handlers do nothing; the interpreter writes
 each signal's number to a socket (`signal.set_wakeup_fd`), and a thread reads it.
 """
 
@@ -22,16 +22,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal
 
 
 def answered() -> tuple[signal.Signals, ...]:
-    """The signals that are answered here: not the hang-up of a lost shell where it was ignored at the start, as by nohup."""
+    """The signals that are handled here: not SIGHUP if it was ignored at the start, as by nohup."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return tuple(number for number in SIGNALS if not (ignored and number is signal.SIGHUP))
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by which signal. Made once, first thing, in the main thread.
+    """Whether this process was asked to stop, and by which signal. Made once, first of all, in the main thread.
 
     Attributes:
-        unsaved: tells how many finished steps are in no checkpoint; set once training is under way.
+        unsaved: returns the number of finished steps that are in no checkpoint; set once training has begun.
     """
 
     def __init__(self) -> None:
@@ -61,12 +61,12 @@ class StopRequest:
             if self._interrupts >= 2:
                 self._end()
             self.signal = self.signal or number
-            is_answered = rank_status.was_told() or time.monotonic() - _asked_at < _ASKED_S
+            is_answered = rank_status.was_interrupt_answered() or time.monotonic() - _asked_at < _ASKED_S
             if number is signal.SIGINT and _speaks() and not is_answered:
                 _say(self._answer())
 
     def _answer(self) -> str:
-        """What one interrupt does, and what a second one would."""
+        """The message on an interrupt: what it does, and what a second one would do."""
         if self.unsaved is None:
             return "interrupted: stopping as soon as the run has started. A second Ctrl-C stops at once; nothing is lost yet"
         steps = self.unsaved()
@@ -92,7 +92,7 @@ _ASKED_S = 1.0
 def asked() -> signal.Signals | None:
     """The signal that asked this process to stop, if one did.
 
-    For whoever waits and would not return by itself: asks again and again, and gives the answer to an interrupt.
+    For code that waits without end: to be called repeatedly; it also prints the answer to an interrupt.
     """
     global _asked_at
     _asked_at = time.monotonic()
@@ -107,7 +107,7 @@ def _rank() -> int:
 
 
 def _speaks() -> bool:
-    """One rank answers for all."""
+    """Whether this rank answers for all."""
     return _rank() == 0
 
 
@@ -116,40 +116,40 @@ def _say(sentence: str) -> None:
 
 
 def _only_wake_up(number: int, frame: object) -> None:
-    """A handler must be there for the interpreter to write the signal's number to the socket."""
+    """Needed as a handler, for the interpreter to write the signal's number to the socket."""
 
 
 def answer_from_now_on() -> None:
-    """Whoever called has handlers in place."""
+    """Unblocks the signals: the caller has installed handlers."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 @contextmanager
 def signals_blocked() -> Iterator[None]:
-    """Signals wait until this ends, or until somebody who can answer them is there; none is lost, and none kills.
+    """Signals wait until the context ends, or until handlers are installed; none is lost, and none kills.
 
-    While a command starts; and while processes are forked, as a child that still has our socket would speak with our voice.
+    Used while a command starts, and while processes are forked: a child that still has our socket would answer for us.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
-        yield  # whoever answers in between lets them through with answer_from_now_on
+        yield  # code that installs handlers meanwhile unblocks them with answer_from_now_on
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def ignore_signals() -> None:
-    """For a rank that ends with a code of its own: the first to end makes srun and torchrun send SIGTERM to the others.
+    """For a rank that exits with its own code: after the first exit srun and torchrun send SIGTERM to the others.
 
-    Python puts the default handlers back as it shuts down, and the signal would take the code's place; ignoring stays.
+    Python restores default handlers as it shuts down, and the signal would replace the code; ignoring persists.
     """
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def forget_in_child() -> None:
-    """For a forked helper process: torchrun and SLURM signal every process of a rank, but only the rank answers.
+    """For a forked helper process: torchrun and SLURM signal every process of a rank, but only the rank handles signals.
 
-    The helper ends when the rank has no more use for it, or with the rank (`processes.die_with_parent`).
+    The helper ends when the rank no longer needs it, or with the rank (`processes.die_with_parent`).
     """
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:

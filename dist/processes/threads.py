@@ -1,4 +1,4 @@
-"""How many CPU threads a rank has. No torch here."""
+"""CPU threads per rank. No torch here."""
 
 import os
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from phalanx.configs.sections.dist import DistConfig
 
 
 def choose_threads(config: DistConfig, recorded: int | None = None, environment: Mapping[str, str] = os.environ) -> int:
-    """CPU threads of a rank: as configured, else as the run was started with, else OMP_NUM_THREADS, else 1.
+    """CPU threads of a rank: as configured, else as when the run was started, else OMP_NUM_THREADS, else 1.
 
-    The same number gives the same rounding. One is what torchrun and accelerate launch choose, so that all ways of
-    launching, and all numbers of ranks, agree.
+    The same number gives the same rounding. The default of 1 is that of torchrun and accelerate launch, so that all
+    ways of launching, and all numbers of ranks, agree.
     """
     if config.threads is not None:
         return config.threads

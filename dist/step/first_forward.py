@@ -1,6 +1,6 @@
-"""What a model does in its first forward: the names of its losses, the parameters they reach, what it changes.
+"""Inspection of a model's first forward: the names of its losses, the parameters they reach, the buffers it changes.
 
-A parameter without a gradient makes DDP wait for ever, and FSDP's ranks disagree; so it is named before the first step.
+A parameter without a gradient makes DDP wait for ever, and FSDP's ranks diverge; so it is refused before the first step.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,14 +20,14 @@ from phalanx.dist.microbatches.forward_passes import ForwardPass
 from phalanx.dist.microbatches.micro_batch import MicroBatch
 from phalanx.dist.strategies.blocks import blocks
 
-# A loss: its sum over a micro-batch, and the weight to divide by: a number of samples, pixels or boxes; as a tensor it is only
-# brought to the host where it is needed.
+# A loss: its sum over a micro-batch, and the weight to divide by (a number of samples, pixels or boxes); a tensor is only
+# copied to the host where needed.
 Losses = Mapping[str, tuple[Tensor, float | Tensor]]
 LossesOf = Callable[[nn.Module, MicroBatch], Losses]
 
 
 def total(losses: Losses) -> Tensor:
-    """All losses in one number, without their weights: enough to go backward from."""
+    """The sum of all losses, without their weights: enough for a backward."""
     return torch.stack([value for value, _ in losses.values()]).sum()
 
 
@@ -40,18 +40,18 @@ def inspect(
     backward: Callable[[Tensor], None] | None,
     joint: int,
 ) -> tuple[str, ...]:
-    """Runs forwards and looks on; each is followed by its backward where one is given. All ranks call together.
+    """Runs and inspects forwards, each followed by its backward if one is given. All ranks call together.
 
     Args:
-        model: what a task calls, under the strategy.
+        model: the wrapped model, which tasks call.
         plain: the same model without its strategy.
-        joint: micro-batches that one statistic sees.
+        joint: micro-batches that synchronize statistics.
 
     Returns:
         Names of the losses.
 
     Raises:
-        UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value a channel.
+        UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value per channel.
     """
     trained = [name for name, parameter in plain.named_parameters() if parameter.requires_grad]
     reached, names = set(trained), tuple[str, ...]()
@@ -70,18 +70,18 @@ def inspect(
 
 @dataclass
 class Inspection:
-    """What was seen.
+    """The findings of an inspection.
 
     Attributes:
-        names: of parameters, by the identity of the tensor that the forward used.
-        used: those tensors, kept alive so that identities stay theirs.
+        names: parameters' names, by the id of the tensor that the forward used.
+        used: those tensors, kept alive so that ids stay unique.
     """
 
     names: dict[int, str] = field(default_factory=dict)
     used: list[Tensor] = field(default_factory=list)
 
     def note(self, module: nn.Module, prefix: str, recurse: bool) -> None:
-        """The parameters of a module as they are now: under FSDP2 others than before its forward."""
+        """Records the parameters of a module as they are now: under FSDP2 other tensors than before its forward."""
         for name, parameter in module.named_parameters(prefix=prefix, recurse=recurse):
             if id(parameter) not in self.names:
                 self.names[id(parameter)] = name
@@ -104,19 +104,19 @@ class Inspection:
 
 @contextmanager
 def watching(model: nn.Module, forward_pass: ForwardPass, joint: int) -> Iterator[Inspection]:
-    """Watches the forwards of a model inside.
+    """Inspects the forwards that a model runs within the context.
 
     Args:
-        turn: what runs.
-        joint: micro-batches that one statistic sees.
+        forward_pass: the pass that runs.
+        joint: micro-batches that synchronize statistics.
 
     Raises:
-        UserError: in the forward, where a BatchNorm layer sees one value a channel, by its name.
+        UserError: in the forward, naming a BatchNorm layer that sees one value per channel.
     """
     inspection = Inspection()
     hooks = []
-    # A parameter may be used by a module that is not its owner; what FSDP2 gathers together, it gathers before that forward.
-    # Such modules are known by a method, for importing FSDP2 takes a second.
+    # A parameter may be used by a module that is not its owner; FSDP2 gathers each group before the forward of its module.
+    # Such modules are recognized by a method, since importing FSDP2 takes a second.
     gathered = {name for name, module in model.named_modules() if hasattr(module, "set_requires_gradient_sync")}
     whole = {"", *blocks(model), *gathered}
     for name, module in model.named_modules():
@@ -133,10 +133,10 @@ def watching(model: nn.Module, forward_pass: ForwardPass, joint: int) -> Iterato
 
 
 def _refuse_unreached(reached: list[list[str]], trained: list[str]) -> None:
-    """Refuses parameters that the losses of no rank, or only of some, depend on.
+    """Refuses parameters on which the losses of no rank, or only of some ranks, depend.
 
     Args:
-        reached: names, for every rank.
+        reached: names, per rank.
 
     Raises:
         UserError: naming the first.
@@ -156,12 +156,12 @@ def _refuse_unreached(reached: list[list[str]], trained: list[str]) -> None:
 
 
 def changed_buffers(before: Mapping[str, Tensor], model: nn.Module, known: Mapping[str, object]) -> list[str]:
-    """A sentence on buffers that a forward changed and that are no statistics of a known layer; ranks would differ in them."""
+    """A warning per buffer that a forward changed and that is not a statistic of a known layer; ranks would differ in it."""
     after = dict(model.named_buffers())
     statistics = tuple(f"{layer}." for layer in known)
     changed = [n for n, b in before.items() if not n.startswith(statistics) and not torch.equal(b, after[n])]
     return [
-        f"the buffer {name} changes while the model trains, in a way that belongs to no micro-batch: its value will depend on "
+        f"the buffer {name} changes during training, independently of micro-batches: its value will depend on "
         "the number of ranks"
         for name in changed[:1]
     ]

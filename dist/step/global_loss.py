@@ -1,4 +1,4 @@
-"""A turn's part of the loss of a step, which is over the global batch."""
+"""A forward pass's share of the step's loss, which is over the global batch."""
 
 from collections.abc import Mapping
 
@@ -13,9 +13,9 @@ class GlobalLoss:
     """Divides losses so that the ranks' gradients sum to that of the global batch.
 
     Args:
-        groups: how many groups of joint micro-batches a step has; without joint statistics, its micro-batches.
-        joint_groups: of the ranks of each shared turn of this rank.
-        divides_by: what the strategy divides the sum of the ranks' gradients by.
+        groups: number of stats groups of a step; without synchronized statistics, its micro-batches.
+        joint_groups: the process groups of this rank's shared forward passes, by their ranks.
+        grad_divisor: by which the strategy divides the sum of the ranks' gradients.
     """
 
     def __init__(self, groups: int, joint_groups: Mapping[tuple[int, ...], BatchNormGroup], divides_by: int):
@@ -25,15 +25,15 @@ class GlobalLoss:
     def part(
         self, total: Tensor, weight: float | Tensor, over_all: float | None, forward_pass: ForwardPass
     ) -> tuple[Tensor, Tensor]:
-        """A loss's sum as it is reported, and its share of the loss of the step, times what the strategy divides by.
+        """A loss's sum as it is reported, and its share of the step's loss, times the strategy's divisor.
 
         A weight that depends on predictions is not known over all ranks beforehand: such a loss is divided by the weight of
-        its micro-batch, or of the micro-batches that run jointly with it, and averaged over those. Without weight, nothing
-        was there to be learnt from: zero.
+        its micro-batch, or of its stats group, and averaged over those. A weight of 0 (nothing to learn from) gives a loss
+        of 0.
 
         Args:
-            total, weight: of this turn.
-            over_all: the weight over the global batch, where it is known.
+            total, weight: of this forward pass.
+            over_all: the weight over the global batch, if known.
         """
         if over_all is None:
             weight = self._joint_weight(float(weight), forward_pass)
@@ -41,7 +41,7 @@ class GlobalLoss:
         return total, total * (self._divides_by / over_all if over_all else 0.0)
 
     def _joint_weight(self, weight: float, forward_pass: ForwardPass) -> float:
-        """The weight over all ranks that run the turn jointly, the same on each."""
+        """The weight over the ranks of a shared forward pass, equal on all of them."""
         if not forward_pass.is_shared:
             return weight
         sums = torch.tensor(weight, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""Dynamic loss scaling for fp16: gradients too small for its exponent are lifted, and steps that overflow are skipped.
+"""Dynamic loss scaling for fp16: gradients too small for its exponent are scaled up, and steps that overflow are skipped.
 
 Micikevicius et al., Mixed Precision Training, ICLR 2018 (arXiv:1710.03740), section 3.2. torch's GradScaler does the same for
-gradients that a rank holds whole; this one serves gradients in parts, and keeps its state in plain numbers.
+gradients that a rank holds in full; this one also serves sharded gradients, and keeps its state in plain numbers.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from phalanx.configs.errors import TrainingFailed
 
 
 class LossScale:
-    """What a loss is multiplied by before its backward; a power of two if it starts as one, so that no bits are lost.
+    """The factor on a loss before its backward; a power of two if it starts as one, so that no bits are lost.
 
     Attributes:
         value: the scale.
@@ -24,11 +24,11 @@ class LossScale:
         self.value, self._window, self._good_steps = start, window, 0
 
     def unscale(self, gradients: Sequence[Tensor], sum_of_parts: Callable[[Tensor], Tensor]) -> bool:
-        """Divides gradients by the scale in place; whether any of all ranks' overflowed. Waits for the device.
+        """Divides gradients by the scale in place; returns whether any rank's overflowed. Waits for the device.
 
         Args:
-            gradients: the parts held here.
-            sum_of_parts: over the ranks that hold parts of one gradient, of a 0-dimensional tensor.
+            gradients: this rank's shards.
+            sum_of_parts: the sum of a 0-dimensional tensor over the ranks that hold shards of a gradient.
         """
         gradients = [g for g in gradients if g.numel()]
         found = torch.zeros((), device=gradients[0].device if gradients else None)
@@ -39,10 +39,10 @@ class LossScale:
         return bool(sum_of_parts(found).item())
 
     def adjust(self, overflowed: bool) -> None:
-        """Halves the scale after an overflow; doubles it after so many steps without.
+        """Halves the scale after an overflow; doubles it after `window` steps without one.
 
         Raises:
-            TrainingFailed: where even a scale of 1 overflows: then it is not the scale.
+            TrainingFailed: if even a scale of 1 overflows.
         """
         self._good_steps = 0 if overflowed else self._good_steps + 1
         if overflowed:

@@ -2,7 +2,7 @@
 
 It carries the weights of this step's losses, micro-batch by micro-batch, so that each loss is divided by its weight over the
 whole global batch; the loss sums of an earlier step, for the log and for noticing a loss that is not finite; whether any rank
-was asked to stop; and whether any rank's clock says that it is time for a checkpoint. Every entry is written by one rank and
+was asked to stop; and whether any rank's clock reports that a checkpoint is due. Every entry is written by one rank and
 zero on all others, so the sum is exact.
 """
 
@@ -21,13 +21,13 @@ _FLAGS = ("stop", "save")  # the last columns
 
 @dataclass(frozen=True)
 class Agreed:
-    """What all ranks know after the exchange.
+    """The sum of all ranks' messages.
 
     Attributes:
-        weights: of each loss whose weight comes from the targets: the sum over all micro-batches, added in their order.
-        sums: loss sums of the step that was reported, `[V, losses]`; None where none was.
+        weights: of each loss weighted by the targets: the sum over all micro-batches, added in their order.
+        sums: loss sums of the reported step, `[V, losses]`; None if none was reported.
         stop: whether any rank was asked to stop.
-        save: whether it is time for a checkpoint by any rank's clock.
+        save: whether a checkpoint is due by any rank's clock.
     """
 
     weights: dict[str, float]
@@ -37,16 +37,16 @@ class Agreed:
 
 
 class StepMessage:
-    """Sends and receives the message. `losses` are the names of all losses, in an order that all ranks share."""
+    """Sends and receives the message. `losses`: the names of all losses, in the same order on all ranks."""
 
     def __init__(self, world: World, mine: Share, losses: Sequence[str]):
         self._world, self._mine, self._losses = world, mine, tuple(losses)
 
     def send(self, weights: Sequence[Mapping[str, float]], report: Tensor | None, stop: bool, save: bool) -> "Pending":
-        """Starts the exchange and returns at once.
+        """Starts the all-reduce and returns at once.
 
         Args:
-            weights: for each of this rank's micro-batches, the weights that are known from its targets.
+            weights: per micro-batch of this rank, the weights known from its targets.
             report: `[this rank's micro-batches, losses]`, or None; the same on all ranks.
         """
         named = tuple(weights[0])
@@ -63,7 +63,7 @@ class StepMessage:
 
 
 class Pending:
-    """An exchange under way."""
+    """A message under way."""
 
     def __init__(self, table: Tensor, named: tuple[str, ...], reported: bool, work: "torch.distributed.Work | None"):
         self._table, self._named, self._reported, self._work = table, named, reported, work

@@ -1,7 +1,7 @@
 """Figures of finished steps (loss, learning rate, gradient norm), brought to the host and to all ranks without waiting.
 
-A step's loss sums are copied to the host as it runs and travel with the exchange of a later step: the next one on CPU, the
-one after on a GPU, so that the host does not wait for the device. They are needed for the log, and to notice a loss that is
+A step's loss sums are copied to the host as it runs and travel with the message of a later step: the next one on CPU, the
+second next on a GPU, so that the host does not wait for the device. They are needed for the log, and to notice a loss that is
 not finite before a checkpoint could be made of it.
 """
 
@@ -20,15 +20,15 @@ from phalanx.dist.microbatches.sampler import Share
 
 @dataclass(frozen=True)
 class Figures:
-    """What is known of a step as soon as it is launched.
+    """The figures of a step that are known as soon as it is launched.
 
     Attributes:
         step: number of steps finished before it.
-        weights: what the sum of each loss over the global batch is divided by.
-        learning_rate: that it used.
-        norm: of the whole gradient before clipping, on the device; None without clipping.
-        loss_scale: that it used; None but for fp16.
-        skipped: whether it changed nothing, for overflow.
+        weights: by which the sum of each loss over the global batch is divided.
+        learning_rate: the step's.
+        norm: of the full gradient before clipping, on the device; None without clipping.
+        loss_scale: the step's; None except for fp16.
+        skipped: whether an overflow made it change nothing.
     """
 
     step: int
@@ -41,13 +41,13 @@ class Figures:
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What is known of a finished step, the same on all ranks.
+    """The figures of a finished step, equal on all ranks.
 
     Attributes:
         step: number of steps finished after it: the first step is 1.
         losses: each over the global batch.
-        loss_scale: that it used; None but for fp16.
-        skipped: whether it changed nothing, for overflow; its losses may then not be finite.
+        loss_scale: the step's; None except for fp16.
+        skipped: whether an overflow made it change nothing; its losses may then not be finite.
         broken: numbers of the micro-batches with a loss that is not finite though the step was not skipped.
     """
 
@@ -82,11 +82,11 @@ class StepMetrics:
     def add(self, sums: Sequence[Tensor], first: int, last: int) -> None:
         """The loss sums of the micro-batches that just ran forward, `last` exclusive; merged ones count for the first."""
         row = torch.stack([s.detach() for s in sums])
-        # The others get zero, or not a number: then all of them are suspect.
+        # The others get zero, or NaN: then all of them are suspect.
         self._running |= {number: row if number == first else row * 0 for number in range(first, last)}
 
     def finish(self, figures: Figures) -> None:
-        """The step that was running is launched."""
+        """Closes the current step: all of its work is launched."""
         sums = torch.stack([self._running[number] for number in sorted(self._running)]).to(torch.float64)
         self._running = {}
         ready, norm = None, figures.norm
@@ -99,7 +99,7 @@ class StepMetrics:
         self._finished.append(_Step(figures, sums, norm, ready))
 
     def to_send(self) -> Tensor | None:
-        """The sums to send with the next exchange; the same step's on every rank."""
+        """The sums to send with the next message; of the same step on every rank."""
         self._sent = self._finished.popleft() if len(self._finished) >= self._lag else None
         return self._host_sums(self._sent) if self._sent else None
 
@@ -129,7 +129,7 @@ class StepMetrics:
         return known
 
     def settle(self) -> list[StepFigures]:
-        """Exchanges what is on its way. All ranks call together."""
+        """Exchanges all outstanding sums. All ranks call together."""
         while self._finished:
             step = self._finished.popleft()
             table = torch.zeros(self._mine.total, len(step.figures.weights), dtype=torch.float64)

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 _ASIDE = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 LARGEST = 1 << 30
-"""Bytes of a file that is read at once, far beyond what ours have."""
+"""Bytes of a file that is read at once, far more than ours have."""
 
-_FORGOTTEN_S = 3600.0  # nobody writes a file for so long: a kill left it
+_FORGOTTEN_S = 3600.0  # no write takes so long: a kill left the file
 
 
 def fsync_directory(directory: Path) -> None:
@@ -28,29 +28,29 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: start writing dirty pages out, wait for nothing
-_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux alone has it
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: starts writing dirty pages without waiting
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Linux only
 if _sync_file_range is not None:
     _sync_file_range.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
 
 
 def start_writeback(descriptor: int, offset: int, count: int) -> None:
-    """Asks the kernel to begin with bytes that were written, so that the disk works while the next ones are made.
+    """Asks the kernel to start writing bytes to the disk while the next ones are prepared.
 
-    Only a hint: where it is not there or fails nothing is lost, for the fsync at the end does it all, and tells of errors.
+    Only a hint: if it is missing or fails nothing is lost, since the fsync at the end writes all and reports errors.
     """
     if _sync_file_range is not None:
         _sync_file_range(descriptor, offset, count, _SYNC_FILE_RANGE_WRITE)
 
 
 def create_aside(path: Path, mode: int = 0o666) -> tuple[int, Path]:
-    """A new file beside `path`, open for writing, under a name that nobody can foresee: no link is followed, nothing replaced.
+    """A new file beside `path`, open for writing, under an unpredictable name: no link is followed, nothing replaced.
 
     Args:
-        mode: permissions, less those that the umask takes away.
+        mode: permissions, before the umask.
 
     Raises:
-        OSError: where none can be made.
+        OSError: if none can be made.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     return os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode), aside
@@ -60,10 +60,10 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
     """The file holds the old content or the new one, never a part of either.
 
     Args:
-        mode: permissions, less those that the umask takes away.
+        mode: permissions, before the umask.
 
     Raises:
-        OSError: where it cannot be written; the old content stays.
+        OSError: if it cannot be written; the old content stays.
     """
     descriptor, aside = create_aside(path, mode)
     try:
@@ -79,8 +79,8 @@ def write_atomically(path: Path, content: str | bytes, mode: int = 0o666) -> Non
 
 
 def remove_forgotten(directory: Path) -> None:
-    """Removes what a kill in mid-write left in a directory, long ago, under a temporary name of ours."""
-    with suppress(OSError):  # it costs a little room, no more
+    """Removes old temporary files of ours that a kill left in a directory."""
+    with suppress(OSError):  # it only costs a little disk space
         for entry in os.scandir(directory):
             is_ours = _ASIDE.fullmatch(entry.name) and entry.is_file(follow_symlinks=False)
             if is_ours and time.time() - entry.stat(follow_symlinks=False).st_mtime > _FORGOTTEN_S:
@@ -92,7 +92,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def kind_of_no_file(descriptor: int) -> str | None:
-    """What an open file is, if it is none that one reads to its end and writes at once; in words."""
+    """The kind of an open file in words, if it is not a regular file; else None."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return None
@@ -100,11 +100,11 @@ def kind_of_no_file(descriptor: int) -> str | None:
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Opens a file of ours for reading. A pipe would keep its reader waiting, and a device has no end.
+    """Opens a file of ours for reading. A pipe would block its reader, and a device may have no end.
 
     Raises:
-        OSError: where it cannot be read.
-        ValueError: where it is no file, saying what it is.
+        OSError: if it cannot be read.
+        ValueError: if it is not a regular file, with its kind.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -120,11 +120,11 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file of ours holds.
+    """The content of a file of ours.
 
     Raises:
-        OSError: where it cannot be read.
-        ValueError: where it is no file, or larger than any that somebody of ours has written.
+        OSError: if it cannot be read.
+        ValueError: if it is not a regular file, or larger than any file of ours.
     """
     with open_file(path) as file:
         if os.fstat(file.fileno()).st_size > LARGEST:
@@ -136,8 +136,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        OSError: where the file cannot be read.
-        ValueError: where it holds anything else.
+        OSError: if the file cannot be read.
+        ValueError: if it holds anything else.
     """
     return parse_object(read_bytes(path))
 
@@ -146,12 +146,12 @@ def parse_object(content: bytes) -> dict[str, Any]:
     """The object that a JSON text holds.
 
     Raises:
-        ValueError: where it holds anything else.
+        ValueError: if it holds anything else.
     """
     try:
         value = json.loads(content.decode("utf-8-sig"))
     except RecursionError:
         raise ValueError("nested too deep") from None
     if not isinstance(value, dict):
-        raise ValueError("no object")
+        raise ValueError("not a JSON object")
     return value

@@ -1,6 +1,6 @@
-"""JSONL files: appended to in whole lines, read past lines that are broken. No torch here.
+"""JSONL files: appended in complete lines; broken lines are skipped on reading. No torch here.
 
-A kill can cut a line short, a full disk too; a crash of the machine leaves NULs, and people edit files. None of it ends a run.
+A kill or a full disk can cut a line short; a crash of the machine leaves NULs, and people edit files. None of it ends a run.
 """
 
 import errno
@@ -16,19 +16,19 @@ from phalanx.configs.errors import UserError
 from phalanx.dist.storage.durable_files import kind_of_no_file, open_file, parse_object, write_atomically
 
 _NO_FILE = {errno.ELOOP: "a link, which is not followed", errno.EISDIR: "a folder", errno.ENXIO: "a socket"}
-_LONGEST = 1 << 26  # bytes of a line, far beyond those of ours
-_told: set[Path] = set()  # files whose broken lines were reported by this process
+_LONGEST = 1 << 26  # bytes of a line, far more than ours have
+_reported: set[Path] = set()  # files whose broken lines this process has reported
 
 
 def read_lines(path: Path, **wanted: type) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file. Lines that are broken are passed over, and reported once; so is a file that is not there.
+    """The objects of a JSONL file. Broken lines are skipped, and reported once; a missing file has no lines.
 
     Args:
-        wanted: keys that a line must have, and the type of each; a `float` may be a whole number, and is finite.
+        wanted: keys that a line must have, with their types; a `float` may be an integer, and is finite.
 
     Raises:
-        OSError: where the file cannot be read.
-        UserError: where it is a folder, a pipe or a device.
+        OSError: if the file cannot be read.
+        UserError: if it is a folder, a pipe or a device.
     """
     if not path.exists():
         return
@@ -40,23 +40,23 @@ def read_lines(path: Path, **wanted: type) -> Iterator[dict[str, Any]]:
     with opened as file:
         for number, line in enumerate(_lines(file), start=1):
             if not line.endswith(b"\n"):
-                break  # somebody is about to write it, or was killed as they did
+                break  # it is being written, or its writer was killed
             values = _parsed(line, wanted)
             if values is None:
                 broken.append(number)
             else:
                 yield values
-    if broken and path not in _told:
-        _told.add(path)
-        _tell(path, broken)
+    if broken and path not in _reported:
+        _reported.add(path)
+        _report(path, broken)
 
 
 def _in_its_place(path: Path, problem: str) -> UserError:
-    return UserError(f"{path}: {problem}. Move it away; the run makes a file of that name.")
+    return UserError(f"{path}: {problem}. Move it away: the run writes a file of that name.")
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines; of one without measure, as a hole in a file is, no more than its end is kept."""
+    """Lines; of an endless one, such as a hole in a file, only the end is kept."""
     while line := file.readline(_LONGEST):
         while len(line) == _LONGEST and not line.endswith(b"\n"):
             _pass_hole(file)
@@ -109,22 +109,22 @@ def _is(value: Any, kind: type) -> bool:
 def _is_finite(value: float) -> bool:
     try:
         return math.isfinite(value)
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an integer beyond the range of floats
         return False
 
 
-def _tell(path: Path, broken: list[int]) -> None:
+def _report(path: Path, broken: list[int]) -> None:
     several = len(broken) > 1
     which = f"{len(broken)} lines (the first is line {broken[0]})" if several else f"line {broken[0]}"
-    said = f"phalanx: {path}: {which} cannot be read and {'were' if several else 'was'} passed over"
-    print(said, file=sys.stderr, flush=True)
+    message = f"phalanx: {path}: {which} cannot be read and {'were' if several else 'was'} skipped"
+    print(message, file=sys.stderr, flush=True)
 
 
 class JsonLines:
-    """A JSONL file that is appended to. A line is in it as a whole, or not yet: while the disk is full lines wait in memory.
+    """A JSONL file that is appended to. A line is in it completely or not at all: while the disk is full lines wait in memory.
 
     Raises:
-        OSError: where the file cannot be opened; a link is not followed.
+        OSError: if the file cannot be opened; a link is not followed.
     """
 
     def __init__(self, path: Path):
@@ -140,7 +140,7 @@ class JsonLines:
         try:
             if (kind := kind_of_no_file(self._file)) is not None:
                 raise _in_its_place(path, f"this is {kind}")
-            self._end_whole()
+            self._remove_partial_line()
         except BaseException:
             os.close(self._file)
             raise
@@ -160,7 +160,7 @@ class JsonLines:
             os.ftruncate(self._file, end)
 
     def append(self, line: dict[str, Any]) -> OSError | None:
-        """Writes a line; JSON has no word for NaN and infinity, which become "nan" and "inf".
+        """Writes a line; NaN and infinity, which JSON lacks, become "nan" and "inf".
 
         Returns:
             Why it could not be written yet, if so: the next `append` or `sync` tries again.
@@ -173,13 +173,13 @@ class JsonLines:
         return None
 
     def _write(self) -> None:
-        """Writes what waits, or takes back what was written of it."""
+        """Writes the waiting lines, or takes back a partial write."""
         if not self._waiting:
             return
         before, written = os.fstat(self._file).st_size, 0
         try:
             while written < len(self._waiting):
-                written += os.write(self._file, self._waiting[written:])  # may write less than it was given
+                written += os.write(self._file, self._waiting[written:])  # may write less than given
         except OSError as error:
             os.ftruncate(self._file, before)
             raise OSError(error.errno, error.strerror, str(self.path)) from error
@@ -189,7 +189,7 @@ class JsonLines:
         """Returns when every line is on the disk.
 
         Raises:
-            OSError: where one cannot be written yet.
+            OSError: if one cannot be written yet.
         """
         self._write()
         try:
@@ -198,7 +198,7 @@ class JsonLines:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def abandon(self) -> None:
-        """Closes the file without what still waits."""
+        """Closes the file, dropping waiting lines."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -206,7 +206,7 @@ class JsonLines:
     def close(self) -> None:
         """
         Raises:
-            OSError: where a line cannot be written; the file is closed.
+            OSError: if a line cannot be written; the file is closed.
         """
         if self._file < 0:
             return
@@ -217,7 +217,7 @@ class JsonLines:
 
 
 def as_line(values: dict[str, Any]) -> bytes:
-    """A line of a JSONL file."""
+    """Encodes a line of a JSONL file."""
     return json.dumps(_plain(values), allow_nan=False).encode() + b"\n"
 
 
@@ -230,14 +230,14 @@ def _plain(value: Any) -> Any:
 
 
 def number(value: Any) -> float | None:
-    """What a line says of a figure, "nan" and "inf" included; None where that is no number."""
+    """The number that a line holds, "nan" and "inf" included; None if it is not a number."""
     if value in ("nan", "inf", "-inf"):
         return float(value)
     return float(value) if isinstance(value, float) or _is(value, float) else None
 
 
 def join_last(path: Path, line: dict[str, Any]) -> None:
-    """Adds values to the last line, where that is of the same step; else it is a line of its own. Nobody has the file open."""
+    """Adds values to the last line if it is of the same step, else appends a line. The file must not be open elsewhere."""
     lines = list(read_lines(path, step=int))
     if lines and lines[-1]["step"] == line["step"]:
         line = lines.pop() | line
@@ -245,7 +245,7 @@ def join_last(path: Path, line: dict[str, Any]) -> None:
 
 
 def cut_back(path: Path, last_step: int) -> None:
-    """Drops the lines of steps after `last_step`, which will come again, and those that cannot be read."""
+    """Drops the lines of steps after `last_step`, which will be repeated, and those that cannot be read."""
     if path.exists():
         lines = [as_line(line) for line in read_lines(path, step=int) if line["step"] <= last_step]
         write_atomically(path, b"".join(lines))

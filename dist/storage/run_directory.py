@@ -1,4 +1,4 @@
-"""The run directory, `RUNS/NAME`: where everything about a run lies, and whose run it is. No torch here."""
+"""The run directory, `RUNS/NAME`: where everything about a run is stored, and which experiment's it is. No torch here."""
 
 import os
 import secrets
@@ -41,7 +41,7 @@ class RunDirectory:
 
     @property
     def data(self) -> Path:
-        """What is known of the data that was learnt from."""
+        """What is known of the training data."""
         return self.path / "data.json"
 
     @property
@@ -66,23 +66,23 @@ class RunDirectory:
 
     @property
     def logs(self) -> Path:
-        """What each rank said, `rank-N.log`, where SLURM started them."""
+        """The output of each rank, `rank-N.log`, under SLURM."""
         return self.path / "logs"
 
     @property
     def code(self) -> Path:
-        """The code that a job imports."""
+        """The snapshot of the code, which a job imports."""
         return self.path / "code"
 
     @property
     def slurm(self) -> Path:
-        """What was submitted, and what became of it."""
+        """Submissions, and how they ended."""
         return self.path / "slurm"
 
     def exists(self) -> bool:
         """
         Raises:
-            UserError: where that may not be known.
+            UserError: if permissions hide it.
         """
         try:
             self.identity.stat()
@@ -93,11 +93,11 @@ class RunDirectory:
         return True
 
     def is_new(self) -> bool:
-        """Whether nothing lies here yet but the claim of a trainer."""
+        """Whether the directory holds nothing but a trainer's claim."""
         return not self.path.exists() or set(os.listdir(self.path)) <= _OF_TRAINERS
 
     def forget(self) -> None:
-        """Takes away all but the claim of a trainer: the run was refused before its first step."""
+        """Removes all but a trainer's claim: the run was refused before its first step."""
         for entry in os.scandir(self.path):
             if entry.name in _OF_TRAINERS:
                 continue
@@ -110,12 +110,12 @@ class RunDirectory:
         """The configuration that the run was last started with.
 
         Raises:
-            UserError: where there is no run, or its config.yaml cannot be read.
+            UserError: if there is no run, or its config.yaml cannot be read.
         """
         if not self.exists():
             raise UserError(f"{self.path}: there is no run here (no run.json). Give the run directory that `train` printed.")
         recorded = stored(str(self.config))
-        # The directory may have been moved since; it is found where it is now.
+        # The directory may have been moved since.
         return recorded.model_copy(update={"runs": str(self.path.parent), "name": self.path.name})
 
     def read_identity(self) -> dict[str, Any]:
@@ -129,11 +129,11 @@ class RunDirectory:
         except PermissionError as error:
             raise UserError(trouble(error) or str(error)) from None
         except (OSError, ValueError):
-            raise UserError(f"{self.identity}: this file is broken. Restore it, or start under another name.") from None
+            raise UserError(f"{self.identity}: this file is broken. Restore it, or start a run under another name.") from None
         return identity
 
     def refuse_another_experiment(self, config: RunConfig) -> bool:
-        """Whether the run is there already; refuses if it is another experiment's.
+        """Whether the run exists already; refuses another experiment.
 
         Raises:
             UserError: naming the keys that differ.
@@ -151,37 +151,37 @@ class RunDirectory:
         return True
 
     def create(self, config: RunConfig, threads: int) -> None:
-        """Writes what identifies the run; on a run that is there, only what may change (hardware, length, bookkeeping)."""
+        """Writes what identifies the run; for an existing run, only what may change (hardware, length, bookkeeping)."""
         for folder in (self.path, self.checkpoints):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise UserError(f"{folder}: cannot be made: {error.strerror}. Set runs=FOLDER to another place.") from None
+                raise UserError(f"{folder}: cannot be made: {error.strerror}. Set runs=FOLDER to another folder.") from None
         try:
             write_atomically(self.config, to_yaml(config))
             if not self.exists():
                 write_json(self.identity, new_identity(config, threads))
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}. Set runs=FOLDER to another place.") from None
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}. Set runs=FOLDER to another folder.") from None
 
 
 def new_identity(config: RunConfig, threads: int | None) -> dict[str, Any]:
-    """What run.json says of a new run, with ids of its own."""
+    """The content of run.json for a new run, with new ids."""
     word = secrets.token_hex(4)
     ids = {"run": f"{config.name}-{word}", "wandb": word, "created": time.time()}
     return ids | {"version": __version__, "commit": _commit(), "threads": threads, "experiment": digest(config)}
 
 
 def _commit() -> str | None:
-    """The commit of the code that runs, with `+` if files were changed; None outside a git checkout and a snapshot of one."""
+    """The commit of the running code, with `+` if files were changed; None outside a git checkout and a snapshot of one."""
     file = Path(__file__).resolve()
-    # A snapshot knows its own: it may lie in a repository whose commit is another one meanwhile. One of a checkout has this
+    # A snapshot records its own, as the repository around it may be at another commit by now. One of a checkout has this
     # file in CODE/dist/storage, one of a package in CODE/src/phalanx/dist/storage.
     for root in (file.parents[2], file.parents[4]):
-        if (said := _said_by_snapshot(root / "commit.json")) is not None:
+        if (said := _from_snapshot(root / "commit.json")) is not None:
             commit, changed = said
             return commit and commit + ("+" if changed else "")
-    # An installed package may lie in somebody's repository: git must know the file.
+    # An installed package may lie in another repository: git must track the file.
     known = ["git", "ls-files", "--error-unmatch", file.name]
     commands = (known, ["git", "rev-parse", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
     try:
@@ -194,8 +194,8 @@ def _commit() -> str | None:
     return head + ("+" if changes else "")
 
 
-def _said_by_snapshot(file: Path) -> tuple[str | None, bool] | None:
-    """The commit, and whether files were changed, from what `slurm/snapshot.py` left; None where it did not."""
+def _from_snapshot(file: Path) -> tuple[str | None, bool] | None:
+    """The commit, and whether files were changed, as `slurm/snapshot.py` recorded them; None without a snapshot."""
     try:
         said = read_json_object(file)
         return said["commit"], said["changed"]
@@ -204,13 +204,13 @@ def _said_by_snapshot(file: Path) -> tuple[str | None, bool] | None:
 
 
 class Events:
-    """events.jsonl: what happened to the run, a line an event. Never cut: goodput is computed from it."""
+    """events.jsonl: what happened to the run, one line per event. Never cut back: goodput is computed from it."""
 
     def __init__(self, run: RunDirectory):
         self._lines = JsonLines(run.events)
 
     def write(self, event: str, step: int, **details: Any) -> OSError | None:
-        """Returns why the line is not on the disk yet, if so: the next one takes it along."""
+        """Returns why the line could not be written yet, if so: the next call writes it too."""
         self._lines.append({"time": time.time(), "event": event, "step": step, **details})
         try:
             self._lines.sync()
@@ -221,7 +221,7 @@ class Events:
     def sync(self) -> None:
         """
         Raises:
-            OSError: where a line cannot be written yet.
+            OSError: if a line cannot be written yet.
         """
         self._lines.sync()
 
@@ -232,18 +232,18 @@ class Events:
     def close(self) -> None:
         """
         Raises:
-            OSError: where a line cannot be written; the file is closed.
+            OSError: if a line cannot be written; the file is closed.
         """
         self._lines.close()
 
 
 def read_events(run: RunDirectory) -> Sequence[dict[str, Any]]:
-    """`time`, `event`, `step`, and more, of each."""
+    """`time`, `event`, `step`, and more, of each event."""
     return list(read_lines(run.events, time=float, event=str, step=int))
 
 
 def is_writable(directory: Path) -> bool:
-    """Whether files can be made in a directory that may not be there yet."""
+    """Whether files can be made in a directory that may not exist yet."""
     while not directory.exists():
         directory = directory.parent
     return os.access(directory, os.W_OK | os.X_OK)

@@ -63,7 +63,7 @@ def test_a_buffer_that_changes_and_is_no_statistic_is_named() -> None:
     before = {n: b.clone() for n, b in model.named_buffers()}
     model(torch.randn(4, 2))
     (sentence,) = changed_buffers(before, model, {"norm": model.norm})
-    assert sentence.startswith("the buffer seen changes while the model trains")
+    assert sentence.startswith("the buffer seen changes during training")
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_one_value_a_channel_is_refused_with_the_layer_s_name_and_joint_statisti
     """At 32 pixels the last stage of a ResNet is one pixel: with one sample a micro-batch there is one value."""
     recipe = [DIGITS, FEW_EVALUATED, "train.global_batch=2", "train.micro_batch=1", "train.steps=1", "data.workers=0"]
     refused = phalanx("train", *recipe, "name=one", "--nproc", 2, cwd=tmp_path, expect=2)
-    assert "the BatchNorm layer layer4.0.bn1 sees one value a channel ([1, 512, 1, 1])" in refused.errors
+    assert "the BatchNorm layer layer4.0.bn1 sees one value per channel ([1, 512, 1, 1])" in refused.errors
     assert "dist.sync_bn=all" in refused.errors and "Traceback" not in refused.errors
     joint = phalanx("train", *recipe, "name=two", "dist.sync_bn=all", "--nproc", 2, cwd=tmp_path)
     assert "BatchNorm, converted" in joint.output and "2 samples, 2 micro-batches" in joint.output

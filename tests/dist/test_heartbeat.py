@@ -72,7 +72,7 @@ def test_a_rank_that_hangs_is_named_with_its_line_and_the_resumed_run_goes_on(fo
     assert time.monotonic() - begun < 10
     place = f"my_task.py:{_line_of_the_sleep()}, losses"
     assert f"in its forward of step 3 ({place}); see runs/sleeps/errors/rank-1.json" in hanging.errors
-    assert "phalanx: rank 1 has not moved for" in hanging.errors and "goes on from step 2" in hanging.errors
+    assert "phalanx: rank 1 has not moved for" in hanging.errors and "resumes it from step 2" in hanging.errors
 
     run_directory = folder / "runs/sleeps"
     (event,) = [e for e in lines(run_directory / "events.jsonl") if e["event"] == "hang"]
@@ -97,7 +97,7 @@ def _report(run_directory: Path, rank: int) -> dict[str, Any]:
 def test_a_rank_that_is_alone_notices_by_itself_that_it_hangs(folder: Path) -> None:
     options = ["task.name=./my_task.py:Sleeps", "train.steps=4", "dist.hang_s=3"]
     hung = ranks(1, *RECIPE, *options, "name=alone", cwd=folder, expect=75)
-    assert "rank 0 has not moved" in hung.errors and "begins anew" in hung.errors
+    assert "rank 0 has not moved" in hung.errors and "starts it again" in hung.errors
     assert "time.sleep(10_000)" in "".join(_report(folder / "runs/alone", 0)["traceback"])
 
 
@@ -166,18 +166,18 @@ def test_a_save_may_take_longer_but_waiting_in_one_for_a_rank_that_hangs_may_not
 
 
 def test_a_rank_without_new_signs_stands_still_and_does_not_answer() -> None:
-    verdict = judge(0, {0: _heard(3, "backward", 1000), 1: _heard(2, "backward", 1, silence=920)}, 900)
-    assert verdict is not None and (verdict.hung, verdict.silent) == ([1], [1])
-    assert "it does not answer" in verdict.sentence(2)
+    hang = judge(0, {0: _heard(3, "backward", 1000), 1: _heard(2, "backward", 1, silence=920)}, 900)
+    assert hang is not None and (hang.hung, hang.silent) == ([1], [1])
+    assert "it does not answer" in hang.sentence(2)
     assert judge(0, {0: _heard(3, "backward", 1000), 1: _heard(2, "backward", 1, silence=800)}, 900) is None
     never = judge(0, {0: _heard(0, "join", 1000), 1: Heard(None, 950)}, 900)
-    assert never is not None and "rank 1 was not heard of for 950 s" in never.sentence(2)
+    assert never is not None and "rank 1 was not heard from for 950 s" in never.sentence(2)
 
 
 def _hung(*heard: Heard) -> list[int]:
-    verdict = judge(0, dict(enumerate(heard)), 900)
-    assert verdict is not None
-    return verdict.hung
+    hang = judge(0, dict(enumerate(heard)), 900)
+    assert hang is not None
+    return hang.hung
 
 
 _AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -186,13 +186,13 @@ _AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a fi
 @pytest.mark.parametrize("planted", [pytest.param("of others", marks=_AS_ROOT), "a link", "writable by others", "a pipe"])
 def test_what_others_wrote_into_the_heartbeat_folder_is_not_read(tmp_path: Path, planted: str) -> None:
     board, other = (Noticeboard(tmp_path, rank, "once") for rank in (0, 1))
-    verdict = HangReport("once", 1, [0], [0], 3, "forward", [], 1000.0)
+    hang = HangReport("once", 1, [0], [0], 3, "forward", [], 1000.0)
     sign = _heard(3, "forward", 1.0).sign
     assert sign is not None
     board.publish(sign)
     other.publish(sign)
-    other.announce(verdict)
-    assert board.sign_of(1) == sign and board.verdict() == verdict
+    other.announce(hang)
+    assert board.sign_of(1) == sign and board.report() == hang
     for file in (tmp_path / "rank-1.json", tmp_path / "verdict.json"):
         assert file.stat().st_mode & 0o777 == 0o600
         if planted == "of others":
@@ -202,7 +202,7 @@ def test_what_others_wrote_into_the_heartbeat_folder_is_not_read(tmp_path: Path,
         else:
             file.rename(tmp_path / f"{file.name}.real")
             file.symlink_to(tmp_path / f"{file.name}.real") if planted == "a link" else os.mkfifo(file)
-    assert board.sign_of(1) is None and board.verdict() is None
+    assert board.sign_of(1) is None and board.report() is None
 
 
 def test_until_a_run_is_claimed_nothing_is_written_into_the_signs_of_whoever_has_it(tmp_path: Path) -> None:

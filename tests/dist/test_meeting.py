@@ -150,7 +150,7 @@ SRUN |= {"SLURM_STEP_TASKS_PER_NODE": "2"}
 
 @pytest.mark.parametrize(
     ("case", "number"),
-    [("rank 0", signal.SIGINT), ("rank 1", signal.SIGTERM), ("a shell of srun's", signal.SIGTERM)],
+    [("rank 0", signal.SIGINT), ("rank 1", signal.SIGTERM), ("a shell started by srun", signal.SIGTERM)],
 )
 def test_one_rank_of_two_says_whom_it_waits_for_and_ends_at_one_signal(
     tmp_path: Path, case: str, number: signal.Signals

@@ -200,7 +200,7 @@ def test_a_trainer_elsewhere_is_refused_at_its_next_sign_of_life_and_followed_on
         RunOwner(run, Ranks(), stopped=lambda: True).claim()
     with claimed(run):
         pass
-    assert "no sign of life from process 4711 on node7" in capsys.readouterr().err
+    assert "no heartbeat from process 4711 on node7" in capsys.readouterr().err
     assert_free(run)
 
 
@@ -241,7 +241,7 @@ def test_a_claim_that_cannot_be_read_is_nobodys(run: RunDirectory, content: byte
 def test_a_trainer_notices_that_it_was_taken_over_and_leaves_the_other_one_alone(run: RunDirectory) -> None:
     with claimed(run) as first:
         shutil.rmtree(owner_record.folder_of(run))  # as its refusal says
-        assert "was removed, which gives the run away" in (first.problem() or "")
+        assert "was removed, which releases the run" in (first.problem() or "")
     with claimed(run) as first:
         other = left_by(run, 2, **ELSEWHERE)
         while not first.is_lost:  # its thread sees it too
@@ -254,7 +254,7 @@ def test_a_run_directory_that_was_moved_or_deleted_is_named_with_its_new_place(r
     with claimed(run) as owner:
         run.path.rename(run.path.parent / "two")
         assert owner.problem() == (
-            f"{run.path}: the run directory was moved to {run.path.parent / 'two'} while the run trained; "
+            f"{run.path}: the run directory was moved to {run.path.parent / 'two'} during training; "
             "nothing more is written there."
         )
     assert not run.path.exists()

@@ -201,7 +201,7 @@ def test_a_killed_rank_ends_all_and_is_named(tmp_path: Path) -> None:
     (victim,) = [rank for rank in _ranks(running) if (answer(rank.environ) or {}).get("RANK") == "0"]
     victim.kill()
     assert running.wait() == 1
-    assert "phalanx: rank 0 ended without a word: killed" in running.errors
+    assert "phalanx: rank 0 ended without a report" in running.errors
 
 
 def test_stop_at_a_step_that_is_past_is_refused(tmp_path: Path) -> None:

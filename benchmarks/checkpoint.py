@@ -122,7 +122,7 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
 
     ours = folder / "ours"
     saver = Saver(world, ours, Retention(keep=1), asynchronous=True)
-    mine = plan.own_ranges(entries, rank, ranks, plan.ranks_a_file(plan.tensor_infos(entries), ranks))
+    mine = plan.own_ranges(entries, rank, ranks, plan.ranks_per_file(plan.tensor_infos(entries), ranks))
 
     def floor() -> None:
         with open(folder / f"raw-{rank}-{turn}", "wb", buffering=0) as file:

@@ -59,7 +59,7 @@ def report(ranges: Sequence[tuple[Entry, Range]], index: dict[str, int], rank: i
 def measure(layout: Any, tensors: int, world: int) -> dict[str, Any]:
     facts = plan.tensor_infos(layout(tensors, 0, world))
     index = {tensor.name: number for number, tensor in enumerate(facts)}
-    together = plan.ranks_a_file(facts, world)
+    together = plan.ranks_per_file(facts, world)
     contents, planning, merging = ShardContents(tensors), [], 0.0
     for rank in range(world):
         entries = layout(tensors, rank, world)

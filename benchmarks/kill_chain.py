@@ -224,9 +224,9 @@ def _kill(
     if ranks.left():
         problems.append("a process was left running")
     finished = max(_saves(run), default=0)
-    newest, passed_over = reader.newest_valid(run / "checkpoints")
+    newest, skipped = reader.newest_valid(run / "checkpoints")
     step = int(newest.name.removeprefix("step-")) if newest else 0
-    problems += [f"step {number}: {problem}" for number, problem in passed_over]
+    problems += [f"step {number}: {problem}" for number, problem in skipped]
     if step < finished:
         problems.append(f"the newest whole checkpoint is of step {step}, though {finished} had finished")
     return {

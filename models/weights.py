@@ -95,8 +95,8 @@ def load(
         if not opened.shapes:
             raise BadWeights(f"{path}: there is no tensor in it. Check model.weights.")
         found = _without_prefix(path, opened, whole, prefix)
-        passed_over = (*fresh, *unused)
-        names = {n: given for n, given in under_new_names(found.names, whole).items() if not _matches(n, passed_over)}
+        ignored = (*fresh, *unused)
+        names = {n: given for n, given in under_new_names(found.names, whole).items() if not _matches(n, ignored)}
         # A model with frozen BatchNorm counts nothing.
         names = {name: given for name, given in names.items() if name in own or name.rpartition(".")[2] != COUNTER}
         zeroed = [name for name in own if name not in names and name.rpartition(".")[2] == COUNTER]

@@ -220,7 +220,7 @@ def _state_to_come(config: RunConfig, engine: Engine) -> int:
     states = OPTIMIZERS[config.optim.name].state_tensors(config.optim)
     trained = {name for name, parameter in engine.unwrapped.named_parameters() if parameter.requires_grad}
     entries = [e for e in engine.entries() if e.kind == "model" and e.name in trained]
-    return states * plan.whole_bytes(plan.tensor_infos(entries))
+    return states * plan.total_bytes(plan.tensor_infos(entries))
 
 
 def _tell(

@@ -10,8 +10,8 @@ from phalanx.dist.engine import Engine
 
 
 def resume(world: World, engine: Engine, folder: Path) -> Manifest:
-    path, passed_over = newest_valid_on_all(world, folder)
-    assert path is not None and not passed_over
+    path, skipped = newest_valid_on_all(world, folder)
+    assert path is not None and not skipped
     stored = manifest.read(path)
     engine.allocate_state(stored)
     restore(path, stored, engine.entries())

@@ -105,11 +105,11 @@ def judge(problems: Sequence[SampleProblem], dataset: Dataset, config: DataConfi
         UserError: where it cannot, a line a kind of problem.
     """
     total = len(once_each(dataset)[1])
-    passed_over = [p for p in problems if p.can_be_skipped and split == "train" and config.on_error == "skip"]
-    fatal = [problem.sentence(total) for problem in problems if problem not in passed_over]
+    skipped = [p for p in problems if p.can_be_skipped and split == "train" and config.on_error == "skip"]
+    fatal = [problem.sentence(total) for problem in problems if problem not in skipped]
     if fatal:
         raise UserError("\n".join(fatal), shared=True)
-    return [f"{problem.sentence(total)} The next samples are used instead." for problem in passed_over]
+    return [f"{problem.sentence(total)} The next samples are used instead." for problem in skipped]
 
 
 def once_each(dataset: Dataset) -> tuple[Dataset, Indices]:

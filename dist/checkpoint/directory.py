@@ -1,4 +1,4 @@
-"""The folder of a run's checkpoints: names, what is there, how one is committed and old ones go. No torch here."""
+"""The folder of a run's checkpoints: names, listing, commit and removal. No torch here."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from phalanx.dist.checkpoint import manifest as manifests
 from phalanx.dist.storage.durable_files import fsync_directory
 
 _STEP = re.compile(r"step-(\d{8,})")
-_ASIDE = re.compile(r"\.(saving|replaced|pruned)-\d{8,}-[0-9a-f]{8}")  # others' files are left alone, whatever their names
+_ASIDE = re.compile(r"\.(saving|replaced|pruned)-\d{8,}-[0-9a-f]{8}")  # files of any other name are left alone
 
 
 def step_directory(checkpoints: Path, step: int) -> Path:
@@ -18,7 +18,7 @@ def step_directory(checkpoints: Path, step: int) -> Path:
 
 
 def steps(checkpoints: Path) -> list[int]:
-    """The steps that have a folder, whole or not, oldest first."""
+    """The steps that have a folder, valid or not, oldest first."""
     if not checkpoints.is_dir():
         return []
     found = (_STEP.fullmatch(p.name) for p in checkpoints.iterdir() if p.is_dir())
@@ -26,7 +26,7 @@ def steps(checkpoints: Path) -> list[int]:
 
 
 def prepare(checkpoints: Path, step: int) -> Path:
-    """A folder under a temporary name to write a checkpoint into; those that a kill left behind are removed."""
+    """Makes a temporary folder to write a checkpoint into; those left by kills are removed."""
     clear(checkpoints)
     aside = checkpoints / f".saving-{step:08d}-{secrets.token_hex(4)}"
     aside.mkdir()
@@ -35,7 +35,7 @@ def prepare(checkpoints: Path, step: int) -> Path:
 
 
 def clear(checkpoints: Path) -> list[str]:
-    """Removes what lies under temporary names; says of what cannot be removed why not."""
+    """Removes temporary folders; returns the reasons for those that cannot be removed."""
     return [
         f"{path}: {problem}"
         for path in sorted(checkpoints.iterdir())
@@ -44,15 +44,15 @@ def clear(checkpoints: Path) -> list[str]:
 
 
 def _delete(path: Path) -> str | None:
-    """Removes a folder with all that is in it, or a file; of a link, the link alone. Says why it could not."""
+    """Removes a folder with its content, or a file; of a link, only the link. Returns why it could not."""
     try:
         if path.is_symlink() or not path.is_dir():
             path.unlink()
             return None
-        shutil.rmtree(path, ignore_errors=True)  # all that can be: one file may be held by a reader on NFS
+        shutil.rmtree(path, ignore_errors=True)  # as much as possible: a reader on NFS may hold a file
         shutil.rmtree(path)
     except FileNotFoundError:
-        return None  # somebody was faster
+        return None  # already removed by another process
     except OSError as error:
         return error.strerror or str(error)
     return None
@@ -68,7 +68,7 @@ def commit(aside: Path, step: int, manifest: manifests.Manifest) -> Path:
     fsync_directory(aside / "shards")
     fsync_directory(aside)
     if os.path.lexists(final):
-        # Only a checkpoint that did not verify is written again; its successor is whole and on the disk by now.
+        # Only a checkpoint that did not verify is written again; its successor is complete and on the disk by now.
         final.rename(aside.parent / f".replaced-{step:08d}-{secrets.token_hex(4)}")
     aside.rename(final)
     fsync_directory(final.parent)
@@ -76,7 +76,7 @@ def commit(aside: Path, step: int, manifest: manifests.Manifest) -> Path:
 
 
 def remove(checkpoints: Path, step: int) -> str | None:
-    """Removes a checkpoint; its folder loses its name before its files, so it is intact or gone. Says why it is left, if so."""
+    """Removes a checkpoint; its folder loses its name before its files, so it is intact or gone. Returns why not, if so."""
     path = step_directory(checkpoints, step)
     if path.is_symlink():
         return f"{path}: a link, which is not followed"
@@ -92,7 +92,7 @@ def remove(checkpoints: Path, step: int) -> str | None:
 
 
 def set_aside(checkpoints: Path, step: int) -> Path:
-    """Takes a broken checkpoint's name away, so that it counts nowhere, and keeps what is left of it."""
+    """Renames a broken checkpoint, so that it no longer counts, and keeps its files."""
     aside = checkpoints / f"broken-{step:08d}"
     if aside.exists():
         aside = checkpoints / f"broken-{step:08d}-{secrets.token_hex(4)}"

@@ -1,4 +1,4 @@
-"""Ranks that have very little hand it to a neighbour, who writes one file for all of them."""
+"""Ranks with very little data send it to a neighbour, which writes one file for all of them."""
 
 import json
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def gather_parts(world: "World", mine: Sequence[Part], together: int) -> list[Part]:
-    """The parts of all ranks that share a file, on the first of them; none on the others. At most a few MB.
+    """Gathers the parts of the ranks that share a file on the first of them; none on the others. At most a few MB.
 
     Args:
-        together: ranks that share a file.
+        together: ranks per file.
     """
     rank, last = world.ranks.rank, world.ranks.world
     writer = rank // together * together

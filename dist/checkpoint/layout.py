@@ -3,16 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-MICRO_BATCHES = "@micro_batches"  # suffix of BatchNorm's statistics, `[V, ...]`: a row a micro-batch
+MICRO_BATCHES = "@micro_batches"  # suffix of BatchNorm's statistics, `[V, ...]`: one row per micro-batch
 EMA = "@ema"  # suffix of averaged weights, buffers and statistics
 
-# safetensors' names of number formats, and their sizes in bytes.
+# safetensors' names of dtypes, and their sizes in bytes.
 ITEM_SIZE = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
 ITEM_SIZE |= {"I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
 def elements(shape: Sequence[int]) -> int:
-    """Number of elements of a tensor of this shape; 1 where there are no dimensions."""
+    """Number of elements of a tensor of this shape; 1 without dimensions."""
     count = 1
     for side in shape:
         count *= side
@@ -32,10 +32,10 @@ class Range:
 
 
 def cut(sizes: Sequence[tuple[int, int]], rank: int, world: int) -> Iterator[tuple[int, Range]]:
-    """Rank `rank`'s run of the concatenation of replicated tensors, balanced by bytes.
+    """Rank `rank`'s interval of the concatenated replicated tensors, balanced by bytes.
 
     Args:
-        sizes: (elements, bytes an element) of each tensor, in an order that all ranks share.
+        sizes: (elements, bytes per element) of each tensor, in the same order on all ranks.
 
     Yields:
         (index of the tensor, range of its elements): about as many ranges over all ranks as tensors plus ranks.
@@ -44,7 +44,7 @@ def cut(sizes: Sequence[tuple[int, int]], rank: int, world: int) -> Iterator[tup
     first, last = rank * total // world, (rank + 1) * total // world
     offset = 0
     for index, (count, item) in enumerate(sizes):
-        # An element belongs to the rank in whose run its first byte lies.
+        # An element belongs to the rank whose interval holds its first byte.
         start = min(max(-(-(first - offset) // item), 0), count)
         stop = min(max(-(-(last - offset) // item), 0), count)
         if start < stop:
@@ -53,7 +53,7 @@ def cut(sizes: Sequence[tuple[int, int]], rank: int, world: int) -> Iterator[tup
 
 
 def gaps(ranges: Sequence[Range], count: int) -> str | None:
-    """What is wrong with ranges that should cover `count` elements once each; None if nothing is."""
+    """The error in ranges that should cover each of `count` elements once; None if there is none."""
     expected = 0
     for part in sorted(ranges, key=lambda r: r.start):
         if part.start != expected or part.stop <= part.start:

@@ -1,4 +1,4 @@
-"""manifest.json: what a checkpoint holds, and where. Written last: without one there is no checkpoint. No torch here."""
+"""manifest.json: what a checkpoint holds, and where. Written last: a folder without one is not a checkpoint. No torch here."""
 
 import json
 import math
@@ -22,7 +22,7 @@ _SHARD = re.compile(r"shards/rank-\d{5,}(-\d{3})?\.safetensors")
 
 
 class BrokenCheckpoint(ValueError):
-    """A checkpoint that cannot be used; the message says why, as the end of a sentence."""
+    """A checkpoint that cannot be used; the message is the reason, as the end of a sentence."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
@@ -30,7 +30,7 @@ class BrokenCheckpoint(ValueError):
 
 @dataclass(frozen=True)
 class StoredRange:
-    """A range of a tensor and the file that holds it, under the entry name `entry_name` gives."""
+    """A range of a tensor and the file that holds it, under the name that `entry_name` gives."""
 
     file: str
     range: Range
@@ -38,12 +38,12 @@ class StoredRange:
 
 @dataclass(frozen=True)
 class ShardRun:
-    """A range of a tensor cut into pieces of one size, each in the file after that of the one before.
+    """A range of a tensor cut into pieces of equal size, in consecutive files.
 
-    So a tensor that a thousand ranks hold a thousandth of each takes four numbers, not three thousand.
+    So a tensor that is sharded over a thousand ranks takes four numbers, not three thousand.
 
     Attributes:
-        file: number of the first piece's file.
+        file: index of the first piece's file.
         piece: elements of a piece; the last may have fewer.
     """
 
@@ -58,8 +58,8 @@ class StoredTensor:
 
     Attributes:
         kind: model (parameters, buffers), optimizer (state of a parameter), ema (averaged weights), ema_buffers (averaged
-            buffers and statistics), statistics (BatchNorm's, a row a micro-batch).
-        runs: where it is, in order.
+            buffers and statistics), statistics (BatchNorm's, one row per micro-batch).
+        runs: where its elements are, in order.
         files: names of all files of the checkpoint.
     """
 
@@ -93,17 +93,17 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Everything a checkpoint says of itself.
+    """The description of a checkpoint.
 
     Attributes:
-        step, samples: how far the run was.
-        world_size, strategy: who wrote it.
+        step, samples: the run's position.
+        world_size, strategy: of the run that wrote it.
         experiment: digest of the experiment.
         versions: of the libraries.
         state: scalars, as JSON.
-        files: size and checksums of each file, in the order in which runs count them.
-        tensors: by name.
-        metrics: of the evaluation after that step, such as `val/top1`; empty where there was none.
+        files: size and checksums of each file, in the order of the runs' indices.
+        tensors: tensors by name.
+        metrics: of the evaluation after that step, such as `val/top1`; empty if there was none.
     """
 
     step: int
@@ -123,12 +123,12 @@ class Manifest:
 
 
 def entry_name(tensor: str, part: Range, count: int) -> str:
-    """An entry's name in a shard: the tensor's own where it is whole, else with its range."""
+    """An entry's name in a shard: the tensor's name, with the range unless it is complete."""
     return tensor if part == Range(0, count) else f"{tensor}[{part.start}:{part.stop}]"
 
 
 def scalars_to_json(value: Any) -> Any:
-    """JSON has no word for NaN and infinity; `{"float": "nan"}` is ours."""
+    """JSON has neither NaN nor infinity; `{"float": "nan"}` stands for them."""
     if isinstance(value, dict):
         return {k: scalars_to_json(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -182,11 +182,11 @@ def dumps(manifest: Manifest) -> str:
 def _tensor(name: str, stored: dict[str, Any], files: list[str]) -> StoredTensor:
     shape = tuple(int(side) for side in stored["shape"])
     if stored["dtype"] not in ITEM_SIZE or any(side < 0 for side in shape):
-        raise BrokenCheckpoint(f"the manifest describes {name!r} in a way that cannot be")
+        raise BrokenCheckpoint(f"the manifest describes {name!r} inconsistently")
     runs = tuple(_run_from_json(*map(int, numbers)) for numbers in stored["ranges"])
     wrong = gaps([run.range for run in runs], elements(shape))
     if wrong:
-        raise BrokenCheckpoint(f"the manifest's ranges of {name!r} are not whole: {wrong}")
+        raise BrokenCheckpoint(f"the manifest's ranges of {name!r} are incomplete: {wrong}")
     if any(run.file < 0 or run.piece < 1 or run.file + -(-run.range.size // run.piece) > len(files) for run in runs):
         raise BrokenCheckpoint(f"the manifest's ranges of {name!r} are in files that it does not name")
     return StoredTensor(str(stored["kind"]), str(stored["dtype"]), shape, runs, files)
@@ -202,10 +202,10 @@ def _run_from_json(file: int, start: int, stop: int, piece: int | None = None) -
 
 
 def read(checkpoint: Path) -> Manifest:
-    """Reads and judges the manifest of a checkpoint directory, and that its files are there in full size.
+    """Reads and checks the manifest of a checkpoint directory, and that its files exist with their full sizes.
 
     Raises:
-        BrokenCheckpoint: saying what is wrong.
+        BrokenCheckpoint: naming the problem.
     """
     try:
         content = read_bytes(checkpoint / NAME)
@@ -227,7 +227,7 @@ def loads(content: bytes | str) -> Manifest:
     """A manifest from its JSON.
 
     Raises:
-        BrokenCheckpoint: saying what is wrong.
+        BrokenCheckpoint: naming the problem.
     """
     try:
         body = json.loads(content)
@@ -240,7 +240,7 @@ def loads(content: bytes | str) -> Manifest:
         raise BrokenCheckpoint(f"{written}; use the Phalanx that wrote it")
     try:
         is_as_written = body.pop("xxh3_64", None) == _sum(body)
-    except (ValueError, RecursionError):  # what no manifest of ours holds: NaN, half a character, endless nesting
+    except (ValueError, RecursionError):  # NaN, half a character, endless nesting: none is in a manifest of ours
         is_as_written = False
     if not is_as_written:
         raise BrokenCheckpoint("its manifest was changed after it was written")
@@ -248,7 +248,7 @@ def loads(content: bytes | str) -> Manifest:
         files = list(body["files"])
         for name in files:
             if not _SHARD.fullmatch(name):
-                raise BrokenCheckpoint(f"its manifest names a file that is no shard: {name!r}")
+                raise BrokenCheckpoint(f"its manifest names a file that is not a shard: {name!r}")
         tensors = {name: _tensor(name, stored, files) for name, stored in body["tensors"].items()}
         manifest = Manifest(
             step=int(body["step"]),
@@ -265,9 +265,9 @@ def loads(content: bytes | str) -> Manifest:
         for name, file in manifest.files.items():
             size, block = int(file["size"]), int(file["block_bytes"])
             if size < 0 or block < 1 or len(file["xxh3_64"]) != -(-size // block):
-                raise BrokenCheckpoint(f"its manifest does not vouch for all of {name}")
+                raise BrokenCheckpoint(f"its manifest has no checksums for all of {name}")
     except BrokenCheckpoint:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
-        raise BrokenCheckpoint("its manifest lacks something") from None
+        raise BrokenCheckpoint("its manifest is incomplete") from None
     return manifest

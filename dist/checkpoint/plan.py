@@ -1,4 +1,4 @@
-"""Which ranges of which tensors a rank gives to a checkpoint, who writes them, and into how many files."""
+"""Which ranges of which tensors a rank contributes to a checkpoint, which rank writes them, and into how many files."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,15 +8,15 @@ from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range, cut, elements
 from phalanx.dist.checkpoint.manifest import entry_name
 from phalanx.dist.checkpoint.shard_file import Segment
 
-# Where ranks have less than this on average, neighbours share a file: a thousand ranks make no thousand tiny files.
+# Below this average per rank neighbours share a file, so that a thousand ranks do not write a thousand tiny files.
 SMALLEST_FILE = 1 << 20
-# More than this is split: many file systems, and tools that copy files, are slow with larger ones.
+# Larger files are split: many file systems, and tools that copy files, are slow with them.
 LARGEST_FILE = 4 << 30
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a manifest says of a tensor, besides where it is."""
+    """A tensor's description in a manifest, without its location."""
 
     name: str
     kind: str
@@ -29,9 +29,9 @@ class Part:
     """A range of a tensor, and its bytes.
 
     Attributes:
-        dtype: safetensors' name of the number format.
-        shape: of the whole tensor.
-        memory: the bytes, or what gives them.
+        dtype: safetensors' name of the dtype.
+        shape: shape of the full tensor.
+        memory: the bytes, or a function that returns them.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Part:
         return Segment(entry_name(self.name, self.range, count), self.dtype, shape, self.memory)
 
     def narrowed(self, part: Range) -> "Part":
-        """The same for a range within this one."""
+        """The part for a range within this one."""
         first, last = ((place - self.range.start) * ITEM_SIZE[self.dtype] for place in (part.start, part.stop))
         own = self.memory
         return replace(self, range=part, memory=(lambda: own()[first:last]) if callable(own) else own[first:last])
@@ -61,21 +61,21 @@ def tensor_infos(entries: Sequence[Entry]) -> list[TensorInfo]:
     return [TensorInfo(e.name, e.kind, DTYPES[e.tensor.dtype], e.shape) for e in entries]
 
 
-def whole_bytes(tensors: Sequence[TensorInfo]) -> int:
+def total_bytes(tensors: Sequence[TensorInfo]) -> int:
     """Bytes of all tensors, each counted once."""
     return sum(elements(t.shape) * ITEM_SIZE[t.dtype] for t in tensors)
 
 
-def ranks_a_file(tensors: Sequence[TensorInfo], world: int, smallest: int = SMALLEST_FILE) -> int:
-    """How many neighbouring ranks share a file; 1 unless they have very little. Known to each rank without asking."""
-    return max(1, min(world, -(-smallest * world // max(1, whole_bytes(tensors)))))
+def ranks_per_file(tensors: Sequence[TensorInfo], world: int, smallest: int = SMALLEST_FILE) -> int:
+    """Neighbouring ranks per file; 1 unless they have very little. Each rank computes it by itself."""
+    return max(1, min(world, -(-smallest * world // max(1, total_bytes(tensors)))))
 
 
 def own_ranges(entries: Sequence[Entry], rank: int, world: int, together: int = 1) -> list[tuple[Entry, Range]]:
-    """What this rank gives: a run of the replicated tensors where it writes a file, and all of what only it holds.
+    """This rank's ranges: an interval of the replicated tensors if it writes a file, and all of its shards.
 
     Args:
-        together: ranks that share a file; the first of them writes it.
+        together: ranks per file; the first of them writes it.
     """
     replicated = [e for e in entries if e.replicated]
     files = -(-world // together)
@@ -85,7 +85,7 @@ def own_ranges(entries: Sequence[Entry], rank: int, world: int, together: int = 
 
 
 def parts(ranges: Sequence[tuple[Entry, Range]]) -> list[Part]:
-    """The ranges with their bytes: the tensors' own memory where that is the CPU's, else copied when they are written."""
+    """The ranges with their bytes: the tensors' own memory on CPU, else copied when they are written."""
     return [Part(e.name, DTYPES[e.tensor.dtype], e.shape, part, _memory(e, part)) for e, part in ranges]
 
 
@@ -94,7 +94,7 @@ def _memory(entry: Entry, part: Range) -> Callable[[], memoryview]:
 
 
 def files(mine: Sequence[Part], largest: int = LARGEST_FILE) -> Iterator[list[Part]]:
-    """Parts in groups of at most `largest` bytes, a part that is larger cut into several."""
+    """Parts in groups of at most `largest` bytes; a larger part is split."""
     group: list[Part] = []
     room = largest
     for part in mine:
@@ -114,5 +114,5 @@ def files(mine: Sequence[Part], largest: int = LARGEST_FILE) -> Iterator[list[Pa
 
 
 def file_name(rank: int, number: int) -> str:
-    """`shards/rank-00003.safetensors`, and `shards/rank-00003-001.safetensors` for what did not go into it."""
+    """`shards/rank-00003.safetensors`, and `shards/rank-00003-001.safetensors` for further files."""
     return f"shards/rank-{rank:05d}{f'-{number:03d}' if number else ''}.safetensors"

@@ -1,8 +1,8 @@
-"""Whether a checkpoint could be written, found out before anything is there to be lost.
+"""Checks that a checkpoint can be written, before there is anything to lose.
 
-A small file of every rank, written, fsynced and removed where a checkpoint's would be, shows what most often goes wrong: a
-folder that may not be written, a disk that is full, a node that sees another file system. Room for all of a checkpoint is asked
-for; a quota shows only when it is reached.
+Each rank writes, fsyncs and removes a small file where a checkpoint's would be, which finds the most frequent problems: a
+read-only folder, a full disk, a node with another file system. Free space for a full checkpoint is checked too; a quota is
+found only when it is reached.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from phalanx.configs.errors import UserError
 from phalanx.dist.checkpoint import directory, plan
 from phalanx.dist.checkpoint.entries import Entry
-from phalanx.dist.checkpoint.save import SaveFailed, refuse_too_little_room, words
+from phalanx.dist.checkpoint.save import SaveFailed, reason, refuse_too_little_space
 from phalanx.dist.comm.collectives import broadcast_object, gather_json
 from phalanx.dist.comm.process_group import World
 
@@ -21,22 +21,22 @@ _BYTES = 4096
 
 
 def rehearse(world: World, checkpoints: Path, entries: Sequence[Entry], step: int, to_come: int = 0) -> None:
-    """Leaves nothing behind; what a kill leaves has a name that the next save clears away. All ranks call together.
+    """Leaves no files; those left by a kill are removed by the next save. All ranks call together.
 
     Args:
-        entries: what a checkpoint would hold by now.
-        to_come: bytes that it will hold besides: an optimizer that has not stepped yet has no state.
+        entries: what a checkpoint would hold now.
+        to_come: further bytes that it will hold: an optimizer has no state before its first step.
 
     Raises:
-        UserError: on every rank, where any rank could not write.
+        UserError: on every rank, if any rank could not write.
     """
     aside, problem = "", None
     if world.ranks.is_main:
         try:
-            refuse_too_little_room(checkpoints, plan.whole_bytes(plan.tensor_infos(entries)) + to_come)
+            refuse_too_little_space(checkpoints, plan.total_bytes(plan.tensor_infos(entries)) + to_come)
             aside = str(directory.prepare(checkpoints, step))
         except (OSError, SaveFailed) as error:
-            problem = words(error, checkpoints)
+            problem = reason(error, checkpoints)
     told = broadcast_object(world, {"aside": aside, "problem": problem})
     problem = told["problem"]
     if problem is None:
@@ -46,13 +46,13 @@ def rehearse(world: World, checkpoints: Path, entries: Sequence[Entry], step: in
             shutil.rmtree(told["aside"], ignore_errors=True)
     if problem is not None:
         raise UserError(
-            f"no checkpoint could be written: {problem}. Make room or permit it, or set runs=FOLDER to another folder.",
+            f"no checkpoint could be written: {problem}. Free space or permit it, or set runs=FOLDER to another folder.",
             shared=True,
         )
 
 
 def _try(aside: Path, rank: int) -> str | None:
-    """Why this rank cannot write there, if so."""
+    """Why this rank cannot write to a folder, if so."""
     try:
         if not aside.is_dir():
             return f"rank {rank} does not see {aside}; all ranks need the same file system"
@@ -64,5 +64,5 @@ def _try(aside: Path, rank: int) -> str | None:
         finally:
             os.close(file)
     except OSError as error:
-        return words(error, aside)
+        return reason(error, aside)
     return None

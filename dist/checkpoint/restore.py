@@ -1,4 +1,4 @@
-"""Reading a checkpoint back: the newest that verifies, whoever wrote it, by the ranges that this rank needs."""
+"""Loading a checkpoint: the newest that verifies, under any sharding, by the ranges that this rank needs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,37 +15,37 @@ from phalanx.dist.comm.process_group import World
 
 
 def newest_valid_on_all(world: World, checkpoints: Path) -> tuple[Path | None, list[tuple[int, str]]]:
-    """The newest checkpoint that is whole, on which all ranks agree, and (step, problem) of newer ones that are not.
+    """The newest valid checkpoint, on which all ranks agree, and (step, problem) of newer ones that are not valid.
 
     The ranks share the reading of the checksums.
     """
-    passed_over: list[tuple[int, str]] = []
+    skipped: list[tuple[int, str]] = []
     candidates = broadcast_object(world, directory.steps(checkpoints))
     for step in reversed(candidates):
         path = directory.step_directory(checkpoints, step)
         mine = problem(path, world.ranks.rank, world.ranks.world, threads(world.ranks.local_world))
         found = [p for p in gather_json(world, mine) if p]
         if not found:
-            return path, passed_over
-        passed_over.append((step, found[0]))
-    return None, passed_over
+            return path, skipped
+        skipped.append((step, found[0]))
+    return None, skipped
 
 
 def restore(checkpoint: Path, stored: Manifest, entries: Sequence[Entry], workers: int = 1) -> None:
-    """Fills the tensors of the entries from a checkpoint that was verified.
+    """Fills the entries' tensors from a verified checkpoint.
 
     Args:
-        entries: all of the run's, or all of some kinds; what is of other kinds in the checkpoint is left alone.
+        entries: all of the run's, or all of some kinds; other kinds in the checkpoint are ignored.
         workers: threads that read.
 
     Raises:
-        UserError: where the checkpoint and the run do not hold the same tensors, naming the first that differs.
+        UserError: if the checkpoint and the run do not hold the same tensors, naming the first that differs.
     """
     _compare(checkpoint, stored, entries)
     with Readers(checkpoint, stored) as readers:
 
         def fill(entry: Entry) -> None:
-            with torch.no_grad():  # which every thread decides for itself
+            with torch.no_grad():  # grad mode is per thread
                 in_place = entry.tensor.device.type == "cpu" and entry.tensor.is_contiguous()
                 host = entry.tensor if in_place else torch.empty(entry.tensor.shape, dtype=entry.tensor.dtype)
                 readers.fill(entry.name, entry.held, memory(host))

@@ -11,11 +11,11 @@ from phalanx.dist.checkpoint.manifest import BrokenCheckpoint
 
 @dataclass(frozen=True)
 class Retention:
-    """What is kept.
+    """The policy on which checkpoints are kept.
 
     Attributes:
-        keep: the newest so many.
-        keep_every: those whose step is a multiple of it; None for none.
+        keep: number of newest ones.
+        keep_every: steps that are multiples of it; None for none.
         best: the metric whose best is kept; None for none.
         mode: auto, max or min.
     """
@@ -45,8 +45,8 @@ def superseded(steps: Sequence[int], values: Mapping[int, float], policy: Retent
     """The steps that need not be kept.
 
     Args:
-        steps: of all checkpoints, oldest first.
-        values: of the metric, where known.
+        steps: steps of all checkpoints, oldest first.
+        values: the metric's values by step, where known.
     """
     kept = set(steps[-policy.keep :])
     if policy.keep_every is not None:
@@ -57,10 +57,10 @@ def superseded(steps: Sequence[int], values: Mapping[int, float], policy: Retent
 
 
 def prune(checkpoints: Path, policy: Retention) -> list[str]:
-    """Removes what need not be kept, after a newer one was committed; says of what is left of it why.
+    """Removes superseded checkpoints, after a newer one was committed; returns the reasons for those left in place.
 
     Raises:
-        OSError: where the folder cannot be read.
+        OSError: if the folder cannot be read.
     """
     left = directory.clear(checkpoints)
     steps = directory.steps(checkpoints)
@@ -79,7 +79,7 @@ def measured(checkpoints: Path, metric: str) -> dict[int, float]:
 
 
 def best(checkpoints: Path, metric: str, mode: str) -> int | None:
-    """The step of the best checkpoint; None where none has the metric."""
+    """The step of the best checkpoint; None if none has the metric."""
     return best_of(measured(checkpoints, metric), metric, mode)
 
 
@@ -93,7 +93,7 @@ def _metrics(checkpoint: Path) -> Mapping[str, float]:
 
 @lru_cache(maxsize=4096)
 def _read(checkpoint: Path, changed: int) -> Mapping[str, float]:
-    """A manifest may be long, and all of them are asked for after every save."""
+    """Cached, since manifests may be long and all are read after every save."""
     try:
         return manifest.read(checkpoint).metrics
     except (BrokenCheckpoint, OSError):

@@ -1,4 +1,4 @@
-"""Saving: every rank writes its own ranges, rank 0 commits. All ranks call together; all learn how it went."""
+"""Saving: every rank writes its own ranges, rank 0 commits. All ranks call together; all get the result."""
 
 import os
 import platform
@@ -21,12 +21,12 @@ from phalanx.dist.comm.process_group import World
 
 
 class SaveFailed(RuntimeError):
-    """A checkpoint could not be written; older ones are as they were."""
+    """A checkpoint could not be written; older ones are unchanged."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What a checkpoint says besides its tensors."""
+    """The content of a checkpoint besides its tensors."""
 
     step: int
     samples: int
@@ -39,17 +39,17 @@ class CheckpointInfo:
 def save(
     world: World, checkpoints: Path, entries: Sequence[Entry], progress: CheckpointInfo, smallest_file: int = plan.SMALLEST_FILE
 ) -> Path:
-    """Writes and commits a checkpoint from the tensors themselves.
+    """Writes and commits a checkpoint directly from the tensors.
 
     Args:
-        entries: this rank's view of everything, in an order that all ranks share.
-        smallest_file: bytes; ranks that have less on average share files.
+        entries: this rank's entries, in the same order on all ranks.
+        smallest_file: bytes; with less per rank on average, ranks share files.
 
     Raises:
-        SaveFailed: on every rank, where any rank could not write.
+        SaveFailed: on every rank, if any rank could not write.
     """
     tensors = plan.tensor_infos(entries)
-    together = plan.ranks_a_file(tensors, world.ranks.world, smallest_file)
+    together = plan.ranks_per_file(tensors, world.ranks.world, smallest_file)
     mine = plan.parts(plan.own_ranges(entries, world.ranks.rank, world.ranks.world, together))
     return write(world, checkpoints, tensors, mine, together, progress)
 
@@ -63,25 +63,25 @@ def write(
     progress: CheckpointInfo,
     refused: Callable[[], str | None] = lambda: None,
 ) -> Path:
-    """Writes and commits what all ranks give.
+    """Writes and commits the parts of all ranks.
 
     Args:
-        tensors: all there are, the same on every rank.
+        tensors: all tensors, the same on every rank.
         mine: this rank's parts.
-        together: ranks that share a file.
-        refused: why nothing must be written any more, if so; asked on rank 0 before anything is, and before the commit.
+        together: ranks per file.
+        refused: returns why nothing may be written any more, or None; called on rank 0 before writing and before the commit.
 
     Raises:
-        SaveFailed: on every rank, where any rank could not write.
+        SaveFailed: on every rank, if any rank could not write.
     """
     aside, error = "", None
     if world.ranks.is_main:
         try:
             _heed(refused)
-            refuse_too_little_room(checkpoints, plan.whole_bytes(tensors))
+            refuse_too_little_space(checkpoints, plan.total_bytes(tensors))
             aside = str(directory.prepare(checkpoints, progress.step))
         except (OSError, SaveFailed) as problem:
-            error = words(problem, checkpoints)
+            error = reason(problem, checkpoints)
     first = broadcast_object(world, {"aside": aside, "error": error})
     if first["error"]:
         raise SaveFailed(first["error"])
@@ -101,9 +101,9 @@ def write(
                 _heed(refused)
                 directory.commit(folder, progress.step, _manifest(world, tensors, progress, contents))
             except (OSError, SaveFailed) as problem:
-                errors.append(words(problem, folder))
+                errors.append(reason(problem, folder))
         if errors:
-            shutil.rmtree(folder, ignore_errors=True)  # gives the space back; what is left the next save removes
+            shutil.rmtree(folder, ignore_errors=True)  # frees the space; the next save removes the rest
     errors = broadcast_object(world, errors)
     if errors:
         raise SaveFailed(errors[0])
@@ -115,12 +115,12 @@ def _heed(refused: Callable[[], str | None]) -> None:
         raise SaveFailed(reason)
 
 
-def words(problem: Exception, place: Path) -> str:
+def reason(problem: Exception, place: Path) -> str:
     return f"{problem.filename or place}: {problem.strerror or problem}" if isinstance(problem, OSError) else str(problem)
 
 
-def refuse_too_little_room(checkpoints: Path, needed: int) -> None:
-    """Said before anything is written; where a quota counts, the write itself will fail."""
+def refuse_too_little_space(checkpoints: Path, needed: int) -> None:
+    """Refuses before anything is written; with a quota, the write itself will fail."""
     status = os.statvfs(checkpoints)
     free = status.f_bavail * status.f_frsize
     if needed > free:
@@ -128,7 +128,7 @@ def refuse_too_little_room(checkpoints: Path, needed: int) -> None:
 
 
 def _write_mine(aside: Path, mine: Sequence[plan.Part], rank: int, index: Mapping[str, int]) -> dict[str, Any]:
-    """Writes this rank's files; says what is in them, or what went wrong."""
+    """Writes this rank's files; returns their contents, or the error."""
     written = []
     try:
         if not aside.is_dir():
@@ -139,7 +139,7 @@ def _write_mine(aside: Path, mine: Sequence[plan.Part], rank: int, index: Mappin
             ranges = [[index[part.name], part.range.start, part.range.stop] for part in group]
             written.append({"file": name, "sum": file_sum.to_json(), "ranges": ranges})
     except OSError as error:
-        return {"error": words(error, aside)}
+        return {"error": reason(error, aside)}
     return {"files": written}
 
 
@@ -148,14 +148,14 @@ def versions() -> dict[str, str]:
 
 
 class ShardContents:
-    """What the files of all ranks hold, put together file by file: a few numbers a tensor however many ranks there are.
+    """The contents of all ranks' files, merged file by file: a few numbers per tensor for any number of ranks.
 
-    Rank 0 goes through every range of every rank, ten million with a thousand ranks: so plain lists and comparisons.
+    Rank 0 reads every range of every rank, ten million with a thousand ranks: hence plain lists and comparisons.
     """
 
     def __init__(self, tensors: int):
         self.files: dict[str, dict[str, Any]] = {}
-        # Of each tensor its runs: first file, start, stop, elements of a piece, file that the next piece would be in.
+        # Runs per tensor: first file, start, stop, elements per piece, file of the next piece.
         self._runs: list[list[list[int]]] = [[] for _ in range(tensors)]
 
     def add(self, files: Sequence[Mapping[str, Any]]) -> None:

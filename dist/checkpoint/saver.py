@@ -1,4 +1,4 @@
-"""Saving while training goes on: a thread copies the step's state and writes it; at most one save is in flight."""
+"""Asynchronous saving: a thread copies the step's state and writes it during training; at most one save is in flight."""
 
 import threading
 import time
@@ -14,19 +14,19 @@ from phalanx.dist.checkpoint.save import CheckpointInfo, SaveFailed, write
 from phalanx.dist.checkpoint.staging import Staging
 from phalanx.dist.comm.process_group import World, patient_control
 
-# A disk that is slow on one rank must not look like a rank that hangs; one that died closes its connections.
+# A slow disk must not look like a hang; a rank that dies closes its connections.
 _TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True)
 class Saved:
-    """How a save went.
+    """The result of a save.
 
     Attributes:
-        path: of the checkpoint; None where it could not be written.
-        problem: why not; or, where it was written, why older ones could not be removed.
+        path: of the checkpoint; None if it could not be written.
+        problem: why it could not; or, if it was written, why older ones could not be removed.
         seconds: from the call to the commit.
-        waited: seconds of it in the call; an update that waits for the copy afterwards is not counted.
+        waited: of them, seconds in the call; a later wait of the update for the copy is not counted.
     """
 
     step: int
@@ -40,8 +40,8 @@ class Saver:
     """Writes a run's checkpoints. All ranks construct it together, and call it at the same steps.
 
     Args:
-        asynchronous: whether `start` returns at once; then `wait_for_copy` comes before the state changes.
-        refused: why nothing must be written any more, if so.
+        asynchronous: whether `start` returns at once; then `wait_for_copy` must be called before the state changes.
+        refused: returns why nothing may be written any more, or None.
     """
 
     def __init__(
@@ -52,26 +52,26 @@ class Saver:
         asynchronous: bool,
         refused: Callable[[], str | None] = lambda: None,
     ):
-        # A group of its own: messages of training and of saving must not meet.
+        # A separate group: messages of training and of saving must not mix.
         self._world = replace(world, control=patient_control(world, timedelta(seconds=_TIMEOUT_S)))
         self._checkpoints, self._policy, self._asynchronous = checkpoints, policy, asynchronous
         self._refused = refused
         self._staging = Staging()
-        self._left: list[str] = []  # what could not be removed, told already
+        self._left: list[str] = []  # what could not be removed, already reported
         self._thread: threading.Thread | None = None
         self._ended: Saved | None = None
         self._error: BaseException | None = None
 
     def start(self, entries: Sequence[Entry], progress: CheckpointInfo, awaited: bool = False) -> list[Saved]:
-        """Begins a save, and waits for its commit if it is `awaited`. Waits for the end of an earlier one in any case.
+        """Starts a save, and waits for its commit if `awaited`. Always waits for the end of an earlier save first.
 
         Returns:
-            How the saves went that have ended by now and were not returned before.
+            The results of finished saves that were not returned before.
         """
         begun = time.monotonic()
         ended = self.wait()
         ranks, tensors = self._world.ranks, plan.tensor_infos(entries)
-        together = plan.ranks_a_file(tensors, ranks.world)
+        together = plan.ranks_per_file(tensors, ranks.world)
         mine = plan.own_ranges(entries, ranks.rank, ranks.world, together)
         if awaited or not self._asynchronous:
             saved = self._write(tensors, plan.parts(mine), together, progress, begun, None)
@@ -93,15 +93,15 @@ class Saver:
         self._staging.wait()
 
     def take_ended(self) -> list[Saved]:
-        """How the save in flight went, if it has ended; never waits.
+        """The result of the save in flight, if it has finished; never waits.
 
         Raises:
-            BaseException: what the thread met that it should not have met.
+            BaseException: an unexpected error in the thread.
         """
         return [] if self._thread is None or self._thread.is_alive() else self.wait()
 
     def wait(self, timeout: float | None = None) -> list[Saved]:
-        """How the save in flight went, once it has ended; nothing where there is none, or it takes longer than `timeout`."""
+        """Waits for the save in flight and returns its result; nothing if there is none, or it takes longer than `timeout`."""
         if self._thread is not None:
             self._thread.join(timeout)
             if self._thread.is_alive():
@@ -114,7 +114,7 @@ class Saver:
         return [] if ended is None else [ended]
 
     def prune(self, saved: Saved) -> None:
-        """Removes in the background what a checkpoint has superseded now that its metrics are known; no save is in flight."""
+        """Removes superseded checkpoints in the background, now that a checkpoint's metrics are known; no save is in flight."""
         assert self._thread is None
         self._begin(lambda: self._prune(saved))
 
@@ -122,15 +122,15 @@ class Saver:
         def in_background() -> None:
             try:
                 self._ended = action()
-            except BaseException as error:  # raised again in the thread that trains
+            except BaseException as error:  # raised again in the training thread
                 self._error = error
 
-        # A daemon, so that a rank that fails can end.
+        # A daemon, so that a failing rank can exit.
         self._thread = threading.Thread(target=in_background, name="checkpoint", daemon=True)
         self._thread.start()
 
     def _prune(self, saved: Saved) -> Saved | None:
-        """Removes what a save has superseded, which takes a while on some disks; how that went, if it left anything new."""
+        """Removes superseded checkpoints, which is slow on some disks; returns newly found problems."""
         if saved.path is None or not self._world.ranks.is_main:
             return None
         try:

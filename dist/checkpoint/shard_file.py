@@ -1,7 +1,7 @@
 """One file of a checkpoint: real safetensors, written in one pass with its checksums, read by ranges. No torch here.
 
 The format (https://github.com/huggingface/safetensors): eight bytes of header length, a JSON header, the tensors' bytes.
-The library's own writer wants all tensors in one dictionary and copies them; this one takes memory as it stands.
+The library's own writer takes all tensors in one dictionary and copies them; this one writes memory without a copy.
 """
 
 import json
@@ -20,8 +20,8 @@ from phalanx.dist.storage.durable_files import start_writeback
 BLOCK_BYTES = 16 << 20
 _LARGEST_HEADER = 100 << 20  # the library's own limit
 _PIECE_BYTES = 1 << 20
-# The disk begins with so much at a time, and does not wait for the fsync at the end: with little at first, so as to begin at
-# once, then with as much as there was before, so that a large file lies in large pieces.
+# Writeback starts after this many bytes, instead of at the final fsync: with few at first, so as to begin at once, then with
+# as many as are written already, so that a large file has large extents.
 _FIRST_WRITEBACK_BYTES, _WRITEBACK_BYTES = 1 << 20, 8 << 20
 
 
@@ -30,9 +30,9 @@ class Segment:
     """A tensor to be written.
 
     Attributes:
-        name: of its entry.
-        dtype: safetensors' name of the number format.
-        memory: its bytes, contiguous; or what gives them, called when they are written, so that few are held at a time.
+        name: its entry's.
+        dtype: safetensors' name of the dtype.
+        memory: its contiguous bytes, or a function that returns them when they are written, so that few are held at a time.
     """
 
     name: str
@@ -58,11 +58,11 @@ class FileSum:
 
 
 class _Summing:
-    """Writes to a file and sums what it writes, block by block."""
+    """Writes to a file and computes checksums, block by block."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._hash, self._room, self.size = file, xxhash.xxh3_64(), BLOCK_BYTES, 0
-        self._handed_over = 0  # bytes that the disk was asked to begin with
+        self._handed_over = 0  # bytes whose writeback was started
         self.blocks: list[str] = []
 
     def write(self, memory: memoryview) -> None:
@@ -103,7 +103,7 @@ def _header(segments: Sequence[Segment], metadata: dict[str, str]) -> bytes:
 def write(path: Path, segments: Iterable[Segment], metadata: dict[str, str] | None = None) -> FileSum:
     """Writes a safetensors file and fsyncs it.
 
-    Wide elements come first, so that every tensor lies at a multiple of its element's size.
+    Wide elements come first, so that every tensor is aligned to its element size.
     """
     ordered = sorted(segments, key=lambda s: -ITEM_SIZE[s.dtype])
     header = _header(ordered, metadata or {})
@@ -118,10 +118,10 @@ def write(path: Path, segments: Iterable[Segment], metadata: dict[str, str] | No
 
 
 def block_sum(path: Path, block: int, block_bytes: int | None = None) -> str:
-    """The checksum of one block of a file as it stands on the disk."""
+    """The checksum of one block of a file on disk."""
     left = block_bytes or BLOCK_BYTES
     digest, place = xxhash.xxh3_64(), block * left
-    # Pieces that stay in the processor's cache between the reading and the summing.
+    # Pieces that stay in the processor's cache between reading and summing.
     piece = memoryview(bytearray(_PIECE_BYTES))
     with open(path, "rb", buffering=0) as file:
         while left and (count := os.preadv(file.fileno(), [piece[:left]], place)):
@@ -134,7 +134,7 @@ class ShardReader:
     """Reads the entries of one safetensors file.
 
     Raises:
-        ValueError: where the file is no safetensors file, in the words of what is wrong.
+        ValueError: if the file is not a valid safetensors file, with the reason.
     """
 
     def __init__(self, path: Path):
@@ -146,7 +146,7 @@ class ShardReader:
             raise
 
     def _read_header(self) -> tuple[int, dict[str, Any]]:
-        """Where the data start, and the entries."""
+        """The offset of the data, and the entries."""
         size = os.fstat(self._file.fileno()).st_size
         length = int.from_bytes(self._file.read(8), "little")
         if length > min(size - 8, _LARGEST_HEADER):

@@ -1,7 +1,7 @@
-"""A copy of a step's state in memory that is kept from save to save, so that training goes on while it is written.
+"""A copy of a step's state in memory that is reused by every save, so that training continues while it is written.
 
-What a forward may change is copied at once. Everything else stays as it is until the optimizer's next update, so that it can be
-copied beside the next forward and backward; the update waits for the rest, if there is any.
+What a forward may change is copied at once. Everything else is unchanged until the optimizer's next update, so it can be copied
+during the next forward and backward; the update waits for the rest, if there is any.
 """
 
 import threading
@@ -19,7 +19,7 @@ _Copy = tuple[Tensor, Tensor]  # to, from
 
 
 class Staging:
-    """This rank's share of a checkpoint, copied: from a GPU into pinned memory, on a stream of its own."""
+    """This rank's share of a checkpoint, copied: from a GPU into pinned memory, on its own stream."""
 
     def __init__(self) -> None:
         self._buffer = torch.empty(0, dtype=torch.uint8)
@@ -30,14 +30,14 @@ class Staging:
         self._stream: torch.cuda.Stream | None = None
 
     def begin(self, ranges: Sequence[tuple[Entry, Range]]) -> list[Part]:
-        """Parts whose memory will hold what there is now, once `finish` has returned; and then until the next `begin`."""
+        """Parts whose memory will hold the current state, from the return of `finish` until the next `begin`."""
         places, size = [], 0
         for entry, part in ranges:
             places.append(size)
             size += -(-part.size * entry.tensor.element_size() // _ALIGNED) * _ALIGNED
         device = next((entry.tensor.device for entry, _ in ranges if entry.tensor.is_cuda), None)
         if self._buffer.numel() < size:
-            self._buffer = torch.empty(0, dtype=torch.uint8)  # the old one goes first
+            self._buffer = torch.empty(0, dtype=torch.uint8)  # frees the old one first
             self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=device is not None)
         parts, self._later = [], []
         for (entry, part), place in zip(ranges, places, strict=True):
@@ -61,7 +61,7 @@ class Staging:
             self._later.append((held, tensor))
 
     def _begin_on(self, device: torch.device) -> None:
-        """Queues the copies of a GPU, beside whatever it computes from now on."""
+        """Queues a GPU's copies, concurrent with whatever it computes next."""
         self._stream = self._stream or torch.cuda.Stream(device)
         self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
@@ -76,7 +76,7 @@ class Staging:
         self._later = []
 
     def finish(self) -> None:
-        """Copies what is left, in the thread that writes; returns when everything is in the copy."""
+        """Copies the rest, in the writing thread; returns when the copy is complete."""
         try:
             self._copy()
             if self._on_device is not None:
@@ -85,7 +85,7 @@ class Staging:
             self._copied.set()
 
     def wait(self) -> None:
-        """Before weights or optimizer state change: returns when they are in the copy. A GPU waits by itself."""
+        """To be called before weights or optimizer state change: returns when they are copied. A GPU waits on its stream."""
         if self._on_device is not None:
             torch.cuda.current_stream().wait_event(self._on_device)
         else:

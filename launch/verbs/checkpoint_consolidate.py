@@ -8,7 +8,7 @@ from phalanx.configs.errors import ExitCode, UserError
 from phalanx.dist.checkpoint import manifest
 from phalanx.dist.checkpoint.manifest import BrokenCheckpoint
 from phalanx.dist.checkpoint.tools import choose
-from phalanx.dist.checkpoint.tools.consolidate import consolidate, facts_file, model_keys, refuse_output
+from phalanx.dist.checkpoint.tools.consolidate import consolidate, description_file, model_keys, refuse_output
 from phalanx.dist.checkpoint.tools.contents import NoAverages
 from phalanx.launch.arguments import Parser
 
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         chosen = choose.of_step(run, given.step)
     else:
         chosen = choose.newest_checkpoint(run)
-    for step, problem in chosen.passed_over:
-        print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
+    for step, problem in chosen.skipped:
+        print(f"phalanx: the checkpoint of step {step} was skipped: {problem}", file=sys.stderr)
     try:
         keys = model_keys(run.read_config(), manifest.read(chosen.path))
         count = consolidate(chosen.path, output, given.with_optimizer, given.ema, keys)
@@ -46,5 +46,5 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"{chosen.path}: {lacking}. Leave out --ema.") from None
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror or error}. Choose another place.") from None
-    print(f"{output}: {count} tensors of {chosen.path}, described in {facts_file(output)}")
+    print(f"{output}: {count} tensors of {chosen.path}, described in {description_file(output)}")
     return ExitCode.DONE

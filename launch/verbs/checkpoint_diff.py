@@ -33,8 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     chosen = [choose.any_of(text) for text in (given.a, given.b)]
     for one in chosen:
-        for step, problem in one.passed_over:
-            print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
+        for step, problem in one.skipped:
+            print(f"phalanx: the checkpoint of step {step} was skipped: {problem}", file=sys.stderr)
     try:
         with open_both(chosen[0].path, chosen[1].path) as (a, b):
             found = compare(a, b, given.tolerance)

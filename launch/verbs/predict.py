@@ -36,8 +36,8 @@ def main(arguments: Sequence[str]) -> int:
         chosen = choose.of_step(run, given.step)
     else:
         chosen = choose.newest_checkpoint(run)
-    for step, problem in chosen.passed_over:
-        print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
+    for step, problem in chosen.skipped:
+        print(f"phalanx: the checkpoint of step {step} was skipped: {problem}", file=sys.stderr)
 
     from phalanx.train.evaluation.predict import predict
 

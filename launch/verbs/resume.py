@@ -68,8 +68,8 @@ def _fork(given: argparse.Namespace, stop: Sequence[str]) -> int:
     refuse_taken(new)
     check(config, given.nproc or 1)
     chosen = choose.newest_checkpoint(run) if given.step is None else choose.of_step(run, given.step)
-    for step, problem in chosen.passed_over:
-        print(f"phalanx: the checkpoint of step {step} was passed over: {problem}", file=sys.stderr)
+    for step, problem in chosen.skipped:
+        print(f"phalanx: the checkpoint of step {step} was skipped: {problem}", file=sys.stderr)
     fork(run, chosen.path, config)
     print(f"phalanx: {new.path} is a fork of {chosen.path}", file=sys.stderr, flush=True)
     if given.no_start:

@@ -143,8 +143,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a truncated manifest": (lambda c: (c / "manifest.json").write_text('{"format": '), "cannot be read"),
     "an edited manifest": (lambda c: _edit(c, lambda b: b.update(step=7), again=False), "was changed after it was written"),
     "a manifest that leaves the directory": (lambda c: _edit(c, _escape, again=True), "no shard"),
-    "a manifest that does not vouch for all": (lambda c: _edit(c, _unvouched, again=True), "does not vouch for all of"),
-    "a manifest with blocks of no bytes": (lambda c: _edit(c, _without_blocks, again=True), "does not vouch for all of"),
+    "a manifest without checksums for all": (lambda c: _edit(c, _unvouched, again=True), "has no checksums for all of"),
+    "a manifest with blocks of no bytes": (lambda c: _edit(c, _without_blocks, again=True), "has no checksums for all of"),
     "a renamed folder": (lambda c: _edit(c, lambda b: b.update(step=7), again=True), "it holds step 7"),
     "a newer format": (lambda c: _edit(c, lambda b: b.update(version=99), again=True), "version 99"),
     "a manifest that lacks something": (lambda c: _edit(c, lambda b: b.pop("tensors"), again=True), "lacks something"),
@@ -160,9 +160,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     harm, sentence = DAMAGE[damage]
     monkeypatch.chdir(checkpoints)
     harm(checkpoints / "step-00000002")
-    path, passed_over = reader.newest_valid(checkpoints)
+    path, skipped = reader.newest_valid(checkpoints)
     assert path == checkpoints / "step-00000001"
-    assert len(passed_over) == 1 and passed_over[0][0] == 2 and sentence in passed_over[0][1]
+    assert len(skipped) == 1 and skipped[0][0] == 2 and sentence in skipped[0][1]
     assert not (checkpoints / "harmed").exists()
 
 

@@ -162,7 +162,7 @@ def _with_a_hole(metadata: Any) -> None:
 
 
 DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
-    "a file elsewhere": (_elsewhere, "../../etc/passwd, which its metadata names, does not lie in it"),
+    "a file elsewhere": (_elsewhere, "../../etc/passwd, which its metadata names, is missing"),
     "a hole": (_with_a_hole, "parts of head.weight are missing"),
     "nothing of files": (lambda metadata: setattr(metadata, "storage_data", None), "cannot be read"),
 }

@@ -42,8 +42,8 @@ def progress(step: int, **metrics: float) -> CheckpointInfo:
 
 def assert_holds(world: World, folder: Path, step: int) -> None:
     """The newest checkpoint is of this step, and holds what `state_of` gave then."""
-    path, passed_over = newest_valid_on_all(world, folder)
-    assert path is not None and not passed_over and path == directory.step_directory(folder, step)
+    path, skipped = newest_valid_on_all(world, folder)
+    assert path is not None and not skipped and path == directory.step_directory(folder, step)
     entries = [Entry(e.name, e.kind, torch.zeros_like(e.tensor), e.shape, e.start, e.replicated) for e in state_of(world, 0)]
     restore(path, manifest.read(path), entries, workers=2)
     for found, expected in zip(entries, state_of(world, step), strict=True):
@@ -68,9 +68,9 @@ def test_ranks_with_little_share_files(pool: Pool, tmp_path: Path, smallest: int
 
 def test_a_thousand_ranks_of_a_small_model_write_few_files() -> None:
     tensors = [plan.TensorInfo("weight", "model", "F32", (11_000_000,))]
-    assert plan.ranks_a_file(tensors, world=4) == 1
-    together = plan.ranks_a_file(tensors, world=1024)
-    assert 1024 // together < 50 and plan.whole_bytes(tensors) / (1024 // together) > 1e6
+    assert plan.ranks_per_file(tensors, world=4) == 1
+    together = plan.ranks_per_file(tensors, world=1024)
+    assert 1024 // together < 50 and plan.total_bytes(tensors) / (1024 // together) > 1e6
 
 
 def test_what_is_too_large_for_a_file_is_cut(tmp_path: Path) -> None:
@@ -236,8 +236,8 @@ def without_room(world: World, folder: Path, entry_bytes: int) -> str:
 
 
 def assert_only_the_first_is_there(world: World, folder: Path) -> None:
-    path, passed_over = newest_valid_on_all(world, folder)
-    assert path == directory.step_directory(folder, 1) and not passed_over
+    path, skipped = newest_valid_on_all(world, folder)
+    assert path == directory.step_directory(folder, 1) and not skipped
     assert {p.name for p in folder.iterdir()} <= {"step-00000001", "somebody's"}
 
 
@@ -254,12 +254,12 @@ def filling_up(world: World, folder: Path) -> str:
     assert saves.start([entry], progress(1))[0].path is not None
     from phalanx.dist.checkpoint import save as module
 
-    check = module.refuse_too_little_room
-    module.refuse_too_little_room = lambda *_: None
+    check = module.refuse_too_little_space
+    module.refuse_too_little_space = lambda *_: None
     try:
         (second,) = saves.start([whole("weight", "model", torch.zeros(9 * MEGABYTE))], progress(2))
     finally:
-        module.refuse_too_little_room = check
+        module.refuse_too_little_space = check
     assert_only_the_first_is_there(world, folder)
     return second.problem or ""
 

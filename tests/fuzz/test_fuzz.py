@@ -56,7 +56,7 @@ def test_an_input_is_kept_as_it_was_and_the_same_seed_tries_the_same(tmp_path: P
     assert tried[0] == tried[1] and len(set(tried[0])) > 10
 
 
-def test_files_of_a_run_that_are_nested_without_end_are_refused_or_passed_over(worker: Worker) -> None:
+def test_files_of_a_run_that_are_nested_without_end_are_refused_or_skipped(worker: Worker) -> None:
     """Python's reader of JSON ends with another error there than for all else that is wrong."""
     deep, whole = b'{"a":' * 100_000, {f"runs/fuzzed/{file}": content for file, content in runs.whole().items()}
     for name, asked in (("data.json", "record"), ("run.json", "resume"), ("errors/rank-0.json", "logs")):

@@ -174,9 +174,9 @@ def test_a_manifest_that_vouches_for_less_than_there_is_is_broken(small: Path, c
     step(small, 1).rename(step(small, 7))
     _, shown, _ = checkpoint("verify", small)
     second, third, moved = shown.splitlines()
-    assert "does not vouch for all of shards/rank-00001" in third
+    assert "has no checksums for all of shards/rank-00001" in third
     assert "does not hold other" in second
-    assert "its manifest is of step 1, another than its folder's name" in moved
+    assert "its manifest is of step 1, unlike its folder's name" in moved
     code, _, said = checkpoint("diff", step(small, 2), "small@3")
     assert code == 2 and "does not hold other" in said
 
@@ -225,21 +225,21 @@ def test_the_best_is_the_one_by_checkpoint_best(small: Path, checkpoint: Command
     assert facts["experiment"] == "digest" and facts["model"]["name"] == "resnet18" and "torch" in facts["versions"]
     harm(small, 2)
     code, _, said = checkpoint("consolidate", small, "--best", "-o", "w.safetensors")
-    assert code == 2 and "is not whole" in said and "the best by val/top1" in said
+    assert code == 2 and "is broken" in said and "the best by val/top1" in said
     (small / "config.yaml").write_text(Path(DIGITS).read_text() + "  best: val/miou\nname: small\n")
     assert "no checkpoint has the metric val/miou" in checkpoint("consolidate", small, "--best", "-o", "w.safetensors")[2]
     (small / "config.yaml").write_text(Path(DIGITS).read_text() + "name: small\n")
     assert "checkpoint.best is not set" in checkpoint("consolidate", small, "--best", "-o", "w.safetensors")[2]
 
 
-def test_the_newest_whole_one_is_taken_and_what_was_passed_over_is_said(small: Path, checkpoint: Command) -> None:
+def test_the_newest_valid_one_is_taken_and_what_was_skipped_is_reported(small: Path, checkpoint: Command) -> None:
     harm(small, 3)
     code, _, said = checkpoint("consolidate", small, "-o", "w.safetensors")
-    assert code == 0 and "step 3 was passed over" in said and json.loads(Path("w.json").read_text())["step"] == 2
+    assert code == 0 and "step 3 was skipped" in said and json.loads(Path("w.json").read_text())["step"] == 2
     for number in (1, 2):
         harm(small, number)
     code, _, said = checkpoint("consolidate", small, "-o", "w.safetensors")
-    assert code == 2 and "no whole checkpoint; step 3: shards/rank-00001" in said and len(said.splitlines()) == 1
+    assert code == 2 and "no valid checkpoint; step 3: shards/rank-00001" in said and len(said.splitlines()) == 1
 
 
 def test_an_output_that_cannot_be_is_refused_and_nothing_is_overwritten(small: Path, checkpoint: Command) -> None:
@@ -250,7 +250,7 @@ def test_an_output_that_cannot_be_is_refused_and_nothing_is_overwritten(small: P
         ("folder.safetensors", "this is a folder"),
         ("w.pth", "Name it w.safetensors"),
         ("mine.safetensors", "mine.json: this file is none that `consolidate` wrote"),
-        (step(small, 1) / "shards/rank-00000.safetensors", "among the checkpoints"),
+        (step(small, 1) / "shards/rank-00000.safetensors", "inside the checkpoints' folder"),
         ("/sys/w.safetensors", "cannot be written"),
     ]:
         code, _, said = checkpoint("consolidate", small, "-o", output)
@@ -391,11 +391,11 @@ def test_what_cannot_be_compared_is_said(small: Path, checkpoint: Command) -> No
     Path("empty").mkdir()
     harm(small, 1)
     for a, sentence in [
-        ("no.safetensors", "no whole safetensors file"),
-        ("nothing", "there is nothing of that name"),
+        ("no.safetensors", "not a valid safetensors file"),
+        ("nothing", "there is no such file or folder"),
         ("empty", "neither a run"),
         ("small@9", "no checkpoint of step 9"),
-        ("small@1", "is not whole: shards/rank-00001.safetensors was changed"),
+        ("small@1", "is broken: shards/rank-00001.safetensors was changed"),
     ]:
         code, _, said = checkpoint("diff", a, small)
         assert code == 2 and sentence in said and len(said.splitlines()) == 1, said

@@ -116,11 +116,11 @@ REFUSED = {
         ["optim.name=adamw", "--fork", "new"],
         "cannot change optim.name (there sgd, here adamw), as the optimizer's state would not fit",
     ),
-    "weights of its own": (["model.weights=other.safetensors", "--fork", "new"], "would do nothing in a fork"),
-    "a name that is there": (["--fork", "old"], "runs/old is there already. Fork under another name, or go on with it"),
+    "weights of its own": (["model.weights=other.safetensors", "--fork", "new"], "has no effect in a fork"),
+    "a name that is there": (["--fork", "old"], "runs/old exists already. Fork under another name, or resume it"),
     "a path": (["--fork", "../new"], "a folder's name: letters"),
     "no name": (["--fork", ""], "a folder's name: letters"),
-    "no such step": (["--fork", "new", "--step", "3"], "no checkpoint of step 3. There are: 2, 4."),
+    "no such step": (["--fork", "new", "--step", "3"], "no checkpoint of step 3. It has: 2, 4."),
     "a step alone": (["--step", "2"], "--step goes with --fork NAME"),
     "no start alone": (["--no-start"], "--no-start goes with --fork NAME"),
     "too many ranks": (["--fork", "new", "--nproc", "3"], "3 ranks were asked for"),
@@ -144,7 +144,7 @@ def test_ranks_of_a_launcher_do_not_fork(old: Path, monkeypatch: pytest.MonkeyPa
         resume.main([str(old), "--fork", "new"])
 
 
-def test_a_broken_checkpoint_is_passed_over(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_checkpoint_is_skipped(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (old / "checkpoints/step-00000004/manifest.json").unlink()
     new = make(old)
     assert directory.steps(new / "checkpoints") == [2]
@@ -189,8 +189,8 @@ def _killed_forks(old: Path) -> Iterator[bool]:
     for number in itertools.count():
         ended = _in_a_child(lambda number=number: work(number))  # type: ignore[misc]
         if new.path.exists():
-            path, passed_over = reader.newest_valid(new.checkpoints)
-            assert path is not None and not passed_over and new.read_identity()["forked_from"]["step"] == 4
+            path, skipped = reader.newest_valid(new.checkpoints)
+            assert path is not None and not skipped and new.read_identity()["forked_from"]["step"] == 4
             assert manifest.read(path).experiment == digest(new.read_config()) == digest(config)
             shutil.rmtree(new.path)  # what is left aside stays for the next to find
             yield True

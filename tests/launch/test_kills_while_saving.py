@@ -28,8 +28,8 @@ def test_kills_of_the_command_while_saving_every_step_lose_nothing(tmp_path: Pat
         time.sleep(random.uniform(0, 0.15))  # about the time of a step and its save
         running.kill_all()
         finished = _saves(killed)[-1]
-        newest, passed_over = reader.newest_valid(checkpoints)
-        assert newest is not None and not passed_over
+        newest, skipped = reader.newest_valid(checkpoints)
+        assert newest is not None and not skipped
         assert int(newest.name.removeprefix("step-")) >= finished
     phalanx("train", *recipe, "name=killed", cwd=tmp_path)
     phalanx("train", *recipe, "name=unbroken", cwd=tmp_path)

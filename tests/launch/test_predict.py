@@ -56,7 +56,7 @@ def test_every_checkpoint_of_a_run_gives_the_metrics_that_were_logged(runs: Path
     assert written.pop("time") > 0 and written == found
     assert sum(map(sum, found["confusion"])) == 360
     refused = phalanx("evaluate", "runs/two", "--step", "5", cwd=runs, expect=2)
-    assert "has no checkpoint of step 5. There are: 2, 4" in refused.errors and "Traceback" not in refused.errors
+    assert "has no checkpoint of step 5. It has: 2, 4" in refused.errors and "Traceback" not in refused.errors
 
 
 def test_another_split_is_measured_and_results_are_for_detection(runs: Path) -> None:

@@ -22,17 +22,17 @@ def checkpoint_to_resume(run: RunDirectory, engine: Engine, config: RunConfig) -
     Raises:
         UserError: where there are checkpoints but none is whole, or the newest is another experiment's.
     """
-    path, passed_over = checkpoints.newest_valid_on_all(engine.world, run.checkpoints)
-    if path is None and passed_over:
-        step, problem = passed_over[0]
+    path, skipped = checkpoints.newest_valid_on_all(engine.world, run.checkpoints)
+    if path is None and skipped:
+        step, problem = skipped[0]
         raise UserError(
-            f"{run.checkpoints}: none of {len(passed_over)} checkpoints is whole; step {step}: {problem}. "
+            f"{run.checkpoints}: none of {len(skipped)} checkpoints is whole; step {step}: {problem}. "
             "Restore one from a copy, or move the run directory away to start anew.",
             shared=True,
         )
     if path is None:
-        return None, passed_over
-    return _of(path, config), passed_over
+        return None, skipped
+    return _of(path, config), skipped
 
 
 def chosen(run: RunDirectory, engine: Engine, config: RunConfig, step: int | None, best: bool) -> Manifest:
@@ -74,6 +74,6 @@ def fill(run: RunDirectory, engine: Engine, stored: Manifest) -> None:
     engine.after_load()
 
 
-def set_aside(run: RunDirectory, engine: Engine, passed_over: SkippedCheckpoints) -> None:
+def set_aside(run: RunDirectory, engine: Engine, skipped: SkippedCheckpoints) -> None:
     """Broken newer checkpoints lose their names, so that none of them is counted or met again."""
-    run_on_main(engine.world, lambda: [directory.set_aside(run.checkpoints, step) for step, _ in passed_over])
+    run_on_main(engine.world, lambda: [directory.set_aside(run.checkpoints, step) for step, _ in skipped])

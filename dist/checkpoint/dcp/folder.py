@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 def is_one(path: Path) -> bool:
-    """Whether DCP wrote this folder: its metadata is there, or the safetensors that every rank wrote for itself."""
+    """Whether DCP wrote this folder: it has DCP's metadata, or one safetensors file per rank."""
     return path.is_dir() and ((path / ".metadata").is_file() or any(path.glob("shard-*-model-*.safetensors")))
 
 
 def open_folder(path: Path) -> "DistributedFolder":
-    """The model's tensors in it, whoever wrote which part of them.
+    """The model's tensors in a folder, put together from all ranks' shards.
 
     Raises:
-        UserError: where it asks for more than DCP's own classes, or is not whole.
+        UserError: if its metadata needs more than DCP's own classes, or files are missing.
     """
     from phalanx.dist.checkpoint.dcp.tensors import DistributedFolder
 

@@ -1,8 +1,8 @@
 """DCP's `.metadata`, which is a pickle, read without unpickling it.
 
-torch's safe reader (`weights_only=True`) builds nothing but what it is allowed to, and knows only the opcodes of an older
-protocol than DCP writes. So the pickle is taken apart by `pickletools`, which runs nothing, written again in that protocol, and
-given to torch's reader with DCP's own classes as the only ones beside numbers and strings.
+torch's safe reader (`weights_only=True`) builds only allowed classes, and knows only the opcodes of an older protocol than DCP
+writes. So the pickle is parsed by `pickletools`, which executes nothing, written again in that protocol, and given to torch's
+reader with DCP's own classes as the only ones besides numbers and strings.
 """
 
 import io
@@ -29,11 +29,11 @@ _CLASSES: tuple[type, ...] = (
     metadata._MEM_FORMAT_ENCODING,
     filesystem._StorageInfo,
 )
-# The path that was saved to is in there, under the name of its class on that machine.
+# The metadata holds the path that was saved to, by the name of its class on that machine.
 _PATHS = [f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")]
 _ALLOWED: dict[str, Callable[..., Any]] = {f"{c.__module__}.{c.__qualname__}": c for c in _CLASSES}
 _ALLOWED |= dict.fromkeys(_PATHS, PurePosixPath)
-# torch's reader knows these by itself.
+# torch's reader allows these by itself.
 _KNOWN = {"torch.Size", "torch.serialization._get_layout"}
 _KNOWN |= {f"torch.{name}" for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 
@@ -50,9 +50,9 @@ def read(path: Path) -> Metadata:
     """The metadata of a folder.
 
     Raises:
-        ValueError: where it asks for anything that DCP does not write.
+        ValueError: if it needs anything that DCP does not write.
     """
-    archive = io.BytesIO()  # as torch.save would have made it
+    archive = io.BytesIO()  # in the form of torch.save
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("archive/data.pkl", in_protocol_2(path.read_bytes()))
         file.writestr("archive/version", "3\n")
@@ -68,11 +68,11 @@ def in_protocol_2(pickled: bytes) -> bytes:
     """A pickle of protocol 4 or 5 in the opcodes of protocol 2; nothing in it is looked up or run.
 
     Raises:
-        ValueError: where it has an opcode or names a class that DCP's metadata does not need.
+        ValueError: on an opcode or a class that DCP's metadata does not need.
     """
     written: list[bytes | str] = []
-    # Protocol 4 takes the name of a class from the stack, where protocol 2 has it in the opcode. So strings go into no memo:
-    # they are written out wherever they are used, and the two before such an opcode are taken back.
+    # Protocol 4 takes the name of a class from the stack, protocol 2 has it in the opcode. So strings are not memoized, but
+    # written out wherever they are used, and the two before such an opcode are dropped.
     strings: dict[int, str] = {}
     memorised = 0
     operations = list(pickletools.genops(pickled))

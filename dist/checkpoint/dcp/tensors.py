@@ -15,12 +15,12 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from phalanx.dist.checkpoint.dcp.metadata import read as read_metadata
 
-# Where trainers put the model beside the optimizer.
+# Keys under which trainers save the model beside the optimizer.
 _USUAL_KEYS = ("state_dict", "model", "model_state_dict", "module")
 
 
 class _TorchReader(FileSystemReader):
-    """DCP's reader of the files that `torch.save` filled, told what is in them."""
+    """DCP's reader of files written by `torch.save`, given their metadata."""
 
     def __init__(self, path: Path, metadata: Metadata):
         super().__init__(path)
@@ -31,7 +31,7 @@ class _TorchReader(FileSystemReader):
 
 
 class _SafetensorsReader(HuggingFaceStorageReader):
-    """DCP's reader of the safetensors that each rank wrote, told what is in them."""
+    """DCP's reader of each rank's safetensors, given their metadata."""
 
     def __init__(self, path: Path):
         super().__init__(str(path))
@@ -42,10 +42,10 @@ class _SafetensorsReader(HuggingFaceStorageReader):
 
 
 class DistributedFolder:
-    """The model's tensors, whole ones out of all ranks' parts, one at a time.
+    """The model's full tensors, assembled from all ranks' shards, one at a time.
 
     Raises:
-        ValueError: where metadata and files do not agree.
+        ValueError: if metadata and files do not agree.
     """
 
     flat = False
@@ -70,29 +70,29 @@ class DistributedFolder:
         tensor = torch.empty(stored.size, dtype=stored.properties.dtype)
         planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
         with warnings.catch_warnings():
-            # That it reads for this process alone, as it is told to.
+            # DCP warns that it reads for this process only, which is intended.
             warnings.filterwarnings("ignore", "torch.distributed is disabled")
             try:
                 load({self._names[name]: tensor}, storage_reader=self._reader, planner=planner, no_dist=True)
-            except CheckpointException as error:  # no Exception, so that nobody catches it by accident
+            except CheckpointException as error:  # not an Exception
                 raise ValueError(f"{name}: {next(iter(error.failures.values()))[0]}") from None
         return tensor
 
     def close(self) -> None:
-        """Nothing stays open between two tensors."""
+        """Does nothing: no file stays open between two tensors."""
 
 
 def _check_files(path: Path, metadata: Metadata) -> None:
     for info in metadata.storage_data.values():
         name = info.relative_path
         if Path(name).name != name or not (path / name).is_file():
-            raise ValueError(f"the file {name}, which its metadata names, does not lie in it")
+            raise ValueError(f"the file {name}, which its metadata names, is missing")
 
 
 def _model(metadata: Metadata) -> tuple[str, dict[str, str]]:
-    """The key under which the model lies, and its tensors' names in the folder by their names below that key.
+    """The key of the model, and its tensors' names in the folder by their names under that key.
 
-    DCP makes one name of nested keys, such as `model.fc.weight`, and keeps the keys it came from.
+    DCP joins nested keys into one name, such as `model.fc.weight`, and records the keys.
     """
     paths = metadata.planner_data or {}
     found: dict[str, dict[str, str]] = {}
@@ -107,14 +107,14 @@ def _model(metadata: Metadata) -> tuple[str, dict[str, str]]:
             found.setdefault("", {})[name] = name
     named = [key for key in found if key]
     if len(named) > 1:
-        raise ValueError(f"tensors lie under {' and '.join(named)}, and only one of them can be meant")
+        raise ValueError(f"tensors are stored under {' and '.join(named)}, and only one of these can be the model")
     key = named[0] if named else ""
     return key, found.get(key, {})
 
 
-def _whole(name: str, metadata: Metadata) -> TensorStorageMetadata:
+def _full(name: str, metadata: Metadata) -> TensorStorageMetadata:
     stored = metadata.state_dict_metadata[name]
     assert isinstance(stored, TensorStorageMetadata)
     if sum(chunk.sizes.numel() for chunk in stored.chunks) != stored.size.numel():
-        raise ValueError(f"parts of {name} are missing")
+        raise ValueError(f"shards of {name} are missing")
     return stored

@@ -1,4 +1,4 @@
-"""How two checkpoints differ, tensor by tensor, in the memory of a piece of one. No torch here."""
+"""How two checkpoints differ, tensor by tensor; memory holds one piece at a time. No torch here."""
 
 import math
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from phalanx.dist.checkpoint.layout import ITEM_SIZE, Range
 from phalanx.dist.checkpoint.tools.contents import TensorContent
 from phalanx.dist.checkpoint.tools.sources import TensorSource
 
-_PIECE = 1 << 20  # elements that are looked at together
+_PIECE = 1 << 20  # elements compared at a time
 _BITS: dict[int, Any] = {1: numpy.uint8, 2: numpy.uint16, 4: numpy.uint32, 8: numpy.uint64}
 _NUMPY: dict[str, Any] = {"F64": numpy.float64, "F32": numpy.float32, "F16": numpy.float16, "BOOL": numpy.uint8}
 _NUMPY |= {f"{kind}{bits}": numpy.dtype(f"{kind.lower()}{bits // 8}") for kind in "IU" for bits in (8, 16, 32, 64)}
@@ -24,11 +24,11 @@ class Difference:
     """How a tensor a differs from b.
 
     Attributes:
-        largest: max |a - b|; infinite where one of two numbers that differ is not finite, or the shapes differ.
-        relative: max |a - b| / max |b|, over the numbers of b that are finite.
-        elements: how many differ, at least in a bit (the zeros 0 and -0 do).
+        largest: max |a - b|; infinite if one of two differing numbers is not finite, or the shapes differ.
+        relative: max |a - b| / max |b|, over the finite numbers of b.
+        elements: how many differ in at least one bit (0 and -0 do).
         of: elements of a.
-        note: where format or shape differ, how.
+        note: how dtype or shape differ, if they do.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Comparison:
     """How two checkpoints differ.
 
     Attributes:
-        tensors, scalars: how many both have.
-        differing: of them, the tensors that differ, the worst first.
-        within: how many tensors and scalars differ by no more than the tolerance.
+        tensors, scalars: number of those that both have.
+        differing: the tensors that differ, worst first.
+        within: number of tensors and scalars that differ by no more than the tolerance.
         only_a, only_b: tensors and scalars that the other lacks.
         differing_scalars: (name, in a, in b).
     """
@@ -65,7 +65,7 @@ class Comparison:
 
 
 def compare(a: TensorSource, b: TensorSource, tolerance: float | None = None) -> Comparison:
-    """Compares what two sources hold.
+    """Compares two sources.
 
     Args:
         tolerance: max |a - b| / max |b| up to which a tensor or a scalar counts as equal; None: to the last bit.
@@ -88,14 +88,14 @@ def compare(a: TensorSource, b: TensorSource, tolerance: float | None = None) ->
 
 
 def _lacking(one: TensorSource, other: TensorSource) -> Iterator[str]:
-    """Names that only the first has. A file of somebody else's has no scalars at all, which says nothing."""
+    """Names that only the first has. Other tools' files have no scalars, which is not a difference."""
     yield from (name for name in one.tensors if name not in other.tensors)
     if other.scalars:
         yield from (name for name in one.scalars if name not in other.scalars)
 
 
 def difference(name: str, a: TensorSource, b: TensorSource) -> Difference | None:
-    """How a tensor that both have differs; None where it is equal to the last bit."""
+    """How a tensor that both have differs; None if it is bitwise equal."""
     here, there = a.tensors[name], b.tensors[name]
     if here.shape != there.shape:
         note = f"shape {list(here.shape)} and {list(there.shape)}"
@@ -123,7 +123,7 @@ def _pieces(content: TensorContent) -> Iterator[Range]:
 
 
 def _numbers(memory: memoryview, dtype: str) -> Array:
-    """A tensor's elements as numbers; not-a-number where numpy has no word for the format."""
+    """A tensor's elements as numbers; NaN for dtypes that numpy lacks."""
     if dtype == "BF16":  # the upper half of a float32
         return (numpy.frombuffer(memory, numpy.uint16).astype(numpy.uint32) << 16).view(numpy.float32)
     if dtype in _NUMPY:
@@ -132,7 +132,7 @@ def _numbers(memory: memoryview, dtype: str) -> Array:
 
 
 def _differ(x: memoryview, x_dtype: str, y: memoryview, y_dtype: str) -> Array:
-    """Which elements differ: in their bits, or between formats in their values."""
+    """Which elements differ: in their bits, or between dtypes in their values."""
     if x_dtype == y_dtype:
         bits = _BITS[ITEM_SIZE[x_dtype]]
         result: Array = numpy.frombuffer(x, bits) != numpy.frombuffer(y, bits)
@@ -142,7 +142,7 @@ def _differ(x: memoryview, x_dtype: str, y: memoryview, y_dtype: str) -> Array:
 
 
 def _scale(numbers: Array) -> float:
-    """The largest magnitude among finite numbers."""
+    """The largest finite magnitude."""
     if numbers.dtype.kind != "f":
         return max(abs(int(numbers.max())), abs(int(numbers.min())))
     magnitudes = numpy.abs(numbers[numpy.isfinite(numbers)])
@@ -151,7 +151,7 @@ def _scale(numbers: Array) -> float:
 
 def _largest(a: Array, b: Array) -> float:
     if a.dtype == b.dtype and a.dtype.kind in "iu":
-        # Exact: the difference of two 64-bit integers fits 64 bits without a sign.
+        # Exact: the absolute difference of two 64-bit integers fits 64 unsigned bits.
         low, high = numpy.minimum(a, b), numpy.maximum(a, b)
         wide = numpy.int64 if a.dtype.kind == "i" else numpy.uint64
         return float((high.astype(wide).view(numpy.uint64) - low.astype(wide).view(numpy.uint64)).max())

@@ -1,4 +1,4 @@
-"""What is taken out of a checkpoint: its tensors as they are stored, or as a model loads them. No torch here."""
+"""The tensors of a checkpoint as they are stored, or as a model loads them. No torch here."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,18 +20,18 @@ _NUMPY: dict[str, Any] = {
 
 
 class NoAverages(LookupError):
-    """Averaged weights are asked for, and there are none; the message is the end of a sentence."""
+    """Averaged weights are requested, and there are none; the message is the end of a sentence."""
 
 
 @dataclass(frozen=True)
 class TensorContent:
-    """A tensor to be taken out.
+    """A tensor to be read.
 
     Attributes:
         stored: its name in the checkpoint.
-        dtype: safetensors' name of the number format.
-        shape: of what is taken out.
-        rows: of how many micro-batches it is the mean; None where it is taken as it stands.
+        dtype: safetensors' name of the dtype.
+        shape: shape of the result.
+        rows: number of micro-batches of which it is the mean; None if it is read as it is.
     """
 
     stored: str
@@ -45,20 +45,20 @@ class TensorContent:
 
 
 def as_stored(stored: Manifest) -> dict[str, TensorContent]:
-    """Every tensor of a checkpoint as it stands."""
+    """Every tensor of a checkpoint as it is stored."""
     return {name: TensorContent(name, tensor.dtype, tensor.shape) for name, tensor in stored.tensors.items()}
 
 
 def as_loaded(stored: Manifest, averaged: bool = False, with_optimizer: bool = False) -> dict[str, TensorContent]:
-    """The tensors under the names by which a model knows them, BatchNorm's statistics as their mean over micro-batches.
+    """The tensors under the model's names, BatchNorm's statistics as their mean over micro-batches.
 
     Args:
-        averaged: the averaged weights and buffers (EMA) in place of those they are the averages of.
-        with_optimizer: the optimizer's tensors too, as `NAME@exp_avg`.
+        averaged: the averaged weights and buffers (EMA) instead of the trained ones.
+        with_optimizer: also the optimizer's tensors, as `NAME@exp_avg`.
 
     Raises:
-        NoAverages: where averaged weights are asked for and there are none.
-        BrokenCheckpoint: where statistics are not a row a micro-batch.
+        NoAverages: if averaged weights are requested and there are none.
+        BrokenCheckpoint: if statistics do not have one row per micro-batch.
     """
     plain = as_stored(stored)
     kinds: dict[str, dict[str, TensorContent]] = {"model": {}, "statistics": {}, "ema": {}, "optimizer": {}}
@@ -77,12 +77,12 @@ def as_loaded(stored: Manifest, averaged: bool = False, with_optimizer: bool = F
 
 def _mean(rows: TensorContent) -> TensorContent:
     if not rows.shape or rows.shape[0] == 0 or rows.dtype not in _NUMPY:
-        raise BrokenCheckpoint(f"{rows.stored} is {rows.dtype} {list(rows.shape)}, which is no row a micro-batch")
+        raise BrokenCheckpoint(f"{rows.stored} is {rows.dtype} {list(rows.shape)}, which is not one row per micro-batch")
     return TensorContent(rows.stored, rows.dtype, rows.shape[1:], rows.shape[0])
 
 
 def mean_of_rows(rows: NDArray[Any]) -> NDArray[Any]:
-    """The mean over micro-batches in their order, as evaluation uses it: the same roundings. Shape: [V, ...] to [...]."""
+    """The mean over micro-batches in their order, with the same roundings as evaluation. Shape: [V, ...] to [...]."""
     total = rows[0].copy()
     for row in rows[1:]:
         total += row
@@ -93,7 +93,7 @@ def read(readers: Readers, content: TensorContent, wanted: Range | None = None) 
     """The bytes of a tensor, or of a range of its elements.
 
     Raises:
-        BrokenCheckpoint: where the shards do not give them.
+        BrokenCheckpoint: if they cannot be read from the shards.
     """
     part = wanted or Range(0, content.elements)
     if content.rows is None:

@@ -1,4 +1,4 @@
-"""A new run from another run's checkpoint, which stays as it is: the two share the shards' files. No torch here."""
+"""A new run from another run's checkpoint, which is unchanged: the two share the shards' files. No torch here."""
 
 import contextlib
 import os
@@ -18,10 +18,10 @@ _COUNTS = ("train.global_batch", "train.micro_batch")
 
 
 def refuse(run: RunDirectory, old: RunConfig, new: RunConfig) -> None:
-    """Whether a run with one configuration can go on with another's checkpoint, as far as keys tell.
+    """Refuses to resume a checkpoint of one configuration with another, as far as keys show.
 
     Raises:
-        UserError: saying what to do instead.
+        UserError: with what to do instead.
     """
     changed = {key: f"{key} (there {there}, here {here})" for key, there, here in differences(old, new, ["experiment"])}
     weights = f"consolidate the weights (`phalanx checkpoint consolidate {run.path} -o FILE.safetensors`)"
@@ -39,7 +39,7 @@ def refuse(run: RunDirectory, old: RunConfig, new: RunConfig) -> None:
     for key, given in (("model.weights", new.model.weights), ("model.backbone_weights", new.model.backbone_weights)):
         if key in changed and given is not None:
             raise UserError(
-                f"{run.path}: {key}={given} would do nothing in a fork, whose weights are the checkpoint's. "
+                f"{run.path}: {key}={given} has no effect in a fork, whose weights are the checkpoint's. "
                 "Leave it out, or train with it under another name."
             )
 
@@ -47,29 +47,29 @@ def refuse(run: RunDirectory, old: RunConfig, new: RunConfig) -> None:
 def refuse_taken(new: RunDirectory) -> None:
     """
     Raises:
-        UserError: where something of the new run's name is there.
+        UserError: if the new run's name is taken.
     """
     if os.path.lexists(new.path):
-        going_on = f", or go on with it: `phalanx resume {new.path}`" if new.exists() else ""
-        raise UserError(f"{new.path} is there already. Fork under another name{going_on}.")
+        resuming = f", or resume it: `phalanx resume {new.path}`" if new.exists() else ""
+        raise UserError(f"{new.path} exists already. Fork under another name{resuming}.")
 
 
 def fork(run: RunDirectory, checkpoint: Path, config: RunConfig) -> RunDirectory:
     """Makes the run directory of `config` with one checkpoint of another run, under the new experiment's digest.
 
-    It is made aside and gets its name in one rename: a kill leaves the whole run or none.
+    It is made aside and renamed once: a kill leaves the complete run or none.
 
     Args:
-        checkpoint: of `run`, verified.
+        checkpoint: a verified one of `run`.
 
     Raises:
-        UserError: where the name is taken, the checkpoint vanished meanwhile, or the disk refuses.
+        UserError: if the name is taken, the checkpoint has vanished, or the disk refuses.
     """
     new = RunDirectory.of(config)
     refuse_taken(new)
     aside = new.path.with_name(f".forking-{new.path.name}")
     try:
-        _remove(aside)  # what a kill left behind
+        _remove(aside)  # left by a kill
         aside.mkdir()
         stored = manifest.read(checkpoint)
         _fill(RunDirectory(aside), run, checkpoint, stored, config)
@@ -77,7 +77,7 @@ def fork(run: RunDirectory, checkpoint: Path, config: RunConfig) -> RunDirectory
         aside.rename(new.path)
         fsync_directory(new.path.parent)
     except manifest.BrokenCheckpoint as broken:
-        raise UserError(f"{checkpoint} is not whole any more: {broken}. Fork again.") from None
+        raise UserError(f"{checkpoint} is broken: {broken}. Fork again.") from None
     except OSError as error:
         raise UserError(f"{error.filename or new.path}: the fork cannot be written: {error.strerror or error}.") from None
     finally:
@@ -86,7 +86,7 @@ def fork(run: RunDirectory, checkpoint: Path, config: RunConfig) -> RunDirectory
 
 
 def _remove(folder: Path) -> None:
-    """Its links go; the files of the other run stay."""
+    """Removes the links; the files of the other run stay."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
 
@@ -107,16 +107,16 @@ def _fill(aside: RunDirectory, run: RunDirectory, checkpoint: Path, stored: Mani
     same_data = before.data.root == config.data.root and not any(
         key.startswith("data.") for key, _, _ in differences(before, config, ["experiment"])
     )
-    if same_data and run.data.is_file():  # on other data the fork has other classes and samples, as was asked for
+    if same_data and run.data.is_file():  # other data may have other classes and samples
         write_atomically(aside.data, run.data.read_bytes())
     identity = run.read_identity()
     origin = {"run": identity["run"], "step": stored.step, "experiment": stored.experiment}
-    # As many threads as there, which round alike.
+    # The same number of threads, for the same rounding.
     write_json(aside.identity, new_identity(config, identity.get("threads")) | {"forked_from": origin})
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file, which nobody writes to again; a copy where the file system has no such names."""
+    """Hard-links a file that is never written again; copies it if the file system has no hard links."""
     try:
         os.link(source, target, follow_symlinks=False)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What checkpoints there are, by their manifests and the sizes of their files. No torch here."""
+"""Lists checkpoints by their manifests and the sizes of their files. No torch here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,8 @@ class ListedCheckpoint:
     """A checkpoint's folder.
 
     Attributes:
-        manifest: None where it is broken.
-        problem: what is wrong with it, as the end of a sentence; None where nothing is.
+        manifest: None if it is broken.
+        problem: as the end of a sentence; None if there is none.
         best: whether it has the best metric of all.
     """
 
@@ -27,7 +27,7 @@ def listed(checkpoints: Path, metric: str | None = None, mode: str = "auto") -> 
     """Every checkpoint that has a folder, oldest first; only `verify` compares the contents with their checksums.
 
     Args:
-        metric: by which the best is marked; None for no mark.
+        metric: the metric that marks the best; None for no mark.
     """
     best = retention.best(checkpoints, metric, mode) if metric else None
     found = []
@@ -36,7 +36,7 @@ def listed(checkpoints: Path, metric: str | None = None, mode: str = "auto") -> 
         try:
             found.append(ListedCheckpoint(step, manifest.read(path), None, step == best))
         except BrokenCheckpoint as broken:
-            if path.exists():  # else a training run has pruned it meanwhile
+            if path.exists():  # else a training run has just pruned it
                 found.append(ListedCheckpoint(step, None, str(broken)))
         except OSError as error:
             found.append(ListedCheckpoint(step, None, f"{error.filename}: {error.strerror}"))

@@ -1,4 +1,4 @@
-"""What two checkpoints, or files of weights, are compared through: named tensors read by ranges. No torch here."""
+"""A common interface of checkpoints and files of weights for comparisons: named tensors read by ranges. No torch here."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ class TensorSource(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, TensorContent]:
-        """Format and shape of each."""
+        """Dtype and shape of each."""
         ...
 
     @property
@@ -36,11 +36,11 @@ class TensorSource(Protocol):
 
 
 class FileSource:
-    """A safetensors file, ours or anybody's.
+    """A safetensors file of any origin.
 
     Raises:
-        ValueError: where it is no safetensors file, in the words of what is wrong.
-        OSError: where it cannot be read.
+        ValueError: if it is not a valid safetensors file, with the reason.
+        OSError: if it cannot be read.
     """
 
     def __init__(self, path: Path):
@@ -61,11 +61,11 @@ class FileSource:
 
 
 class CheckpointSource:
-    """A checkpoint, as it is stored, or as `consolidate` would have written the file that it is compared with.
+    """A checkpoint as it is stored, or as `consolidate` would write it when it is compared with a file.
 
     Raises:
-        BrokenCheckpoint: where its manifest cannot be used.
-        NoAverages: where the file holds averaged weights, and the checkpoint does not.
+        BrokenCheckpoint: if its manifest cannot be used.
+        NoAverages: if the file holds averaged weights, and the checkpoint does not.
     """
 
     def __init__(self, path: Path, like: FileSource | None = None):
@@ -86,11 +86,11 @@ class CheckpointSource:
 
 @contextmanager
 def open_both(a: Path, b: Path) -> Iterator[tuple[TensorSource, TensorSource]]:
-    """Opens two checkpoints or files for comparison; beside a file, a checkpoint is seen as one would be written out of it.
+    """Opens two checkpoints or files for comparison; against a file, a checkpoint is read as `consolidate` would write it.
 
     Raises:
-        BrokenCheckpoint: where a manifest cannot be used.
-        UserError: where a file is no safetensors file, or holds averaged weights and the checkpoint does not.
+        BrokenCheckpoint: if a manifest cannot be used.
+        UserError: if a file is not a valid safetensors file, or holds averaged weights and the checkpoint does not.
     """
     with ExitStack() as stack:
         files = {path: stack.enter_context(closing(_open_file(path))) for path in (a, b) if path.is_file()}
@@ -108,7 +108,7 @@ def _open_file(path: Path) -> FileSource:
     try:
         return FileSource(path)
     except ValueError as error:
-        raise UserError(f"{path}: this is no whole safetensors file: {error}. Check the path, or write it again.") from None
+        raise UserError(f"{path}: this is not a valid safetensors file: {error}. Check the path, or write it again.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}. Check the path.") from None
 

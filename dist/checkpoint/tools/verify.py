@@ -1,4 +1,4 @@
-"""Every checksum of a checkpoint, read by several threads: disks like that, and xxhash leaves Python's lock. No torch here."""
+"""Verifies every checksum of a checkpoint in several threads: xxhash releases the GIL. No torch here."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ _THREADS = min(8, 2 * (os.cpu_count() or 1))
 
 @dataclass(frozen=True)
 class ShardProblem:
-    """What is wrong with a checkpoint, as the end of a sentence, and where, if it is in one place."""
+    """A problem of a checkpoint, as the end of a sentence, and its location if there is one."""
 
     sentence: str
     file: str | None = None
@@ -26,11 +26,11 @@ class ShardProblem:
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found in a checkpoint.
+    """The result of a verification.
 
     Attributes:
-        bytes, files, blocks: how much its manifest names; 0 where it has none.
-        problems: all there are; none where it is whole.
+        bytes, files, blocks: totals of its manifest; 0 without one.
+        problems: all of them; none if it is intact.
     """
 
     bytes: int
@@ -48,7 +48,7 @@ class _Block:
 
 
 def bytes_of(checkpoint: Path) -> int:
-    """How much `verify` will read; 0 where the manifest cannot be used."""
+    """Bytes that `verify` will read; 0 if the manifest cannot be used."""
     try:
         return manifest.read(checkpoint).bytes
     except (BrokenCheckpoint, OSError):
@@ -56,7 +56,7 @@ def bytes_of(checkpoint: Path) -> int:
 
 
 def verify(checkpoint: Path, advance: Callable[[int], None] = lambda _: None) -> Verified:
-    """Reads everything a checkpoint holds and compares it with its checksums.
+    """Reads a checkpoint's files and compares them with their checksums.
 
     Args:
         advance: called with the bytes of each block that was read.
@@ -67,22 +67,22 @@ def verify(checkpoint: Path, advance: Callable[[int], None] = lambda _: None) ->
     except BrokenCheckpoint as broken:
         return Verified(0, 0, 0, (ShardProblem(str(broken)),))
     except OSError as error:
-        return Verified(0, 0, 0, (ShardProblem(_words(error)),))
+        return Verified(0, 0, 0, (ShardProblem(_reason(error)),))
     problems = [*_misnamed(checkpoint, stored), *_changed(checkpoint, named, advance)]
-    if not problems:  # else a header that was changed would be told of twice
+    if not problems:  # else a changed header would be reported twice
         problems = _headers(checkpoint, stored)
     return Verified(stored.bytes, len(stored.files), len(named), tuple(problems))
 
 
-def _words(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}"
 
 
 def _blocks(stored: Manifest) -> Iterator[_Block]:
-    for file, facts in stored.files.items():
-        sums: Any = facts.get("xxh3_64")
-        size = int(facts["size"])
-        if facts.get("block_bytes") != BLOCK_BYTES or not isinstance(sums, list) or len(sums) != -(-size // BLOCK_BYTES):
+    for file, recorded in stored.files.items():
+        sums: Any = recorded.get("xxh3_64")
+        size = int(recorded["size"])
+        if recorded.get("block_bytes") != BLOCK_BYTES or not isinstance(sums, list) or len(sums) != -(-size // BLOCK_BYTES):
             raise BrokenCheckpoint(f"its manifest has no checksum for every block of {file}")
         for index, expected in enumerate(sums):
             yield _Block(file, index, min(BLOCK_BYTES, size - index * BLOCK_BYTES), str(expected))
@@ -92,7 +92,7 @@ def _misnamed(checkpoint: Path, stored: Manifest) -> list[ShardProblem]:
     name = checkpoint.resolve().name
     if not name.startswith("step-") or name == directory.step_directory(checkpoint, stored.step).name:
         return []
-    return [ShardProblem(f"its manifest is of step {stored.step}, another than its folder's name")]
+    return [ShardProblem(f"its manifest is of step {stored.step}, unlike its folder's name")]
 
 
 def _changed(checkpoint: Path, blocks: list[_Block], advance: Callable[[int], None]) -> list[ShardProblem]:
@@ -105,8 +105,8 @@ def _changed(checkpoint: Path, blocks: list[_Block], advance: Callable[[int], No
             advance(block.size)
             try:
                 if done.result() != block.expected:
-                    words = f"{block.file} was changed after it was written (block {block.index})"
-                    problems.append(ShardProblem(words, block.file, block.index))
+                    problem = f"{block.file} was changed after it was written (block {block.index})"
+                    problems.append(ShardProblem(problem, block.file, block.index))
             except OSError as error:
                 problems.append(ShardProblem(f"{block.file}: {error.strerror} (block {block.index})", block.file, block.index))
     finally:
@@ -115,16 +115,16 @@ def _changed(checkpoint: Path, blocks: list[_Block], advance: Callable[[int], No
 
 
 def _headers(checkpoint: Path, stored: Manifest) -> list[ShardProblem]:
-    """Where files do not hold what the manifest says: only a manifest that was made to deceive does that."""
+    """Files whose headers contradict the manifest, which only a forged manifest does."""
     headers: dict[str, dict[str, Any]] = {}
     problems = []
     for file in stored.files:
         try:
             reader = ShardReader(checkpoint / file)
         except ValueError as error:
-            problems.append(ShardProblem(f"{file} is no shard: {error}", file))
+            problems.append(ShardProblem(f"{file} is not a shard: {error}", file))
         except OSError as error:
-            problems.append(ShardProblem(_words(error), file))
+            problems.append(ShardProblem(_reason(error), file))
         else:
             headers[file] = reader.entries
             reader.close()

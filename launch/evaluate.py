@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return resumed(given[0].run, given[0].config)
 
     def work(config: RunConfig, ranks: Ranks) -> ExitCode:
-        from phalanx.train.evaluation.evaluate_run import Asked, Evaluation, evaluate_run
+        from phalanx.train.evaluation.evaluate_run import Evaluation, Request, evaluate_run
 
         def report(found: Evaluation, problem: str | None) -> None:
             for note in found.notes:
@@ -41,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = f", {len(found.checkpoints)} networks together" if len(found.checkpoints) > 1 else ""
             print(f"step {found.step}{count}: {listed}", flush=True)
 
-        asked = Asked(given[0].step, given[0].best, given[0].also, given[0].results, given[0].split)
-        code = evaluate_run(config, ranks, asked, report)
+        request = Request(given[0].step, given[0].best, given[0].also, given[0].results, given[0].split)
+        code = evaluate_run(config, ranks, request, report)
         # The command that started several ranks hears of their output from none but the rank that wrote it.
         return ExitCode.FAILED if not code and ranks.is_main and output.reports_lost_output() else code
 

@@ -1,7 +1,7 @@
-"""The best value of a metric so far, and how long ago it was: what decides whether a run ends early.
+"""Early stopping: the best value of a metric so far, and the number of evaluations since.
 
-Nothing of it is in a checkpoint: it follows from the evaluations in metrics.jsonl, which a resume cuts back to the checkpoint's
-step, so that an unbroken run and a resumed one decide alike.
+Checkpoints do not hold it: it follows from the evaluations in metrics.jsonl, which a resume cuts back to the checkpoint's
+step, so that an uninterrupted run and a resumed one stop at the same step.
 """
 
 import math
@@ -21,9 +21,9 @@ from phalanx.dist.storage.run_directory import RunDirectory
 class Best:
     """
     Attributes:
-        config: names the metric, if any, and which value is best.
-        patience: evaluations in a row without a better value after which the run ends; None for never.
-        value: the best so far; not a number for none.
+        config: the metric, if any, and whether larger or smaller is better.
+        patience: consecutive evaluations without a better value after which the run ends; None for never.
+        value: the best so far; NaN for none.
         without_better: evaluations since then.
         evaluated: step of the last evaluation; 0 for none.
     """
@@ -35,7 +35,7 @@ class Best:
     evaluated: int = 0
 
     def add(self, step: int, value: float) -> bool:
-        """Whether an evaluation gave a better value than all before. Not a number is never better."""
+        """Adds an evaluation; returns whether its value is better than all before. NaN is never better."""
         assert self.config.best is not None
         self.evaluated = step
         better = retention.is_better(self.config.best, self.config.best_mode, value, self.value)
@@ -46,7 +46,7 @@ class Best:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the patience is."""
+        """Whether the patience is exhausted."""
         return self.patience is not None and self.without_better >= self.patience
 
     def __str__(self) -> str:
@@ -57,14 +57,14 @@ class Best:
 
 
 def best_so_far(world: World, run: RunDirectory, config: RunConfig, step: int) -> Best:
-    """What the evaluations up to a step have come to, as rank 0 sees them. All ranks call together."""
+    """The result of the evaluations up to a step, read by rank 0. All ranks call together."""
     best = Best(config.checkpoint, config.train.patience)
     if config.checkpoint.best is None:
         return best
     rows: list[tuple[int, float]] = []
     if world.ranks.is_main:
         values = _logged(config.checkpoint.best, read_lines(run.metrics, step=int))
-        # Those of checkpoints too: a fork has no log of what was before it.
+        # Metrics in checkpoints too: a fork has no log of earlier evaluations.
         stored = retention.measured(run.checkpoints, config.checkpoint.best)
         rows = sorted((known, value) for known, value in (stored | values).items() if known <= step)
     for known, value in broadcast_object(world, rows):

@@ -6,7 +6,7 @@ from phalanx.train.run import Run
 
 
 def train(run: Run) -> ExitCode:
-    """Trains until the recipe's last step, until nothing gets better any more, or until asked to stop."""
+    """Trains until the recipe's last step, until early stopping, or until asked to stop."""
     state, engine, task = run.state, run.engine, run.task
     run.catch_up()
     if run.best.should_stop:

@@ -1,4 +1,4 @@
-"""A run under way: what the loop does besides training: log, evaluate, save, end."""
+"""A run in progress: what the loop does besides training: log, evaluate, save, end."""
 
 import time
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from phalanx.train.tracking.tracker import Tracker
 
 @dataclass(frozen=True)
 class Due:
-    """What is to be done after a step."""
+    """What is due after a step."""
 
     eval_every: int | None
     save_every: int | None
@@ -39,7 +39,7 @@ class Due:
 
     @classmethod
     def of(cls, config: RunConfig, last_step: int) -> "Due":
-        """As a recipe says, for a run of so many steps."""
+        """From a recipe, for a run of `last_step` steps."""
         return cls(config.train.eval_every, config.checkpoint.every_steps, config.checkpoint.every_minutes, last_step)
 
     def evaluation(self, step: int) -> bool:
@@ -49,7 +49,7 @@ class Due:
         return step == self.last_step or (self.save_every is not None and step % self.save_every == 0)
 
     def checkpoint_by_time(self, seconds: float) -> bool:
-        """So many seconds after the last one."""
+        """Whether one is due, this many seconds after the last one."""
         return self.save_minutes is not None and seconds >= 60 * self.save_minutes
 
 
@@ -58,12 +58,12 @@ class Run:
     """Everything that the loop needs.
 
     Attributes:
-        state: how far it is.
+        state: its position.
         last_step: the run's number of steps.
         stop_at: step to save and stop at; None for none.
         saved: step of the newest checkpoint; 0 for none.
-        evaluated: whether the evaluation after the step of that checkpoint is in it, as the run starts.
-        best: the best value so far of the metric `checkpoint.best`, and how long ago it was.
+        evaluated: whether, at the start, that checkpoint holds the evaluation after its step.
+        best: the best value so far of the metric `checkpoint.best`, and the evaluations since.
         passed_over: samples that could not be read.
         improved: whether the last evaluation, after this step, gave a better one.
     """
@@ -94,10 +94,10 @@ class Run:
     _measured: tuple[int, dict[str, float]] = (0, {})
 
     def log(self, figures: Sequence[StepFigures]) -> None:
-        """Logs the figures of earlier steps that became known.
+        """Logs the figures of earlier steps that have become known.
 
         Raises:
-            TrainingFailed: where a loss is not finite: on every rank, after the same step.
+            TrainingFailed: if a loss is not finite: on every rank, after the same step.
         """
         self.tracker.training(figures)
         for known in figures:
@@ -110,25 +110,25 @@ class Run:
         losses = ", ".join(f"{name} {value}" for name, value in known.losses.items())
         return (
             f"step {known.step}: the loss is not finite ({losses}), in micro-batch {', '.join(map(str, numbers))}, "
-            f"epoch {draws[0].epoch}. {self._last_good()} Lower optim.lr, set train.clip_norm, or look at the "
+            f"epoch {draws[0].epoch}. {self._last_good()} Lower optim.lr, set train.clip_norm, or check the "
             f"{len(draws)} samples of the micro-batch: {', '.join(str(d.sample) for d in draws)}."
         )
 
     def _last_good(self) -> str:
-        self.let_saves_end()  # it is of a step that was finite
+        self.let_saves_end()  # its step had finite losses
         if not self.saved:
             return "There is no checkpoint yet."
         return f"The last good checkpoint is {directory.step_directory(self.directory.checkpoints, self.saved)}."
 
     def evaluate(self) -> None:
-        """Metrics of the validation split: logged, and added to the checkpoint of this step. All ranks call together.
+        """Evaluates; logs the metrics, and adds them to the checkpoint of this step. All ranks call together.
 
         Raises:
-            UserError: where `checkpoint.best` names none of them.
+            UserError: if `checkpoint.best` is none of them.
         """
         heartbeat.beat("evaluation")
         self.log(self.engine.settle())
-        self.saver.wait_for_copy()  # averaged weights take the weights' place
+        self.saver.wait_for_copy()  # evaluation swaps the averaged weights in
         metrics = evaluate(self.engine, self.task, self.evaluation)
         self.tracker.evaluation(self.state.step, metrics)
         self.tracker.event("evaluate", self.state.step, **metrics)
@@ -139,22 +139,22 @@ class Run:
             check_best(metric, metrics)
             self.improved = self.best.add(self.state.step, measured[metric])
         if self._begun == self.state.step:
-            self._tell(self.saver.wait())
+            self._report(self.saver.wait())
         if self.saved == self.state.step:
             self._add_metrics()
 
     def catch_up(self) -> None:
-        """Evaluates where the run ended after a step whose evaluation was due, and had not come. All ranks call together.
+        """Evaluates if the run ended after a step whose evaluation was due but missing. All ranks call together.
 
-        Its best checkpoint, and its end, may depend on it.
+        The best checkpoint, and early stopping, may depend on it.
         """
         if self.state.step > 0 and self.due.evaluation(self.state.step) and not self.evaluated:
             self.evaluate()
 
     def _add_metrics(self) -> None:
-        """To the checkpoint of this step, which was saved without. Where that fails, a resume from it evaluates again."""
+        """Adds the metrics to the checkpoint of this step. If that fails, a resume from it evaluates again."""
         self.improved = False  # this step has its checkpoint
-        # What the checkpoint says to be measured has to be in metrics.jsonl first.
+        # Metrics in a checkpoint must be in metrics.jsonl first.
         if self._unwritten() is not None or not self.engine.world.ranks.is_main:
             return
         path = directory.step_directory(self.directory.checkpoints, self.state.step)
@@ -168,21 +168,21 @@ class Run:
             self.saver.prune(Saved(self.state.step, path, None, 0.0, 0.0))
 
     def save(self, awaited: bool) -> None:
-        """Begins a checkpoint of the finished step, once it is known to be finite. All ranks call together.
+        """Starts saving a checkpoint of the finished step, once it is known to be finite. All ranks call together.
 
-        A save that fails leaves the older checkpoints as they were, and is tried again at the next one's time.
+        A failed save leaves older checkpoints unchanged, and is retried when the next one is due.
 
         Args:
-            awaited: whether to return only when it is on the disk.
+            awaited: whether to wait until it is on the disk.
 
         Raises:
-            TrainingFailed: where a loss or a parameter is not finite; nothing is written then.
+            TrainingFailed: if a loss or a parameter is not finite; nothing is written then.
         """
         heartbeat.beat("save")
         self._end_if_lost()
         self._begun_at, self.improved = time.monotonic(), False
         if self._begun == self.state.step:
-            self._tell(self.saver.wait() if awaited else [])
+            self._report(self.saver.wait() if awaited else [])
         if self.saved == self.state.step or (self._begun == self.state.step and not awaited):
             return
         self.log(self.engine.settle())
@@ -194,18 +194,18 @@ class Run:
         if (news := self.passed_over.news()) is not None:
             self.tracker.event("unreadable", self.state.step, **news)
         if (problem := self._unwritten()) is not None:
-            return self._tell([Saved(self.state.step, None, problem, 0.0, 0.0)])
+            return self._report([Saved(self.state.step, None, problem, 0.0, 0.0)])
         strategy, experiment = self.config.dist.strategy, digest(self.config)
         scalars, (measured_at, metrics) = self.engine.scalars(), self._measured
         metrics = metrics if measured_at == self.state.step else {}
         progress = CheckpointInfo(self.state.step, self.state.samples, strategy, experiment, scalars, metrics)
-        self._tell(self.saver.start(self.engine.entries(), progress, awaited))
+        self._report(self.saver.start(self.engine.entries(), progress, awaited))
         self._begun = self.state.step
 
     def _end_if_lost(self) -> None:
         """
         Raises:
-            RunLost: on every rank, where the run directory is not there any more, or another trainer's.
+            RunLost: on every rank, if the run directory is gone, or another trainer's.
         """
         lost = broadcast_object(self.engine.world, self.owner.problem() if self.engine.world.ranks.is_main else None)
         if lost is not None:
@@ -214,11 +214,11 @@ class Run:
 
     @property
     def asked_to_stop(self) -> bool:
-        """Whether this rank wants all of them to stop: the next save then says why, or is the last."""
+        """Whether this rank asks all to stop: the next save then raises the reason, or is the last."""
         return self.stop.asked or self.owner.is_lost
 
     def _unwritten(self) -> str | None:
-        """Why what comes before a checkpoint (metrics, ledger) is not on the disk of every rank. All ranks call together."""
+        """Why metrics or ledger, which precede a checkpoint, are not on every rank's disk. All ranks call together."""
         problem = None
         try:
             self.tracker.sync()
@@ -229,21 +229,21 @@ class Run:
 
     @property
     def is_time_to_save(self) -> bool:
-        """By this rank's clock."""
+        """Whether a checkpoint is due by this rank's clock."""
         return self.due.checkpoint_by_time(time.monotonic() - self._begun_at)
 
     def look_after_saves(self) -> None:
-        """Tells of a save in flight that has ended."""
-        self._tell(self.saver.take_ended())
+        """Reports a finished asynchronous save."""
+        self._report(self.saver.take_ended())
 
-    def _tell(self, ended: Sequence[Saved]) -> None:
+    def _report(self, ended: Sequence[Saved]) -> None:
         if self.owner.is_lost:
-            return  # the next save says so, and writes nothing
+            return  # the next save raises it, and writes nothing
         for save in ended:
             if save.path is None:
                 self.tracker.event("save_failed", save.step, reason=save.problem)
                 self.tracker.progress.say(
-                    f"phalanx: step {save.step}: no checkpoint was written: {save.problem}. Older ones are whole"
+                    f"phalanx: step {save.step}: no checkpoint was written: {save.problem}. Older ones are intact"
                 )
                 continue
             if save.problem is not None:
@@ -255,28 +255,28 @@ class Run:
             self.tracker.event("save", save.step, path=str(save.path), **times)
 
     def let_saves_end(self) -> None:
-        """After a failure: a save in flight may still become a checkpoint, as long as the other ranks are there."""
+        """Waits for a save in flight after a failure: it may still become a checkpoint while the other ranks are alive."""
         try:
-            self._tell(self.saver.wait(timeout=60))
+            self._report(self.saver.wait(timeout=60))
         except Exception as error:
             self.tracker.event("save_failed", self.state.step, reason=f"{type(error).__name__}: {error}")
 
     def stopped(self) -> ExitCode:
-        """Asked to stop before the last step.
+        """Ends a run that was asked to stop before its last step.
 
         Raises:
-            TrainingFailed: where the checkpoint could not be written.
+            TrainingFailed: if the checkpoint could not be written.
         """
         self._insist_on_checkpoint()
         reason = self.stop.signal.name if self.stop.signal else "asked by another rank or --stop-at"
         self.tracker.event("preempt", self.state.step, reason=reason)
-        going_on = f"`phalanx resume {self.directory.path}` goes on"
-        self.tracker.progress.say(f"stopped at step {self.state.step} with a checkpoint; {going_on}")
+        resume = f"`phalanx resume {self.directory.path}` resumes it"
+        self.tracker.progress.say(f"stopped at step {self.state.step} with a checkpoint; {resume}")
         return ExitCode.STOPPED_EARLY
 
     def done(self) -> ExitCode:
-        """The last step is finished, or the patience is over."""
-        self.save(awaited=True)  # where that failed before the evaluation
+        """Ends a run at its last step, or by early stopping."""
+        self.save(awaited=True)  # again, if it failed before the evaluation
         self._insist_on_checkpoint()
         if self.state.step < self.last_step:
             self.tracker.event(
@@ -286,12 +286,12 @@ class Run:
                 best=self.best.value,
                 patience=self.best.patience,
             )
-            self.tracker.progress.say(f"ended early at step {self.state.step} of {self.last_step}: {self.best}")
+            self.tracker.progress.say(f"stopped early at step {self.state.step} of {self.last_step}: {self.best}")
         self.tracker.event("done", self.state.step)
         self.tracker.progress.say(f"done: {self.state.step} steps; results are in {self.directory.path}")
         return ExitCode.DONE
 
     def _insist_on_checkpoint(self) -> None:
-        self._tell(self.saver.wait())
+        self._report(self.saver.wait())
         if self.saved != self.state.step:
             raise TrainingFailed(f"step {self.state.step}: the checkpoint could not be written. {self._last_good()}")

@@ -1,4 +1,4 @@
-"""How far a run is. Only the loop advances it."""
+"""The position of a run. Only the loop advances it."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,6 @@ class TrainState:
     samples: int = 0
 
     def advance(self, samples: int) -> None:
-        """One more step is finished, of so many samples."""
+        """One more step of `samples` samples is finished."""
         self.step += 1
         self.samples += samples

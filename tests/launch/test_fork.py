@@ -54,7 +54,7 @@ def test_a_fork_goes_on_as_another_experiment_and_the_old_run_stays_byte_for_byt
     before = contents(old)
     changes = ["optim.lr=0.001", "model.freeze=[layer1.*]", "checkpoint.keep=1", "checkpoint.every_steps=1", "train.steps=6"]
     said = phalanx("resume", old, *changes, "--fork", "new", cwd=Path())
-    assert "goes on at step 4 of 6, on 1 rank (ddp)" in said.output
+    assert "resumes at step 4 of 6, on 1 rank (ddp)" in said.output
     new = RunDirectory(Path("runs/new"))
     assert directory.steps(new.checkpoints) == [6]  # the one that it started from is pruned
     assert contents(old) == before

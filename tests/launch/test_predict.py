@@ -117,7 +117,7 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_go_on(runs: Path) 
     ("arguments", "said"),
     [
         (["images/none-*.png", "-o", "out"], "images/none-*.png: there is no such file, folder or match"),
-        (["runs/one/checkpoints", "-o", "out"], "runs/one/checkpoints: no image lies in this folder"),
+        (["runs/one/checkpoints", "-o", "out"], "runs/one/checkpoints: there is no image in this folder"),
         (["images"], "predict needs -o DIR"),
         (["images", "-o", "broken.txt"], "-o broken.txt: cannot be written"),
     ],

@@ -181,7 +181,7 @@ def test_a_loss_that_is_not_finite_names_step_and_samples_and_keeps_the_last_goo
     failure = next(e for e in lines(run_directory / "events.jsonl") if e["event"] == "failure")
     (bad_step,) = [step for step, ids in sample_ids(run_directory).items() if 5 in ids]
     assert f"step {bad_step}: the loss is not finite" in failed.errors
-    assert 0 < failed.errors.find("Lower optim.lr") < failed.errors.find("look at the 4 samples of the micro-batch: ")
+    assert 0 < failed.errors.find("Lower optim.lr") < failed.errors.find("check the 4 samples of the micro-batch: ")
     assert f"TrainingFailed: step {bad_step}:" in failure["reason"] and "Traceback" not in failed.errors
     saved = max(e["step"] for e in lines(run_directory / "events.jsonl") if e["event"] == "save")
     assert saved < bad_step and f"step-{saved:08d}" in failed.errors

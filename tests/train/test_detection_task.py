@@ -190,7 +190,7 @@ def test_classes_count_the_background_where_the_network_does() -> None:
         ).roi_heads.box_predictor.cls_score.out_features
         == CLASSES + 1
     )  # type: ignore[union-attr]
-    with pytest.raises(UserError, match=r"model.num_classes=8, but the data has 8 classes and there is the background. Set at"):
+    with pytest.raises(UserError, match=r"model.num_classes=8, but the data has 8 classes and the background. Set at"):
         task_of(configured("model.num_classes=8"))
 
 

@@ -26,7 +26,7 @@ def test_a_run_ends_at_the_same_step_interrupted_or_not(tmp_path: Path) -> None:
     losses = [line["val/loss"] for line in lines(whole / "metrics.jsonl")]
     last = len(losses)
     assert last == ended_at(losses, 2) and 3 <= last < 30
-    assert f"ended early at step {last} of 30: val/loss has not been better than" in shown.output
+    assert f"stopped early at step {last} of 30: val/loss has not been better than" in shown.output
     events = lines(whole / "events.jsonl")
     (early,) = [e for e in events if e["event"] == "early_stop"]
     assert (early["step"], early["metric"], early["best"]) == (last, "val/loss", min(losses))
@@ -43,6 +43,6 @@ def test_a_run_ends_at_the_same_step_interrupted_or_not(tmp_path: Path) -> None:
     assert stored.metrics["val/loss"] == losses[last - 2]
 
     again = phalanx("resume", "runs/broken", cwd=tmp_path)
-    assert f"ended early at step {last}: val/loss" in again.output and "raise train.patience to go on" in again.output
+    assert f"stopped early at step {last}: val/loss" in again.output and "raise train.patience to train further" in again.output
     phalanx("resume", "runs/broken", "train.patience=20", f"train.steps={last + 1}", cwd=tmp_path)
     assert lines(broken / "metrics.jsonl")[-1]["step"] == last + 1

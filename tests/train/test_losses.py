@@ -150,7 +150,7 @@ def test_balanced_weights_make_every_class_count_alike() -> None:
     ("data", "settings", "said"),
     [
         (facts(), ["loss.class_weights=[1,2]"], "loss.class_weights has 2 numbers, but there are 3 classes"),
-        (facts(), ["loss.class_weights=balanced"], "does not say how many samples each class has"),
+        (facts(), ["loss.class_weights=balanced"], "does not report the samples per class"),
         (facts(kind="multilabel"), [], "loss.name=cross_entropy: the images of this data have several labels"),
     ],
 )

@@ -52,22 +52,22 @@ def resize(now: RunConfig, ranks: int, before: RunConfig | None = None, logged: 
 
 
 def test_where_nothing_changed_one_line_says_where_it_stands() -> None:
-    assert resize(config(), 2).lines() == ["goes on at step 100 of 220, on 2 ranks (ddp)"]
+    assert resize(config(), 2).lines() == ["resumes at step 100 of 220, on 2 ranks (ddp)"]
     again = resize(config(), 2, logged=104).lines()
-    assert again[1:] == ["steps 101 to 104 were logged before and come again"]
+    assert again[1:] == ["steps 101 to 104 were logged before and are repeated"]
 
 
 def test_what_changed_is_a_table_before_and_now() -> None:
     report = resize(config("dist.strategy=fsdp", "dist.exchange=micro_batch", "data.workers=1"), 3)
     assert report.lines() == [
-        "goes on at step 100 of 220, on 3 ranks (fsdp)",
+        "resumes at step 100 of 220, on 3 ranks (fsdp)",
         "                        before                 now",
         "  ranks                 2                      3",
         "  strategy              ddp                    fsdp",
         "  data.workers          2                      1",
         "  dist.exchange         step                   micro_batch",
-        "  micro-batches a rank  4                      2 to 3",
-        "  memory a rank         20.0 MB                6.7 MB",
+        "  micro-batches per rank  4                      2 to 3",
+        "  memory per rank         20.0 MB                6.7 MB",
         "    weights             4.0 MB                 1.3 MB",
         "    gradients           4.0 MB                 1.3 MB",
         "    optimizer state     8.0 MB                 2.7 MB",

@@ -101,7 +101,7 @@ CHANGES: list[tuple[str, Write, Write, str]] = [
     ),
     ("coco", lambda root: objects.coco(root, COUNTS), category_renamed, "lacks dog and has wolf"),
     ("coco", lambda root: objects.coco(root, COUNTS), categories_swapped, "class 0 was cat, and is dog now"),
-    ("voc", lambda root: objects.voc(root, COUNTS), added_to_voc, "has bird, which the run has not learnt"),
+    ("voc", lambda root: objects.voc(root, COUNTS), added_to_voc, "has bird, on which the run was not trained"),
     ("yolo", lambda root: objects.yolo(root, COUNTS), swapped, "class 0 was cat, and is dog now"),
 ]
 
@@ -432,7 +432,7 @@ def test_every_verb_holds_the_classes_against_the_run(here: Path, capsys: pytest
     assert "lacks class-0 and has zebra" in capsys.readouterr().err
     config = RunDirectory(Path("runs/one")).read_config()
     now = data_info(open_split(config.data, "train"), config)
-    with pytest.raises(UserError, match="runs/one: this network has learnt other classes"):
+    with pytest.raises(UserError, match="runs/one: this network was trained on other classes"):
         another("runs/one", config, now, torch.device("cpu"))
 
 

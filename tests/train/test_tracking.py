@@ -41,7 +41,7 @@ def test_every_step_stands_once_in_every_place_through_a_kill(tmp_path: Path) ->
     running.kill_all()
     reached = max(line["step"] for line in lines(run_directory / "metrics.jsonl"))
     shown = phalanx("resume", "runs/tracked", cwd=tmp_path)
-    assert "goes on at step" in shown.output
+    assert "resumes at step" in shown.output
 
     logged = lines(run_directory / "metrics.jsonl")
     assert [line["step"] for line in logged] == list(range(1, 13))

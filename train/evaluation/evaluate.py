@@ -1,4 +1,4 @@
-"""Evaluation over all ranks: each sample counted once, and the same figures however many ranks there are."""
+"""Evaluation over all ranks: each sample counts once, with the same metrics on any number of ranks."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,18 +21,18 @@ def evaluate(engine: Engine, task: Task, loader: EvaluationLoader) -> dict[str, 
 
 
 def rehearse(engine: Engine, task: Task, loader: EvaluationLoader, best: str | None) -> str | None:
-    """One batch of the validation split through all of an evaluation, so that its faults show before the first step.
+    """Evaluates one validation batch, so that errors of an evaluation appear before the first step.
 
-    Leaves no trace: weights and statistics are back to the last bit, and so is every generator. All ranks call together.
+    Has no side effects: weights, statistics and random generators are restored to the last bit. All ranks call together.
 
     Args:
         best: `checkpoint.best`.
 
     Returns:
-        What the user should read: metrics of a task of the user's own may not be defined on so few samples.
+        A warning, if any: a user's own task may have metrics that are undefined on so few samples.
 
     Raises:
-        UserError: where the batch cannot be read, or the task does not measure `best`.
+        UserError: if the batch cannot be read, or the task does not measure `best`.
     """
     heartbeat.beat("warm-up")
     ranks = engine.world.ranks
@@ -56,7 +56,7 @@ def rehearse(engine: Engine, task: Task, loader: EvaluationLoader, best: str | N
 def check_best(metric: str, measured: Iterable[str]) -> None:
     """
     Raises:
-        UserError: where `checkpoint.best` names no metric of the task.
+        UserError: if `checkpoint.best` is not a metric of the task.
     """
     there = [f"val/{name}" for name in measured]
     if metric not in there:
@@ -66,13 +66,13 @@ def check_best(metric: str, measured: Iterable[str]) -> None:
 def measure(
     engine: Engine, task: Task, loader: EvaluationLoader, combined: Callable[[nn.Module], nn.Module] | None = None
 ) -> dict[str, Any]:
-    """What the task measures, over the whole split: numbers, tensors, rows. All ranks call together.
+    """The task's measures over the full split: numbers, tensors, rows. All ranks call together.
 
-    No figure depends on which rank ran which batch: whole numbers are exact in any order; floating point sums of each
-    numbered batch come from one rank, and are added in the order of the batches; rows stand in that order.
+    No result depends on which rank ran which batch: integers are exact in any order; floating point sums of each
+    numbered batch come from one rank, and are added in the order of the batches; rows are in that order.
 
     Args:
-        combined: from the engine's network to the one that is asked; that itself where it is not given.
+        combined: maps the engine's network to the one to evaluate; the identity by default.
     """
     sums = _Sums(engine.world.device)
     with engine.evaluation() as plain, torch.inference_mode():
@@ -85,12 +85,12 @@ def measure(
 
 
 class _Sums:
-    """What this rank has measured, until it meets the others'."""
+    """This rank's measures, until they are combined with the others'."""
 
     def __init__(self, device: torch.device):
         self._device = device
-        self._counts: dict[str, Tensor] = {}  # whole numbers, added up as they come
-        self._floats: dict[int, dict[str, Tensor]] = {}  # by number of the batch
+        self._counts: dict[str, Tensor] = {}  # integers, summed at once
+        self._floats: dict[int, dict[str, Tensor]] = {}  # by batch number
         self._rows: dict[str, list[Tensor]] = {}  # in the order of the batches
         self._shapes: list[tuple[str, str, list[int]]] = []
 
@@ -112,7 +112,7 @@ class _Sums:
         self._shapes = shapes
 
     def over_all(self, engine: Engine, batches: int) -> dict[str, Any]:
-        """The same on every rank; a sum of shape [] as a number."""
+        """The totals, equal on every rank; a sum of shape [] as a number."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         world = engine.world

@@ -1,4 +1,4 @@
-"""Evaluating a run, or several together, from their checkpoints; on any number of ranks."""
+"""Evaluating a run, or an ensemble of several, from checkpoints, on any number of ranks."""
 
 import contextlib
 import time
@@ -33,15 +33,15 @@ FILE = "evaluation.json"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be evaluated.
+class Request:
+    """What to evaluate.
 
     Attributes:
-        step: of the checkpoint; None for the newest, or the best.
-        best: whether the best by `checkpoint.best` is.
-        also: runs and checkpoints to be asked together with it.
-        results: file for what is detected, in COCO's format.
-        split: of the data; None for the recipe's validation split.
+        step: the checkpoint's; None for the newest, or the best.
+        best: whether to evaluate the best by `checkpoint.best`.
+        also: further runs and checkpoints of the ensemble.
+        results: file for the detections, in COCO's format.
+        split: the data's split; None for the recipe's validation split.
     """
 
     step: int | None = None
@@ -53,11 +53,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out.
+    """The result of an evaluation.
 
     Attributes:
-        checkpoints: that were asked, the run's own first.
-        details: what is too long for a log: a row a class, a confusion matrix.
+        checkpoints: the evaluated ones, the run's own first.
+        details: results that are too long for a log: one row per class, a confusion matrix.
         notes: sentences about the data.
     """
 
@@ -69,47 +69,47 @@ class Evaluation:
     notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        data_info = {"step": self.step, "split": self.split, "checkpoints": self.checkpoints}
-        found: dict[str, Any] = scalars_to_json(data_info | self.metrics | self.details)
+        origin = {"step": self.step, "split": self.split, "checkpoints": self.checkpoints}
+        found: dict[str, Any] = scalars_to_json(origin | self.metrics | self.details)
         return found
 
 
-def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable[[Evaluation, str | None], None]) -> ExitCode:
-    """Evaluates a checkpoint of a run on the validation split; writes `evaluation.json`, and pictures of a task that draws.
+def evaluate_run(
+    config: RunConfig, ranks: Ranks, request: Request, report: Callable[[Evaluation, str | None], None]
+) -> ExitCode:
+    """Evaluates a checkpoint of a run on the validation split; writes `evaluation.json`, and pictures if the task draws them.
 
     Args:
-        report: called on rank 0 with what came out, and with why it could not be written, if so.
+        report: called on rank 0 with the result, and the reason if it could not be written.
 
     Raises:
-        UserError: where there is no such checkpoint, or networks cannot be asked together.
+        UserError: if there is no such checkpoint, or the networks cannot form an ensemble.
     """
     world, _ = join_ranks(config, ranks)
     run = RunDirectory.of(config)
-    ingredients = run_and_agree(world, lambda: build_local(_on_split(config, asked.split), goes_on=True))
+    ingredients = run_and_agree(world, lambda: build_local(_on_split(config, request.split), goes_on=True))
     run_and_agree(world, lambda: refuse_other_classes(run, config, ingredients.training))
     parts = build_distributed(config, ingredients, world)
-    stored = resume_checkpoint.chosen(run, parts.engine, config, asked.step, asked.best)
+    stored = resume_checkpoint.chosen(run, parts.engine, config, request.step, request.best)
     parts.engine.allocate_state(stored)
     resume_checkpoint.fill(run, parts.engine, stored)
     checkpoints = [directory.step_directory(run.checkpoints, stored.step)]
     combined: Callable[[nn.Module], nn.Module] | None = None
     task = parts.task
-    if asked.also:
+    if request.also:
         if not isinstance(task, Combines):
-            raise UserError(
-                f"task.name={config.task.name} cannot ask several networks together. Leave out --also.", shared=True
-            )
+            raise UserError(f"task.name={config.task.name} does not support ensembles. Leave out --also.", shared=True)
         known = data_info(ingredients.training, config)
-        found = run_and_agree(world, lambda: [another(text, config, known, world.device) for text in asked.also])
+        found = run_and_agree(world, lambda: [another(text, config, known, world.device) for text in request.also])
         checkpoints += [path for path, _ in found]
-        combined = _together_with(task, [network for _, network in found])
-    with _results(asked, config, task, ingredients.validation, world):
+        combined = _ensemble_with(task, [network for _, network in found])
+    with _results(request, config, task, ingredients.validation, world):
         sums = measure(parts.engine, task, parts.evaluation, combined)
     if ranks.is_main:
         details = task.details(sums) if isinstance(task, Details) else {}
         held_out = config.data.fold or config.data.val_fraction
-        split = asked.split or ("val" if held_out else config.data.val_split)
-        notes = [] if asked.split else held_for_evaluation(run, ingredients.validation)
+        split = request.split or ("val" if held_out else config.data.val_split)
+        notes = [] if request.split else held_for_evaluation(run, ingredients.validation)
         evaluation = Evaluation(stored.step, split, [str(path) for path in checkpoints], task.metrics(sums), details, notes)
         problem = _write(run.path / FILE, evaluation)
         if isinstance(task, Illustrates):
@@ -120,7 +120,7 @@ def evaluate_run(config: RunConfig, ranks: Ranks, asked: Asked, report: Callable
 
 
 def _on_split(config: RunConfig, split: str | None) -> RunConfig:
-    """The run with another split to validate on, all of it."""
+    """The configuration with another, complete validation split."""
     if split is None:
         return config
     data = config.data.model_copy(update={"val_split": split, "val_fraction": None, "fold": None})
@@ -128,24 +128,24 @@ def _on_split(config: RunConfig, split: str | None) -> RunConfig:
 
 
 def _results(
-    asked: Asked, config: RunConfig, task: Task, dataset: Dataset, world: World
+    request: Request, config: RunConfig, task: Task, dataset: Dataset, world: World
 ) -> contextlib.AbstractContextManager[object]:
-    """Where the task puts what it detects, if it was asked to."""
-    if not asked.results:
+    """The file for the task's detections, if one was requested."""
+    if not request.results:
         return contextlib.nullcontext()
     if not isinstance(task, GivesResults):
         raise UserError(f"--results is for detection, and task.name={config.task.name} has none. Leave it out.", shared=True)
-    results = ResultsFile(world, Path(asked.results))
+    results = ResultsFile(world, Path(request.results))
     task.give_results(results.add, dataset)
     return results
 
 
-def _together_with(task: Combines, others: Sequence[nn.Module]) -> Callable[[nn.Module], nn.Module]:
+def _ensemble_with(task: Combines, others: Sequence[nn.Module]) -> Callable[[nn.Module], nn.Module]:
     return lambda own: task.combine([own, *others]).eval()
 
 
 def _write(path: Path, evaluation: Evaluation) -> str | None:
-    """Writes the file, whole or not at all; returns why it could not."""
+    """Writes the file atomically; returns the reason if it could not."""
     try:
         write_json(path, evaluation.to_json() | {"time": time.time()})
     except OSError as error:
@@ -154,7 +154,7 @@ def _write(path: Path, evaluation: Evaluation) -> str | None:
 
 
 def _draw(folder: Path, pictures: Mapping[str, Image]) -> str | None:
-    """Writes pictures by their names; returns why it could not."""
+    """Writes pictures by their names; returns the reason if it could not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():

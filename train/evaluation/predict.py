@@ -1,4 +1,4 @@
-"""Predicting images of the user's: JSON and pictures, by one process, from a checkpoint that any strategy wrote."""
+"""Predictions on a user's images, as JSON and pictures, by one process, from a checkpoint of any strategy."""
 
 import glob
 import os
@@ -43,13 +43,13 @@ class Fuses(Protocol):
     """A network that can be made faster for inference."""
 
     def fuse(self) -> nn.Module:
-        """Folds normalisation into the convolutions before it, in place; what it sees stays, but for rounding."""
+        """Folds normalisation into the preceding convolutions, in place; predictions differ by rounding only."""
         ...
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A trained network, and all that stands between it and a file."""
+    """A trained network with its preprocessing of image files."""
 
     task: Predicts
     network: nn.Module
@@ -61,45 +61,45 @@ class Predictor:
     max_pixels: int
 
     def prepared(self, path: Path, number: int) -> dict[str, Any]:
-        """An image as the network sees it, with a number as its `id`.
+        """An image as the network's input, with a number as its `id`.
 
         Raises:
-            Unreadable: where it cannot be read.
+            Unreadable: if it cannot be read.
         """
         image = read_image(str(path), self.mode, self.max_pixels)
         return self.pipeline({"image": image, "size": torch.tensor(image.shape[-2:]), "id": number})
 
     def ask(self, samples: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
-        """What the network says of prepared images; maybe one after another, without gradients."""
+        """The predictions on prepared images, possibly one image at a time, without gradients."""
         batch = collate(samples, self.pipeline.ragged)
-        if isinstance(batch["image"], Tensor):  # images of several sizes the task moves, one at a time
+        if isinstance(batch["image"], Tensor):  # the task moves images of several sizes one at a time
             batch["image"] = batch["image"].to(self.device, self.dtype)
         return self.task.predict(self.network, batch)
 
 
 def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
-    """The network of a run, from one of its checkpoints, with the pipeline of its validation.
+    """The network of a run, from one of its checkpoints, with its validation transforms.
 
     Raises:
-        UserError: where the task of the run does not predict, or the network takes no images from files.
+        UserError: if the run's task does not predict, or the network cannot take images from files.
     """
     torch.set_num_threads(choose_threads(config.dist))
     device = choose_device(config.dist, Ranks())
     data = recorded(RunDirectory.of(config)) or _from_data(config)
-    facts = data.facts
-    task = tasks.build(config, facts)
+    data_info = data.facts
+    task = tasks.build(config, data_info)
     if not isinstance(task, Predicts):
         raise UserError(f"task.name={config.task.name} has no methods predict and draw. Give it both, to predict with it.")
-    if facts.channels not in _MODES:
-        raise UserError(f"the network takes images of {facts.channels} channels, and files have 1, 3 or 4. Predict in Python.")
-    network = trained(checkpoint, config, facts, device)
+    if data_info.channels not in _MODES:
+        raise UserError(f"the network takes {data_info.channels} channels, and files have 1, 3 or 4. Predict in Python.")
+    network = trained(checkpoint, config, data_info, device)
     if isinstance(network, Fuses):
         network.fuse()
-    wanted = build.statistics(config, facts.channels)
+    wanted = build.statistics(config, data_info.channels)
     prepare = pipeline(config.data, data, "val", wanted, config.evaluate)  # type: ignore[arg-type]
     dtype = weights_dtype(config.dist.precision)
     return Predictor(
-        task, network, prepare, _MODES[facts.channels], config.train.micro_batch, device, dtype, config.data.max_pixels
+        task, network, prepare, _MODES[data_info.channels], config.train.micro_batch, device, dtype, config.data.max_pixels
     )
 
 
@@ -109,13 +109,13 @@ def _from_data(config: RunConfig) -> Recorded:
 
 
 def find_images(given: Sequence[str]) -> list[tuple[Path, Path]]:
-    """The images that are meant, each with its place in the output: by its name, or its way from the folder that was given.
+    """Finds images, each with its path in the output: its name, or its path relative to the given folder.
 
     Args:
-        given: files, folders (with all that is in them), patterns such as `photos/*.jpg`.
+        given: files, folders (searched recursively), patterns such as `photos/*.jpg`.
 
     Raises:
-        UserError: where one of them is not there, or has no images.
+        UserError: if one of them does not exist, or has no images.
     """
     found: dict[Path, Path] = {}
     for text in given:
@@ -128,14 +128,14 @@ def find_images(given: Sequence[str]) -> list[tuple[Path, Path]]:
         else:
             images = {Path(p): Path(Path(p).name) for p in sorted(glob.glob(text, recursive=True)) if os.path.isfile(p)}
         if not images:
-            why = "no image lies in this folder" if path.is_dir() else "there is no such file, folder or match"
+            why = "there is no image in this folder" if path.is_dir() else "there is no such file, folder or match"
             raise UserError(f"{text}: {why}. Give images, folders of images, or patterns such as 'photos/*.jpg'.")
         found |= {image: place for image, place in images.items() if image not in found}
     return list(zip(found, _apart(list(found.values())), strict=True))
 
 
 def _apart(places: Sequence[Path]) -> Iterator[Path]:
-    """Names of pictures, no two the same: `cat.jpg`, then `cat-2.jpg`."""
+    """Unique names of pictures: `cat.jpg`, then `cat-2.jpg`."""
     taken: set[Path] = set()
     for place in places:
         picture, number = place.with_suffix(".jpg"), 2
@@ -150,31 +150,31 @@ def predict(
     checkpoint: Path,
     given: Sequence[str],
     output: Path,
-    told: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
     probabilities: bool = False,
 ) -> list[dict[str, Any]]:
-    """Predicts images; writes `predictions.json`, a picture of each, and what else the task writes into a folder.
+    """Predicts images; writes `predictions.json`, a picture of each, and the task's other files into a folder.
 
     Args:
-        told: called with how many images are done, and how many there are.
-        probabilities: whether those of every class of every pixel are to be written too.
+        progress: called with the number of finished images, and of all.
+        probabilities: whether to write those of every class of every pixel too.
 
     Returns:
-        For each image, in order, `file`, `picture` and what the task predicts; or `file` and `error` where it cannot be read.
+        For each image, in order, `file`, `picture` and what the task predicts; or `file` and `error` if it cannot be read.
 
     Raises:
-        UserError: where there are no images, or the folder cannot be written.
+        UserError: if there are no images, or the folder cannot be written.
     """
     images = find_images(given)
     _make(output)
     asked, results = predictor(config, checkpoint), list[dict[str, Any]]()
     if probabilities and not isinstance(asked.task, Writes):
-        raise UserError(f"--probabilities is of pixels; those of task.name={config.task.name} are in {FILE}. Leave it out.")
+        raise UserError(f"--probabilities is for pixels; those of task.name={config.task.name} are in {FILE}. Leave it out.")
     for start in range(0, len(images), asked.batch):
-        told(start, len(images))
+        progress(start, len(images))
         with torch.inference_mode():
             results += _batch(asked, images[start : start + asked.batch], output, probabilities)
-    told(len(images), len(images))
+    progress(len(images), len(images))
     try:
         write_json(output / FILE, results)
     except OSError as error:
@@ -209,7 +209,7 @@ def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path, 
 
 
 def _as_read(path: Path, max_pixels: int) -> Image.Image:
-    """The image in colour, 8 bits a channel, to be drawn on."""
+    """The image in colour, 8 bits per channel, to draw on."""
     pixels: Tensor = read_image(str(path), "rgb", max_pixels)
     if pixels.dtype != torch.uint8:
         pixels = (pixels.float() / 257).round().to(torch.uint8)  # 65535 / 255

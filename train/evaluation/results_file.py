@@ -1,4 +1,4 @@
-"""What all ranks detect, in one file of COCO's results: each rank writes its own aside, rank 0 puts them together."""
+"""The detections of all ranks in one file of COCO's results: each rank writes its own aside, rank 0 joins them."""
 
 import contextlib
 import heapq
@@ -15,16 +15,16 @@ from phalanx.dist.storage.durable_files import create_aside, fsync_directory
 
 
 class ResultsFile:
-    """A JSON list with the entries of all images, in their order, whole or not at all. All ranks make it together.
+    """A JSON list with the entries of all images, in order, written completely or not at all. All ranks make it together.
 
-    No rank holds more than one image's entries at a time: masks of a whole dataset are large. Leaving the context puts
-    everything together, or, after a failure, removes what was written aside.
+    No rank holds more than one image's entries at a time: masks of a whole dataset are large. Leaving the context joins the
+    files, or, after a failure, removes them.
 
     Args:
-        path: of the file, in a folder that all ranks see.
+        path: the file's, in a folder that all ranks see.
 
     Raises:
-        UserError: where it cannot be written there; a disk that fills up is told of at the end.
+        UserError: if it cannot be written there; a full disk is reported at the end.
     """
 
     def __init__(self, world: World, path: Path):
@@ -67,7 +67,7 @@ class ResultsFile:
 
     @staticmethod
     def _say_where(path: Path, action: Callable[[], None]) -> None:
-        """An error of writing does not name its file."""
+        """Adds the file's name to write errors."""
         try:
             action()
         except OSError as error:

@@ -23,17 +23,17 @@ from phalanx.train.tasks import DataInfo
 _TORCH = {name: dtype for dtype, name in DTYPES.items()}
 
 
-def trained(checkpoint: Path, config: RunConfig, facts: DataInfo, device: torch.device) -> nn.Module:
-    """The network as evaluation uses it: averaged weights where there are any, BatchNorm's mean statistics, in its precision.
+def trained(checkpoint: Path, config: RunConfig, data_info: DataInfo, device: torch.device) -> nn.Module:
+    """The network as evaluation uses it: averaged weights if there are any, BatchNorm's mean statistics, in its precision.
 
     Args:
-        checkpoint: verified.
-        config: of the run that wrote it.
+        checkpoint: a verified one.
+        config: the configuration of the run that wrote it.
 
     Raises:
-        UserError: where the network of the configuration and the checkpoint do not hold the same tensors.
+        UserError: if the configured network and the checkpoint do not hold the same tensors.
     """
-    network = build.network(config, facts).to(precision.weights_dtype(config.dist.precision))
+    network = build.network(config, data_info).to(precision.weights_dtype(config.dist.precision))
     own, found = network.state_dict(), _tensors(checkpoint, averaged=config.train.ema is not None)
     differing = sorted(own.keys() ^ found.keys()) or [n for n in own if own[n].shape != found[n].shape]
     if differing:
@@ -46,29 +46,29 @@ def trained(checkpoint: Path, config: RunConfig, facts: DataInfo, device: torch.
 
 
 def ready(network: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
-    """The network on a device, to be asked and no more trained."""
+    """The network on a device, for inference."""
     precision.check(config.dist.precision, device)
     network = network.to(device, precision.weights_dtype(config.dist.precision)).eval()
     precision.apply(network, config.dist.precision, device)
     return network
 
 
-def another(text: str, config: RunConfig, facts: DataInfo, device: torch.device) -> tuple[Path, nn.Module]:
-    """A network to be asked beside that of a run.
+def another(text: str, config: RunConfig, data_info: DataInfo, device: torch.device) -> tuple[Path, nn.Module]:
+    """Another member of an ensemble with a run's network.
 
     Args:
         text: a run (its newest checkpoint), `RUN@STEP`, a checkpoint's folder; or a safetensors file of the run's own network.
-        config, facts: of the run.
+        config, data_info: the run's.
 
     Returns:
-        Where it is from, and the network.
+        Its origin, and the network.
 
     Raises:
-        UserError: where there is none, it is not whole, or its classes are others.
+        UserError: if there is none, it is broken, or its classes differ.
     """
     chosen = choose.any_of(text).path
     if chosen.is_file():
-        network = build.network(config, facts)
+        network = build.network(config, data_info)
         try:
             weights.load(network, chosen)
         except weights.BadWeights as error:
@@ -78,13 +78,13 @@ def another(text: str, config: RunConfig, facts: DataInfo, device: torch.device)
     known = recorded(RunDirectory(chosen.parent.parent))
     if known is not None or own.data != config.data:
         there = build.data_info(open_split(own.data, "train", own.seed), own) if known is None else known.facts
-        if (there.classes, there.channels, there.kind) != (facts.classes, facts.channels, facts.kind):
-            raise UserError(f"{text}: this network has learnt other classes, or on other images. Leave it out.")
-    return chosen, trained(chosen, own, facts, device)
+        if (there.classes, there.channels, there.kind) != (data_info.classes, data_info.channels, data_info.kind):
+            raise UserError(f"{text}: this network was trained on other classes, or on other images. Leave it out.")
+    return chosen, trained(chosen, own, data_info, device)
 
 
 def _tensors(checkpoint: Path, averaged: bool) -> dict[str, Tensor]:
-    """The tensors of a network by the names that it has for them."""
+    """A network's tensors by its own names."""
     try:
         stored = manifest.read(checkpoint)
         averaged = averaged and any(tensor.kind == "ema" for tensor in stored.tensors.values())
@@ -98,4 +98,4 @@ def _tensors(checkpoint: Path, averaged: bool) -> dict[str, Tensor]:
                 found[name] = tensor
         return found
     except BrokenCheckpoint as broken:
-        raise UserError(f"{checkpoint} is not whole: {broken}. Choose another.") from None
+        raise UserError(f"{checkpoint} is broken: {broken}. Choose another.") from None

@@ -1,7 +1,7 @@
-"""Metrics from sums and rows over a whole split: the same to the last bit however many ranks measured them.
+"""Metrics from sums and rows over a full split: the same to the last bit on any number of ranks.
 
-What has nothing to be measured on is left out of every mean. A mean of nothing is NaN: 0 would be the best of all losses.
-COCO's and PASCAL VOC's average precision is -1 then, as COCO's program has it.
+Undefined values are left out of every mean. A mean of nothing is NaN: 0 would be the best of all losses.
+COCO's and PASCAL VOC's average precision is -1 then, as in COCO's program.
 """
 
 import math
@@ -9,11 +9,11 @@ from collections.abc import Iterable
 
 
 def mean_of_known(values: Iterable[float | None]) -> float:
-    """The mean of those that are known; NaN where none is."""
+    """The mean of the known values; NaN if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else math.nan
 
 
-def ratio(part: float, whole: float) -> float:
-    """`part / whole`; NaN of nothing."""
-    return part / whole if whole else math.nan
+def ratio(part: float, total: float) -> float:
+    """`part / total`; NaN if `total` is 0."""
+    return part / total if total else math.nan

@@ -1,7 +1,7 @@
-"""Boundary F-score: how well the outlines of classes are predicted, which the area hardly tells.
+"""Boundary F-score: how well the outlines of classes are predicted, which area metrics hardly show.
 
 Csurka et al., What is a good evaluation measure for semantic segmentation?, BMVC 2013: of each class in an image, precision and
-recall of its boundary pixels, where a pixel counts as found if one of the other boundary is nearer than 0.75 % of the image's
+recall of its boundary pixels, where a pixel counts as found if the other boundary is nearer than 0.75 % of the image's
 diagonal.
 """
 
@@ -19,7 +19,7 @@ def boundary(mask: Tensor) -> Tensor:
     """The pixels of each class that have a neighbour (above, below, left or right) of another class.
 
     Args:
-        mask: whole numbers [H, W]; a negative pixel is of no class, and makes no boundary.
+        mask: integers [H, W]; a negative pixel has no class and no boundary.
 
     Shape: [H, W], the class of boundary pixels, -1 elsewhere.
     """
@@ -32,13 +32,13 @@ def boundary(mask: Tensor) -> Tensor:
 
 
 def boundary_f(target: Tensor, predicted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The score of each class in one image, and whether it has one: where the target or the prediction has a boundary of it.
+    """The score of each class in one image, and whether it is defined: the target or the prediction has such a boundary.
 
     Args:
-        target: whole numbers [H, W]; negative pixels count for nothing.
+        target: integers [H, W]; negative pixels are ignored.
         predicted: likewise.
 
-    Shape: float64 [classes], between 0 and 1 (0 where there is none), and bool [classes].
+    Shape: float64 [classes], between 0 and 1 (0 if undefined), and bool [classes].
     """
     truth, found = boundary(target), boundary(predicted.masked_fill(target < 0, _NOTHING))
     tolerance = TOLERANCE * math.hypot(*target.shape)
@@ -51,7 +51,7 @@ def boundary_f(target: Tensor, predicted: Tensor, classes: int) -> tuple[Tensor,
 
 
 def _matched(one: Tensor, other: Tensor, tolerance: float, classes: int) -> tuple[Tensor, Tensor]:
-    """Of each class: boundary pixels with one of the other boundary nearer than the tolerance, and boundary pixels in all."""
+    """Per class: boundary pixels nearer to the other boundary than the tolerance, and all boundary pixels."""
     rows, columns = (one >= 0).nonzero(as_tuple=True)
     own = one[rows, columns].long()  # [n]
     reach = math.ceil(tolerance)

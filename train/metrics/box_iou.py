@@ -1,4 +1,4 @@
-"""How much boxes overlap, in float64."""
+"""Overlap of boxes, in float64."""
 
 import numpy
 from numpy.typing import NDArray
@@ -23,9 +23,9 @@ def box_intersections(detections: Floats, truth: Floats) -> Floats:
 
 
 def over_union(intersection: Floats, detected: Floats, true: Floats, crowd: Flags | None = None) -> Floats:
-    """Intersection over union of each detection with each object, from areas; 0 where nothing is shared.
+    """Intersection over union of each detection with each object, from areas; 0 without an overlap.
 
-    With a crowd it is taken over the detection's own area: one that lies wholly within overlaps it by 1
+    With a crowd it is taken over the detection's own area: a detection completely inside it has an overlap of 1
     (cocodataset.org/#detection-eval).
 
     Shape: [k, n], [k], [n], [n] to [k, n].

@@ -1,4 +1,4 @@
-"""Calibration: whether a network that says 80 % is right in 80 of 100 cases.
+"""Calibration: whether predictions with a confidence of 80 % are right in 80 of 100 cases.
 
 Guo et al., On Calibration of Modern Neural Networks, ICML 2017 (arXiv:1706.04599), section 2: 15 bins of equal width.
 """
@@ -14,7 +14,7 @@ BINS = 15
 
 
 def count_bins(confidence: Tensor, hit: Tensor, counted: Tensor) -> dict[str, Tensor]:
-    """Sums over a batch for each bin `((b-1)/15, b/15]` of confidence.
+    """Sums over a batch per bin `((b-1)/15, b/15]` of confidence.
 
     Args:
         confidence: the probability of the predicted class, `[B]`.
@@ -27,7 +27,7 @@ def count_bins(confidence: Tensor, hit: Tensor, counted: Tensor) -> dict[str, Te
     confidence = confidence.double()
     place = (confidence * BINS).ceil().long().clamp(1, BINS) - 1
     among = (place.unsqueeze(1) == torch.arange(BINS, device=place.device)) & counted.unsqueeze(1)  # [B, 15]
-    # A product with a matrix of 0 and 1, as adding by index would add in any order on a GPU.
+    # A product with a matrix of 0 and 1, since index_add has no fixed order on a GPU.
     return {
         "bin_samples": among.sum(dim=0),
         "bin_hits": (among & hit.unsqueeze(1)).sum(dim=0),
@@ -45,7 +45,7 @@ def expected_error(samples: Tensor, hits: Tensor, confidence: Tensor) -> float:
 
 
 def reliability(samples: Tensor, hits: Tensor, confidence: Tensor) -> list[dict[str, Any]]:
-    """The reliability diagram: a row for each bin that has samples."""
+    """The reliability diagram: one row per bin with samples."""
     rows = enumerate(zip(samples.tolist(), hits.tolist(), confidence.tolist(), strict=True))
     return [
         {"above": b / BINS, "to": (b + 1) / BINS, "samples": n, "top1": hit / n, "confidence": sure / n}

@@ -1,7 +1,7 @@
 """COCO's average precision and recall of boxes and masks, from rows of numbers: no rank sends a mask.
 
 The definition is that of cocodataset.org/#detection-eval (Lin et al., Microsoft COCO, arXiv:1405.0312) and, for ties, that of
-its program, pycocotools: detections of equal score stand in the order of their images' ids, within an image in their own.
+its program, pycocotools: detections of equal score are in the order of their images' ids, within an image in their own order.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,24 +23,24 @@ Ints = NDArray[numpy.int64]
 THRESHOLDS: Floats = numpy.linspace(0.5, 0.95, 10)
 RECALLS: Floats = numpy.linspace(0, 1, 101)
 RANGES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}  # pixels
-MOST = (1, 10, 100)  # detections of a class in an image
-NOTHING = -1.0  # what COCO's program gives where there is nothing to find
+MOST = (1, 10, 100)  # detections per class and image
+NOTHING = -1.0  # COCO's value if there is nothing to find
 DETECTION_COLUMNS, TRUTH_COLUMNS = 6, 2
 VOC_THRESHOLD = 0.5
 
 _FLAGS = len(RANGES) * len(THRESHOLDS)
-VOC_FLAG, VOC_TRUTH_FLAG = _FLAGS, len(RANGES)  # the bits that follow COCO's in a row of a detection, and of an object
+VOC_FLAG, VOC_TRUTH_FLAG = _FLAGS, len(RANGES)  # the bits after COCO's in the row of a detection, and of an object
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections of many images, column by column.
+    """Detections of many images, in columns.
 
     Attributes:
         image, label, score: of each detection [k].
-        place: among the detections of its class in its image, by falling score.
-        matched, excused: bits: whether it has an object, and whether it counts for nothing; for each range of areas one for
-            each threshold, then one for PASCAL VOC.
+        place: rank among the detections of its class in its image, by descending score.
+        matched, excused: bits: whether it has an object, and whether it is ignored; one per range of areas and threshold,
+            then one for PASCAL VOC.
     """
 
     image: Ints
@@ -52,7 +52,7 @@ class Detections:
 
     @classmethod
     def of(cls, rows: Tensor) -> "Detections":
-        """From what `matched` gives: in the order of images' ids, whatever order and rank they came from."""
+        """From rows of `matched`: in the order of images' ids, whatever their order and rank."""
         values = rows.numpy()
         values = values[numpy.argsort(values[:, 0], kind="stable")]
         image, label, score, place, matched, excused = values.T
@@ -62,29 +62,29 @@ class Detections:
         return cls(image, label, score, place, matched, excused)
 
     def of_class(self, label: int) -> "Detections":
-        """Those of a class, by falling score."""
+        """Those of a class, by descending score."""
         there = numpy.flatnonzero(self.label == label)
         there = there[numpy.argsort(-self.score[there], kind="stable")]
         flags = self.matched[there], self.excused[there]
         return Detections(self.image[there], self.label[there], self.score[there], self.place[there], *flags)
 
     def right_and_wrong(self, first: int, count: int = 1) -> tuple[Flags, Flags]:
-        """Which detections are right, and which are wrong, by so many flags from one on. Shape: [count, k], both."""
+        """Which detections are right, and which are wrong, by `count` flags from `first` on. Shape: [count, k], both."""
         flags = numpy.arange(first, first + count)[:, None]
         matched, counts = (self.matched >> flags & 1).astype(bool), (self.excused >> flags & 1) == 0
         return matched & counts, ~matched & counts
 
 
 def matched(prediction: Mapping[str, Tensor], truth: Mapping[str, Tensor], image: int, kind: OverlapKind = "boxes") -> Tensor:
-    """A row for each detection of an image, which says what it found: see `Detections`.
+    """One row per detection of an image, with the objects that it matches: see `Detections`.
 
     Args:
         prediction: `boxes` [k, 4], `scores` [k], `labels` [k], and for masks `masks` bool [k, H, W]; on the CPU.
-        truth: `boxes` [n, 4], `labels` [n], maybe `crowd` bool [n], which excuses detections, and `area` [n], by which they
-            are small or large; without it that of `masks` bool [n, H, W] counts, or of the boxes.
-        image: its id, below 2**53.
+        truth: `boxes` [n, 4], `labels` [n], optionally `crowd` bool [n], which excuses detections, and `area` [n], for
+            the ranges; by default that of `masks` bool [n, H, W], or of the boxes.
+        image: the image's id, below 2**53.
 
-    Shape: float64 [k, 6], by falling score.
+    Shape: float64 [k, 6], by descending score.
     """
     order = (-prediction["scores"].double()).argsort(stable=True)
     scores, labels = prediction["scores"][order].double().numpy(), prediction["labels"][order].numpy()
@@ -111,7 +111,7 @@ def matched(prediction: Mapping[str, Tensor], truth: Mapping[str, Tensor], image
 
 
 def truths(truth: Mapping[str, Tensor]) -> Tensor:
-    """A row for each object of an image: its class, and bits: in which ranges of areas it counts, and whether for PASCAL VOC.
+    """One row per object of an image: its class, and bits: in which ranges of areas it counts, and whether for PASCAL VOC.
 
     Args:
         truth: as for `matched`.
@@ -125,7 +125,7 @@ def truths(truth: Mapping[str, Tensor]) -> Tensor:
 
 
 def objects(truth_rows: Tensor, classes: int, flag: int = 0) -> list[int]:
-    """How many objects of each class count by a flag: a range of areas, or `VOC_TRUTH_FLAG`."""
+    """The number of objects per class that count by a flag: a range of areas, or `VOC_TRUTH_FLAG`."""
     labels, flags = truth_rows.numpy().astype(numpy.int64).T
     return numpy.bincount(labels[flags >> flag & 1 == 1], minlength=classes)[:classes].tolist()
 
@@ -136,7 +136,7 @@ def _crowd(truth: Mapping[str, Tensor]) -> Flags:
 
 
 def _ignored(truth: Mapping[str, Tensor]) -> Flags:
-    """Which objects count for nothing in each range of areas: crowds, and those of another size. Shape: [A, n]."""
+    """Which objects are ignored in each range of areas: crowds, and those of another size. Shape: [A, n]."""
     if "area" in truth:
         area: Floats = truth["area"].double().numpy()
     elif "masks" in truth:
@@ -147,12 +147,12 @@ def _ignored(truth: Mapping[str, Tensor]) -> Flags:
 
 
 def _outside(area: Floats) -> Flags:
-    """Whether an area is out of each range; both ends belong to it. Shape: [n] to [A, n]."""
+    """Whether an area is outside of each range, which includes both ends. Shape: [n] to [A, n]."""
     return numpy.stack([(area < low) | (area > high) for low, high in RANGES.values()])
 
 
 def _places(labels: Ints) -> Ints:
-    """The place of each among those of its class."""
+    """The rank of each among those of its class."""
     places = numpy.zeros(len(labels), numpy.int64)
     for label in numpy.unique(labels):
         there = labels == label
@@ -161,23 +161,23 @@ def _places(labels: Ints) -> Ints:
 
 
 def _packed(flags: Flags, last: Flags) -> Floats:
-    """Flags [A, T, k] and [k] as bits of whole numbers [k]."""
+    """Flags [A, T, k] and [k] as bits of integers [k]."""
     return _bits(numpy.concatenate([flags.reshape(_FLAGS, -1), last[None]]))
 
 
 def _bits(flags: Flags) -> Floats:
-    """Flags [b, k] as whole numbers [k], in float64, which holds 53 bits."""
+    """Flags [b, k] as integers [k], in float64, which holds 53 bits."""
     values: Floats = 2.0 ** numpy.arange(len(flags), dtype=numpy.float64)
     return numpy.asarray(values @ flags)
 
 
 @dataclass(frozen=True)
 class Curves:
-    """What COCO's figures are means of. -1 where a class has no objects in a range.
+    """The values that COCO's metrics average. -1 if a class has no objects in a range.
 
     Attributes:
-        precision: [A, T, R, K]: range of areas, threshold of overlap, recall (`RECALLS`), class; 100 detections an image.
-        recall: [A, T, M, K], of at most 1, 10 and 100 detections of the class in an image.
+        precision: [A, T, R, K]: range of areas, IoU threshold, recall (`RECALLS`), class; 100 detections per image.
+        recall: [A, T, M, K], with at most 1, 10 and 100 detections per class and image.
     """
 
     precision: Floats
@@ -188,8 +188,8 @@ def curves(rows: Tensor, truth_rows: Tensor, classes: int) -> Curves:
     """Precision over recall of every class.
 
     Args:
-        rows: of all images, as `matched` gives them, in any order of images: [k, 6].
-        truth_rows: as `truths` gives them [n, 2].
+        rows: from `matched`, of all images in any order: [k, 6].
+        truth_rows: from `truths` [n, 2].
     """
     ranges, thresholds = len(RANGES), len(THRESHOLDS)
     precision = numpy.full((ranges, thresholds, len(RECALLS), classes), NOTHING)
@@ -213,7 +213,7 @@ def curves(rows: Tensor, truth_rows: Tensor, classes: int) -> Curves:
 
 
 def _interpolated(right: Flags, wrong: Flags, total: int) -> Floats:
-    """The best precision at each of `RECALLS` or beyond it; 0 at those that are not reached. Shape: [k] both, to [R]."""
+    """The best precision at each of `RECALLS` or beyond it; 0 at those not reached. Shape: [k] both, to [R]."""
     hits, misses = numpy.cumsum(right, dtype=numpy.float64), numpy.cumsum(wrong, dtype=numpy.float64)
     precision = hits / (hits + misses + numpy.spacing(1))
     best = numpy.maximum.accumulate(precision[::-1])[::-1]
@@ -222,10 +222,10 @@ def _interpolated(right: Flags, wrong: Flags, total: int) -> Floats:
 
 
 def summary(rows: Tensor, truth_rows: Tensor, classes: int, prefix: str = "") -> dict[str, float]:
-    """COCO's twelve figures, the means over the classes that have objects: `ap`, `ap50`, ...; -1 where none has.
+    """COCO's twelve metrics, means over the classes that have objects: `ap`, `ap50`, ...; -1 if none has.
 
     Args:
-        prefix: of the names, such as `mask_`.
+        prefix: of the metrics' names, such as `mask_`.
     """
     found = curves(rows, truth_rows, classes)
     by_size = [(number, name) for number, name in enumerate(RANGES) if number]
@@ -241,13 +241,13 @@ def summary(rows: Tensor, truth_rows: Tensor, classes: int, prefix: str = "") ->
 
 
 def _mean(values: Floats) -> float:
-    """The mean of what is known of an array whose last axis is that of classes."""
+    """The mean of the known values of an array whose last axis is classes."""
     known = values[values > NOTHING]
     return float(known.mean()) if known.size else NOTHING
 
 
 def per_class(rows: Tensor, truth_rows: Tensor, names: Sequence[str], prefix: str = "") -> list[dict[str, Any]]:
-    """A row a class: `class`, `objects`, `ap`, `ap50`, `ap75`, `ar100`; None of a class without objects."""
+    """One row per class: `class`, `objects`, `ap`, `ap50`, `ap75`, `ar100`; None for a class without objects."""
     found, counts = curves(rows, truth_rows, len(names)), objects(truth_rows, len(names))
     table = []
     for number, name in enumerate(names):

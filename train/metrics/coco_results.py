@@ -1,4 +1,4 @@
-"""Detections as COCO's results file has them (cocodataset.org/#format-results), which `COCO.loadRes` of pycocotools takes."""
+"""Detections in COCO's results format (cocodataset.org/#format-results), which pycocotools' `COCO.loadRes` reads."""
 
 import importlib.util
 from collections.abc import Mapping, Sequence
@@ -11,15 +11,15 @@ from phalanx.configs.errors import UserError
 
 
 def results(prediction: Mapping[str, Tensor], image_id: int | str, category_ids: Sequence[int | str]) -> list[dict[str, Any]]:
-    """An entry for each detection: `image_id`, `category_id`, `bbox` (left, top, width, height), `score`; `segmentation`.
+    """One entry per detection: `image_id`, `category_id`, `bbox` (left, top, width, height), `score`; `segmentation`.
 
     Args:
-        prediction: `boxes` [k, 4], `scores` [k], `labels` [k], and maybe `masks` bool [k, H, W], all of the image's own size.
+        prediction: `boxes` [k, 4], `scores` [k], `labels` [k], and optionally `masks` bool [k, H, W], all in the image's size.
         image_id: the dataset's.
         category_ids: the dataset's, of each class.
 
     Raises:
-        UserError: where there are masks and pycocotools is not installed.
+        UserError: if there are masks and pycocotools is not installed.
     """
     corners = prediction["boxes"].double().tolist()
     found = [
@@ -44,7 +44,7 @@ def run_lengths(masks: Tensor) -> list[dict[str, Any]]:
     Shape: bool [k, H, W].
 
     Raises:
-        UserError: where pycocotools is not installed.
+        UserError: if pycocotools is not installed.
     """
     if importlib.util.find_spec("pycocotools") is None:
         raise UserError(

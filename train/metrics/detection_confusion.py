@@ -1,4 +1,4 @@
-"""Which class of objects is taken for which, which are missed, and which are seen where there is nothing."""
+"""The confusion matrix of detections: classes, missed objects, and detections of nothing."""
 
 from collections.abc import Mapping
 
@@ -8,20 +8,20 @@ from torch import Tensor
 
 from phalanx.train.metrics.box_iou import Flags, Floats, box_areas, box_intersections, over_union
 
-OVERLAP = 0.5  # of a detection and an object that are taken for the same
+OVERLAP = 0.5  # at which a detection and an object are paired
 
 
 def confusion(prediction: Mapping[str, Tensor], truth: Mapping[str, Tensor], classes: int, score: float) -> Tensor:
-    """How many objects of each class (row) were seen as each class (column); the last row and column are the background.
+    """The number of objects of each class (row) detected as each class (column); the last row and column are the background.
 
-    Detections and objects are paired by their boxes, whatever their classes: the pair that overlaps most first, down to one
-    half; of equal overlaps that of the better score. An object without a detection was taken for background; a detection
-    without an object is background taken for an object, unless half of it lies in a crowd.
+    Detections and objects are paired by their boxes, whatever their classes: the pair with the largest overlap first, down
+    to one half; of equal overlaps that of the higher score. An object without a detection counts as background; so does a
+    detection without an object, unless half of it lies in a crowd.
 
     Args:
         prediction: `boxes` [k, 4], `scores` [k], `labels` [k]; on the CPU.
-        truth: `boxes` [n, 4], `labels` [n], maybe `crowd` [n].
-        score: least score of a detection that counts.
+        truth: `boxes` [n, 4], `labels` [n], optionally `crowd` [n].
+        score: the lowest score of a detection that counts.
 
     Shape: int64 [classes + 1, classes + 1].
     """

@@ -1,4 +1,4 @@
-"""How much masks overlap, counted pixel by pixel."""
+"""Overlap of masks, in pixels."""
 
 import numpy
 
@@ -11,10 +11,10 @@ def mask_areas(masks: Flags) -> Floats:
 
 
 def mask_intersections(detections: Flags, truth: Flags, asked: Flags) -> Floats:
-    """Pixels that each detected mask shares with each true one. Only the rectangle that both may share is looked at.
+    """Pixels that each detected mask shares with each true one. Only the rectangle that both may share is compared.
 
     Args:
-        asked: the pairs that are asked for; the others get 0.
+        asked: the requested pairs; the others get 0.
 
     Shape: [k, H, W], [n, H, W], [k, n] to [k, n].
     """
@@ -30,7 +30,7 @@ def mask_intersections(detections: Flags, truth: Flags, asked: Flags) -> Floats:
 
 
 def _bounds(mask: Flags) -> tuple[int, int, int, int]:
-    """Top, left, bottom, right of what is in a mask; bottom and right are exclusive; zeros where there is nothing."""
+    """Top, left, bottom, right of a mask's pixels; bottom and right are exclusive; zeros for an empty mask."""
     rows = numpy.flatnonzero(mask.any(axis=1))
     if not len(rows):
         return 0, 0, 0, 0

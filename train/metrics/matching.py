@@ -1,4 +1,4 @@
-"""Which detections of an image find which of its objects."""
+"""Matching of an image's detections with its objects."""
 
 import numpy
 
@@ -6,16 +6,16 @@ from phalanx.train.metrics.box_iou import Flags, Floats
 
 
 def greedy(iou: Floats, thresholds: Floats, crowd: Flags, ignored: Flags) -> tuple[Flags, Flags]:
-    """COCO's matching: each detection, best first, takes the free object that it overlaps most, if by the threshold.
+    """COCO's matching: each detection, best first, takes the free object that it overlaps most, at least by the threshold.
 
-    Where none is left, it takes an ignored one likewise, which excuses it; a crowd may be taken again and again. Of equal
+    If none is left, it takes an ignored one likewise, which excuses it; a crowd may be taken repeatedly. Of equal
     overlaps the last object is taken, as in COCO's program. (cocodataset.org/#detection-eval; arXiv:1405.0312.)
 
     Args:
-        iou: of detections, in the order of falling scores, with objects [k, n]; negative for pairs that cannot match.
+        iou: of detections, in descending order of scores, with objects [k, n]; negative for pairs that cannot match.
         thresholds: [T], rising.
         crowd: [n].
-        ignored: objects that count for nothing [A, n], of several ways to see them (ranges of areas).
+        ignored: objects that are ignored [A, n], per range of areas.
 
     Returns:
         Which detections have an object, and which of these an ignored one: both [A, T, k].
@@ -38,9 +38,9 @@ def greedy(iou: Floats, thresholds: Floats, crowd: Flags, ignored: Flags) -> tup
 
 
 def first_come(iou: Floats, threshold: float, difficult: Flags) -> tuple[Flags, Flags]:
-    """PASCAL VOC's matching: each detection looks at the object that it overlaps most, free or not.
+    """PASCAL VOC's matching: each detection is compared with the object that it overlaps most, free or not.
 
-    If that is difficult, the detection counts for nothing; if it is taken, the detection is wrong. (Everingham et al., The
+    If that is difficult, the detection is ignored; if it is taken, the detection is wrong. (Everingham et al., The
     PASCAL Visual Object Classes Challenge, IJCV 2010, section 4.2; of equal overlaps the first counts, as in its program.)
 
     Args:
@@ -48,7 +48,7 @@ def first_come(iou: Floats, threshold: float, difficult: Flags) -> tuple[Flags, 
         difficult: [n].
 
     Returns:
-        Which detections are right, and which count for nothing: both [k].
+        Which detections are right, and which are ignored: both [k].
     """
     right, excused = numpy.zeros(len(iou), bool), numpy.zeros(len(iou), bool)
     if not iou.size:

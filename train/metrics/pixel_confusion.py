@@ -1,4 +1,4 @@
-"""How well masks are predicted, from a confusion matrix of pixels: rows are the true classes, columns the predicted ones."""
+"""Segmentation metrics from a confusion matrix of pixels: rows are the true classes, columns the predicted ones."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from phalanx.train.metrics import ratio
 
 
 def confusion(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """How many pixels of each class (row) were taken for each class (column); those of a negative target count for nothing.
+    """The number of pixels of each class (row) predicted as each class (column); negative targets are ignored.
 
-    Shape: whole numbers [H, W], both, to int64 [classes, classes].
+    Shape: integers [H, W], both, to int64 [classes, classes].
     """
     counted = target >= 0
     pairs = target[counted].long() * classes + predicted[counted]
@@ -20,12 +20,12 @@ def confusion(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
 
 
 def pixel_accuracy(confusion: Tensor) -> float:
-    """Share of pixels whose class was found; NaN where there are none."""
+    """Share of correctly predicted pixels; NaN if there are none."""
     return ratio(int(confusion.trace()), int(confusion.sum()))
 
 
 def iou(confusion: Tensor) -> list[float | None]:
-    """Intersection over union of each class, over all pixels of all images; None where it is neither there nor predicted.
+    """Intersection over union of each class, over all pixels of all images; None if it neither occurs nor is predicted.
 
     Everingham et al., The PASCAL Visual Object Classes Challenge: A Retrospective, IJCV 2015.
     """
@@ -38,12 +38,12 @@ def dice(confusion: Tensor) -> list[float | None]:
 
 
 def recall(confusion: Tensor) -> list[float | None]:
-    """Share of each class's pixels that was found; None of a class without any."""
+    """Share of each class's pixels that is correctly predicted; None for a class without pixels."""
     return [hit / true if true else None for hit, true, _ in _counts(confusion)]
 
 
 def per_class(names: Sequence[str], confusion: Tensor, boundary_f: Sequence[float | None]) -> list[dict[str, Any]]:
-    """A row a class: `class`, `pixels`, `iou`, `dice`, `accuracy` (share of its pixels that was found), `boundary_f`."""
+    """One row per class: `class`, `pixels`, `iou`, `dice`, `accuracy` (its recall), `boundary_f`."""
     pixels = confusion.sum(dim=1).tolist()
     rows = zip(names, pixels, iou(confusion), dice(confusion), recall(confusion), boundary_f, strict=True)
     keys = ("class", "pixels", "iou", "dice", "accuracy", "boundary_f")
@@ -51,6 +51,6 @@ def per_class(names: Sequence[str], confusion: Tensor, boundary_f: Sequence[floa
 
 
 def _counts(confusion: Tensor) -> list[tuple[int, int, int]]:
-    """Of each class: pixels that are of it and predicted so, that are of it, that are predicted so."""
+    """Per class: true positive pixels, pixels of the class, pixels predicted as the class."""
     counts = (confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0))
     return list(zip(*(count.tolist() for count in counts), strict=True))

@@ -1,4 +1,4 @@
-"""Optimizers by name, torch's own, over parameters in groups of their own learning rate and weight decay."""
+"""Optimizers by name, torch's own, over parameter groups with separate learning rates and weight decays."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -24,14 +24,14 @@ CONSTRUCTORS: dict[str, Callable[[Groups, OptimConfig], torch.optim.Optimizer]] 
 
 
 def optimizer_factory(config: OptimConfig, model: nn.Module, biases_apart: bool = False) -> MakeOptimizer:
-    """What makes the configured optimizer from the named parameters that are trained.
+    """A function that makes the configured optimizer from the named trained parameters.
 
     Args:
-        model: not yet shared out: its modules tell which parameters belong to normalisation layers.
-        biases_apart: whether biases are groups of their own, for a warm-up of theirs.
+        model: not yet sharded: its modules show which parameters belong to normalisation layers.
+        biases_apart: whether biases get separate groups, for their own warm-up.
 
     Raises:
-        UserError: where a pattern names no parameter.
+        UserError: if a pattern matches no parameter.
     """
     names = [name for name, _ in model.named_parameters()]
     spared = _without_decay(config, model, names)

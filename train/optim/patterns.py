@@ -1,4 +1,4 @@
-"""Parameters meant by shell patterns of their names."""
+"""Parameters matched by shell patterns of their names."""
 
 import difflib
 import fnmatch
@@ -8,13 +8,13 @@ from phalanx.configs.errors import UserError
 
 
 def match_pattern(key: str, pattern: str, names: Collection[str]) -> list[str]:
-    """The names that a pattern fits.
+    """The names that a pattern matches.
 
     Args:
-        key: of the recipe, for the message.
+        key: the recipe's key, for the message.
 
     Raises:
-        UserError: where it fits none, with the nearest.
+        UserError: if it matches none, with the nearest name.
     """
     if found := fnmatch.filter(names, pattern):
         return found

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step, so that there is no state to save and any step can be asked for."""
+"""Learning rates as pure functions of the step, without state."""
 
 import math
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def _polynomial(share: float, config: ScheduleConfig) -> float:
 
 
 def _step(share: float, config: ScheduleConfig) -> float:
-    """Times gamma at each milestone that is reached."""
+    """A factor of gamma at each milestone reached."""
     return config.gamma ** sum(share >= milestone for milestone in config.milestones)
 
 
@@ -44,7 +44,7 @@ def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) 
 
 
 def rates(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) -> Callable[[int], Rates]:
-    """All that changes from step to step: the learning rate and, while warming up, that of biases and the momentum."""
+    """The settings that change per step: the learning rate and, while warming up, that of biases and the momentum."""
     rate = learning_rate(optim, schedule, last_step)
     momentum = OPTIMIZERS[optim.name].momentum(optim)
 

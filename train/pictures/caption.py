@@ -1,10 +1,10 @@
-"""An image with a band of text below it: legible whatever the image shows."""
+"""An image with a caption below it, legible on any image."""
 
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-# Sides in pixels that are good to look at: smaller images are enlarged by a whole factor, larger ones shrunk.
+# Viewable sides in pixels: smaller images are enlarged by an integer factor, larger ones shrunk.
 _SMALLEST, _LARGEST = 240, 1024
 _MARGIN, _BAR = 10, 4
 _BACKGROUND, _TRACK, _TEXT, _QUIET = (24, 26, 31), (58, 62, 71), (240, 240, 240), (158, 164, 175)
@@ -12,7 +12,7 @@ _ACCENT = (74, 158, 255)
 
 
 def with_caption(image: Image.Image, lines: Sequence[tuple[str, float | None]]) -> Image.Image:
-    """The image, and below it a line of text for each label, with its probability and a bar of that length.
+    """The image, and below it one line of text per label, with its probability and a bar of that length.
 
     Args:
         image: as it was read; RGB.
@@ -30,9 +30,9 @@ def with_caption(image: Image.Image, lines: Sequence[tuple[str, float | None]]) 
         top = picture.height + _MARGIN + number * row
         colour = _TEXT if number == 0 else _QUIET
         percent = "" if probability is None else f"{probability:.1%}"
-        room = right - _MARGIN - draw.textlength(percent, font) - _MARGIN
+        width = right - _MARGIN - draw.textlength(percent, font) - _MARGIN
         baseline = top + size - 4
-        draw.text((_MARGIN, baseline), _cut(draw, label, font, room), colour, font, anchor="ls")
+        draw.text((_MARGIN, baseline), _cut(draw, label, font, width), colour, font, anchor="ls")
         if probability is None:
             continue
         draw.text((right, baseline), percent, colour, font, anchor="rs")
@@ -45,7 +45,7 @@ def with_caption(image: Image.Image, lines: Sequence[tuple[str, float | None]]) 
 
 
 def viewable(image: Image.Image) -> Image.Image:
-    """The image in a size that is good to look at: pixels of small ones stay pixels."""
+    """The image in a viewable size: pixels of small ones stay sharp."""
     short, long = min(image.size), max(image.size)
     if long > _LARGEST:
         factor = _LARGEST / long
@@ -56,21 +56,21 @@ def viewable(image: Image.Image) -> Image.Image:
         image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     if image.width >= _SMALLEST:
         return image
-    # A narrow image would leave no room for text.
+    # A narrow image would be too narrow for text.
     wide = Image.new("RGB", (_SMALLEST, image.height), _BACKGROUND)
     wide.paste(image, ((_SMALLEST - image.width) // 2, 0))
     return wide
 
 
 def drawn_size(image: Image.Image, shown: Image.Image) -> tuple[int, int]:
-    """Width and height of an image within what `viewable` shows of it, which may have margins at the sides."""
+    """Width and height of an image within its `viewable` form, which may have margins at the sides."""
     return max(1, min(shown.width, round(image.width * shown.height / image.height))), shown.height
 
 
-def _cut(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """As much of the text as there is room for."""
-    if draw.textlength(text, font) <= room:
+def _cut(draw: ImageDraw.ImageDraw, text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: float) -> str:
+    """The text, shortened to a width in pixels."""
+    if draw.textlength(text, font) <= width:
         return text
-    while text and draw.textlength(f"{text}...", font) > room:
+    while text and draw.textlength(f"{text}...", font) > width:
         text = text[:-1]
     return f"{text}..."

@@ -1,4 +1,4 @@
-"""Which class is taken for which, as a picture: a row a true class, a column a predicted one."""
+"""The confusion matrix as a picture: true classes in rows, predicted ones in columns."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,20 @@ from PIL import Image, ImageDraw
 from phalanx.data.inspect.drawing import Colour, font, on, shortened, text_width
 
 _BACKGROUND, _TEXT, _QUIET = (24, 26, 31), (240, 240, 240), (158, 164, 175)
-_LOW, _RIGHT, _WRONG = (38, 42, 50), (74, 158, 255), (230, 159, 0)  # what is right is on the diagonal
+_LOW, _RIGHT, _WRONG = (38, 42, 50), (74, 158, 255), (230, 159, 0)  # the diagonal is right
 _LARGEST, _ROOM, _SMALLEST_CELL, _LARGEST_CELL = 40, 900, 16, 48
 _NAME, _MARGIN, _TITLE = 150, 16, 60
-_COUNTS_FROM = 28  # pixels of a cell that has room for a number
+_COUNTS_FROM = 28  # pixels of a cell that can hold a number
 
 
 def confusion(table: NDArray[numpy.int64], names: Sequence[str], title: str) -> Image.Image:
-    """The table, each row in shares of its sum: what is right in blue, what is mistaken in orange, with counts.
+    """The table, each row in shares of its sum: correct ones in blue, mistakes in orange, with counts.
 
-    Of many classes those are shown that are mistaken most often, and the last, which may be the background.
+    Of many classes it shows those that are mistaken most often, and the last, which may be the background.
 
     Args:
         table: [n, n].
-        names: of its rows and columns.
+        names: names of its rows and columns.
     """
     chosen = _most_mistaken(table)
     part, called = table[numpy.ix_(chosen, chosen)], [names[number] for number in chosen]
@@ -57,7 +57,7 @@ def confusion(table: NDArray[numpy.int64], names: Sequence[str], title: str) -> 
 
 
 def _most_mistaken(table: NDArray[numpy.int64]) -> list[int]:
-    """The numbers of the rows that are shown, in order."""
+    """The indices of the rows that are shown, in order."""
     if len(table) <= _LARGEST:
         return list(range(len(table)))
     wrong = table.sum(axis=0) + table.sum(axis=1) - 2 * table.diagonal()
@@ -71,7 +71,7 @@ def _head(draw: ImageDraw.ImageDraw, title: str, note: str, width: int) -> None:
 
 
 def _upright(canvas: Image.Image, text: str, place: tuple[int, int], ink: Colour, size: int, from_below: bool = False) -> None:
-    """Text that reads upwards, downwards from a place or up to it."""
+    """Vertical text, below or above a point."""
     flat = Image.new("L", (text_width(text, font(size)) + 2, 18))
     ImageDraw.Draw(flat).text((1, 9), text, 255, font(size), anchor="lm")
     upright = flat.rotate(90, expand=True)
@@ -80,7 +80,7 @@ def _upright(canvas: Image.Image, text: str, place: tuple[int, int], ink: Colour
 
 
 def _mixed(full: Colour, share: float) -> Colour:
-    """From the colour of nothing to the full one; the root makes small shares visible."""
+    """Between the background colour and the full one; the root makes small shares visible."""
     red, green, blue = (round(low + (high - low) * share**0.5) for low, high in zip(_LOW, full, strict=True))
     return red, green, blue
 

@@ -1,4 +1,4 @@
-"""What an evaluation of detections is drawn as: precision over recall, and which class is taken for which."""
+"""Pictures of an evaluation of detections: precision-recall curves, and the confusion matrix."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,9 +16,9 @@ def pictures(rows: Mapping[OverlapKind, tuple[Tensor, Tensor]], table: Tensor, n
     """`precision_recall` of boxes and `mask_precision_recall`, both at an overlap of one half; and `confusion`.
 
     Args:
-        rows: of detections and of objects, as `phalanx.train.metrics.coco_ap` makes them.
+        rows: of detections and of objects, from `phalanx.train.metrics.coco_ap`.
         table: `phalanx.train.metrics.detection_confusion`'s, [classes + 1, classes + 1].
-        names: of the classes.
+        names: the classes' names.
     """
     drawn = {}
     for kind, (found, truth) in rows.items():

@@ -22,13 +22,13 @@ def with_detections(
     names: Sequence[str],
     masks: Tensor | None = None,
 ) -> Image.Image:
-    """The image with its detections: each in the colour of its class; with masks each in a colour of its own.
+    """The image with its detections: each in the colour of its class; with masks each in its own colour.
 
     Args:
         image: as it was read; RGB.
         boxes: left, top, right, bottom in pixels of the image, best first [k, 4].
-        labels, scores: of each.
-        names: of the classes.
+        labels, scores: of each box.
+        names: the classes' names.
         masks: bool [k, H, W].
     """
     shown = viewable(image)

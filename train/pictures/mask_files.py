@@ -1,4 +1,4 @@
-"""Masks as files: the number of each pixel's class, in colours that a viewer shows."""
+"""Masks as image files: each pixel's class index, with a palette for viewers."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ _IN_A_BYTE = 256
 
 
 def write_mask(path: Path, mask: NDArray[numpy.integer], classes: int) -> None:
-    """Writes a PNG whose pixels are the numbers of classes: with a palette; 16 bits and grey where a byte is too small.
+    """Writes a PNG whose pixels are class indices: with a palette; 16 bits and grey if a byte is too small.
 
     Args:
         mask: the class of each pixel, [H, W].
-        classes: their number.
+        classes: number of classes.
 
     Raises:
-        OSError: where it cannot be written.
+        OSError: if it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if classes > _IN_A_BYTE:

@@ -1,4 +1,4 @@
-"""A mask over its image, outlined, with a legend below of the classes that are in it."""
+"""A mask over its image, outlined, with a legend of its classes below."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from phalanx.train.pictures.caption import drawn_size, viewable
 _MARGIN, _GAP, _SWATCH, _ROW, _TEXT_SIZE = 12, 20, 14, 24, 15
 _BACKGROUND, _TEXT, _QUIET = (24, 26, 31), (240, 240, 240), (158, 164, 175)
 _OPACITY, _OUTLINE = 0.55, 0.95
-_SATURATION = 0.2  # that is left to the image, so that what lies over it looks as in the legend
+_SATURATION = 0.2  # of the image that is kept, so that the colours over it look as in the legend
 
 
 def with_overlay(image: Image.Image, mask: NDArray[numpy.integer], legend: Sequence[tuple[int, str, float]]) -> Image.Image:
-    """The image with the colour of each pixel's class over it, more of it at the outlines; and what the colours mean.
+    """The image with the colour of each pixel's class over it, stronger at the outlines; and a legend.
 
     Args:
         image: as it was read; RGB.
@@ -66,7 +66,7 @@ def outlines(classes: NDArray[Any]) -> NDArray[numpy.bool_]:
     return found
 
 
-def _rows(legend: Sequence[tuple[int, str, float]], room: int) -> list[list[tuple[int, int, str, str]]]:
+def _rows(legend: Sequence[tuple[int, str, float]], width: int) -> list[list[tuple[int, int, str, str]]]:
     """The legend's entries, row by row: left edge, number of the class, name, percentage."""
     face = font(_TEXT_SIZE)
     rows: list[list[tuple[int, int, str, str]]] = [[]]
@@ -74,9 +74,9 @@ def _rows(legend: Sequence[tuple[int, str, float]], room: int) -> list[list[tupl
     for index, name, share in legend:
         percent = f"{share:.0%}" if share >= 0.01 else "<1%"
         around = _SWATCH + 7 + 6 + text_width(percent, face)
-        name = shortened(name, face, max(0, room - around))
+        name = shortened(name, face, max(0, width - around))
         width = around + text_width(name, face)
-        if rows[-1] and x + width > _MARGIN + room:
+        if rows[-1] and x + width > _MARGIN + width:
             rows.append([])
             x = _MARGIN
         rows[-1].append((x, index, name, percent))

@@ -1,4 +1,4 @@
-"""Precision over recall: a line a class, and their mean."""
+"""Precision-recall curves: one line per class, and their mean."""
 
 from collections.abc import Sequence
 
@@ -14,16 +14,16 @@ _BACKGROUND, _GRID, _TEXT, _QUIET = (24, 26, 31), (58, 62, 71), (240, 240, 240),
 _SIDE, _MARGIN, _LEFT, _BOTTOM = 440, 20, 62, 54  # of the plot, in pixels
 _TITLE, _ROW, _LEGEND = 44, 20, 250
 _LISTED = 20  # classes in the legend
-_SMOOTH = 3  # lines are drawn so many times as large, and made smaller
+_SMOOTH = 3  # supersampling factor of the lines
 
 
 def precision_recall(recalls: Floats, precision: Floats, names: Sequence[str], title: str) -> Image.Image:
-    """The curves of classes and their mean, with a legend by falling average precision; of many it lists the first and last.
+    """The curves of classes and their mean, with a legend by descending average precision; of many it lists the first and last.
 
     Args:
-        recalls: [R], rising from 0 to 1.
+        recalls: [R], ascending from 0 to 1.
         precision: [R, K]; negative for a class without objects, which is left out.
-        names: of the classes.
+        names: the classes' names.
     """
     known = [label for label in range(len(names)) if precision[0, label] >= 0]
     ranked = sorted(known, key=lambda label: -precision[:, label].mean())
@@ -68,7 +68,7 @@ def _axes(draw: ImageDraw.ImageDraw) -> None:
 
 
 def _legend(draw: ImageDraw.ImageDraw, ranked: Sequence[tuple[str, float, Colour]]) -> None:
-    """The mean, and the classes from the best on; where they are many, those in the middle are left out."""
+    """The mean, and the classes from the best on; of many, those in the middle are left out."""
     left, right = _LEFT + _SIDE + _MARGIN, _LEFT + _SIDE + _LEGEND
     if not ranked:
         draw.text((left, _TITLE + 8), "no objects of any class", _QUIET, font(13), anchor="lm")

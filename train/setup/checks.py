@@ -21,18 +21,18 @@ from phalanx.train import tasks
 
 
 def check_world(config: RunConfig, world: int) -> None:
-    """Whether so many ranks can share a step.
+    """Checks that a step can be shared by `world` ranks.
 
     Raises:
-        UserError: naming both numbers, and the largest micro-batch that would do.
+        UserError: naming both numbers, and the largest possible micro-batch.
     """
     strategy = config.dist.strategy
     if STRATEGIES[strategy].one_rank and world > 1:
         raise UserError(f"dist.strategy={strategy} runs on one rank, but {world} were asked for. Set dist.strategy=ddp.")
-    for said, steps in filling.gradient_accumulation(config):
+    for problem, steps in filling.gradient_accumulation(config):
         if steps * world != config.micro_batches:
             raise UserError(
-                f"{said}, but on {world} ranks a rank runs {config.micro_batches / world:g} of the {config.micro_batches} "
+                f"{problem}, but on {world} ranks a rank runs {config.micro_batches / world:g} of the {config.micro_batches} "
                 "micro-batches of a step. Remove it: Phalanx computes it from train.global_batch and train.micro_batch."
             )
     if world <= config.micro_batches:
@@ -51,10 +51,10 @@ def check_world(config: RunConfig, world: int) -> None:
 
 
 def check_model(config: RunConfig) -> None:
-    """Whether there is such a network, and such weights of it.
+    """Checks that the network and its weights exist.
 
     Raises:
-        UserError: saying what to change.
+        UserError: with what to change.
     """
     model = config.model
     if model.backbone is not None and (other := synonyms.ON_ANY_BACKBONE.get(model.name)):
@@ -124,7 +124,7 @@ def _check_backbone_weights(config: RunConfig) -> None:
 
 
 def _check_frozen(config: RunConfig) -> None:
-    """Whether constants are anybody's: fresh BatchNorm that is frozen does nothing at all."""
+    """Refuses frozen BatchNorm without weights: its constants would be meaningless."""
     model = config.model
     starts_fresh = model.weights is None and model.backbone_weights is None
     if starts_fresh and registry.get(model.name).has_frozen_batchnorm(model.options):
@@ -135,10 +135,10 @@ def _check_frozen(config: RunConfig) -> None:
 
 
 def _check_kind(config: RunConfig) -> None:
-    """Whether a network gives what the task learns from: logits of the image, or of every pixel, or objects."""
+    """Checks that a network's output fits the task: logits of the image, logits of every pixel, or objects."""
     name, task = config.model.name, config.task.name
     if task not in TASKS:
-        return  # a task of the user's own
+        return  # a user's own task
     wanted, kind = TASKS[task].network, registry.get(name).kind
     if wanted == kind:
         _check_masks(name, task)
@@ -153,7 +153,7 @@ def _check_kind(config: RunConfig) -> None:
 
 
 def _check_masks(name: str, task: str) -> None:
-    """Whether a detector predicts masks where they are learnt, and none where they are not."""
+    """Checks that a detector predicts masks if and only if the task learns them."""
     learns, predicts = TASKS[task].masks, registry.get(name).masks
     if learns and not predicts:
         example = TASKS[task].example
@@ -167,10 +167,10 @@ def _check_masks(name: str, task: str) -> None:
 
 
 def check_recipe(config: RunConfig) -> None:
-    """All that can be told of the recipe by itself, whatever the data and the machine: `phalanx config` asks it too.
+    """Checks the recipe by itself, without data and machine; `phalanx config` does so too.
 
     Raises:
-        UserError: saying what to change.
+        UserError: with what to change.
     """
     check_model(config)
     tasks.check(config.task.name)
@@ -180,10 +180,10 @@ def check_recipe(config: RunConfig) -> None:
 
 
 def check(config: RunConfig, world: int) -> None:
-    """Whether the run can start on so many ranks, as far as that can be told beforehand.
+    """Checks that the run can start on `world` ranks, as far as known beforehand.
 
     Raises:
-        UserError: saying what to change.
+        UserError: with what to change.
     """
     check_recipe(config)
     data_open.check(config.data)
@@ -194,6 +194,6 @@ def check(config: RunConfig, world: int) -> None:
     check_world(config, world)
     run = RunDirectory.of(config)
     if run.path.exists() and not run.path.is_dir():
-        raise UserError(f"{run.path}: this is a file, where the run directory would be. Set name=ANOTHER or runs=FOLDER.")
+        raise UserError(f"{run.path}: this is a file, not a run directory. Set name=ANOTHER or runs=FOLDER.")
     if not run.refuse_another_experiment(config) and not is_writable(run.path):
-        raise UserError(f"{run.path}: no files can be made there. Set runs=FOLDER to one that is writable.")
+        raise UserError(f"{run.path}: no files can be made there. Set runs=FOLDER to a writable folder.")

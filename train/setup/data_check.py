@@ -1,4 +1,4 @@
-"""The data is checked before the first step, by all ranks together; what training passed over is counted."""
+"""The data check before the first step, shared by all ranks; and the count of samples that training skipped."""
 
 from phalanx.configs.schema import RunConfig
 from phalanx.data import dataset_info
@@ -12,19 +12,19 @@ from phalanx.dist.comm.collectives import gather_json, run_and_agree
 from phalanx.dist.comm.process_group import World
 from phalanx.train.setup.mask_check import check_masks
 
-_NAMED = 10  # files that an event names
+_NAMED = 10  # files named in an event
 
 
 def check_data(config: RunConfig, training: Dataset, validation: Dataset, world: World, goes_on: bool) -> list[str]:
-    """Checks both splits as `data.check` says; quickly where a run goes on, whose data has been checked.
+    """Checks both splits as set by `data.check`; quickly on a resume, whose data has been checked.
 
     All ranks call together.
 
     Returns:
-        What is wrong with samples that training passes over, and what is odd about the data.
+        The problems of samples that training skips, and warnings about the data.
 
     Raises:
-        UserError: on every rank, where a sample cannot be used, or there is nothing to learn.
+        UserError: on every rank, if a sample cannot be used, or there is nothing to learn.
     """
     settings = config.data.model_copy(update={"check": "quick"}) if goes_on else config.data
     splits: tuple[tuple[Split, Dataset], ...] = (("train", training), ("val", validation))
@@ -44,17 +44,17 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
         for split, dataset in splits:
             said += check_masks(config, dataset, split, world)
         said += run_and_agree(world, lambda: enlarged(training, settings))
-    return list(dict.fromkeys(said))  # both splits may say the same of their classes
+    return list(dict.fromkeys(said))  # both splits may have the same warnings
 
 
 class SkippedSamples:
-    """The samples of the training split that could not be read, over all ranks."""
+    """The training samples that could not be read, over all ranks."""
 
     def __init__(self, training: Dataset, world: World):
         self._training, self._world, self._known = training, world, 0
 
     def news(self) -> dict[str, object] | None:
-        """How many there are by now, and the first of their files; None where none has come. All ranks call together."""
+        """Their number and their first files; None without new ones. All ranks call together."""
         if not isinstance(self._training, SkipUnreadable):
             return None
         met = sorted({number for numbers in gather_json(self._world, self._training.met()) for number in numbers})

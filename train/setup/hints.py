@@ -1,13 +1,13 @@
-"""What is allowed but seldom meant, said once before the first step."""
+"""Warnings about settings that are allowed but seldom intended, printed once before the first step."""
 
 from phalanx.configs.schema import TrainConfig
 
-_FEW = 0.01  # of the average may be the initial weights at the end of a run
-LONGEST_RAMP = 2000  # steps, as Ultralytics and YOLOX have it
+_FEW = 0.01  # share of the initial weights in the average at the end of a run that is accepted
+LONGEST_RAMP = 2000  # steps, as in Ultralytics and YOLOX
 
 
 def average_without_ramp(train: TrainConfig, last_step: int, has_statistics: bool) -> str | None:
-    """What `train.ema` without `train.ema_ramp` does to a run; None where that is harmless.
+    """The warning on `train.ema` without `train.ema_ramp`; None if that is harmless.
 
     Args:
         has_statistics: whether the model has BatchNorm, whose statistics would not be averaged.

@@ -28,16 +28,16 @@ def make_run(
     evaluated: bool = False,
     stop_at: int | None = None,
 ) -> Run:
-    """A run for `phalanx.train.loop.train`. Its directory is there, and its engine is warmed up.
+    """A run for `phalanx.train.loop.train`. Its directory exists, and its engine is warmed up.
 
-    A new run needs no more than the first arguments; a resumed one brings what it was restored to.
+    A new run needs only the first arguments; a resumed one also its restored state.
 
     Args:
-        owner: who has claimed the run directory.
-        state: how far the run is.
-        tracker: already open, for what was reported before.
-        best: of the evaluations before.
-        evaluated: whether the evaluation after this step is in its checkpoint.
+        owner: the claim to the run directory.
+        state: the run's position.
+        tracker: an open one, if it was used before.
+        best: from earlier evaluations.
+        evaluated: whether this step's checkpoint holds its evaluation.
         stop_at: step to save and stop at.
     """
     engine, keeping = parts.engine, config.checkpoint

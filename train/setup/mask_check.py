@@ -1,4 +1,4 @@
-"""Masks in which there is nothing to learn are told before the first step, by all ranks together."""
+"""Masks without anything to learn are reported before the first step, by all ranks together."""
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
@@ -12,13 +12,13 @@ from phalanx.dist.comm.process_group import World
 
 
 def check_masks(config: RunConfig, dataset: Dataset, split: Split, world: World) -> list[str]:
-    """A few masks are looked at; where these hold a single class or none, so are all others, shared by the ranks.
+    """Checks a few masks; if these hold a single class or none, also all others, shared by the ranks.
 
     Returns:
-        A sentence about a validation split, or about a part of a large training split.
+        A warning about a validation split, or about a part of a large training split.
 
     Raises:
-        UserError: on every rank, where all masks of the training split hold nothing to learn.
+        UserError: on every rank, if all masks of the training split hold nothing to learn.
     """
     dataset, numbers = once_each(dataset)
     most, rank, ranks = spread(numbers, MOST), world.ranks.rank, world.ranks.world

@@ -1,4 +1,4 @@
-"""What a run has learnt from: `data.json`. Predictions need no data by it, and data that has changed since is noticed by it."""
+"""`data.json` describes the training data of a run: predictions need no data with it, and changed data is noticed."""
 
 import json
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ from phalanx.train.tasks import DataInfo
 
 @dataclass(frozen=True)
 class Recorded:
-    """The training data's facts, and what its images are normalised by where the recipe does not say.
+    """The training data's metadata, and its images' normalisation if the recipe does not set it.
 
     Attributes:
-        splits: the samples of `train` and `val`; empty where the run is older than that.
+        splits: the samples of `train` and `val`; empty for older runs.
     """
 
-    facts: DataInfo
+    facts: DataInfo  # its name in data.json
     mean: tuple[float, ...]
     std: tuple[float, ...]
     splits: Mapping[str, Identity] = field(default_factory=dict)
@@ -36,21 +36,21 @@ class Recorded:
         return self.facts.kind
 
 
-def record(run: RunDirectory, facts: DataInfo, training: Dataset, validation: Dataset) -> None:
-    """Writes it, where that is not what the file says already. One rank calls."""
+def record(run: RunDirectory, data_info: DataInfo, training: Dataset, validation: Dataset) -> None:
+    """Writes the file unless it is up to date. One rank calls."""
     path = run.data
     statistics = {"mean": list(training.mean), "std": list(training.std)}
     splits = {"train": asdict(identity(training)), "val": asdict(identity(validation))}
-    content = json.dumps({"facts": asdict(facts)} | statistics | {"splits": splits}, allow_nan=False) + "\n"
+    content = json.dumps({"facts": asdict(data_info)} | statistics | {"splits": splits}, allow_nan=False) + "\n"
     if not path.is_file() or path.read_bytes() != content.encode():
         write_atomically(path, content)
 
 
 def recorded(run: RunDirectory) -> Recorded | None:
-    """What was written; None where the run is older than that.
+    """The content of the file; None for older runs.
 
     Raises:
-        UserError: where the file is broken.
+        UserError: if the file is broken.
     """
     path = run.data
     if not path.exists():
@@ -58,4 +58,4 @@ def recorded(run: RunDirectory) -> Recorded | None:
     try:
         return TypeAdapter(Recorded).validate_python(read_json_object(path))
     except (OSError, ValueError):
-        raise UserError(f"{path}: this file is broken. Remove it, where the data of the run can be read.") from None
+        raise UserError(f"{path}: this file is broken. If the run's data can be read, remove it.") from None

@@ -1,4 +1,4 @@
-"""Going on from a checkpoint: the newest one that is whole, whoever wrote it."""
+"""Resuming from a checkpoint: the newest valid one, under any strategy."""
 
 from pathlib import Path
 
@@ -17,17 +17,17 @@ SkippedCheckpoints = list[tuple[int, str]]
 
 
 def checkpoint_to_resume(run: RunDirectory, engine: Engine, config: RunConfig) -> tuple[Manifest | None, SkippedCheckpoints]:
-    """The newest whole checkpoint's manifest, and what was passed over. Nothing is changed. All ranks call together.
+    """The newest valid checkpoint's manifest, and the skipped broken ones. Changes nothing. All ranks call together.
 
     Raises:
-        UserError: where there are checkpoints but none is whole, or the newest is another experiment's.
+        UserError: if there are checkpoints but none is valid, or the newest is another experiment's.
     """
     path, skipped = checkpoints.newest_valid_on_all(engine.world, run.checkpoints)
     if path is None and skipped:
         step, problem = skipped[0]
         raise UserError(
-            f"{run.checkpoints}: none of {len(skipped)} checkpoints is whole; step {step}: {problem}. "
-            "Restore one from a copy, or move the run directory away to start anew.",
+            f"{run.checkpoints}: none of {len(skipped)} checkpoints is valid; step {step}: {problem}. "
+            "Restore one from a copy, or move the run directory away to start again.",
             shared=True,
         )
     if path is None:
@@ -36,10 +36,10 @@ def checkpoint_to_resume(run: RunDirectory, engine: Engine, config: RunConfig) -
 
 
 def chosen(run: RunDirectory, engine: Engine, config: RunConfig, step: int | None, best: bool) -> Manifest:
-    """The manifest of a whole checkpoint: of a step, the best, or else the newest. Nothing is changed. All ranks call together.
+    """The manifest of a valid checkpoint: of a step, the best, or else the newest. Changes nothing. All ranks call together.
 
     Raises:
-        UserError: where there is none, it is not whole, or it is another experiment's.
+        UserError: if there is none, it is broken, or it is another experiment's.
     """
     if step is None and not best:
         stored, _ = checkpoint_to_resume(run, engine, config)
@@ -61,19 +61,19 @@ def _of(path: Path, config: RunConfig) -> Manifest:
     if stored.experiment != digest(config):
         raise UserError(
             f"{path} was written by another experiment ({stored.experiment}, this is {digest(config)}). "
-            "Restore config.yaml as it was, or start under another name.",
+            "Restore the old config.yaml, or start under another name.",
             shared=True,
         )
     return stored
 
 
 def fill(run: RunDirectory, engine: Engine, stored: Manifest) -> None:
-    """Fills the model, its statistics, and the optimizer where it was prepared for it."""
+    """Loads the model, its statistics, and the optimizer if its state was allocated."""
     workers = threads(engine.world.ranks.local_world)
     checkpoints.restore(directory.step_directory(run.checkpoints, stored.step), stored, engine.entries(), workers)
     engine.after_load()
 
 
 def set_aside(run: RunDirectory, engine: Engine, skipped: SkippedCheckpoints) -> None:
-    """Broken newer checkpoints lose their names, so that none of them is counted or met again."""
+    """Renames broken newer checkpoints, so that they no longer count."""
     run_on_main(engine.world, lambda: [directory.set_aside(run.checkpoints, step) for step, _ in skipped])

@@ -1,4 +1,4 @@
-"""What is said when a run goes on: where it stands, and what is other than before. No torch here."""
+"""The report printed when a run resumes: its position, and what has changed. No torch here."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -16,11 +16,11 @@ _PARTS = {"weights": "weights", "gradients": "gradients", "optimizer": "optimize
 
 @dataclass(frozen=True)
 class Setting:
-    """How the ranks share a run.
+    """The resources of a run.
 
     Attributes:
         last_step: the run's length in steps.
-        local_world: ranks of a node.
+        local_world: ranks per node.
     """
 
     config: RunConfig
@@ -34,7 +34,7 @@ class Setting:
 
     @property
     def micro_batches(self) -> tuple[int, int]:
-        """The fewest and the most micro-batches of a step that a rank runs."""
+        """The fewest and the most micro-batches per rank in a step."""
         total = self.config.micro_batches
         return total // self.world_size, -(-total // self.world_size)
 
@@ -43,10 +43,10 @@ class Setting:
 
 
 def as_written(stored: Manifest, before: RunConfig, last_step: int, local_world: int) -> Setting:
-    """The setting in which a checkpoint was written.
+    """The resources with which a checkpoint was written.
 
     Args:
-        before: the configuration that the run was last started with; the checkpoint itself says under which strategy.
+        before: the configuration of the run's last start; the checkpoint itself records the strategy.
     """
     dist = before.dist.model_copy(update={"strategy": stored.strategy})
     return Setting(before.model_copy(update={"dist": dist}), stored.world_size, last_step, min(local_world, stored.world_size))
@@ -54,12 +54,12 @@ def as_written(stored: Manifest, before: RunConfig, last_step: int, local_world:
 
 @dataclass(frozen=True)
 class ResumeReport:
-    """A run that goes on from a checkpoint, before and now.
+    """A run that resumes from a checkpoint, before and now.
 
     Attributes:
         stored: the checkpoint.
-        samples: of the dataset.
-        logged: the last step that was logged before; steps after the checkpoint's come again.
+        samples: number of samples of the dataset.
+        logged: the last step logged before; steps after the checkpoint's are repeated.
     """
 
     stored: Manifest
@@ -70,13 +70,13 @@ class ResumeReport:
 
     @property
     def changed_keys(self) -> list[tuple[str, Any, Any]]:
-        """(key, before, now) of the hardware's keys that differ, but for the strategy, which has a row of its own."""
+        """(key, before, now) of the hardware's keys that differ, except for the strategy, which has its own row."""
         found = differences(self.before.config, self.now.config, ["hardware"])
         return [(key, old, new) for key, old, new in found if key != "dist.strategy"]
 
     @property
     def changed(self) -> bool:
-        """Whether the hardware is other than before."""
+        """Whether the hardware has changed."""
         return (
             self.before.world_size != self.now.world_size
             or self.before.strategy != self.now.strategy
@@ -84,16 +84,16 @@ class ResumeReport:
         )
 
     def lines(self) -> list[str]:
-        """For a person: one line, and where something changed a table, before and now."""
+        """The text of the report: one line, and a table of before and now if something changed."""
         ranks = f"{self.now.world_size} rank{'s' if self.now.world_size > 1 else ''}"
-        said = [f"goes on at step {self.stored.step} of {self.now.last_step}, on {ranks} ({self.now.strategy})"]
+        said = [f"resumes at step {self.stored.step} of {self.now.last_step}, on {ranks} ({self.now.strategy})"]
         if self.changed:
             said += _aligned([("", "before", "now"), *self._rows()])
         first = self.stored.step + 1
         if self.logged >= first:
-            again = f"step {first} was logged before and comes"
-            several = f"steps {first} to {self.logged} were logged before and come"
-            said.append(f"{again if self.logged == first else several} again")
+            again = f"step {first} was logged before and is repeated"
+            several = f"steps {first} to {self.logged} were logged before and are repeated"
+            said.append(f"{again if self.logged == first else several}")
         return said
 
     def _rows(self) -> Iterator[Row]:
@@ -102,7 +102,7 @@ class ResumeReport:
         yield "strategy", before.strategy, now.strategy
         for key, old, new in self.changed_keys:
             yield key, shown(old), shown(new)
-        yield "micro-batches a rank", _span(before.micro_batches), _span(now.micro_batches)
+        yield "micro-batches per rank", _span(before.micro_batches), _span(now.micro_batches)
         yield from _memory_rows(before.memory(self.stored), now.memory(self.stored))
         yield "step", f"{self.stored.step} of {before.last_step}", f"{self.stored.step} of {now.last_step}"
         yield "samples seen", f"{self.stored.samples:,}", f"{self.stored.samples:,}"
@@ -119,17 +119,17 @@ class ResumeReport:
         """For events.jsonl."""
         epoch, place = self.position
         settings = {"before": self.before, "now": self.now}
-        facts = {name: self._facts(setting) for name, setting in settings.items()}
+        facts = {name: self._summary(setting) for name, setting in settings.items()}
         changed = {key: [old, new] for key, old, new in self.changed_keys}
         return {**facts, "changed": changed, "position": {"epoch": epoch, "place": place, "samples": self.samples}}
 
-    def _facts(self, setting: Setting) -> dict[str, Any]:
+    def _summary(self, setting: Setting) -> dict[str, Any]:
         facts = {"world_size": setting.world_size, "strategy": setting.strategy, "last_step": setting.last_step}
         return facts | {"micro_batches": setting.micro_batches, "memory": asdict(setting.memory(self.stored))}
 
 
 def _memory_rows(before: RankMemory, now: RankMemory) -> Iterator[Row]:
-    yield "memory a rank", _size(before.total), _size(now.total)
+    yield "memory per rank", _size(before.total), _size(now.total)
     for name, said in _PARTS.items():
         sizes = [getattr(side, name) for side in (before, now)]
         if any(sizes):

@@ -1,4 +1,4 @@
-"""Whether the data at hand is still what the run has learnt: its classes by their names, its samples by number and names."""
+"""Whether the data is still what the run was trained on: its classes by name, its samples by number and names."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ _NAMED = 5
 def refuse_other_classes(run: RunDirectory, config: RunConfig, training: Dataset) -> None:
     """
     Raises:
-        UserError: where the classes, whose order numbers them, are not those that the run has learnt.
+        UserError: if the classes, which are numbered by their order, differ from those of the run.
     """
     known = recorded(run)
     problem = None if known is None else other_classes(known, tuple(training.classes))
@@ -27,7 +27,7 @@ def refuse_other_classes(run: RunDirectory, config: RunConfig, training: Dataset
 
 
 def other_classes(known: Recorded, now: Sequence[str]) -> str | None:
-    """What has become of the classes that a run has learnt, in words; None where they are the same."""
+    """How the classes differ from those of a run; None if they are the same."""
     before = known.facts.classes
     if tuple(now) == before:
         return None
@@ -36,8 +36,8 @@ def other_classes(known: Recorded, now: Sequence[str]) -> str | None:
         place = next(n for n, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1])
         return f"the data has the run's classes in another order: class {place} was {before[place]}, and is {now[place]} now"
     parts = [f"lacks {_listed(gone)}"] if gone else []
-    parts += [f"has {_listed(new)}, which the run has not learnt"] if new else []
-    return f"the run has learnt {len(before)} classes, and the data now {' and '.join(parts)}"
+    parts += [f"has {_listed(new)}, on which the run was not trained"] if new else []
+    return f"the run was trained on {len(before)} classes, and the data now {' and '.join(parts)}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -46,10 +46,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def held_for_training(run: RunDirectory, config: RunConfig, training: Dataset, validation: Dataset) -> list[str]:
-    """What is to be said before a run is resumed: what has changed in its data and is accepted.
+    """Warnings before a run is resumed: accepted changes of its data.
 
     Raises:
-        UserError: where its classes are others, or its samples and that is not accepted.
+        UserError: if its classes have changed, or its samples without `data.changed=accept`.
     """
     refuse_other_classes(run, config, training)
     known = recorded(run)
@@ -59,10 +59,10 @@ def held_for_training(run: RunDirectory, config: RunConfig, training: Dataset, v
     before = known.splits.get("train", Identity(known.facts.samples))
     difference = before.difference(identity(training)) if before.samples else None
     if difference is not None:
-        which = f"{run.data}: the training data is no longer what the run began with: {difference}"
+        which = f"{run.data}: the training data is no longer what the run started with: {difference}"
         if config.data.changed == "refuse":
             raise UserError(
-                f"{which}. Samples would come twice in this epoch, or not at all, or be learnt as another class. Restore the "
+                f"{which}. Samples would come twice in this epoch, or not at all, or with another class. Restore the "
                 "data, or set data.changed=accept to resume with it as it is now."
             )
         said.append(f"{which}; data.changed=accept: some may come twice in this epoch, or not at all")
@@ -70,17 +70,17 @@ def held_for_training(run: RunDirectory, config: RunConfig, training: Dataset, v
 
 
 def held_for_evaluation(run: RunDirectory, validation: Dataset) -> list[str]:
-    """What is to be said of metrics of the validation split: that it is another one than in the run's log."""
+    """A warning that the validation split differs from that of the run's log."""
     known = recorded(run)
     before = None if known is None else known.splits.get("val")
     difference = None if before is None else before.difference(identity(validation))
     if difference is None:
         return []
-    return [f"{run.data}: the validation split is no longer what it was: {difference}; metrics do not compare with earlier"]
+    return [f"{run.data}: the validation split is no longer what it was: {difference}; metrics are not comparable"]
 
 
 def changes(config: RunConfig, split: Split, dataset: Dataset) -> list[str]:
-    """What is no longer as a run of that name has learnt it, where there is one of this experiment: to be said, not refused."""
+    """Warnings on data that differs from that of an existing run of this name and experiment."""
     run = RunDirectory.of(config)
     known = recorded(run) if run.exists() and digest(run.read_config()) == digest(config) else None
     if known is None:

@@ -1,6 +1,6 @@
-"""Auxiliary heads: classifiers on earlier features that help deep networks learn, and are gone in evaluation.
+"""Auxiliary heads: classifiers on earlier features that help deep networks learn, and are dropped in evaluation.
 
-Szegedy et al., Going Deeper with Convolutions, CVPR 2015 (arXiv:1409.4842), section 5: their losses count 0.3.
+Szegedy et al., Going Deeper with Convolutions, CVPR 2015 (arXiv:1409.4842), section 5: their losses have weight 0.3.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ def heads(output: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
     """The logits of a network by head, `out` first: of a tensor, or of a dictionary with `out`, `aux1`, ...
 
     Raises:
-        ValueError: where a dictionary has other names.
+        ValueError: if a dictionary has other names.
     """
     if isinstance(output, Tensor):
         return {"out": output}
@@ -25,10 +25,10 @@ def heads(output: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def auxiliary_weight(model: nn.Module, configured: float | None) -> float:
-    """What auxiliary losses count: as configured, else as the network says, under whatever wraps it.
+    """The weight of auxiliary losses: as configured, else the network's attribute, under any wrapper.
 
     Raises:
-        ValueError: where neither says.
+        ValueError: if neither sets it.
     """
     if configured is not None:
         return configured

@@ -1,4 +1,4 @@
-"""Classification: one class an image."""
+"""Classification: one class per image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,13 +18,13 @@ from phalanx.train.tasks.ensemble import MeanProbability
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# A confusion matrix of more classes than this (8 MB) is for nobody to read.
+# Classes of the largest confusion matrix that is written (8 MB): larger ones are unreadable.
 _LARGEST_CONFUSION = 1000
 _LISTED = 5
 
 
 class Classification:
-    """The configured loss; top-1 and top-5 accuracy, the mean accuracy of classes, calibration."""
+    """The configured loss; top-1 and top-5 accuracy, mean class accuracy, calibration."""
 
     def __init__(self, config: RunConfig, data: DataInfo):
         self._outputs = outputs(config, data)
@@ -38,7 +38,7 @@ class Classification:
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
         weight = float(self._loss.weight(batch["target"]))
-        # The heads a network has are known from its output alone; the weight of one that it lacks is never used.
+        # A network's heads are known only from its output; the weight of one that it lacks is not used.
         return dict.fromkeys((self._loss_name, *(f"{self._loss_name}_{head}" for head in HEADS)), weight)
 
     def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Any]]:
@@ -115,24 +115,24 @@ class Classification:
 
 
 def outputs(config: RunConfig, data: DataInfo) -> int:
-    """Outputs of the network.
+    """Number of the network's outputs.
 
     Raises:
-        UserError: where the data has more classes.
+        UserError: if the data has more classes.
     """
     wanted = config.model.num_classes or len(data.classes)
     if wanted < len(data.classes):
         raise UserError(
-            f"model.num_classes={wanted}, but the data has {len(data.classes)} classes. Set at least so many, or remove it."
+            f"model.num_classes={wanted}, but the data has {len(data.classes)} classes. Set at least that many, or remove it."
         )
     return wanted
 
 
 def names(classes: Sequence[str], count: int) -> list[str]:
-    """The names of all outputs; those beyond the data's classes go by their number."""
+    """The names of all outputs; those beyond the data's classes are numbered."""
     return [*classes, *(str(number) for number in range(len(classes), count))]
 
 
 def without_smoothing(loss: Loss) -> Loss:
-    """Label smoothing is for training: it would hide from a loss how good the network is."""
+    """The loss without label smoothing, which would distort it in evaluation."""
     return replace(loss, label_smoothing=0.0) if isinstance(loss, CrossEntropy) else loss

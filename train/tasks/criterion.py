@@ -18,10 +18,10 @@ def criterion(config: LossConfig, data: DataInfo, outputs: int) -> Loss:
     """The configured loss.
 
     Args:
-        outputs: of the network; it may have more than the data has classes.
+        outputs: number of the network's outputs, at least that of the classes.
 
     Raises:
-        UserError: where the loss does not go with the data, or weights are not one a class.
+        UserError: if the loss does not fit the data, or there is not one weight per class.
     """
     several = data.kind == "multilabel"
     if several and config.name not in SEVERAL_LABELS:
@@ -46,7 +46,7 @@ def criterion(config: LossConfig, data: DataInfo, outputs: int) -> Loss:
 
 
 def _class_weights(config: LossConfig, data: DataInfo, outputs: int) -> Tensor | None:
-    """Balanced: `samples / (classes * samples of the class)`, whose mean over the samples is 1; 0 for a class without any."""
+    """Balanced: `samples / (classes * samples of the class)`, mean 1 over the samples; 0 for a class without samples."""
     if config.class_weights is None:
         return None
     if config.class_weights != "balanced":
@@ -58,7 +58,7 @@ def _class_weights(config: LossConfig, data: DataInfo, outputs: int) -> Tensor |
 
 
 def _pos_weight(config: LossConfig, data: DataInfo, outputs: int) -> Tensor | None:
-    """Balanced: samples (pixels) without the label over those with it; 1 for a label that none has."""
+    """Balanced: samples (pixels) without the label over those with it; 1 for a label without samples."""
     if config.pos_weight is None:
         return None
     if config.pos_weight != "balanced":
@@ -72,8 +72,8 @@ def _pos_weight(config: LossConfig, data: DataInfo, outputs: int) -> Tensor | No
 def _counts(key: str, data: DataInfo) -> Sequence[int]:
     if data.class_counts is None:
         raise UserError(
-            f"{key}=balanced: this data does not say how many samples each class has. Give its class a method class_counts, "
-            "or set a list of numbers, one a class."
+            f"{key}=balanced: this data does not report the samples per class. Give its class a method class_counts, "
+            "or set a list of numbers, one per class."
         )
     return data.class_counts
 
@@ -88,5 +88,5 @@ def _numbers(key: str, numbers: Sequence[float], data: DataInfo, outputs: int) -
 
 
 def _padded(weights: Sequence[float], outputs: int, value: float) -> Tensor:
-    """With a weight for each output that no class of the data has."""
+    """Extends the weights to outputs beyond the data's classes."""
     return torch.tensor([*weights, *[value] * (outputs - len(weights))], dtype=torch.float64)

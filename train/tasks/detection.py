@@ -1,4 +1,4 @@
-"""Detection: the box and the class of each object in an image; and instance segmentation: its mask too."""
+"""Detection (the box and class of each object in an image) and instance segmentation (also its mask)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,10 +31,10 @@ _PREFIX: dict[coco_ap.OverlapKind, str] = {"boxes": "", "masks": "mask_"}
 
 
 class Detection:
-    """The network's own losses; COCO's figures of boxes, and PASCAL VOC's where they are asked for.
+    """The network's own losses; COCO's metrics of boxes, and PASCAL VOC's if requested.
 
-    A batch has, of each image, `boxes` [n, 4] and `labels` [n]; while validating in pixels of the image itself, whose `size` is
-    there too, and maybe `crowd` and `area`, as `phalanx.train.metrics.coco_ap` has them.
+    A batch has, of each image, `boxes` [n, 4] and `labels` [n]; in validation in pixels of the original image, with its
+    `size`, and optionally `crowd` and `area`, as `phalanx.train.metrics.coco_ap` uses them.
     """
 
     kinds: tuple[coco_ap.OverlapKind, ...] = ("boxes",)
@@ -57,7 +57,7 @@ class Detection:
         return found
 
     def _targets(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What there is to learn of each image, and the seed of what is random in that, from the sample and its epoch."""
+        """The targets of each image, and the seed of their random sampling, from the sample and its epoch."""
         draws = zip(batch["epoch"].tolist(), batch["id"].tolist(), strict=True)
         seeds = [key(self._seed, "sampling", epoch, number) for epoch, number in draws]
         return [one | {"seed": seed} for one, seed in zip(self._of_each(batch, self._learnt()), seeds, strict=True)]
@@ -66,7 +66,7 @@ class Detection:
         return _LEARNT
 
     def _of_each(self, batch: Mapping[str, Any], entries: Sequence[str]) -> list[dict[str, Any]]:
-        """The entries of a batch, image by image, as far as they are there."""
+        """The given entries of a batch per image, as far as present."""
         columns = [entry for entry in entries if entry in batch]
         rows = zip(*(batch[column] for column in columns), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in rows]
@@ -91,13 +91,13 @@ class Detection:
         return {"confusion": table} | {name: Rows(torch.cat(values)) for name, values in rows.items()}
 
     def _detected(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
-        """What is seen in each image, best first, on the CPU: `boxes` in pixels of the image itself, `scores`, `labels`."""
+        """The detections in each image, best first, on the CPU: `boxes` in pixels of the original image, `scores`, `labels`."""
         found = model(_images(model, batch), inference=self._wanted)
         for one, size in zip(found, batch["size"].tolist(), strict=True):
             yield self._brought_back(one, (size[0], size[1]))
 
     def _brought_back(self, found: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        """Detections from where the network sees them to where they are in the image; those outside of it are left out."""
+        """Maps detections from the network's input to the original image; those outside of it are dropped."""
         top, left, height, width = evaluated_placement(self._data, self._evaluate, size)
         seen = found["boxes"].double()
         factors = seen.new_tensor([size[1] / width, size[0] / height] * 2)
@@ -135,7 +135,7 @@ class Detection:
     # -- prediction
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Of one image after another `objects`, best first: `label`, `class`, `score`, and `box`: left, top, right, bottom."""
+        """`objects` of each image, best first: `label`, `class`, `score`, and `box`: left, top, right, bottom."""
         for found in self._detected(model, batch):
             yield {"objects": self._objects(found)} | {name: found[name] for name in ("masks",) if name in found}
 
@@ -153,7 +153,7 @@ class Detection:
 
 
 class Instances(Detection):
-    """The same with a mask of each object: a batch has `masks` bool [n, H, W] of each image, and metrics are of masks too."""
+    """Detection with a mask per object: a batch has `masks` bool [n, H, W] of each image, and masks have metrics too."""
 
     kinds = ("boxes", "masks")
 
@@ -169,7 +169,7 @@ class Instances(Detection):
         return *_LEARNT, "masks"
 
     def write(self, prediction: Mapping[str, Any], folder: Path, place: Path, probabilities: bool) -> dict[str, Any]:
-        """Masks become the `segmentation` of each object, in COCO's run lengths."""
+        """Writes masks as the `segmentation` of each object, in COCO's run lengths."""
         if probabilities:
             raise UserError("--probabilities is for task.name=segmentation; an object has its score. Leave it out.")
         pairs = zip(prediction["objects"], run_lengths(prediction["masks"]), strict=True)
@@ -177,7 +177,7 @@ class Instances(Detection):
 
 
 def _images(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | list[Tensor]:
-    """The images of a batch where the network computes; those of several sizes were left on the CPU."""
+    """A batch's images on the network's device; those of several sizes were left on the CPU."""
     images: Tensor | Sequence[Tensor] = batch["image"]
     if isinstance(images, Tensor):
         return images
@@ -186,16 +186,16 @@ def _images(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | list[Tensor]
 
 
 def _classes(config: RunConfig, data: DataInfo) -> int:
-    """Classes of objects that the network tells apart.
+    """Number of the network's object classes.
 
     Raises:
-        UserError: where the data has more.
+        UserError: if the data has more.
     """
     background = 1 if registry.get(config.model.name).background else 0
     needed = len(data.classes) + background
     given = needed if config.model.num_classes is None else config.model.num_classes
     if given < needed:
-        also = " and there is the background" if background else ""
+        also = " and the background" if background else ""
         raise UserError(
             f"model.num_classes={given}, but the data has {len(data.classes)} classes{also}. Set at least {needed}."
         )

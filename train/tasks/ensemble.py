@@ -1,4 +1,4 @@
-"""Several networks asked together: the mean of their probabilities."""
+"""Ensembles: the mean of several networks' probabilities."""
 
 import math
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ class MeanProbability(nn.Module):
     """Logits whose probabilities are the mean of those of several networks (a deep ensemble, arXiv:1612.01474).
 
     The logits of a softmax are logarithms of the mean; those of sigmoids its log odds. Both come from logarithms of
-    probabilities, so that a network that is sure makes no infinity.
+    probabilities, so that a confident network gives no infinity.
 
     Args:
-        kind: what makes probabilities of logits.
+        kind: the function from logits to probabilities.
 
-    Shape: what the networks take, to their [B, classes] or [B, classes, H, W].
+    Shape: the networks' input, to their [B, classes] or [B, classes, H, W].
     """
 
     def __init__(self, models: Sequence[nn.Module], kind: Literal["softmax", "sigmoid"]):

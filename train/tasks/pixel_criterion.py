@@ -1,4 +1,4 @@
-"""The losses of segmentation: that of `loss.name` and those of `loss.add`, each of which counts what the recipe says."""
+"""The losses of segmentation: `loss.name` and those of `loss.add`, with the recipe's weights."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,11 +17,11 @@ Probabilities = Literal["softmax", "sigmoid"]
 
 @dataclass(frozen=True)
 class WeightedLoss:
-    """One of the losses.
+    """One of the losses, with its weight.
 
     Attributes:
-        factor: what it counts.
-        threshold, keep: of `hard_pixels`; None where all pixels count.
+        factor: its weight in the sum.
+        threshold, keep: of `hard_pixels`; None if all pixels count.
     """
 
     name: str
@@ -32,7 +32,7 @@ class WeightedLoss:
 
     @property
     def depends_on_predictions(self) -> bool:
-        """Whether what it is divided by is known only after the forward."""
+        """Whether its divisor is known only after the forward."""
         return self.threshold is not None
 
     def of(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ class WeightedLoss:
         return self.loss.total(logits, target) * self.factor, self.loss.weight(target)
 
     def without_training(self) -> "WeightedLoss":
-        """As evaluation uses it: of all pixels, and without label smoothing, which would hide how good the network is."""
+        """The loss in evaluation: over all pixels, and without label smoothing, which would distort it."""
         loss = replace(self.loss, label_smoothing=0.0) if isinstance(self.loss, CrossEntropy) else self.loss
         return replace(self, loss=loss, threshold=None)
 
@@ -51,10 +51,10 @@ def pixel_criterion(config: LossConfig, data: DataInfo, outputs: int) -> tuple[W
     """The configured losses, `loss.name` first.
 
     Args:
-        outputs: of the network.
+        outputs: number of the network's outputs.
 
     Raises:
-        UserError: where a loss does not go with the data.
+        UserError: if a loss does not fit the data.
     """
     return tuple(_parts(config, data, outputs))
 
@@ -69,5 +69,5 @@ def _parts(config: LossConfig, data: DataInfo, outputs: int) -> Iterator[Weighte
 
 
 def probabilities(config: LossConfig) -> Probabilities:
-    """What makes probabilities of the network's outputs: as its first loss has it."""
+    """The function from outputs to probabilities, by the first loss."""
     return "sigmoid" if config.name in ("bce", "focal") else "softmax"

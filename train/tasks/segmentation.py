@@ -25,8 +25,8 @@ from phalanx.train.tasks.views import Views, at_size
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_UNKNOWN = -1  # what losses and metrics count for nothing
-_TINY = 1e-7  # a probability that has a logarithm, and whose difference from 1 is there in float32
+_UNKNOWN = -1  # ignored by losses and metrics
+_TINY = 1e-7  # a probability whose logarithm is finite, and whose difference from 1 is representable in float32
 
 
 class Segmentation:
@@ -43,7 +43,7 @@ class Segmentation:
         self._probabilities = probabilities(config.loss)
 
     def _target(self, mask: Tensor) -> Tensor:
-        """The mask with a negative number where nothing is to be learnt."""
+        """The mask with a negative number at ignored pixels."""
         return mask.masked_fill(mask == self._ignored, _UNKNOWN)
 
     # -- training
@@ -54,7 +54,7 @@ class Segmentation:
             if part.depends_on_predictions:
                 continue
             weight = float(part.loss.weight(target))
-            # The heads a network has are known from its output alone; the weight of one that it lacks is never used.
+            # A network's heads are known only from its output; the weight of one that it lacks is not used.
             found |= dict.fromkeys((part.name, *(f"{part.name}_{head}" for head in HEADS)), weight)
         return found
 
@@ -94,15 +94,15 @@ class Segmentation:
         return dict(sums)
 
     def _at_sizes(self, model: nn.Module, batch: Mapping[str, Any], sizes: Sequence[Sequence[int]]) -> Iterator[Tensor]:
-        """Logits [classes, H, W] of each image at a size of its own: that of the image that was fitted to what is seen."""
-        for place, (logits, size) in enumerate(zip(self._asked(model, batch), sizes, strict=True)):
+        """Logits [classes, H, W] of each image at its original size, before it was resized to the network's input."""
+        for place, (logits, size) in enumerate(zip(self._logits(model, batch), sizes, strict=True)):
             top, left, height, width = evaluated_placement(self._data, self._evaluate, size)
             whole = logits[:, top : top + height, left : left + width]
             found = at_size(whole.unsqueeze(0), torch.Size(size)).squeeze(0)
             yield self._refined(found, batch["pixels"][place]) if self._evaluate.crf else found
 
-    def _asked(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[Tensor]:
-        """Logits [classes, h, w] of each image as it is seen."""
+    def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[Tensor]:
+        """Logits [classes, h, w] of each image in its input size."""
         network = Views(model, self._evaluate, self._probabilities)
         if isinstance(batch["image"], Tensor):
             yield from network(batch["image"])
@@ -112,7 +112,7 @@ class Segmentation:
             yield network(image.unsqueeze(0).to(like)).squeeze(0)
 
     def _refined(self, logits: Tensor, pixels: Tensor) -> Tensor:
-        """Logits of the probabilities that a dense CRF makes of a network's. Shape: [classes, H, W], uint8 [C, H, W]."""
+        """Logits of the network's probabilities, refined by a dense CRF. Shape: [classes, H, W], uint8 [C, H, W]."""
         given = logits if self._probabilities == "softmax" else F.logsigmoid(logits)
         refined = dense_crf.refine(pixels.to(logits.device), given, self._crf).clamp(min=_TINY)
         return refined.log() if self._probabilities == "softmax" else refined.logit(eps=_TINY)
@@ -129,7 +129,7 @@ class Segmentation:
         }
 
     def _boundary_f(self, sums: Mapping[str, Any]) -> list[float | None]:
-        """Of each class, the mean over the images where it has a boundary."""
+        """Per class, the mean over the images where it has a boundary."""
         counts = zip(sums["boundary_f"].tolist(), sums["boundary_images"].tolist(), strict=True)
         return [total / images if images else None for total, images in counts]
 
@@ -145,7 +145,7 @@ class Segmentation:
     # -- prediction
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Of one image after another: `mask` [H, W], `logits` [classes, H, W], and `classes`, a row for each that is there."""
+        """Per image: `mask` [H, W], `logits` [classes, H, W], and `classes`, one row per class in it."""
         for logits in self._at_sizes(model, batch, batch["size"].tolist()):
             mask = logits.argmax(dim=0)
             pixels = torch.bincount(mask.flatten(), minlength=self._outputs).tolist()
@@ -177,7 +177,7 @@ class Segmentation:
 
 
 def _computes_like(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """A tensor of the device and the format that the network computes in; images of several sizes were left on the CPU."""
+    """A batch's images on the network's device and in its dtype; those of several sizes were left on the CPU."""
     image: Tensor | Sequence[Tensor] = batch["image"]
     return image if isinstance(image, Tensor) else next(model.parameters())
 

@@ -1,4 +1,4 @@
-"""Classification with several labels an image, each there or not for itself."""
+"""Multi-label classification: several labels per image, each present or absent."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,14 @@ from phalanx.train.tasks.ensemble import MeanProbability
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_THERE = 0.5  # a label is said to be there from this probability on
+_THERE = 0.5  # the probability from which a label is predicted as present
 _LISTED = 5
 
 
 class SeveralLabels(Classification):
-    """The configured loss; mean average precision, and the share of labels that are right.
+    """The configured loss; mean average precision, and the share of correct labels.
 
-    Targets are float32 `[B, classes]`: 1 there, 0 not there, negative unknown.
+    Targets are float32 `[B, classes]`: 1 present, 0 absent, negative unknown.
     """
 
     def measure(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor | Rows]:

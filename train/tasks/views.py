@@ -1,7 +1,7 @@
-"""Several views of an image: in other sizes, mirrored, window by window; and the mean of what a network says of them.
+"""Test-time augmentation: scaled and mirrored views of an image, sliding windows; and the mean of their predictions.
 
-Where several probabilities are known of a pixel, of overlapping windows or of views, their mean is taken. Means are taken of
-logarithms of probabilities, so that a network that is sure makes no infinity.
+A pixel's probabilities from overlapping windows and views are averaged. Means are computed from logarithms of probabilities,
+so that a confident network gives no infinity.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from phalanx.train.tasks.pixel_criterion import Probabilities
 
 
 class Views(nn.Module):
-    """A network that is asked of all views that `evaluate` names.
+    """A network that is evaluated on all views that `evaluate` configures.
 
     Args:
-        model: segments images of any size.
-        kind: what makes probabilities of its outputs.
+        model: a segmentation network for images of any size.
+        kind: the function from its outputs to probabilities.
 
     Shape: [B, C, H, W] to logits [B, classes, H, W].
     """
@@ -41,7 +41,7 @@ class Views(nn.Module):
         return mean.logits()
 
     def _windows(self, images: Tensor) -> Tensor:
-        """Logits of one view, of the whole of it or of all windows."""
+        """Logits of one view, in full or from all windows."""
         window, stride, size = self._config.window_sides, self._config.stride_sides, images.shape[-2:]
         if window is None or stride is None:
             return precise(self.model(images))
@@ -55,7 +55,7 @@ class Views(nn.Module):
 
 
 def _starts(length: int, window: int, stride: int) -> Iterator[int]:
-    """Where windows begin along a side: by strides, the last one at the end; one of the whole side where that is shorter."""
+    """Where windows begin along a side: by strides, the last one at the end; a single one if the side is shorter."""
     last = max(0, length - window)
     yield from range(0, last, stride)
     yield last
@@ -69,7 +69,7 @@ class _Mean:
         self._sums: list[Tensor] = []  # logarithms of sums of p, and for sigmoids of 1 - p
 
     def add(self, logits: Tensor, size: torch.Size, top: int = 0, left: int = 0) -> None:
-        """Logits of a part [B, classes, h, w] of images of some height and width, which begins at a pixel."""
+        """Adds logits [B, classes, h, w] of the window at (`top`, `left`) of images of a size."""
         parts = [logits.log_softmax(dim=1)] if self._kind == "softmax" else [F.logsigmoid(logits), F.logsigmoid(-logits)]
         if not self._sums:
             self._sums = [part.new_full((*part.shape[:2], *size), -torch.inf) for part in parts]
@@ -79,12 +79,12 @@ class _Mean:
             place.copy_(torch.logaddexp(place, part))
 
     def logits(self) -> Tensor:
-        """Logits whose probabilities are the mean. How many were added cancels: in the softmax, or in the log odds."""
+        """Logits whose probabilities are the mean. Their number cancels: in the softmax, or in the log odds."""
         return self._sums[0] if self._kind == "softmax" else self._sums[0] - self._sums[1]
 
 
 def precise(logits: Tensor) -> Tensor:
-    """In float32 at least: half precision would move edges when it is resized."""
+    """The tensor in float32 at least: resizing in half precision would move edges."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
 

@@ -1,4 +1,4 @@
-"""The ledger: which samples every step took, a file a rank. Proof that none was lost or repeated."""
+"""The ledger: which samples every step took, in one file per rank. It proves that none was lost or repeated."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from phalanx.dist.storage.json_lines import JsonLines, cut_back
 
 
 class Ledger:
-    """`ledger/rank-N.jsonl`: `{"step", "epoch", "ids"}` a step; nothing if it is not asked for.
+    """`ledger/rank-N.jsonl`: one line `{"step", "epoch", "ids"}` per step.
 
-    `step` is the number of the step, from 1; `epoch` that of this rank's first sample in it, from 0. Mosaics have `others` too:
-    of each id, those of the samples that are in it besides.
+    `step` is the number of the step, from 1; `epoch` that of this rank's first sample in it, from 0. Mosaics have `others`:
+    for each id, the other samples in it.
     """
 
     def __init__(self, folder: Path, ranks: Ranks, wanted: bool):
@@ -37,6 +37,6 @@ class Ledger:
 
 
 def cut_ledgers(folder: Path, last_step: int) -> None:
-    """Drops the lines after `last_step` from every rank's file, those of ranks that are no more too."""
+    """Drops the lines after `last_step` from every rank's file, also of ranks that no longer exist."""
     for path in sorted(folder.glob("rank-*.jsonl")):
         cut_back(path, last_step)

@@ -1,4 +1,4 @@
-"""What a person sees while it trains: one line that is rewritten on a terminal, a line an interval otherwise."""
+"""The progress display: one line that is rewritten on a terminal, otherwise one line per interval."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ def duration(seconds: float) -> str:
 
 
 class ProgressLine:
-    """Step, rate and remaining time. Silent where `shown` is false."""
+    """Step, rate and remaining time. Silent if `shown` is false."""
 
     def __init__(self, last_step: int, first_step: int, shown: bool, out: TextIO | None = None):
         self._last, self._first, self._shown, self._out = last_step, first_step, shown, out or sys.stdout
@@ -26,12 +26,12 @@ class ProgressLine:
         self._open_line = False
 
     def step(self, step: int, figures: Mapping[str, float], due: bool) -> None:
-        """A step's figures are known; `due` says whether its line is."""
+        """Shows a step's figures; `due`: whether its line is due."""
         now = time.monotonic()
         long_ago = now - self._previous[1] > _INTERVAL_S
         if not self._shown or not (due or (self._rewrites and long_ago)):
             return
-        # Figures of several steps may come at once, such as before an evaluation: their rate is that of the time before.
+        # Figures of several steps may arrive at once, such as before an evaluation: they keep the rate measured before.
         since = self._previous if long_ago else self._before
         steps, seconds = step - since[0], now - since[1]
         rate = steps / seconds if steps > 0 and seconds > 0 else 0.0
@@ -47,7 +47,7 @@ class ProgressLine:
             print(text, file=self._out, flush=True)
 
     def say(self, text: str) -> None:
-        """A line of its own."""
+        """Prints a separate line."""
         if not self._shown:
             return
         if self._open_line:

@@ -1,4 +1,4 @@
-"""Where figures go besides the run directory's own files: Weights & Biases, TensorBoard. Imported only when asked for."""
+"""Trackers besides the run directory's own files: Weights & Biases, TensorBoard. Imported only when enabled."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ MetricRows = Sequence[Mapping[str, Any]]
 
 
 class Sink(Protocol):
-    """Takes a step's figures; each step comes once."""
+    """Takes the figures of each step once."""
 
     name: str
 
@@ -31,7 +31,7 @@ def _host() -> tuple[str, int]:
 
 
 def _has_key() -> bool:
-    """Whether W&B would find a key: in the environment or in netrc. The key itself is never looked at further."""
+    """Whether W&B would find a key: in the environment or in netrc. The key itself is not used."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -51,11 +51,11 @@ def _why_not_online() -> str | None:
 
 
 class WandbSink:
-    """One W&B run under the id in run.json, through every resume, with our own step: each of them, none of them twice.
+    """One W&B run under the id in run.json, through every resume, with Phalanx's steps: all of them, none twice.
 
     Args:
-        rows: of metrics.jsonl, as far as they stand. What an earlier process could not hand over any more comes first.
-        already_logged: the last step that an earlier process logged, for where W&B cannot say what it has.
+        rows: of metrics.jsonl so far. Rows that an earlier process could not send come first.
+        already_logged: the last step that an earlier process logged, if W&B cannot report it.
     """
 
     name = "W&B"
@@ -97,11 +97,11 @@ def _there(run: RunDirectory, already_logged: int) -> set[int]:
     try:
         return wandb_pieces.logged_steps(run.path)
     except (ImportError, AttributeError, KeyError, ValueError, OSError):
-        return set(range(already_logged + 1))  # a version of wandb with another format: better a gap than a step twice
+        return set(range(already_logged + 1))  # another version of wandb's format: a gap is better than a repeated step
 
 
 class TensorBoardSink:
-    """Event files in `tensorboard/`; those of steps that come again after a resume are hidden by TensorBoard's own means."""
+    """Event files in `tensorboard/`; TensorBoard hides those of steps that are repeated after a resume."""
 
     name = "TensorBoard"
 
@@ -121,10 +121,10 @@ class TensorBoardSink:
 def open_sinks(
     config: RunConfig, run: RunDirectory, first_step: int, rows: MetricRows, already_logged: int, say: Say
 ) -> list[Sink]:
-    """The sinks that the configuration asks for.
+    """The sinks that the configuration enables.
 
     Args:
-        first_step: steps finished when this process starts.
+        first_step: number of steps finished when this process starts.
         rows: of metrics.jsonl, up to that step.
         already_logged: the last step that an earlier process logged, which may be later than that.
     """

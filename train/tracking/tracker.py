@@ -1,4 +1,4 @@
-"""Where figures go: metrics.jsonl and events.jsonl always, W&B and TensorBoard if asked. On rank 0 only; silent elsewhere."""
+"""Tracking: metrics.jsonl and events.jsonl always, W&B and TensorBoard if enabled. On rank 0 only; silent elsewhere."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from phalanx.train.tracking.sinks import Sink, open_sinks
 
 
 class Tracker:
-    """Writes one line a step, however many parts of it come one after another (the training's, then the evaluation's)."""
+    """Writes one line per step, even if its figures arrive in parts (the training's, then the evaluation's)."""
 
     def __init__(self, config: RunConfig, run: RunDirectory, ranks: Ranks, first_step: int, last_step: int):
         self._log_every, self._last_step = config.train.log_every, last_step
         self._row: dict[str, float] = {}
-        self._in_file: dict[str, float] = {}  # what of the row metrics.jsonl has
+        self._in_file: dict[str, float] = {}  # the part of the row that metrics.jsonl has
         self._row_step = self._first_step = first_step
         self._sinks: list[Sink] = []
         self._waits = False
@@ -29,13 +29,13 @@ class Tracker:
         self.progress = ProgressLine(last_step, first_step, ranks.is_main)
         if not ranks.is_main:
             return
-        # What an attempt logged before a kill comes again; W&B has it already.
+        # Steps that an attempt logged before a kill are repeated; W&B has them already.
         logged = [line["step"] for line in read_lines(run.metrics, step=int)]
         logged += [event["logged"] for event in read_events(run) if isinstance(event.get("logged"), int)]
         self.already_logged = max(logged, default=0)
         self._events = Events(run)
         if self.already_logged > first_step:
-            # Noted before anything is cut: a kill in between must not make us forget it.
+            # Recorded before anything is cut back, so that a kill in between does not lose it.
             self._events.write("cut_back", first_step, logged=self.already_logged)
             self._events.sync()
         cut_back(run.metrics, first_step)
@@ -44,7 +44,7 @@ class Tracker:
         self._sinks = open_sinks(config, run, first_step, rows, self.already_logged, self.progress.say)
 
     def training(self, figures: Sequence[StepFigures]) -> None:
-        """Figures of finished steps; every `train.log_every`-th is logged, and the first and the last."""
+        """Logs figures of finished steps: every `train.log_every`-th, and the first and the last."""
         for known in figures:
             values = {"train/loss": sum(known.losses.values()), "train/lr": known.learning_rate}
             if len(known.losses) > 1:
@@ -61,20 +61,20 @@ class Tracker:
                 self._add(known.step, values)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of the validation split after a step."""
+        """Logs metrics of the validation split after a step."""
         self._add(step, {f"val/{name}": value for name, value in metrics.items()})
         listed = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
         self.progress.say(f"step {step}: validation: {listed}")
 
     def event(self, event: str, step: int, **details: Any) -> None:
-        """A line of events.jsonl, on the disk when this returns, unless the disk is full."""
+        """Writes a line of events.jsonl, on the disk when this returns, unless the disk is full."""
         if self._events is not None:
-            self._look_at(self._events.write(event, step, **details))
+            self._check(self._events.write(event, step, **details))
 
-    def _look_at(self, problem: OSError | None) -> None:
-        """Says once that lines wait, until they are written."""
+    def _check(self, problem: OSError | None) -> None:
+        """Reports once that lines wait, until they are written."""
         if problem is not None and not self._waits:
-            self.progress.say(f"phalanx: {problem.filename}: {problem.strerror}: its lines wait in memory until there is room")
+            self.progress.say(f"phalanx: {problem.filename}: {problem.strerror}: its lines wait in memory for free space")
         self._waits = problem is not None
 
     def _add(self, step: int, values: Mapping[str, float]) -> None:
@@ -84,8 +84,8 @@ class Tracker:
         self._row |= values
 
     def _end_row(self) -> None:
-        """The step has no further figures."""
-        # The file first: a sink may lack a step that a kill took, but never has one twice.
+        """Ends the row: the step has no further figures."""
+        # The file first: a sink may lack a step after a kill, but never has one twice.
         self._write_row()
         for sink in list(self._sinks) if self._row else ():
             try:
@@ -95,41 +95,39 @@ class Tracker:
         self._row, self._in_file = {}, {}
 
     def _write_row(self) -> None:
-        """The step's figures as far as they are known, in its one line of metrics.jsonl."""
+        """Writes the known figures of the step into its single line of metrics.jsonl."""
         if self._metrics is None or self._row == self._in_file:
             return
         line = {"step": self._row_step, "time": time.time(), **self._row}
         if self._in_file or self._row_step == self._first_step:
             self._metrics = self._joined(self._metrics, line)
         else:
-            self._look_at(self._metrics.append(line))
+            self._check(self._metrics.append(line))
         self._in_file = dict(self._row)
 
     def _joined(self, metrics: JsonLines, line: dict[str, Any]) -> JsonLines:
-        """An evaluation after the checkpoint of its step, or after a resume: the step has its line already."""
+        """Adds an evaluation after the step's checkpoint, or after a resume, to the step's existing line."""
         try:
             metrics.sync()
             join_last(metrics.path, line)
         except OSError:
-            self._look_at(metrics.append(line))  # a line of its own, which waits for room
+            self._check(metrics.append(line))  # a separate line, which waits for free space
             return metrics
-        metrics.abandon()  # the file has another one's place now
+        metrics.abandon()  # another file has replaced it
         return JsonLines(metrics.path)
 
     def _lose(self, sink: Sink, error: Exception) -> None:
-        """A server that is gone is no reason to stop; nor is its helper process, which gets the signals that we get."""
+        """Drops a failed sink: neither a lost server nor a dead helper process, which gets our signals, stops training."""
         self._sinks.remove(sink)
         reason = f"{type(error).__name__}: {error}"
         self.event("tracking_lost", self._row_step, sink=sink.name, reason=reason)
-        self.progress.say(
-            f"phalanx: {sink.name} is lost ({reason}). metrics.jsonl goes on; a resume hands over what is missing"
-        )
+        self.progress.say(f"phalanx: {sink.name} is lost ({reason}). metrics.jsonl continues; a resume sends what is missing")
 
     def sync(self) -> None:
-        """Everything that was logged is on the disk when this returns.
+        """Returns when everything logged is on the disk.
 
         Raises:
-            OSError: where it cannot be.
+            OSError: if it cannot be written.
         """
         self._write_row()
         if self._metrics is not None and self._events is not None:
@@ -151,7 +149,7 @@ class Tracker:
                 self.progress.say(f"phalanx: {error.filename}: {error.strerror}: its last lines are lost")
 
     def abandon(self) -> None:
-        """Nothing is written to the run directory any more."""
+        """Stops writing to the run directory."""
         self._row, self._in_file = {}, {}
         for file in (self._metrics, self._events):
             if file is not None:

@@ -1,4 +1,4 @@
-"""What W&B has written offline: each attempt at a run leaves a piece, whose end is missing where the process was killed.
+"""W&B's offline files: each attempt at a run leaves one, truncated if the process was killed.
 
 The files are LevelDB's log format (blocks of 32 KiB, records in up to four kinds of parts) around protobuf records, whose
 classes the wandb package ships.
@@ -21,10 +21,10 @@ def pieces(run_directory: Path) -> list[Path]:
 
 
 def rows(piece: Path) -> Iterator[dict[str, Any]]:
-    """The logged rows of a piece, `_step` among their values, up to where the file was cut short.
+    """The logged rows of a piece, `_step` among their values, up to where the file is truncated.
 
     Raises:
-        ValueError: where the file is something else.
+        ValueError: if it is another kind of file.
     """
     from wandb.proto import wandb_internal_pb2
 
@@ -37,11 +37,11 @@ def rows(piece: Path) -> Iterator[dict[str, Any]]:
 
 def _records(content: bytes) -> Iterator[bytes]:
     if not content.startswith(_MAGIC):
-        raise ValueError("this is no .wandb file")
+        raise ValueError("this is not a .wandb file")
     place, record = _HEADER, b""
     while place + _HEADER <= len(content):
         if _BLOCK - place % _BLOCK < _HEADER:
-            place += _BLOCK - place % _BLOCK  # too little room for a header: the rest of the block is empty
+            place += _BLOCK - place % _BLOCK  # too short for a header: the rest of the block is empty
             continue
         _, length, kind = struct.unpack("<IHB", content[place : place + _HEADER])
         place += _HEADER
@@ -54,9 +54,9 @@ def _records(content: bytes) -> Iterator[bytes]:
 
 
 def logged_steps(run_directory: Path) -> set[int]:
-    """The steps of all pieces.
+    """The steps of all offline files.
 
     Raises:
-        ValueError: where a piece cannot be read.
+        ValueError: if one cannot be read.
     """
     return {int(row["_step"]) for piece in pieces(run_directory) for row in rows(piece)}

@@ -197,7 +197,7 @@ def _kill(
 
     Returns:
         `aim`: where the kill was to fall; `fell`: where it fell; `seconds`: the instant, since the start; `steps`: of the
-        ledger by then; `finished`: step of the last save that had finished; `newest`: step of the newest whole checkpoint, 0
+        ledger by then; `finished`: step of the last save that had finished; `newest`: step of the newest valid checkpoint, 0
         for none; `under_way`: what the kill left under temporary names; `survivor_s`: how long the others took to end by
         themselves; `problems`, and `ok`: there were none.
     """
@@ -228,7 +228,7 @@ def _kill(
     step = int(newest.name.removeprefix("step-")) if newest else 0
     problems += [f"step {number}: {problem}" for number, problem in skipped]
     if step < finished:
-        problems.append(f"the newest whole checkpoint is of step {step}, though {finished} had finished")
+        problems.append(f"the newest valid checkpoint is of step {step}, though {finished} had finished")
     return {
         "aim": aim,
         "fell": fell.to_json(),

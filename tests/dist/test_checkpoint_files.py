@@ -147,7 +147,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a manifest with blocks of no bytes": (lambda c: _edit(c, _without_blocks, again=True), "has no checksums for all of"),
     "a renamed folder": (lambda c: _edit(c, lambda b: b.update(step=7), again=True), "it holds step 7"),
     "a newer format": (lambda c: _edit(c, lambda b: b.update(version=99), again=True), "version 99"),
-    "a manifest that lacks something": (lambda c: _edit(c, lambda b: b.pop("tensors"), again=True), "lacks something"),
+    "a manifest that lacks something": (lambda c: _edit(c, lambda b: b.pop("tensors"), again=True), "is incomplete"),
     "another manifest": (lambda c: (c / "manifest.json").write_text("[]"), "not Phalanx's"),
 }
 

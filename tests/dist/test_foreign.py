@@ -163,7 +163,7 @@ def _with_a_hole(metadata: Any) -> None:
 
 DAMAGE: dict[str, tuple[Callable[[Any], None], str]] = {
     "a file elsewhere": (_elsewhere, "../../etc/passwd, which its metadata names, is missing"),
-    "a hole": (_with_a_hole, "parts of head.weight are missing"),
+    "a hole": (_with_a_hole, "shards of head.weight are missing"),
     "nothing of files": (lambda metadata: setattr(metadata, "storage_data", None), "cannot be read"),
 }
 

@@ -249,7 +249,7 @@ def test_an_output_that_cannot_be_is_refused_and_nothing_is_overwritten(small: P
         ("nowhere/w.safetensors", "there is no folder nowhere"),
         ("folder.safetensors", "this is a folder"),
         ("w.pth", "Name it w.safetensors"),
-        ("mine.safetensors", "mine.json: this file is none that `consolidate` wrote"),
+        ("mine.safetensors", "mine.json: `consolidate` did not write this file"),
         (step(small, 1) / "shards/rank-00000.safetensors", "inside the checkpoints' folder"),
         ("/sys/w.safetensors", "cannot be written"),
     ]:

@@ -275,7 +275,7 @@ def test_another_validation_split_is_told_and_nothing_refused(tmp_path: Path) ->
     run = begun(config)
     (root / "val/class-0/1.png").unlink()
     assert held(run, config) == held_for_evaluation(run, open_split(config.data, "val"))
-    assert "7 samples instead of 8; metrics do not compare" in held(run, config)[0]
+    assert "7 samples instead of 8; metrics are not comparable" in held(run, config)[0]
 
 
 def test_a_run_of_before_knows_its_number_of_samples_and_a_folder_may_lie_elsewhere(tmp_path: Path) -> None:
@@ -439,7 +439,7 @@ def test_every_verb_holds_the_classes_against_the_run(here: Path, capsys: pytest
 def test_a_resume_with_other_samples_is_refused_until_it_is_accepted_and_says_so(here: Path) -> None:
     save(picture(99), here / "data/train/class-0/99.png")
     (here / "data/val/class-0/0.png").unlink()
-    assert "7 samples instead of 8; metrics do not compare" in phalanx("evaluate", "runs/one", cwd=here).errors
+    assert "7 samples instead of 8; metrics are not comparable" in phalanx("evaluate", "runs/one", cwd=here).errors
     assert "9 samples instead of 8" in phalanx("resume", "runs/one", "train.steps=3", cwd=here, expect=2).errors
     assert lines(here / "runs/one/metrics.jsonl")[-1]["step"] == 2
     phalanx("resume", "runs/one", "train.steps=3", "data.changed=accept", cwd=here)

@@ -7,10 +7,10 @@ class BadSample(UserError):
     """A sample that cannot be used.
 
     Attributes:
-        file: which.
+        file: the sample's file.
         problem: what is wrong, without the file's name.
         remedy: what to change.
-        others: how many more are like it, in words, with `{count}` and `{total}`.
+        others: a sentence on how many samples are affected, with `{count}` and `{total}`.
     """
 
     def __init__(self, message: str, file: str = "", problem: str = "", remedy: str = "", others: str = ""):
@@ -19,11 +19,11 @@ class BadSample(UserError):
 
 
 class Unreadable(BadSample):
-    """Its file is missing, or holds no whole image: what `data.on_error=skip` passes over."""
+    """A sample whose file is missing or not a complete image: `data.on_error=skip` skips it."""
 
 
 def unreadable(
-    file: str, problem: str, remedy: str = "Replace it; data.on_error=skip passes over such files in training."
+    file: str, problem: str, remedy: str = "Replace it; data.on_error=skip skips such files in training."
 ) -> Unreadable:
     file = one_line(file)
     return Unreadable(f"{file}: {problem}. {remedy}", file, problem, remedy, "{count} of {total} samples cannot be read")

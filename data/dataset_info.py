@@ -1,4 +1,4 @@
-"""What a dataset tells of itself, where it does: a user's own need not know of all that ours do."""
+"""Optional metadata of a dataset, such as class counts and image sizes, with defaults for datasets without it."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,12 @@ from phalanx.data.files.string_array import StringArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Of ImageNet's training images: what networks with pretrained weights are used to, and near to most photographs.
+# Of ImageNet's training images: usual for pretrained weights, and close to most photographs.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, for images of which nothing is known, pixels between 0 and 1."""
+    """Mean and standard deviation of each channel, for unknown images, pixels between 0 and 1."""
     if channels == 3:
         return IMAGENET_MEAN, IMAGENET_STD
     return (0.5,) * channels, (0.25,) * channels
@@ -35,13 +35,13 @@ def has_masks(dataset: Dataset) -> bool:
 
 
 def labels(dataset: Dataset) -> "Tensor | None":
-    """The class of each sample, int64 `[samples]`; None where a sample has not one class, or the dataset does not tell."""
+    """The class of each sample, int64 `[samples]`; None if samples do not have one class each, or the dataset has no labels."""
     found: Tensor | None = getattr(dataset, "labels", None)
     return found
 
 
 def class_counts(dataset: Dataset) -> list[int] | None:
-    """Samples of each class; pixels for segmentation, which reads every mask; boxes for detection. None where not told."""
+    """Samples of each class; pixels for segmentation, which reads every mask; boxes for detection. None if unknown."""
     known = labels(dataset)
     if known is not None:
         return numpy.bincount(known.numpy(), minlength=len(dataset.classes)).tolist()
@@ -52,7 +52,7 @@ def class_counts(dataset: Dataset) -> list[int] | None:
 
 
 def counts_of(dataset: Dataset, index: int) -> NDArray[numpy.int64] | None:
-    """Pixels or boxes of each class in a sample, `[classes]`; None where the dataset does not tell."""
+    """Pixels or boxes of each class in a sample, `[classes]`; None if unknown."""
     if not hasattr(dataset, "counts_of"):
         return None
     found: NDArray[numpy.int64] | None = dataset.counts_of(index)
@@ -60,25 +60,25 @@ def counts_of(dataset: Dataset, index: int) -> NDArray[numpy.int64] | None:
 
 
 def sizes(dataset: Dataset) -> NDArray[numpy.int32] | None:
-    """Height and width of each image as it is stored, `[samples, 2]`; None where that is not told without reading it."""
+    """Height and width of each image as it is stored, `[samples, 2]`; None if unknown without reading it."""
     found: NDArray[numpy.int32] | None = getattr(dataset, "sizes", None)
     return found
 
 
 def notes(dataset: Dataset) -> tuple[str, ...]:
-    """Sentences about what was left out of the dataset."""
+    """Messages about what was left out of the dataset."""
     found: tuple[str, ...] = getattr(dataset, "notes", ())
     return found
 
 
 def ignored(dataset: Dataset) -> int | None:
-    """The number, in masks, of pixels that count for nothing; None where it is `data.ignore_index`."""
+    """The number, in masks, of ignored pixels; None if it is `data.ignore_index`."""
     found: int | None = getattr(dataset, "ignored", None)
     return found
 
 
 def path(dataset: Dataset, index: int) -> str:
-    """The file of a sample, or its number where the dataset has no files."""
+    """The file of a sample, or its number if the dataset has no files."""
     if hasattr(dataset, "path"):
         found: str = dataset.path(index)
         return found
@@ -86,7 +86,7 @@ def path(dataset: Dataset, index: int) -> str:
 
 
 def sample_names(dataset: Dataset) -> StringArray | None:
-    """The name of each sample, as the dataset's folder or list has it; None where samples have no names."""
+    """The name of each sample, as in the dataset's folder or list; None if samples have no names."""
     found: Any = dataset.sample_names() if hasattr(dataset, "sample_names") else None
     return found if found is None or isinstance(found, StringArray) else StringArray.of(found)
 
@@ -97,17 +97,17 @@ def fingerprints(dataset: Dataset) -> NDArray[numpy.uint64] | None:
 
 
 def image_id(dataset: Dataset, index: int) -> int | str:
-    """The dataset's own id of an image, or its number where it has none."""
+    """The dataset's own id of an image, or its number if it has none."""
     return dataset.image_id(index) if hasattr(dataset, "image_id") else index
 
 
 def category_ids(dataset: Dataset) -> list[int | str]:
-    """The dataset's own id of each class, or its number where it has none."""
+    """The dataset's own id of each class, or its number if it has none."""
     return list(getattr(dataset, "category_ids", None) or range(len(dataset.classes)))
 
 
 class DatasetView:
-    """Another dataset, seen in another way: everything as there, but for what a subclass changes."""
+    """A view of another dataset: forwards everything that a subclass does not change."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset

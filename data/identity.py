@@ -27,7 +27,7 @@ class Identity:
     annotations: str | None = None
 
     def difference(self, now: "Identity") -> str | None:
-        """What is no longer as it was, in words; None for nothing, as far as both tell."""
+        """How the samples have changed; None if they have not, as far as both are known."""
         if now.samples != self.samples:
             return f"{now.samples:,} samples instead of {self.samples:,}"
         if None not in (self.names, now.names) and now.names != self.names:
@@ -40,7 +40,7 @@ class Identity:
 
 
 def identity(dataset: Dataset) -> Identity:
-    """Of a split as it is read now."""
+    """The identity of a split as it is read now."""
     names, labels = dataset_info.sample_names(dataset), dataset_info.labels(dataset)
     annotations = dataset_info.fingerprints(dataset)
     return Identity(

@@ -1,4 +1,4 @@
-"""Files that belong together by their names: `7.jpg` and `7.xml`, `7.TXT`. No torch here."""
+"""Files with the same name except for the suffix: `7.jpg` and `7.xml`, `7.TXT`. No torch here."""
 
 import os
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from phalanx.data.files.same_name import composed
 
 
 class ByStem:
-    """The files of a folder, and of those in it, by their names without the suffix.
+    """The files of a folder and its subfolders, by name without suffix.
 
     Args:
-        suffixes: those that count, in lower case, the preferred ones first; in files they may have any case.
+        suffixes: the accepted ones, in lower case, preferred ones first; files may have them in any case.
     """
 
     def __init__(self, folder: Path, suffixes: Sequence[str]):
@@ -20,7 +20,7 @@ class ByStem:
         self._listed: dict[str, dict[str, str]] = {}
 
     def __call__(self, stem: str) -> str | None:
-        """The file's name, relative to the folder; None where there is none."""
+        """The file's name, relative to the folder; None if there is none."""
         place, name = os.path.split(stem)
         if place not in self._listed:
             self._listed[place] = self._listing(place)

@@ -1,4 +1,4 @@
-"""`classes.txt`: the names of the classes, a line each, in the order of their numbers. No torch here."""
+"""`classes.txt`: the names of the classes, one per line, in the order of their numbers. No torch here."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from phalanx.data.files.text_file import lines, read_text, shown
 
 
 def read_class_names(folder: Path) -> tuple[str, ...] | None:
-    """The names in a folder's `classes.txt`; None where there is none.
+    """The names in a folder's `classes.txt`; None if there is none.
 
     Raises:
-        UserError: where the file is empty, or has a name twice.
+        UserError: if the file is empty, or has a name twice.
     """
     path = folder / "classes.txt"
     if not path.is_file():
@@ -19,9 +19,9 @@ def read_class_names(folder: Path) -> tuple[str, ...] | None:
     while names and not names[-1]:
         names.pop()
     if not names:
-        raise UserError(f"{path}: the file is empty. Write the names of the classes, a line each.")
+        raise UserError(f"{path}: the file is empty. Write the names of the classes, one per line.")
     for number, name in enumerate(names):
         if not name or name in names[:number]:
-            what = f"line {number + 1} is empty" if not name else f"{shown(name)} stands in two lines"
-            raise UserError(f"{path}: {what}. Write the name of each class once, a line each.")
+            what = f"line {number + 1} is empty" if not name else f"{shown(name)} is on two lines"
+            raise UserError(f"{path}: {what}. Write the name of each class once, one per line.")
     return tuple(names)

@@ -1,6 +1,6 @@
-"""COCO's JSON, read and checked: what the rest may rely on. No torch here.
+"""COCO's JSON, read and checked. No torch here.
 
-Format: cocodataset.org/#format-data. Numbers may be texts, sides `64.0`, and ids of any size, as many tools write them.
+Format: cocodataset.org/#format-data. Numbers may be strings, sides `64.0`, and ids of any size, as many tools write them.
 """
 
 import json
@@ -13,15 +13,15 @@ from typing import Any, NamedTuple, NoReturn
 from phalanx.configs.errors import UserError
 from phalanx.configs.text.json_text import KeyTwice, each_key_once, explain
 from phalanx.data.files.text_file import decoded, read_bytes, shown
-from phalanx.data.files.values import flag, key, name, number, whole
+from phalanx.data.files.values import flag, integer, key, name, number
 
 _REMEDY = "Give a file in COCO's format, with images, annotations and categories."
-_AROUND = 25  # characters that are shown before a broken place, and after it
+_AROUND = 25  # characters shown before and after a broken place
 _MOST = 1 << 31  # pixels of a side
 
 
 class ListedImage(NamedTuple):
-    """An image. Its height and width are 0 where the file does not say them; its id is as it was written."""
+    """An image. Its height and width are 0 if the file lacks them; its id is as written."""
 
     id: int | str
     file_name: str
@@ -40,8 +40,8 @@ class Annotation(NamedTuple):
     Attributes:
         called: what it is called in sentences: by its id, or where it has none by its place in the list, from 0.
         box: left, top, width, height.
-        area: NaN where it is not told.
-        outline: `segmentation` as it was written, not checked.
+        area: NaN if it is not annotated.
+        outline: `segmentation` as written, unchecked.
     """
 
     called: str
@@ -55,7 +55,7 @@ class Annotation(NamedTuple):
 
 @dataclass(frozen=True)
 class Content:
-    """What a file holds: images and categories by their ids, in the order of these."""
+    """The content of a file: images and categories by id, in the order of ids."""
 
     path: Path
     images: dict[int | str, ListedImage]
@@ -66,10 +66,10 @@ class Content:
         return len(self._annotations)
 
     def annotations(self) -> Iterator[Annotation]:
-        """One after another.
+        """Yields each annotation.
 
         Raises:
-            UserError: where one is not COCO's, naming it.
+            UserError: if one is not in COCO's format, naming it.
         """
         seen: set[int | str] = set()
         for place, row in enumerate(self._annotations):
@@ -93,7 +93,7 @@ class Content:
 
 
 class _Entry:
-    """An entry of one of the lists, and what is said of it where it is wrong."""
+    """An entry of one of the lists, which reports its errors."""
 
     def __init__(self, path: Path, kind: str, place: int, row: Any):
         self._path, self._kind, self._place, self.row = path, kind, place, row
@@ -106,7 +106,7 @@ class _Entry:
         raise UserError(f"{self._path}: entry {self._place} of '{self._kind}'{known} {problem}. {_REMEDY}")
 
     def id(self) -> tuple[int | str, int | str]:
-        """The id as a key, and as it was written; a number is a whole number in both."""
+        """The id as a key, and as written; a number is an integer in both."""
         found: int | str = self.read("id", key, "an id")
         written = self.row["id"]
         return found, written if isinstance(written, str) else found
@@ -120,12 +120,12 @@ class _Entry:
         return value
 
     def side(self, field: str) -> int:
-        """Pixels; 0 where they are not told."""
+        """Pixels; 0 if missing."""
         if self.row.get(field) is None:
             return 0
-        value: int = self.read(field, whole, "a whole number of pixels")
+        value: int = self.read(field, integer, "an integer number of pixels")
         if not 0 <= value < _MOST:
-            self._refuse(f"has the {field!r} {shown(self.row[field])}, which no image has")
+            self._refuse(f"has the {field!r} {shown(self.row[field])}, which is not an image size")
         return value
 
     def box(self) -> tuple[float, float, float, float]:
@@ -141,7 +141,7 @@ class _Entry:
         value: float = self.read("area", number, "a number")
         if value < 0 or math.isinf(value):
             self._refuse(
-                f"has the 'area' {shown(self.row['area'])}, which no object has; without one its mask's or box's counts"
+                f"has the 'area' {shown(self.row['area'])}, which is not an area; without one its mask's or box's is used"
             )
         return value
 
@@ -156,7 +156,7 @@ def read_coco(path: Path) -> Content:
     """The content of a file.
 
     Raises:
-        UserError: where it is not COCO's, naming the entry.
+        UserError: if it is not COCO's, naming the entry.
     """
     content = _json(path)
     if not isinstance(content, dict):
@@ -203,9 +203,9 @@ def _json(path: Path) -> Any:
 
 
 def _numbers_first(own: int | str) -> tuple[bool, int | str]:
-    """To sort ids by, which may be numbers and texts in one file."""
+    """A sort key for ids, which may be numbers and strings in one file."""
     return isinstance(own, str), own
 
 
 def _refuse_twice(path: Path, what: str, own: int | str) -> NoReturn:
-    raise UserError(f"{path}: the {what} id {shown(own)} is there twice. Give each {what} an id of its own.")
+    raise UserError(f"{path}: the {what} id {shown(own)} occurs twice. Give each {what} a unique id.")

@@ -1,7 +1,7 @@
 """Masks of COCO's annotations: polygons, or run lengths.
 
-Nothing here trusts a file: a point a hundred million pixels away would take gigabytes in pycocotools, so polygons and run
-lengths are held against their image before anything is allocated.
+Files are not trusted: a point a hundred million pixels away would take gigabytes in pycocotools, so polygons and run lengths
+are checked against their image before anything is allocated.
 """
 
 import json
@@ -12,7 +12,7 @@ import numpy
 from numpy.typing import NDArray
 
 from phalanx.configs.errors import UserError
-from phalanx.data.files.values import number, whole
+from phalanx.data.files.values import integer, number
 
 # Pixels of a polygon's outline. pycocotools takes 80 bytes for each; the finest outline of a large photograph has about 10^5.
 _LONGEST = 2_000_000
@@ -20,15 +20,15 @@ _BITS = 60  # of a run length
 
 
 def mask(outline: str, height: int, width: int) -> NDArray[numpy.bool_]:
-    """The pixels of an object in which `fault_of` finds nothing wrong, `[height, width]`.
+    """The pixels of an object that `fault_of` accepts, `[height, width]`.
 
     Args:
-        outline: the JSON of `segmentation`: polygons [[x, y, x, y, ...], ...] in pixels, which together are the object; or
+        outline: the JSON of `segmentation`: polygons [[x, y, x, y, ...], ...] in pixels, whose union is the object; or
             `counts`, as numbers or as COCO's text, and `size`, height and width.
     """
-    told: Any = json.loads(outline)
-    if not isinstance(told, list):
-        counts = told["counts"]
+    segmentation: Any = json.loads(outline)
+    if not isinstance(segmentation, list):
+        counts = segmentation["counts"]
         return _of_runs(counts if isinstance(counts, list) else _runs(counts), height, width)
     try:
         from pycocotools import mask as of_polygons
@@ -36,19 +36,19 @@ def mask(outline: str, height: int, width: int) -> NDArray[numpy.bool_]:
         raise UserError(
             "masks of COCO's polygons need pycocotools. Install it: pip install pycocotools, or set data.options.masks=false."
         ) from None
-    parts = [_runs(part["counts"].decode()) for part in of_polygons.frPyObjects(told, height, width)]
+    parts = [_runs(part["counts"].decode()) for part in of_polygons.frPyObjects(segmentation, height, width)]
     return _of_runs(parts[0], height, width) if len(parts) == 1 else _union(parts, height, width)
 
 
 def _of_runs(runs: Sequence[int] | None, height: int, width: int) -> NDArray[numpy.bool_]:
-    """From the lengths of runs without and with the object in turn, down one column after another."""
+    """Decodes alternating run lengths of background and object, column by column."""
     assert runs is not None, "what fault_of refuses"
     inside = numpy.arange(len(runs)) % 2 == 1
     return numpy.repeat(inside, runs).reshape(width, height).T
 
 
 def _union(parts: Sequence[Sequence[int] | None], height: int, width: int) -> NDArray[numpy.bool_]:
-    """All pixels of any of them, in a time that does not grow with pixels times parts: a file may have thousands of these."""
+    """The union of parts, without a pass over all pixels per part: a file may have thousands of parts."""
     change = numpy.zeros(height * width + 1, numpy.int32)
     for runs in parts:
         assert runs is not None, "what pycocotools writes"
@@ -59,10 +59,10 @@ def _union(parts: Sequence[Sequence[int] | None], height: int, width: int) -> ND
 
 
 def _runs(text: str) -> list[int] | None:
-    """The lengths in COCO's text; None where it is none. From the fourth on they are differences from the last but one.
+    """The run lengths in COCO's string; None if it is invalid. From the fourth on they are differences.
 
-    A number's lowest five bits come first, five a character. Of a character's value above 48, 32 says that the number goes on,
-    and 16 of its last one that it is negative.
+    A number's lowest bits come first, five per character. Of a character's value above 48, 32 marks that the number continues,
+    and 16 in its last character that it is negative.
     """
     runs: list[int] = []
     value = shift = 0
@@ -81,40 +81,40 @@ def _runs(text: str) -> list[int] | None:
     return None if shift else runs
 
 
-def plain(told: Any) -> Any:
-    """An annotation's `segmentation` in the form that is meant: one polygon as a list of one, numbers as numbers."""
-    if isinstance(told, list):
-        polygons = [told] if told and not any(isinstance(part, list | dict) for part in told) else told
+def plain(outline: Any) -> Any:
+    """An annotation's `segmentation` in its normal form: one polygon as a list of one, numbers as numbers."""
+    if isinstance(outline, list):
+        polygons = [outline] if outline and not any(isinstance(part, list | dict) for part in outline) else outline
         return [_numbers(polygon, number) for polygon in polygons]
-    if isinstance(told, dict):
-        return {name: _numbers(value, whole) for name, value in told.items() if name in ("size", "counts")}
-    return told
+    if isinstance(outline, dict):
+        return {name: _numbers(value, integer) for name, value in outline.items() if name in ("size", "counts")}
+    return outline
 
 
 def _numbers(values: Any, read: Any) -> Any:
-    """A list of numbers, where each of its values can be read as one; anything else as it is."""
+    """A list of numbers, if each value can be read as one; anything else unchanged."""
     if not isinstance(values, list) or {*map(type, values)} <= {int}:
         return values
     found = [read(value) for value in values]
     return values if None in found else found
 
 
-def fault_of(told: Any, height: int, width: int) -> str | None:
-    """What is wrong with an annotation's `segmentation`, in its `plain` form; None for nothing.
+def fault_of(outline: Any, height: int, width: int) -> str | None:
+    """The error in an annotation's `segmentation`, in its `plain` form; None if there is none.
 
     Args:
-        height, width: of the image; 0 where they are not known.
+        height, width: of the image; 0 if unknown.
     """
-    if isinstance(told, list):
+    if isinstance(outline, list):
         return (
-            next((fault for polygon in told if (fault := _polygon_fault(polygon, height, width))), None)
-            if told
+            next((fault for polygon in outline if (fault := _polygon_fault(polygon, height, width))), None)
+            if outline
             else ("it has no polygon")
         )
-    if not isinstance(told, dict) or "counts" not in told or not _is_size(told.get("size"), height, width):
+    if not isinstance(outline, dict) or "counts" not in outline or not _is_size(outline.get("size"), height, width):
         of = f" of {height} x {width} pixels" if height and width else ""
         return f"its segmentation is neither polygons nor run lengths{of}"
-    counts, (height, width) = told["counts"], told["size"]
+    counts, (height, width) = outline["counts"], outline["size"]
     runs = _runs(counts) if isinstance(counts, str) else counts
     if not isinstance(runs, list) or not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
         return "its run lengths are not those of the image"
@@ -137,10 +137,10 @@ def _polygon_fault(polygon: Any, height: int, width: int) -> str | None:
     except OverflowError:
         points = numpy.full((1, 2), numpy.inf)
     if not numpy.isfinite(points).all():
-        return "a polygon has a number that is infinite or none"
+        return "a polygon has a number that is infinite or NaN"
     if not (height and width):
         return None
-    # Tools let points slip beyond the image, where they count for nothing; these are not points of this image.
+    # Some points slightly outside of the image are normal, and ignored; these are not points of this image.
     low, high = points.min(axis=0), points.max(axis=0)
     beyond = max(height, width)
     if (low < -beyond).any() or (high > numpy.array([width, height]) + beyond).any():

@@ -1,4 +1,4 @@
-"""The IDX format, in which MNIST and its relatives come: a magic number, the sides, the bytes."""
+"""The IDX format, of MNIST and similar datasets: a magic number, the sides, the bytes."""
 
 import gzip
 import zlib
@@ -31,4 +31,4 @@ def read_idx(path: Path, dimensions: int) -> NDArray[numpy.uint8]:
             raise ValueError
         return numpy.frombuffer(raw, numpy.uint8, offset=4 + 4 * dimensions).reshape(sides)
     except (OSError, EOFError, ValueError, zlib.error):
-        raise UserError(f"{path}[.gz]: this is no whole IDX file with {dimensions} dimensions. Fetch it again.") from None
+        raise UserError(f"{path}[.gz]: this is not a complete IDX file of {dimensions} dimensions. Get it again.") from None

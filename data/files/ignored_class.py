@@ -1,9 +1,9 @@
-"""A class that is not to be learnt: `data.ignore_index` names it, or its name says that it should. No torch here."""
+"""A class that is not learnt: `data.ignore_index` names it, or its name suggests that it should. No torch here."""
 
 import re
 from dataclasses import dataclass
 
-# What people call pixels that are to count for nothing; a background may well be a class, so it comes last.
+# Usual names of ignored pixels; a background may well be a class, so it comes last.
 _NOT_MEANT_TO_BE_LEARNT = (
     *("void", "ignore", "ignored", "ignoreregion", "unlabeled", "unlabelled", "unlabeledpixels", "unclassified", "undefined"),
     *("unknown", "dontcare", "nodata", "nolabel", "background"),
@@ -12,13 +12,13 @@ _NOT_MEANT_TO_BE_LEARNT = (
 
 @dataclass(frozen=True)
 class Learnt:
-    """The classes that are learnt of those that masks have numbers for.
+    """Which of the classes in masks are learnt.
 
     Attributes:
         classes: their names.
-        numbers: of each number in a mask that is learnt, its class.
-        ignored: the number, in samples, of pixels that count for nothing.
-        named: the class that `data.ignore_index` names; None where it is a number beyond the classes.
+        numbers: the class of each learnt number in a mask.
+        ignored: the number, in samples, of ignored pixels.
+        named: the class that `data.ignore_index` names; None if it is a number beyond the classes.
     """
 
     classes: tuple[str, ...]
@@ -32,18 +32,18 @@ def learnt(classes: tuple[str, ...], ignore_index: int) -> Learnt:
     if ignore_index >= len(classes):
         return Learnt(classes, {number: number for number in range(len(classes))}, ignore_index, None)
     kept = [number for number in range(len(classes)) if number != ignore_index]
-    ignored = 255 if len(kept) <= 255 else 65535  # beyond the classes that are left
+    ignored = 255 if len(kept) <= 255 else 65535  # beyond the remaining classes
     names = tuple(classes[number] for number in kept)
     return Learnt(names, {number: index for index, number in enumerate(kept)}, ignored, classes[ignore_index])
 
 
 def hint(classes: tuple[str, ...]) -> list[str]:
-    """A sentence, where a class has the name of what is mostly not meant to be one."""
+    """A message, if a class has a name that usually marks ignored pixels."""
     spelt = [re.sub(r"[\W_]+", "", name.casefold()) for name in classes]
     number = next((spelt.index(word) for word in _NOT_MEANT_TO_BE_LEARNT if word in spelt), None)
     if number is None:
         return []
     return [
-        f"classes.txt: {classes[number]} is learnt and counted as a class like any other; with data.ignore_index={number} its "
-        "pixels would count for nothing."
+        f"classes.txt: {classes[number]} is learnt as a class like any other; with data.ignore_index={number} its "
+        "pixels would be ignored."
     ]

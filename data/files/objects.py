@@ -1,4 +1,4 @@
-"""The objects of all images of a split in a few arrays, and what is wrong with some of them. No torch here."""
+"""The objects of all images of a split in a few arrays, and errors in them. No torch here."""
 
 import math
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ _BEYOND = 1.0  # pixels that a box may reach beyond the image: annotations are r
 
 @dataclass(frozen=True)
 class ObjectTable:
-    """Objects, those of an image after those of the one before.
+    """Objects, in the order of their images.
 
     Attributes:
-        boxes: float32 [objects, 4]: left, top, right, bottom, in pixels, or where `relative`, in shares of the image's sides.
+        boxes: float32 [objects, 4]: left, top, right, bottom, in pixels, or if `relative`, in shares of the image's sides.
         labels: int32 [objects].
         crowd: bool [objects]: many objects in one box, or one that is hard to see; never learnt.
-        areas: float64 [objects], in pixels, NaN where one is not told; none where no file would tell them.
+        areas: float64 [objects], in pixels, NaN if missing; None if the format has no areas.
         ends: int64 [images + 1]: image `i` has the objects from `ends[i]` to `ends[i + 1]`.
-        outlines: of each object, the JSON of COCO's `segmentation`; none where there are no masks.
+        outlines: the JSON of COCO's `segmentation` of each object; None without masks.
     """
 
     boxes: NDArray[numpy.float32]
@@ -39,7 +39,7 @@ class ObjectTable:
 
 @dataclass
 class Found:
-    """Objects as they are read, one after another; areas and outlines where there is a list for them."""
+    """Collects objects as they are read; with areas and outlines if the lists exist."""
 
     areas: list[float] | None = None
     outlines: list[str] | None = None
@@ -67,7 +67,7 @@ class Found:
             self.outlines.append(outline)
 
     def arrays(self, images: int, relative: bool = False) -> ObjectTable:
-        """Sorted by image; within one they stay in order."""
+        """The objects sorted by image, stable within each."""
         of = numpy.array(self.images, numpy.int64)
         order = numpy.argsort(of, kind="stable")
         ends = numpy.zeros(images + 1, numpy.int64)
@@ -97,21 +97,21 @@ class Faults:
     _remedies: dict[str, str] = field(default_factory=dict)
 
     def add(self, where: str, problem: str, kind: str, remedy: str) -> None:
-        """An object that is left out.
+        """Adds an object that is left out.
 
         Args:
             where: file and id.
-            kind: what all that are like it have in common, as `have no area`.
+            kind: the common description of such objects, as `have no area`.
         """
         self._first.setdefault(kind, f"{where}: {problem}")
         self._counts[kind] = self._counts.get(kind, 0) + 1
         self._remedies.setdefault(kind, remedy)
 
     def notes(self, total: int) -> tuple[str, ...]:
-        """What was left out, a sentence a kind.
+        """Messages on what was left out, one per kind.
 
         Raises:
-            UserError: where nothing may be left out, with a line a kind.
+            UserError: if nothing may be left out, with one line per kind.
         """
         lines = [f"{first}. {self._counts[kind]} of {total} objects {kind}." for kind, first in self._first.items()]
         if lines and not self.skip:
@@ -125,11 +125,11 @@ class Faults:
 
 
 def fault_of(box: Sequence[float], width: float, height: float) -> tuple[str, str] | None:
-    """What is wrong with a box, and what all that are like it have in common; None for nothing.
+    """The error in a box, and the common description of such boxes; None if there is none.
 
     Args:
         box: left, top, right, bottom.
-        width, height: of the image, in the unit of the box; 0 where they are not known.
+        width, height: of the image, in the unit of the box; 0 if unknown.
     """
     left, top, right, bottom = box
     shown = f"the box {', '.join(f'{value:g}' for value in box)} (left, top, right, bottom)"

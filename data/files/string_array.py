@@ -1,4 +1,4 @@
-"""Many strings in a few arrays, for lists of millions of files. No torch here."""
+"""Strings in a few arrays, for lists of millions of files. No torch here."""
 
 import hashlib
 import os
@@ -14,11 +14,11 @@ class StringArray:
     """A sequence of file names.
 
     Python counts references inside each object, so a forked loader process that only reads a list of strings writes into
-    its memory, and ends with a copy of it. These arrays it shares for good.
+    its memory, and ends with a copy of it. These arrays stay shared.
 
     Args:
-        content: uint8, which holds all of them.
-        starts, ends: int64 `[names]`, where each lies in it.
+        content: uint8, the bytes of all names.
+        starts, ends: int64 `[names]`, where each begins and ends.
     """
 
     def __init__(self, content: NDArray[numpy.uint8], starts: NDArray[numpy.int64], ends: NDArray[numpy.int64]):
@@ -32,15 +32,15 @@ class StringArray:
         return cls(numpy.frombuffer(b"".join(encoded), numpy.uint8), ends[:-1], ends[1:])
 
     def after(self, count: int) -> "StringArray":
-        """All but the first so many."""
+        """All but the first `count`."""
         return StringArray(self._content, self._starts[count:], self._ends[count:])
 
     def taken(self, indices: NDArray[numpy.int64]) -> "StringArray":
-        """Those of some numbers, in their order."""
+        """The names at some indices, in that order."""
         return StringArray(self._content, self._starts[indices], self._ends[indices])
 
     def digest(self) -> str:
-        """Of all names in their order, however they are stored: a million in a fraction of a second."""
+        """The digest of all names in order, independent of their storage."""
         found = hashlib.blake2b(digest_size=16)
         lengths = self._ends - self._starts
         found.update(lengths.astype("<i8").tobytes())

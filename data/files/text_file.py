@@ -1,7 +1,7 @@
-"""The text of data files, whoever wrote them: labels, lists, names of classes, XML, YAML, JSON. No torch here.
+"""The text of data files of any origin: labels, lists, names of classes, XML, YAML, JSON. No torch here.
 
-Of encodings there are those that say what they are: UTF-8, and UTF-16 and UTF-32 with a byte order mark. What else a byte may
-mean depends on the machine that wrote it, so it is refused instead of guessed.
+Accepted encodings are self-describing: UTF-8, and UTF-16 and UTF-32 with a byte order mark. The meaning of others depends on
+the machine that wrote them, so they are refused instead of guessed.
 """
 
 import codecs
@@ -17,14 +17,14 @@ _MARKS = (  # UTF-32's little-endian mark begins with UTF-16's
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_SHOWN = 60  # characters of a value that a sentence shows
+_SHOWN = 60  # characters of a value that a message shows
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, its byte order mark taken away.
+    """The text of a file, without its byte order mark.
 
     Raises:
-        UserError: where it cannot be read, or is not text in an encoding that can be told, naming the line.
+        UserError: if it cannot be read, or is not text in an accepted encoding, naming the line.
     """
     return decoded(read_bytes(path), str(path))
 
@@ -33,7 +33,7 @@ def read_bytes(path: Path) -> bytes:
     """The content of a file.
 
     Raises:
-        UserError: where it cannot be read.
+        UserError: if it cannot be read.
     """
     try:
         if path.exists() and not path.is_file():
@@ -46,11 +46,11 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decoded(content: bytes, file: str, declared: str | None = None) -> str:
-    """The text that bytes stand for.
+    """Decodes text.
 
     Args:
         file: for messages.
-        declared: the encoding that the file itself names, which counts where there is no byte order mark.
+        declared: the encoding that the file itself names, used without a byte order mark.
     """
     mark, encoding = next(((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", declared or "utf-8"))
     content = content[len(mark) :]
@@ -86,12 +86,12 @@ def _newline(encoding: str) -> bytes:
 
 
 def lines(text: str) -> list[str]:
-    """Its lines, by the ends that editors write: `str.splitlines` also divides at characters that a name may hold."""
+    """The lines of a text, by the line ends of editors: `str.splitlines` also splits at characters that a name may contain."""
     return text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
 
 
 def shown(value: Any) -> str:
-    """A value as a sentence shows it: short, on one line, and printable whatever it holds."""
+    """A value as messages show it: short, printable, on one line."""
     if isinstance(value, list | tuple):
         flat = len(value) <= 4 and not any(isinstance(item, list | tuple | dict) for item in value)
         return f"[{', '.join(map(shown, value))}]" if flat else f"a list of {len(value)}"

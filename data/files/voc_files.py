@@ -1,4 +1,4 @@
-"""Which files a list of PASCAL VOC's means, and what its XML says. No torch here."""
+"""PASCAL VOC's lists of files, and its XML. No torch here."""
 
 import re
 import xml.etree.ElementTree as ElementTree
@@ -18,29 +18,29 @@ _ENCODINGS = re.compile(
     re.IGNORECASE,
 )
 
-_BROKEN = {  # what expat says, and our words
+_BROKEN = {  # expat's messages, and ours
     "no element found": "the text ends before the annotation does",
     "mismatched tag": "another element is closed than the one that is open",
     "unclosed": "what begins here does not end",
     "junk after": "something follows after the annotation",
     "undefined entity": "an & begins a name that XML does not know; write &amp; for the character",
-    "invalid token": "a character stands where none can be; write &amp; for & and &lt; for < in names",
-    "duplicate attribute": "an attribute is there twice",
+    "invalid token": "a character is in an invalid place; write &amp; for & and &lt; for < in names",
+    "duplicate attribute": "an attribute occurs twice",
     "unbound prefix": "the name has a prefix, as in a:b, which is not defined",
-    "invalid character": "the number of a character is not one that XML has",
+    "invalid character": "a character reference is not valid in XML",
     "declaration not at start": "the line <?xml ...?> is not the first",
 }
 
 
 def read_stems(listed: Path, there: Callable[[str], str | None]) -> list[str]:
-    """The names that a list holds, a line each: without the suffix, maybe with a folder, maybe with blanks.
+    """The names in a list, one per line: without suffix, possibly with a folder or blanks.
 
     Args:
-        there: the file that belongs to a name, or None. It decides what a line means that ends as lists of one class do, in -1,
-            0 or 1, or that has the suffix of an image.
+        there: returns the file of a name, or None. It decides the meaning of a line that ends in -1, 0 or 1, as in lists
+            of one class, or in the suffix of an image.
 
     Raises:
-        UserError: where the list cannot be read, is empty, or leads out of its folders.
+        UserError: if the list cannot be read, is empty, or leads out of its folders.
     """
     stems = []
     for number, line in enumerate(lines(read_text(listed)), 1):
@@ -58,15 +58,15 @@ def read_stems(listed: Path, there: Callable[[str], str | None]) -> list[str]:
             )
         stems.append(_meant(entry, there))
     if not stems:
-        raise UserError(f"{listed}: the list has no images. Write their names, a line each, without the suffix.")
+        raise UserError(f"{listed}: the list has no images. Write their names, one per line, without the suffix.")
     return stems
 
 
 def listed_again(listed: Path, stems: Sequence[str]) -> tuple[str, ...]:
-    """A sentence, where a list has a name several times."""
+    """A message, if a list has a name several times."""
     twice = len(stems) - len(set(stems))
-    said = f"{listed}: {twice} of its {len(stems)} lines name an image again, which so comes again in every epoch."
-    return (said,) if twice else ()
+    message = f"{listed}: {twice} of its {len(stems)} lines repeat an image, which is repeated in every epoch."
+    return (message,) if twice else ()
 
 
 def _meant(entry: str, there: Callable[[str], str | None]) -> str:
@@ -82,17 +82,17 @@ def read_xml(path: Path) -> ElementTree.Element:
     """The root of an annotation.
 
     Raises:
-        UserError: where it is not VOC's XML.
+        UserError: if it is not VOC's XML.
     """
     text = _xml_text(path)
-    # Entities could make gigabytes of a few lines; annotations have no use for them.
+    # Entities can expand a few lines to gigabytes; annotations do not need them.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise UserError(f"{path}: this XML defines a document type, which annotations have no use for. Remove the definition.")
+        raise UserError(f"{path}: this XML defines a document type, which annotations do not need. Remove the definition.")
     try:
         tree = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         line, column = error.position
-        wrong = next((words for said, words in _BROKEN.items() if said in str(error)), "it is broken here")
+        wrong = next((ours for expats, ours in _BROKEN.items() if expats in str(error)), "it is broken here")
         raise UserError(
             f"{path}: line {line}, column {column + 1}: this is not XML: {wrong}. Correct it, or write it again."
         ) from None
@@ -106,7 +106,7 @@ def _xml_text(path: Path) -> str:
     found = _DECLARED.match(content)
     declared = found[1].decode() if found else None
     if declared is not None and declared.lower().startswith("utf-16"):
-        declared = None  # what can be read so far is not UTF-16: .NET names the encoding of its strings, not of the file
+        declared = None  # the text so far is not UTF-16: .NET declares the encoding of its strings, not of the file
     if declared is not None and not _ENCODINGS.fullmatch(declared):
         raise UserError(f"{path}: line 1: the encoding {shown(declared)} is not known. Save the file as UTF-8.")
     try:

@@ -1,4 +1,4 @@
-"""The files of a folder and of those in it, as people have them: with links, and with what programs leave. No torch here."""
+"""The files of a folder and its subfolders, following links and skipping programs' own folders. No torch here."""
 
 import os
 from collections import Counter
@@ -20,14 +20,14 @@ _PICTURES_NOT_READ = {
 
 
 def is_left_by_programs(folder: str) -> bool:
-    """Whether a folder's name says that a program keeps its own things in it: Jupyter, macOS, a network disk, Windows."""
+    """Whether a folder is a program's own, by its name: Jupyter's, macOS', a network disk's, Windows'."""
     return folder.startswith(".") or folder in _LEFT_BY_PROGRAMS
 
 
 def files_below(folder: Path) -> Iterator[str]:
     """Names of all files, relative to the folder, in no order. Links to folders are followed, but each folder is read once.
 
-    A link to a folder that the files lie in is passed over, and so is one to a folder that is read anyway.
+    A link to a parent folder is skipped, and so is one to a folder that is read anyway.
     """
     above = os.path.join(os.path.realpath(folder), "")
     seen: set[str] = set()
@@ -45,7 +45,7 @@ def files_below(folder: Path) -> Iterator[str]:
                 folders[:] = [one for one in folders if not is_left_by_programs(one) and _real(place, one) not in seen]
                 links += (os.path.join(inside, one) for one in folders if os.path.islink(os.path.join(place, one)))
                 yield from (os.path.join(inside, one) for one in files)
-        waiting = sorted(links)  # after all that is no link, whose names count where both lead to a folder
+        waiting = sorted(links)  # after all real folders, whose names are preferred
 
 
 def _real(place: str, name: str) -> str:
@@ -57,10 +57,10 @@ def _refuse(error: OSError) -> None:
 
 
 def not_read(folder: Path, names: Iterable[str]) -> list[str]:
-    """A sentence, where files have the names of pictures in formats that are not read."""
+    """A message, if files have suffixes of unsupported image formats."""
     suffixes = Counter(os.path.splitext(name)[1].lower() for name in names if not os.path.basename(name).startswith("."))
     found = sorted((suffix, count) for suffix, count in suffixes.items() if suffix in _PICTURES_NOT_READ)
     if not found:
         return []
     counts = ", ".join(f"{count} {suffix}" for suffix, count in found)
-    return [f"{folder}: files of formats that are not read were left out ({counts}). What is read is {NAMED}."]
+    return [f"{folder}: files of unsupported formats were left out ({counts}). Supported are {NAMED}."]

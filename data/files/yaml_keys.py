@@ -1,7 +1,7 @@
-"""The keys of a small YAML file, such as `data.yaml`: texts, and lists and dictionaries of texts. No torch here.
+"""The keys of a small YAML file, such as `data.yaml`: strings, and lists and dictionaries of strings. No torch here.
 
 Nothing is resolved: `yes` and `1` are names of classes there, neither true nor a number. Nothing below the second level is
-looked at, so that a file cannot make more of itself than it is.
+read, so that a file cannot expand.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ def read_keys(path: Path) -> dict[str, Any]:
     """The values of a file by their keys.
 
     Raises:
-        UserError: where it is not YAML, naming the line, or holds no keys, or one of them twice.
+        UserError: if it is not YAML, naming the line, or has no keys, or one of them twice.
     """
     text = read_text(path)
     try:
@@ -35,7 +35,7 @@ def read_keys(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError):
         raise UserError(f"{path}: this is not YAML. Write it again.") from None
     if not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path}: this is YAML, but it holds no keys with values. Write it as key: value, a line each.")
+        raise UserError(f"{path}: this is YAML, but it holds no keys with values. Write it as key: value, one per line.")
     return {key: _value(path, value) for key, value in _pairs(path, node).items()}
 
 
@@ -44,9 +44,9 @@ def _pairs(path: Path, node: yaml.MappingNode) -> dict[str, yaml.Node]:
     for key, value in node.value:
         where = f"{path}: line {key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
-            raise UserError(f"{where}: a key is not a text. Write it as key: value.")
+            raise UserError(f"{where}: a key is not a string. Write it as key: value.")
         if key.value in found:
-            raise UserError(f"{where}: the key {shown(key.value)} is there twice. Keep one of them.")
+            raise UserError(f"{where}: the key {shown(key.value)} occurs twice. Keep one of them.")
         found[key.value] = value
     return found
 
@@ -60,5 +60,5 @@ def _value(path: Path, node: yaml.Node) -> Any:
 
 
 def _scalar(node: yaml.Node) -> str | list[Any]:
-    """Its text; an empty list for what is none."""
+    """The text of a scalar; an empty list for anything else."""
     return node.value if isinstance(node, yaml.ScalarNode) else []

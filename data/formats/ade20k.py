@@ -1,4 +1,4 @@
-"""`ade20k`: scene parsing, 150 classes; pixels that are none of them (0 in the files) count for nothing.
+"""`ade20k`: scene parsing, 150 classes; other pixels (0 in the files) are ignored.
 
 Zhou et al., Scene Parsing through ADE20K Dataset, CVPR 2017. `ROOT` is `ADEChallengeData2016`, or the folder above it:
 `images/training/*.jpg`, `annotations/training/*.png`, and `validation` likewise. Names are the first ones of its
@@ -33,7 +33,7 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
     """The images of a split, sorted by name.
 
     Raises:
-        UserError: where a file is missing.
+        UserError: if a file is missing.
     """
     root = Path(config.root or "")
     root = root / "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else root
@@ -48,7 +48,7 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
         (0, config.ignore_index),
         config.ignore_index,
         f"ADE20K has {len(CLASSES)} (1 to {len(CLASSES)}, and 0 for none)",
-        "Fetch the file again, or use data.name=masks for classes of your own.",
+        "Download the file again, or use data.name=masks for your own classes.",
     )
     return MaskedImages(
         config, root, StringArray.of(i for i, _ in pairs), StringArray.of(m for _, m in pairs), CLASSES, meaning

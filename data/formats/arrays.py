@@ -12,12 +12,12 @@ class ArrayImages:
     """Images in memory with a class each.
 
     Args:
-        images: [samples, C, H, W], as a dataset gives them.
+        images: [samples, C, H, W], as a dataset returns them.
         labels: int64 [samples].
-        file: which the labels come from.
+        file: the labels' file.
 
     Raises:
-        UserError: where a label is out of range.
+        UserError: if a label is out of range.
     """
 
     kind = "classification"
@@ -29,7 +29,7 @@ class ArrayImages:
         if wrong:
             raise UserError(
                 f"{file}: the label of sample {wrong[0]} is {int(labels[wrong[0]])}, but there are {len(classes)} classes "
-                f"(0 to {len(classes) - 1}). {len(wrong)} of {len(labels)} labels are such. Fetch the file again."
+                f"(0 to {len(classes) - 1}). {len(wrong)} of {len(labels)} labels are out of range. Download the file again."
             )
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ _IMAGE_BYTES = 3 * _SIDE * _SIDE
 
 
 class _CIFAR(ArrayImages):
-    """One of the two, in `ROOT` or the folder of it that its archive makes."""
+    """One of the two, in `ROOT` or in its archive's folder below."""
 
     files: dict[str, tuple[str, ...]]
     folder: str
@@ -44,16 +44,16 @@ class _CIFAR(ArrayImages):
         if not path.is_file():
             pickled = path.with_suffix("").is_file()
             why = ", only the pickled version for Python, which is never opened" if pickled else ""
-            raise UserError(f"{path}: there is no such file{why}. Fetch the binary version ({self.folder}), and set data.root.")
+            raise UserError(f"{path}: there is no such file{why}. Get the binary version ({self.folder}), and set data.root.")
         content = numpy.fromfile(path, numpy.uint8)
         if len(content) == 0 or len(content) % size:
-            raise UserError(f"{path}: {len(content)} bytes are no whole records of {size}. Fetch the file again.")
+            raise UserError(f"{path}: {len(content)} bytes are not a multiple of {size}. Download it again.")
         return content.reshape(-1, size)
 
     def _classes(self, root: Path) -> tuple[str, ...]:
         path = root / self.names_file
         if not path.is_file():
-            raise UserError(f"{path}: there is no such file, which names the classes. Fetch the whole archive.")
+            raise UserError(f"{path}: there is no such file, which names the classes. Download the complete archive.")
         return tuple(read_text(path).split())
 
 

@@ -1,8 +1,8 @@
-"""`cityscapes`: street scenes, the 19 classes of its benchmark; other labels count for nothing.
+"""`cityscapes`: street scenes, the 19 classes of its benchmark; other labels are ignored.
 
 Cordts et al., The Cityscapes Dataset for Semantic Urban Scene Understanding, CVPR 2016 (arXiv:1604.01685).
-`ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png`. Which label is which class
-is the table `labels.py` of its authors' scripts (github.com/mcordts/cityscapesScripts).
+`ROOT/leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `ROOT/gtFine/SPLIT/CITY/*_gtFine_labelIds.png`. The classes' labels are
+the table `labels.py` of its authors' scripts (github.com/mcordts/cityscapesScripts).
 """
 
 from pathlib import Path
@@ -21,10 +21,10 @@ _IMAGE, _MASK = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
 
 def open_split(config: DataConfig, split: str) -> MaskedImages:
-    """The images of a split, city after city, sorted by name.
+    """The images of a split, by city, sorted by name.
 
     Raises:
-        UserError: where a file is missing.
+        UserError: if a file is missing.
     """
     root = Path(config.root or "")
     images = sorted((root / "leftImg8bit" / split).glob(f"[!.]*/[!.]*{_IMAGE}"))

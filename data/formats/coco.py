@@ -1,4 +1,4 @@
-"""`coco`: objects as COCO's JSON has them: boxes, polygons or run lengths, crowds; categories of any ids.
+"""`coco`: objects in COCO's JSON: boxes, polygons or run lengths, crowds; categories of any ids.
 
 Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014 (arXiv:1405.0312); format: cocodataset.org/#format-data. Of a
 split, below `data.root`: `annotations/instances_SPLIT.json` and images in `SPLIT/`; `instances_SPLIT.json` beside `SPLIT/`; or
@@ -35,10 +35,10 @@ _OPTIONS: dict[str, type] = {"annotations": str, "images": str, "masks": bool}
 
 
 def open_split(config: DataConfig, split: str) -> DetectedImages:
-    """All images that the JSON lists, in the order of their ids, those without objects too.
+    """All images that the JSON lists, in the order of their ids, including those without objects.
 
     Raises:
-        UserError: where a file is missing or is not COCO's, or an object cannot be used.
+        UserError: if a file is missing or is not COCO's, or an object cannot be used.
     """
     _check_options(config)
     path, folder = _places(config, split)
@@ -94,7 +94,7 @@ def open_split(config: DataConfig, split: str) -> DetectedImages:
 
 
 def _named_alike(path: Path, content: Content) -> tuple[str, ...]:
-    """A sentence, where two categories have one name."""
+    """A message, if two categories have the same name."""
     seen: dict[str, int | str] = {}
     for category in content.categories.values():
         if category.name in seen:
@@ -105,7 +105,7 @@ def _named_alike(path: Path, content: Content) -> tuple[str, ...]:
 
 
 def _with_sizes(path: Path, root: Path, folder: Path, content: Content) -> tuple[dict[int | str, ListedImage], tuple[str, ...]]:
-    """Images by their ids, and a note where some have no size: that of the image file counts then."""
+    """Images by id, and a message if some have no size: that of the image file is used then."""
     images, without = dict[int | str, ListedImage](), list[ListedImage]()
     for own, image in content.images.items():
         image = image._replace(file_name=_file_name(path, root, folder, image))
@@ -116,20 +116,18 @@ def _with_sizes(path: Path, root: Path, folder: Path, content: Content) -> tuple
             image = image._replace(height=height, width=width)
         images[own] = image
     twice = len(images) - len({image.file_name for image in images.values()})
-    notes = (
-        (f"{path}: {twice} images are listed again under other ids: the objects of each id are learnt apart.",) if twice else ()
-    )
+    notes = (f"{path}: {twice} images are listed again under other ids: their objects are learnt separately.",) if twice else ()
     if not without:
         return images, notes
     return images, (
         *notes,
-        f"{path}: image {shown(without[0].id)} has no height and width. {len(without)} of {len(images)} images are like it: "
-        "the sizes of their files count.",
+        f"{path}: image {shown(without[0].id)} has no height and width. {len(without)} of {len(images)} images have none: "
+        "the sizes of their files are used.",
     )
 
 
 def _file_name(path: Path, root: Path, folder: Path, image: ListedImage) -> str:
-    """A name relative to the folder: of a path as Windows writes it, too, and of one that begins at `data.root`."""
+    """A name relative to the folder, also from a Windows path or one relative to `data.root`."""
     name = image.file_name
     if "\\" in name and not (folder / name).exists():
         name = name.replace("\\", "/")
@@ -183,6 +181,6 @@ def _places(config: DataConfig, split: str) -> tuple[Path, Path]:
             return path, images
     listed = ", ".join(str(path) for path, _ in tried[: len(layouts)])
     raise UserError(
-        f"data.root={config.root}: of the split {split} there is none of {listed}. Set data.train_split and data.val_split, or "
+        f"data.root={config.root}: the split {split} has none of {listed}. Set data.train_split and data.val_split, or "
         "data.options.annotations and data.options.images."
     )

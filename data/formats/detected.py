@@ -1,4 +1,4 @@
-"""Image files with boxes, and maybe masks, of the objects in them: what `coco`, `voc` and `yolo` open."""
+"""Image files with boxes, and optionally masks, of the objects in them, for `coco`, `voc` and `yolo`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ class DetectedImages(ImageFiles):
     """Image files, and the objects in each.
 
     Args:
-        names: of the images, relative to the folder.
-        sizes: int32 [images, 2], height and width as the annotations have them, 0 where they do not tell.
-        notes: sentences about objects that were left out.
-        ids: those that the annotations give to the images, and to the classes.
-        looked: where objects were looked for, for messages.
+        names: the images' names, relative to the folder.
+        sizes: int32 [images, 2], height and width in the annotations, 0 if missing.
+        notes: messages about objects that were left out.
+        ids: the annotations' ids of the images and of the classes.
+        looked: where objects were searched, for messages.
 
     Attributes:
         has_masks: whether samples have `masks`.
@@ -52,7 +52,7 @@ class DetectedImages(ImageFiles):
     ):
         super().__init__(config, folder, names, classes)
         if not classes:
-            raise UserError(f"{folder}: there are no classes. Write their names into classes.txt, a line each.")
+            raise UserError(f"{folder}: there are no classes. Write their names into classes.txt, one per line.")
         self._objects, self._sizes = objects, sizes
         self.has_masks = objects.outlines is not None
         self.notes, self.looked = notes, looked
@@ -80,11 +80,11 @@ class DetectedImages(ImageFiles):
 
     @property
     def sizes(self) -> NDArray[numpy.int32] | None:
-        """Height and width of each image as the annotations have them, `[samples, 2]`; None where some do not tell."""
+        """Height and width of each image in the annotations, `[samples, 2]`; None if some are missing."""
         return None if self._sizes is None or not self._sizes.all() else self._sizes
 
     def image_id(self, index: int) -> int | str:
-        """The id that the annotations give to an image, or its number."""
+        """The annotations' id of an image, or its number."""
         return self._image_ids[index]
 
     def _own(self, index: int) -> slice:
@@ -100,7 +100,7 @@ class DetectedImages(ImageFiles):
                 self.path(index),
                 f"the masks of its {own.stop - own.start} objects, {width} x {height} pixels each, would take more than 8 GB",
                 "Cut the image into several, or make it smaller.",
-                "{count} of {total} images have as many",
+                "{count} of {total} images have that many",
             )
         known = self._sizes is not None and bool(self._sizes[index].all())
         masks = numpy.zeros((own.stop - own.start, height, width), bool)
@@ -115,30 +115,30 @@ class DetectedImages(ImageFiles):
     def _check_size(self, index: int, height: int, width: int) -> None:
         if self._sizes is None:
             return
-        told_height, told_width = self._sizes[index].tolist()
-        if (told_height, told_width) not in ((height, width), (0, 0)):
-            raise self._of_another_size(index, height, width, told_height, told_width)
+        height_told, width_told = self._sizes[index].tolist()
+        if (height_told, width_told) not in ((height, width), (0, 0)):
+            raise self._of_another_size(index, height, width, height_told, width_told)
 
-    def _of_another_size(self, index: int, height: int, width: int, told_height: int, told_width: int) -> BadSample:
-        problem = f"the image is {width} x {height} pixels, but its annotations are for {told_width} x {told_height}"
+    def _of_another_size(self, index: int, height: int, width: int, height_told: int, width_told: int) -> BadSample:
+        problem = f"the image is {width} x {height} pixels, but its annotations are for {width_told} x {height_told}"
         header = read_header(Path(self.path(index)))
-        if header is not None and header.on_its_side and (told_height, told_width) == (header.height, header.width):
+        if header is not None and header.on_its_side and (height_told, width_told) == (header.height, header.width):
             return bad(
                 self.path(index),
-                f"{problem}, its pixels as they are stored: its EXIF orientation turns it by 90 degrees",
-                "If the boxes lie on the stored pixels, take the orientation away: exiftool -Orientation= FILE; if they lie on "
+                f"{problem}, its stored pixels: its EXIF orientation rotates it by 90 degrees",
+                "If the boxes lie on the stored pixels, remove the orientation: exiftool -Orientation= FILE; if they lie on "
                 "the upright image, exchange width and height in the annotations.",
-                "{count} of {total} images are turned by EXIF, but have annotations for what is stored",
+                "{count} of {total} images are rotated by EXIF, but have annotations for the stored pixels",
             )
         return bad(
             self.path(index),
             problem,
             "Correct one of them.",
-            "{count} of {total} images have another size than their annotations say",
+            "{count} of {total} images differ in size from their annotations",
         )
 
     def counts_of(self, index: int) -> NDArray[numpy.int64]:
-        """Boxes of each class in a sample, `[classes]`; those that are not learnt are not counted."""
+        """Boxes of each class in a sample, `[classes]`; objects that are not learnt do not count."""
         return self._counts(self._own(index))
 
     def class_counts(self) -> list[int]:
@@ -153,7 +153,7 @@ class DetectedImages(ImageFiles):
 
     @property
     def never_learnt(self) -> int:
-        """Crowds, and objects that are hard to see."""
+        """The number of crowds and difficult objects."""
         return int(self._objects.crowd.sum())
 
     def _counts(self, some: slice) -> NDArray[numpy.int64]:
@@ -162,7 +162,7 @@ class DetectedImages(ImageFiles):
 
 
 def _areas(told: Tensor, sample: Mapping[str, Any]) -> Tensor:
-    """Areas of objects as they were annotated; of the mask, or else the box, where one was not."""
+    """Areas of objects as annotated; those of the mask, or else the box, if missing."""
     sides = sample["boxes"][:, 2:] - sample["boxes"][:, :2]
     own = sample["masks"].flatten(1).sum(dim=1) if "masks" in sample else sides.prod(dim=1)
     return torch.where(told.isnan(), own.double(), told)

@@ -33,7 +33,7 @@ class Digits(ArrayImages):
 
 
 def _table() -> Tensor:
-    """The package's own file, read without importing scikit-learn: that takes every rank over a second."""
+    """The package's own file, read without importing scikit-learn, which takes over a second."""
     package = importlib.util.find_spec("sklearn")
     for folder in (package.submodule_search_locations or []) if package else []:
         file = Path(folder) / "datasets" / "data" / "digits.csv.gz"

@@ -1,4 +1,4 @@
-"""`image_folder`: a folder a class. `ROOT/SPLIT/CLASS/**/*.jpg`; `ROOT/CLASS/**/*.jpg` where the split is divided."""
+"""`image_folder`: one folder per class. `ROOT/SPLIT/CLASS/**/*.jpg`; `ROOT/CLASS/**/*.jpg` if the split is divided."""
 
 import os
 from collections.abc import Sequence
@@ -19,16 +19,16 @@ from phalanx.data.images.image_formats import SUFFIXES, is_image_name
 
 _TRAINING = {"train", "training", "trn"}
 _OTHER_SPLITS = {"val", "valid", "validation", "test", "testing", "tst", "dev", "eval", "holdout"}
-_NAMED = 10  # class folders that a sentence names
+_NAMED = 10  # class folders that a message names
 
 
 def open_split(config: DataConfig, split: str) -> LabelledImages:
-    """The images of a split, class after class, in the order of their names.
+    """The images of a split, by class, in the order of their names.
 
-    Classes are the folders of the training split, sorted. Another split may lack some of them, which its notes say.
+    Classes are the folders of the training split, sorted. Another split may lack some of them, which its notes report.
 
     Raises:
-        UserError: where a folder is missing, a class of the training split has no images, or another split has further classes.
+        UserError: if a folder is missing, a class of the training split has no images, or another split has further classes.
     """
     assert config.root is not None
     folder, training = (_folder(config, name) for name in (split, config.train_split))
@@ -62,7 +62,7 @@ def open_split(config: DataConfig, split: str) -> LabelledImages:
 
 
 def _folder(config: DataConfig, split: str) -> Path:
-    """The folder of a split: `ROOT/SPLIT`; `ROOT` itself where there is none, and what to hold out is said elsewhere."""
+    """The folder of a split: `ROOT/SPLIT`; `ROOT` itself if there is none, and a split of it is configured."""
     assert config.root is not None
     for name in spellings(split):
         if Path(config.root, name).is_dir():
@@ -83,7 +83,7 @@ def _folder(config: DataConfig, split: str) -> Path:
 
 
 def _may_be_a_class(entry: "os.DirEntry[str]") -> bool:
-    """Whether it is a folder that no program has left, and no link to a folder that it lies in."""
+    """Whether it is a folder that is neither a program's own nor a link to a parent folder."""
     if not os.path.isdir(entry) or is_left_by_programs(entry.name):  # entry.is_dir() raises for a link to itself
         return False
     above = os.path.join(os.path.realpath(os.path.dirname(entry.path)), "")
@@ -101,7 +101,7 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
     if odd := next((name for name in found if has_control(name)), None):
         raise UserError(f"{folder}: the name of its folder {shown(odd)} has a control character. Rename it.")
     if len({composed(name) for name in found}) < len(found):
-        raise UserError(f"{folder}: two of its folders have the same name, but for how its accents are stored. Make them one.")
+        raise UserError(f"{folder}: two of its folders have the same name, except for how accents are stored. Merge them.")
     spelt = {name.casefold() for name in found}
     if spelt & _TRAINING and spelt & _OTHER_SPLITS and spelt <= _TRAINING | _OTHER_SPLITS:
         training = next(name for name in found if name.casefold() in _TRAINING)
@@ -113,7 +113,7 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def _refuse_nested(folder: Path, classes: Sequence[str]) -> None:
-    """Refuses a split whose only folder has folders instead of images, as archives within archives leave it."""
+    """Refuses a split whose only folder holds folders instead of images, as after unpacking some archives."""
     if len(classes) > 1:
         return
     inside = folder / classes[0]
@@ -131,7 +131,7 @@ def _images_in(folder: Path) -> int:
 
 def _of_no_class(folder: Path) -> list[str]:
     count = _images_in(folder)
-    return [f"{folder}/ has {count} images beside its class folders, which are of no class and left out."] if count else []
+    return [f"{folder}/ has {count} images beside its class folders, which have no class and are left out."] if count else []
 
 
 def _refuse_further_classes(folder: Path, further: Sequence[str], training: Path) -> None:

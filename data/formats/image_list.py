@@ -1,6 +1,6 @@
-"""`list`: a CSV file a split, a line an image: `path,label`, or `path,label1;label2` where images have several labels.
+"""`list`: one CSV file per split, one line per image: `path,label`, or `path,label1;label2` if images have several labels.
 
-Paths are relative to `data.root`; a first line that names the columns is passed over. Classes are those of the training list,
+Paths are relative to `data.root`; a first line that names the columns is skipped. Classes are those of the training list,
 sorted (by number, if all are numbers), or the lines of `ROOT/classes.txt`, by name or by number from 0.
 """
 
@@ -29,7 +29,7 @@ _SEPARATOR = ";"
 _OTHER_MARKS = {b";": "semicolon", b"\t": "tab"}
 _BLANKS = re.compile(rb"(?<![ \t])[ \t]*([,\n])[ \t]*")  # beside commas and at the ends of lines
 _BLANKS_AFTER_QUOTES = re.compile(rb'"[ \t]+([,\n])')
-# What people call the columns, without blanks and underscores.
+# Usual names of the columns, without blanks and underscores.
 _PATH_TITLES = {
     *("path", "paths", "image", "images", "img", "imgs", "file", "files", "filename", "filenames", "filepath", "imagepath"),
     *("imagename", "imagefile", "imageid", "imgpath", "imgname", "imgid", "name", "id", "url", "photo", "picture", "x"),
@@ -45,12 +45,12 @@ class Lines:
     """A CSV file of two columns.
 
     Attributes:
-        file: which.
-        lines: int64, the number of each line that counts.
+        file: its path.
+        lines: int64, the number of each line with a sample.
         names: first column.
-        words: each text that the second column holds, once.
+        words: each distinct text in the second column.
         numbers: int32, which of the words each line has.
-        repeated: how many lines name an image that a line before them names.
+        repeated: number of lines that repeat an image.
     """
 
     file: Path
@@ -76,7 +76,7 @@ def read_list(path: Path) -> Lines:
     """Reads a CSV file of two columns.
 
     Raises:
-        UserError: where it is missing, empty, or no such file, naming the line.
+        UserError: if it is missing, empty, or not such a file, naming the line.
     """
     if not path.is_file():
         text = path.with_suffix(".txt")
@@ -88,11 +88,11 @@ def read_list(path: Path) -> Lines:
     return _read(path, stat.st_mtime_ns, stat.st_size)
 
 
-@lru_cache(maxsize=2)  # the validation split looks at the training list too
+@lru_cache(maxsize=2)  # the validation split reads the training list too
 def _read(path: Path, changed: int, size: int) -> Lines:
     content = read_text(path).replace("\r\n", "\n").replace("\r", "\n").encode().rstrip()
     if not content.strip():
-        raise UserError(f"{path}: the list has no samples. Add lines of path and label, parted by a comma.")
+        raise UserError(f"{path}: the list has no samples. Add lines `path,label`.")
     read = _by_csv if b'"' in content else _by_commas
     names, paths, labels, rows = read(path, _with_slashes(path, content))
     if not content.isascii():
@@ -100,7 +100,7 @@ def _read(path: Path, changed: int, size: int) -> Lines:
     title = 1 if _is_title(path, names[0], labels[0].decode()) else 0
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels[title:]))}
     if not numbers:
-        raise UserError(f"{path}: the list has no samples, only a title. Add lines of path and label, parted by a comma.")
+        raise UserError(f"{path}: the list has no samples, only a title. Add lines `path,label`.")
     lines = numpy.fromiter(map(numbers.__getitem__, labels[title:]), numpy.int32, len(labels) - title)
     hashes = numpy.sort(numpy.fromiter(map(hash, paths), numpy.int64, len(paths)))  # a third of a set's time
     repeated = len(paths) - len(set(paths)) if (hashes[1:] == hashes[:-1]).any() else 0
@@ -108,7 +108,7 @@ def _read(path: Path, changed: int, size: int) -> Lines:
 
 
 def _with_slashes(path: Path, content: bytes) -> bytes:
-    """A list whose paths are parted as on Windows, as it is meant here: where no file has such a name."""
+    """Replaces backslashes in a list's paths by slashes, unless a file has such a name."""
     if b"\\" not in content:
         return content
     first = next(line for line in content.split(b"\n") if b"\\" in line).split(b",")[0].strip(b' \t"').decode()
@@ -120,13 +120,13 @@ def _is_title(path: Path, first: str, second: str) -> bool:
     """Whether a first line names the columns.
 
     Raises:
-        UserError: where it names them in another order.
+        UserError: if it names them in another order.
     """
     left, right = (re.sub(r"[\W_]+", "", text.casefold()) for text in (first, second))
     if not (left in _PATH_TITLES or right in _LABEL_TITLES | _PATH_TITLES) or (path.parent / first).is_file():
         return False
     if left in _LABEL_TITLES and right in _PATH_TITLES:
-        raise UserError(f"{path}: line 1 says that its columns are {first} and {second}. Write the path first, then the label.")
+        raise UserError(f"{path}: line 1 names the columns {first} and {second}. Write the path first, then the label.")
     return left in _PATH_TITLES or right in _LABEL_TITLES
 
 
@@ -150,13 +150,13 @@ def _by_commas(path: Path, content: bytes) -> tuple[StringArray, list[bytes], li
 
 
 def _by_csv(path: Path, content: bytes) -> tuple[StringArray, list[bytes], list[bytes], NDArray[numpy.int64]]:
-    """The same where a path or a label is in quotation marks, with a comma in it."""
+    """The same for files with quotation marks around a path or a label."""
     content = _BLANKS_AFTER_QUOTES.sub(rb'"\1', content)
     try:
         read = csv.reader(io.StringIO(content.decode(), newline=""), strict=True, skipinitialspace=True)
         numbered = [(read.line_num, [field.strip(" \t") for field in row]) for row in read if row]
     except csv.Error as error:
-        raise UserError(f"{path}: this is no CSV file: {error}. Give lines of path and label, parted by a comma.") from None
+        raise UserError(f"{path}: this is not a CSV file: {error}. Give lines `path,label`.") from None
     lines, rows = numpy.array([number for number, _ in numbered]), [row for _, row in numbered]
     if any(len(row) != 2 or not row[0] for row in rows):
         _refuse(path, [[field.encode() for field in row] for row in rows], lines)
@@ -169,7 +169,7 @@ def _refuse(path: Path, rows: list[list[bytes]], numbers: NDArray[numpy.int64]) 
         if len(row) != 2 or not row[0]:
             fields = "no path" if len(row) == 2 else f"{len(row)} field{'s' if len(row) > 1 else ''}"
             other = next((name for mark, name in _OTHER_MARKS.items() if len(row) == 1 and row[0].count(mark) == 1), None)
-            remedy = "Correct it." if other is None else f"Part them by a comma, not by a {other}."
+            remedy = "Correct it." if other is None else f"Separate them by a comma, not by a {other}."
             raise UserError(f"{path}: line {number} has {fields} instead of a path and a label. {remedy}")
     raise AssertionError(path)
 
@@ -178,7 +178,7 @@ def open_split(config: DataConfig, split: str) -> LabelledImages | MultiLabelIma
     """The images of a list, in its order.
 
     Raises:
-        UserError: where it is no such list, or has a label that is no class, naming the line.
+        UserError: if it is not such a list, or has a label that is not a class, naming the line.
     """
     root = Path(config.root or "")
     training, lines = (read_list(list_file(config, name)) for name in (config.train_split, split))
@@ -197,7 +197,7 @@ def open_split(config: DataConfig, split: str) -> LabelledImages | MultiLabelIma
     if several:
         counts = numpy.array([len(own) for own in meant], numpy.int64)[lines.numbers]
         ends = numpy.concatenate([[0], numpy.cumsum(counts)])
-        starts = numpy.cumsum([0, *map(len, meant)])[:-1][lines.numbers]  # in the labels of all words, one after another
+        starts = numpy.cumsum([0, *map(len, meant)])[:-1][lines.numbers]  # in the concatenated labels of all words
         places = numpy.arange(ends[-1]) - numpy.repeat(ends[:-1] - starts, counts)
         labels = numpy.array([label for own in meant for label in own], numpy.int64)[places]
         looked = f"{lines.file}: its {len(lines.numbers)} lines"
@@ -207,19 +207,19 @@ def open_split(config: DataConfig, split: str) -> LabelledImages | MultiLabelIma
 
 
 def _contradictions(lines: Lines) -> tuple[str, ...]:
-    """A sentence, where an image has several classes, as in files with a line for each label of an image."""
+    """A message, if an image has several classes, as in files with one line per label."""
     if not lines.repeated:
         return ()
     words: dict[str, set[int]] = {}
     for place, number in enumerate(lines.numbers.tolist()):
         words.setdefault(lines.names[place], set()).add(number)
     several = [name for name, found in words.items() if len(found) > 1]
-    again = f"{lines.file}: {lines.repeated} lines name an image again, which so comes again in every epoch"
+    again = f"{lines.file}: {lines.repeated} lines repeat an image, which is repeated in every epoch"
     if not several:
         return (f"{again}.",)
     return (
-        f"{again}; {len(several)} images have several classes, such as {several[0]}. If these hold at once, write them into "
-        "one line, parted by semicolons.",
+        f"{again}; {len(several)} images have several classes, such as {several[0]}. If an image has them all, write them into "
+        "one line, separated by semicolons.",
     )
 
 
@@ -247,5 +247,5 @@ def _number(
         raise UserError(f"{lines.where(word)} has the label {label}, but {there}. Correct the line, or classes.txt.")
     raise UserError(
         f"{lines.where(word)} has the label {label}, which {training.file} does not have. "
-        "Correct it, or name all classes in classes.txt, a line each."
+        "Correct it, or name all classes in classes.txt, one per line."
     )

@@ -1,4 +1,4 @@
-"""Image files with a class each, or with several labels: what `image_folder` and `list` open."""
+"""Image files with one class or several labels each, for `image_folder` and `list`."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from phalanx.data.images.reading import Reader
 
 
 def mode_of_files(config: DataConfig) -> Mode:
-    """The channels that image files are read with."""
+    """The channels with which image files are read."""
     return "rgb" if config.mode == "auto" else config.mode
 
 
@@ -43,11 +43,11 @@ class ImageFiles:
         return str(self._folder / self._names[index])
 
     def sample_names(self) -> StringArray:
-        """The file of each sample, relative to the folder: the same wherever that lies."""
+        """The file of each sample, relative to the folder: independent of its location."""
         return self._names
 
     def files(self, index: int) -> tuple[str, ...]:
-        """All files that a sample is made of."""
+        """All files of a sample."""
         return (self.path(index),)
 
     def _image(self, index: int) -> Tensor:
@@ -59,10 +59,10 @@ class LabelledImages(ImageFiles):
 
     Args:
         targets: int64 `[samples]`.
-        notes: sentences about what is odd.
+        notes: warnings.
 
     Raises:
-        UserError: where there is only one class.
+        UserError: if there is only one class.
     """
 
     kind = "classification"
@@ -79,7 +79,7 @@ class LabelledImages(ImageFiles):
         super().__init__(config, folder, names, classes)
         self.notes = notes
         if len(classes) == 1:
-            raise UserError(f"{folder}: all images are of one class, {classes[0]}. Add another, or nothing can be learnt.")
+            raise UserError(f"{folder}: all images are of one class, {classes[0]}. Add another, or there is nothing to learn.")
         self.labels = torch.from_numpy(targets)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class MultiLabelImages(ImageFiles):
     """Image files with any number of labels each.
 
     Args:
-        labels: int32, those of all samples, one after another.
+        labels: int32, the labels of all samples, concatenated.
         ends: int64 `[samples + 1]`: sample `i` has the labels from `ends[i]` to `ends[i + 1]`.
         looked: where labels were looked for, for messages.
         notes: sentences about what is odd.

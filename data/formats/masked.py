@@ -1,4 +1,4 @@
-"""Image files with a mask each, the class of every pixel: what `masks`, `voc`, `cityscapes` and `ade20k` open."""
+"""Image files with a mask each (the class of every pixel), for `masks`, `voc`, `cityscapes` and `ade20k`."""
 
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,15 @@ _OUT_OF_RANGE = -1
 
 
 class Meaning:
-    """What the numbers in a mask mean.
+    """The meaning of the numbers in a mask.
 
     Args:
-        classes: of each number, by number; what is not listed is out of range.
-        ignored: numbers that count for nothing.
-        ignore_index: what they become.
-        others_are_ignored: whether numbers that are not listed count for nothing, too.
-        names: what gives the classes their names, for messages.
-        remedy: what to change where a number is out of range, with `{number}`.
+        classes: the class of each number; unlisted numbers are out of range.
+        ignored: ignored numbers.
+        ignore_index: the value that replaces them.
+        others_are_ignored: whether unlisted numbers are ignored, too.
+        names: the source of the classes' names, for messages.
+        remedy: what to change if a number is out of range, with `{number}`.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class MaskedImages(ImageFiles):
     """Image files, and a mask of each.
 
     Args:
-        images, masks: names relative to the folder, pair by pair.
-        notes: sentences about what is odd.
+        images, masks: names relative to the folder, in pairs.
+        notes: warnings.
 
     Attributes:
-        ignored: the number of pixels that count for nothing.
+        ignored: the number of ignored pixels.
 
     Raises:
-        UserError: where an image has no mask, or there is one class only.
+        UserError: if an image has no mask, or there is only one class.
     """
 
     kind = "segmentation"
@@ -78,7 +78,7 @@ class MaskedImages(ImageFiles):
         if len(classes) == 1:
             raise UserError(
                 f"{folder}: there is only one class to learn, {classes[0]}. Name the background too, in classes.txt, as one "
-                "that data.ignore_index does not take out."
+                "that data.ignore_index does not exclude."
             )
         if meaning.ignore_index < len(classes):
             name = classes[meaning.ignore_index]
@@ -97,9 +97,9 @@ class MaskedImages(ImageFiles):
         problem = f"the mask is {own[1]} x {own[0]} pixels, but the image {self.path(index)} is {size[1]} x {size[0]}"
         remedy, header = "Make them the same size.", read_header(Path(self.path(index)))
         if header is not None and header.on_its_side and own == (header.height, header.width):
-            problem += ", turned by 90 degrees as its EXIF orientation says"
-            remedy = "If the mask lies on the stored pixels, take the orientation away: exiftool -Orientation= FILE."
-        return bad(self.mask_path(index), problem, remedy, "{count} of {total} masks have another size than their image")
+            problem += ", rotated by 90 degrees by its EXIF orientation"
+            remedy = "If the mask lies on the stored pixels, remove the orientation: exiftool -Orientation= FILE."
+        return bad(self.mask_path(index), problem, remedy, "{count} of {total} masks differ in size from their image")
 
     def mask_path(self, index: int) -> str:
         """The file of a sample's mask."""
@@ -110,11 +110,11 @@ class MaskedImages(ImageFiles):
         return self.path(index), self.mask_path(index)
 
     def mask(self, index: int) -> Tensor:
-        """The class of each pixel, or `ignore_index`: uint8 `[H, W]`; int64 where a byte is too small for the classes.
+        """The class of each pixel, or `ignore_index`: uint8 `[H, W]`; int64 if a byte is too small for the classes.
 
         Raises:
-            Unreadable: where the file holds no whole mask.
-            BadSample: where it has a number that is no class.
+            Unreadable: if the file is not a complete mask.
+            BadSample: if it has a number that is not a class.
         """
         stored = self._reader.mask(self.mask_path(index))
         classes = self._meaning.table[stored.long()]
@@ -154,7 +154,7 @@ def plain_meaning(classes: tuple[str, ...], found: Learnt, ignore_index: int) ->
 
 
 def refuse_missing(pairs: list[tuple[Path, Path]]) -> None:
-    """Refuses pairs of image and mask of which one is not there.
+    """Refuses pairs of image and mask of which one is missing.
 
     Raises:
         UserError: with their number, and the first.
@@ -165,5 +165,5 @@ def refuse_missing(pairs: list[tuple[Path, Path]]) -> None:
         there, gone = (image, mask) if not mask.is_file() else (mask, image)
         raise UserError(
             f"{gone}: there is no such file, but {there} needs it. {len(missing)} of {len(pairs)} pairs of image and mask "
-            "are not whole. Add the files, or remove what belongs to them."
+            "are incomplete. Add the files, or remove the other one of each pair."
         )

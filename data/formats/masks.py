@@ -1,7 +1,7 @@
-"""`masks`: images and masks of class indices, of the same name.
+"""`masks`: images, and masks of class indices with the same names.
 
 `ROOT/images/SPLIT/*.jpg` and `ROOT/masks/SPLIT/*.png`, or a list `ROOT/SPLIT.csv` of lines `image,mask`; and
-`ROOT/classes.txt`, the names of the classes, a line each, from 0. Where the split is divided by `data.val_fraction` or
+`ROOT/classes.txt`, the names of the classes, one per line, from 0. If the split is divided by `data.val_fraction` or
 `data.fold`, the folders `ROOT/images` and `ROOT/masks` may hold the files themselves.
 """
 
@@ -25,12 +25,12 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
     """The pairs of a split: of a list in its order, else sorted by name.
 
     Raises:
-        UserError: where a file or folder is missing.
+        UserError: if a file or folder is missing.
     """
     root = Path(config.root or "")
     classes = read_class_names(root)
     if classes is None:
-        raise UserError(f"{root / 'classes.txt'}: there is no such file. Write the names of the classes, a line each, from 0.")
+        raise UserError(f"{root / 'classes.txt'}: there is no such file. Write the names of the classes, one per line, from 0.")
     if list_file(config, split).is_file():
         images, masks = _listed(list_file(config, split))
     else:
@@ -43,7 +43,7 @@ def open_split(config: DataConfig, split: str) -> MaskedImages:
 
 
 def _not_read(root: Path) -> list[str]:
-    """A sentence, where there are images in formats that are not read."""
+    """A message, if there are images in unsupported formats."""
     folder = root / "images"
     return not_read(folder, files_below(folder)) if folder.is_dir() else []
 
@@ -52,7 +52,7 @@ def _notes(config: DataConfig, classes: tuple[str, ...], found: Learnt) -> list[
     if found.named is None:
         return hint(classes)
     return [
-        f"data.ignore_index={config.ignore_index} is the class {found.named}: its pixels count for nothing, and the other "
+        f"data.ignore_index={config.ignore_index} is the class {found.named}: its pixels are ignored, and the other "
         f"{len(found.classes)} classes are learnt."
     ]
 
@@ -71,7 +71,7 @@ def _paired(config: DataConfig, root: Path, split: str) -> tuple[StringArray, St
         has, lacks = ("image", "mask") if alone[0] in images else ("mask", "image")
         file = images.get(alone[0]) or masks[alone[0]]
         raise UserError(
-            f"{file}: this {has} has no {lacks} of the same name. {len(alone)} files are alone like it. "
+            f"{file}: this {has} has no {lacks} of the same name. {len(alone)} files are alone. "
             "Add what is missing, or remove them."
         )
     stems = sorted(images)
@@ -91,13 +91,13 @@ def _folder(config: DataConfig, folder: Path, split: str) -> Path:
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    """The images of a folder and of those in it, by their names without the suffix."""
+    """The images of a folder and its subfolders, by name without suffix."""
     found: dict[str, Path] = {}
     for name in sorted(files_below(folder)):
         if not is_image_name(os.path.basename(name)):
             continue
         stem = composed(os.path.splitext(name)[0])
         if stem in found:
-            raise UserError(f"{folder / name}: {found[stem].name} has the same name but for the suffix. Remove one of them.")
+            raise UserError(f"{folder / name}: {found[stem].name} has the same name except for the suffix. Remove one of them.")
         found[stem] = folder / name
     return found

@@ -21,7 +21,7 @@ _PREFIX = {"train": "train", "val": "t10k", "test": "t10k"}
 class MNIST(ArrayImages):
     """60,000 images to train on; the published test set of 10,000 is the validation split."""
 
-    inside: tuple[str, ...] = ("MNIST/raw", "raw")  # where torchvision keeps them
+    inside: tuple[str, ...] = ("MNIST/raw", "raw")  # torchvision's location
     names: tuple[str, ...] = tuple("0123456789")
     mean: tuple[float, ...] = (0.1307,)
     std: tuple[float, ...] = (0.3081,)
@@ -37,7 +37,7 @@ class MNIST(ArrayImages):
         file = folder / f"{_PREFIX[split]}-labels-idx1-ubyte"
         labels = torch.from_numpy(read_idx(file, 1).copy()).long()
         if len(images) != len(labels):
-            raise UserError(f"{folder}: {len(images)} images but {len(labels)} labels for {split}. Fetch the files again.")
+            raise UserError(f"{folder}: {len(images)} images but {len(labels)} labels for {split}. Download the files again.")
         super().__init__(images.unsqueeze(1), labels, self.names, f"{file}[.gz]")
 
 

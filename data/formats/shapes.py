@@ -1,6 +1,6 @@
 """`shapes`: pictures made on the fly, the same bits on every machine: textures, overlapping shapes of 8 classes, noise.
 
-Made of whole numbers and of additions, multiplications, divisions and comparisons of float32, which IEEE 754 fixes, and of
+Computed from integers, from additions, multiplications, divisions and comparisons of float32, which IEEE 754 fixes, and from
 random bits of PCG64, which numpy promises not to change (NEP 19).
 """
 
@@ -21,7 +21,7 @@ _KINDS: dict[str, Kind] = {"class": "classification", "mask": "segmentation", "b
 _OPTIONS = ("size", "train", "val", "seed", "target")
 _MOST_SHAPES = 6
 _SMALLEST_SIDE = 16
-_VISIBLE = 0.5  # share of a shape that others must leave to be seen
+_VISIBLE = 0.5  # share of a shape that must stay visible
 _NOISE = 24  # largest deviation of a pixel
 
 Float = NDArray[numpy.float32]
@@ -33,8 +33,8 @@ class _Random:
     def __init__(self, seed: int):
         self._bits = numpy.random.PCG64(seed)
 
-    def whole(self, low: int, high: int, count: int) -> NDArray[numpy.int64]:
-        """`count` whole numbers from `low` to `high` (exclusive); not more than 2**31 apart."""
+    def integers(self, low: int, high: int, count: int) -> NDArray[numpy.int64]:
+        """`count` integers from `low` to `high` (exclusive); not more than 2**31 apart."""
         words = self._bits.random_raw(count) >> numpy.uint64(32)
         return (words * numpy.uint64(high - low) >> numpy.uint64(32)).astype(numpy.int64) + low
 
@@ -50,14 +50,14 @@ class Shapes:
     """Pictures of shapes.
 
     `data.options`: `size`, the side in pixels (64); `train` and `val`, samples (2000 and 500); `seed` of the pictures (0); and
-    `target`, what is to be learnt:
+    `target`, what to learn:
 
-    - `class` (the default): one shape a picture, and which it is;
+    - `class` (the default): one shape per picture, and its class;
     - `mask`: one to six that overlap, and the class of each pixel, 0 for the background;
     - `boxes`: the same with a box, a class and a mask for each shape.
 
     Raises:
-        UserError: where an option cannot be.
+        UserError: if an option is invalid.
     """
 
     channels = 3
@@ -73,7 +73,7 @@ class Shapes:
                 raise UserError(f"data.options.target={value}: shapes has {', '.join(_KINDS)}. Set one of them.")
             smallest = _SMALLEST_SIDE if name == "size" else 0
             if name != "target" and (not isinstance(value, int) or isinstance(value, bool) or value < smallest):
-                raise UserError(f"data.options.{name}={value}: must be a whole number of at least {smallest}.")
+                raise UserError(f"data.options.{name}={value}: must be an integer of at least {smallest}.")
         if split not in ("train", "val"):
             raise UserError(f"shapes has no split {split!r}, but train and val. Set data.train_split, data.val_split.")
         self._side, self._count = int(options["size"]), int(options[split])
@@ -111,7 +111,7 @@ class Shapes:
 
     @property
     def labels(self) -> Tensor | None:
-        """The class of each sample; classes take turns."""
+        """The class of each sample; classes alternate."""
         return torch.arange(self._count) % len(SHAPES) if self._target == "class" else None
 
     def counts_of(self, index: int) -> NDArray[numpy.int64]:
@@ -121,7 +121,7 @@ class Shapes:
         return numpy.bincount(found.flatten().numpy(), minlength=len(self.classes))
 
     def class_counts(self) -> list[int]:
-        """Pixels, or boxes, of each class; every sample is made for it."""
+        """Pixels, or boxes, of each class; makes every sample."""
         if (labels := self.labels) is not None:
             return numpy.bincount(labels.numpy(), minlength=len(self.classes)).tolist()
         return numpy.sum([self.counts_of(i) for i in range(self._count)], axis=0).tolist()
@@ -132,23 +132,23 @@ class Shapes:
         return [kind], self._placed(random, kind, 0.22, 0.4)[None]
 
     def _several(self, random: _Random) -> tuple[list[int], NDArray[numpy.bool_]]:
-        """Some shapes, from the front to the back, and what is to be seen of each: [n] and [n, side, side]."""
-        count = int(random.whole(1, _MOST_SHAPES + 1, 1)[0])
+        """Some shapes, from front to back, and the visible part of each: [n] and [n, side, side]."""
+        count = int(random.integers(1, _MOST_SHAPES + 1, 1)[0])
         kinds: list[int] = []
         seen: list[NDArray[numpy.bool_]] = []
         taken = numpy.zeros((self._side, self._side), bool)
-        for kind in random.whole(0, len(SHAPES), count).tolist():
+        for kind in random.integers(0, len(SHAPES), count).tolist():
             whole = self._placed(random, kind, 0.12, 0.3)
             visible = whole & ~taken
             if visible.sum() < _VISIBLE * whole.sum():
-                continue  # nearly hidden: it would be there for the labels alone
+                continue  # nearly hidden: it would exist in the labels only
             kinds.append(kind)
             seen.append(visible)
             taken |= whole
         return kinds, numpy.stack(seen)
 
     def _placed(self, random: _Random, kind: int, smallest: float, largest: float) -> NDArray[numpy.bool_]:
-        """A shape somewhere in the picture, turned: [side, side]. Sizes are half widths, as shares of the side."""
+        """A shape at a random place and angle: [side, side]. Sizes are half widths, as shares of the side."""
         size, x, y, turn = random.share(4).reshape(4, 1, 1)  # arrays: numpy 1 makes float64 of a float32 and a number
         side = numpy.float32(self._side)
         half = side * (numpy.float32(smallest) + size * numpy.float32(largest - smallest))
@@ -160,10 +160,10 @@ class Shapes:
         return _inside(SHAPES[kind], cosine * across + sine * down, cosine * down - sine * across)
 
     def _painted(self, random: _Random, visible: NDArray[numpy.bool_]) -> Tensor:
-        """Background, shapes in colours of their own, and noise: uint8 [3, side, side]."""
+        """Background, shapes in different colours, and noise: uint8 [3, side, side]."""
         side, areas = self._side, len(visible) + 1
-        colours = random.whole(30, 226, 3 * areas).reshape(areas, 3)
-        for number in range(1, areas):  # away from the background, so that a shape can be told from it
+        colours = random.integers(30, 226, 3 * areas).reshape(areas, 3)
+        for number in range(1, areas):  # distinguishable from the background
             near = abs(colours[number] - colours[0]).sum() < 150
             colours[number] = (colours[number] + 128) % 256 if near else colours[number]
         area = numpy.zeros((side, side), numpy.int64)
@@ -202,15 +202,15 @@ def _texture(random: _Random, side: int) -> NDArray[numpy.int32]:
 
 
 def _smooth(random: _Random, side: int, cell: int, height: int) -> NDArray[numpy.int32]:
-    """Value noise: random numbers on a grid, and between them straight lines, in whole numbers."""
+    """Value noise: random numbers on a grid, linearly interpolated, in integers."""
     knots = side // cell + 2
-    grid = random.whole(-height, height + 1, knots * knots).reshape(knots, knots).astype(numpy.int32)
+    grid = random.integers(-height, height + 1, knots * knots).reshape(knots, knots).astype(numpy.int32)
     place, rest = numpy.divmod(numpy.arange(side, dtype=numpy.int32), cell)
     rows = grid[place] * (cell - rest)[:, None] + grid[place + 1] * rest[:, None]  # [side, knots]
     return (rows[:, place] * (cell - rest) + rows[:, place + 1] * rest) // (cell * cell)
 
 
 def _box(mask: NDArray[numpy.bool_]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of what is in a mask; right and bottom are the first pixel after it."""
+    """Left, top, right, bottom of a mask's pixels; right and bottom are exclusive."""
     rows, columns = numpy.flatnonzero(mask.any(1)), numpy.flatnonzero(mask.any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

@@ -1,9 +1,9 @@
-"""`voc`: PASCAL VOC 2012, or what is laid out as it is.
+"""`voc`: PASCAL VOC 2012, or data in its layout.
 
 Everingham, Van Gool, Williams, Winn and Zisserman, The PASCAL Visual Object Classes (VOC) Challenge, IJCV 2010.
-`ROOT` is `VOC2012` or `VOC2007`, or a folder above it. Masks, 20 classes and the background, borders count for nothing:
-`JPEGImages/`, `SegmentationClass/`, `ImageSets/Segmentation/SPLIT.txt`. Boxes: `phalanx.data.voc_boxes`. Which of them:
-`data.options.target`, `mask` or `boxes`; if it is not set, masks where there is a list of the split for them.
+`ROOT` is `VOC2012` or `VOC2007`, or a folder above it. Masks, 20 classes and the background, borders are ignored:
+`JPEGImages/`, `SegmentationClass/`, `ImageSets/Segmentation/SPLIT.txt`. Boxes: `phalanx.data.formats.voc_boxes`. Selected by
+`data.options.target`, `mask` or `boxes`; if it is not set, masks if the split has a list for them.
 """
 
 from pathlib import Path
@@ -28,10 +28,10 @@ _INSIDE = ("VOC2012", "VOCdevkit/VOC2012", "VOC2007", "VOCdevkit/VOC2007")
 
 
 def open_split(config: DataConfig, split: str) -> MaskedImages | DetectedImages:
-    """The images that a list of the split names, in its order.
+    """The images in the split's list, in its order.
 
     Raises:
-        UserError: where a file is missing, or an object cannot be used.
+        UserError: if a file is missing, or an object cannot be used.
     """
     root = Path(config.root or "")
     root = next((root / inside for inside in _INSIDE if (root / inside).is_dir()), root)
@@ -53,7 +53,7 @@ def open_split(config: DataConfig, split: str) -> MaskedImages | DetectedImages:
         (_BORDER, config.ignore_index),
         found.ignored,
         f"VOC has {len(CLASSES)} (0 to {len(CLASSES) - 1}, and {_BORDER} for borders)",
-        "Fetch the file again, or use data.name=masks for classes of your own.",
+        "Download the file again, or use data.name=masks for your own classes.",
     )
     images, drawn = StringArray.of(image for image, _ in pairs), StringArray.of(mask for _, mask in pairs)
     return MaskedImages(config, root, images, drawn, found.classes, meaning, listed_again(listed, stems))

@@ -1,8 +1,8 @@
 """`voc` with boxes: PASCAL VOC's annotations of objects, an XML file per image.
 
 Everingham et al., The PASCAL Visual Object Classes (VOC) Challenge, IJCV 2010; devkit_doc, section 8.1. Objects that are marked
-as difficult are not learnt, and excuse detections in evaluation. There pixels are counted from 1, and a box holds its last
-ones; it becomes left - 1, top - 1, right, bottom, from 0 and without them.
+as difficult are not learnt, and excuse detections in evaluation. VOC counts pixels from 1, and a box includes its
+last ones; it becomes left - 1, top - 1, right, bottom, from 0 and exclusive.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -20,7 +20,7 @@ from phalanx.data.files.objects import Faults, Found, fault_of
 from phalanx.data.files.same_name import differ_in_case
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import shown
-from phalanx.data.files.values import flag, number, whole
+from phalanx.data.files.values import flag, integer, number
 from phalanx.data.files.voc_files import listed_again, read_stems, read_xml
 from phalanx.data.formats.detected import DetectedImages
 from phalanx.data.images.image_formats import SUFFIXES
@@ -33,10 +33,10 @@ _MOST = 1 << 31  # pixels of a side
 def open_boxes(config: DataConfig, root: Path, split: str) -> DetectedImages:
     """The images that `ImageSets/Main/SPLIT.txt` lists, in its order.
 
-    Classes are those of `ROOT/classes.txt`, else all that the annotations of the training split name, sorted.
+    Classes are those of `ROOT/classes.txt`, else all in the annotations of the training split, sorted.
 
     Raises:
-        UserError: where a file is missing or broken, or an object cannot be used.
+        UserError: if a file is missing or broken, or an object cannot be used.
     """
     annotations = ByStem(root / "Annotations", [".xml"])
     pictures = ByStem(root / "JPEGImages", SUFFIXES)
@@ -81,17 +81,17 @@ def lists(root: Path, split: str) -> Path:
 
 @dataclass
 class _Sizes:
-    """Heights and widths of images: what annotations say, or where one says none, what its image file says.
+    """Heights and widths of images: from the annotation, or if that has none, from the image file.
 
     Attributes:
-        found: those of each image, 0 where the file is not an image either.
+        found: the size of each image, 0 if the file is not an image either.
     """
 
     found: list[tuple[int, int]] = field(default_factory=list)
     _without: list[Path] = field(default_factory=list)
 
     def add(self, path: Path, tree: ElementTree.Element, image: Path) -> tuple[int, int]:
-        height, width = (whole(tree.findtext(f"size/{side}")) or 0 for side in ("height", "width"))
+        height, width = (integer(tree.findtext(f"size/{side}")) or 0 for side in ("height", "width"))
         if not (0 < height < _MOST and 0 < width < _MOST):
             self._without.append(path)
             header = read_header(image)
@@ -104,7 +104,7 @@ class _Sizes:
             return ()
         return (
             f"{self._without[0]}: its size is missing, or is not a size. {len(self._without)} of {len(self.found)} annotations "
-            "are like it: the sizes of their image files count.",
+            "have none: the sizes of their image files are used.",
         )
 
 
@@ -126,7 +126,7 @@ def _annotation(root: Path, stem: str, annotations: Callable[[str], str | None])
 
 
 def _unknown(config: DataConfig, root: Path, name: str) -> tuple[str, str, str]:
-    """Problem, kind and remedy of an object whose class is not known."""
+    """Problem, kind and remedy of an object of an unknown class."""
     if not name:
         return "it has no name", "have no name of a class", "Name its class"
     source = "classes.txt" if (root / "classes.txt").is_file() else f"the annotations of {config.train_split}"
@@ -143,8 +143,8 @@ def _number(where: str, part: ElementTree.Element, name: str) -> float:
     value = number(text)
     if value is None:
         rotated = ": its box is a rotated one" if part.find("robndbox") is not None else ""
-        said = f"is missing{rotated}" if text is None else f"is not a number: {shown(text)}"
-        raise UserError(f"{where}: {name} {said}. Write it into the annotation.")
+        problem = f"is missing{rotated}" if text is None else f"is not a number: {shown(text)}"
+        raise UserError(f"{where}: {name} {problem}. Write it into the annotation.")
     return value
 
 
@@ -159,7 +159,7 @@ def _difficult(where: str, part: ElementTree.Element) -> bool:
 
 
 def _named(root: Path, stems: list[str], annotations: Callable[[str], str | None]) -> tuple[str, ...]:
-    """StringArray of the classes in annotations, sorted."""
+    """The names of the classes in annotations, sorted."""
     found = {_name(part) for stem in stems for part in read_xml(_annotation(root, stem, annotations)).iter("object")}
     if not found - {""}:
         raise UserError(

@@ -1,4 +1,4 @@
-"""`yolo`: a text file per image, a line per object: its class, and centre, width and height as shares of the image's sides.
+"""`yolo`: one text file per image, one line per object: its class, and centre, width and height as shares of the image's sides.
 
 `ROOT/images/SPLIT/*.jpg|png` and `ROOT/labels/SPLIT/*.txt`, or `ROOT/SPLIT/images` and `ROOT/SPLIT/labels`, or the folder that
 `ROOT/data.yaml` names for the split, or a list of images that it names; an image without a text file has no objects. A line may
@@ -29,10 +29,10 @@ _FAR_OUT = 2.0  # beyond it a number is hardly a share
 
 
 def open_split(config: DataConfig, split: str) -> DetectedImages:
-    """The images of a split, sorted by name, or as a list has them.
+    """The images of a split, sorted by name, or in a list's order.
 
     Raises:
-        UserError: where a folder or file is missing or broken, or an object cannot be used.
+        UserError: if a folder or file is missing or broken, or an object cannot be used.
     """
     root = Path(config.root or "")
     files = split_files(root, split)
@@ -102,9 +102,9 @@ def _said(root: Path, keypoints: int) -> str:
 
 
 def _object(where: str, line: str, keypoints: int) -> tuple[int, tuple[float, float, float, float]]:
-    """Class and box (left, top, right, bottom) of a line, in which so many numbers of keypoints may follow the box."""
+    """Class and box (left, top, right, bottom) of a line, whose box may be followed by `keypoints` numbers."""
     first, *others = line.split()
-    label, given = whole(first), [number(value) for value in others]
+    label, given = integer(first), [number(value) for value in others]
     numbers = [value for value in given if value is not None]
     if label is None or len(numbers) < len(given):
         raise UserError(f"{where}: {shown(line.strip())} is not a class and numbers. Write it as: class x y width height.")

@@ -44,7 +44,7 @@ def test_the_full_check_counts_before_the_first_step(tmp_path: Path, count: int)
     said = refused(failed.errors)
     assert said == (
         f"phalanx: {images}/2.png: this file is no image. 2 of 16 samples cannot be read ({images}/3.png). "
-        "Replace it; data.on_error=skip passes over such files in training."
+        "Replace it; data.on_error=skip skips such files in training."
     )
     assert not (tmp_path / "runs").exists()
 

@@ -55,7 +55,7 @@ def test_every_image_that_cannot_be_read_is_counted_and_the_first_are_named(tmp_
     said = refused(config("image_folder", tmp_path, workers=workers), world=world)
     assert said == (
         f"{bad[0]}: this JPEG cannot be decoded (it ends too early). 4 of 12 samples cannot be read ({bad[1]}, {bad[2]}, ...). "
-        "Replace it; data.on_error=skip passes over such files in training."
+        "Replace it; data.on_error=skip skips such files in training."
     )
 
 
@@ -96,7 +96,7 @@ def test_different_problems_get_a_line_each(tmp_path: Path) -> None:
     Image.fromarray(numpy.zeros((16, 21), numpy.uint8)).save(tmp_path / "masks/train/2.png")
     (tmp_path / "images/train/3.jpg").write_bytes(b"x")
     lines = refused(config("masks", tmp_path, workers=0)).splitlines()
-    assert len(lines) == 3 and "1 of 6 masks have another size than their image" in lines[1]
+    assert len(lines) == 3 and "1 of 6 masks differ in size from their image" in lines[1]
 
 
 def test_only_the_samples_of_a_part_are_checked(tmp_path: Path) -> None:

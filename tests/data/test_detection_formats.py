@@ -285,11 +285,11 @@ REFUSED: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
     ),
     "image twice": (
         _changed(lambda content: content["images"].append(content["images"][0])),
-        r"instances_train\.json: the image id 1 is there twice",
+        r"instances_train\.json: the image id 1 occurs twice",
     ),
     "annotation twice": (
         _changed(lambda content: content["annotations"][0].update(id=13)),
-        r"instances_train\.json: the annotation id 13 is there twice",
+        r"instances_train\.json: the annotation id 13 occurs twice",
     ),
     "XML": (lambda root: _voc(root, **{"7": "<object>"}), r"7\.xml: line 1, column 88: this is not XML"),
     "entities": (

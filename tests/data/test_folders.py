@@ -94,7 +94,7 @@ def test_suffixes_of_any_case_and_of_old_programs_are_images_and_others_are_told
     dataset = open_split(config("image_folder", tmp_path), "train")
     assert dataset_info.class_counts(dataset) == [10, 3]
     (said,) = dataset_info.notes(dataset)
-    assert "files of formats that are not read were left out (2 .heic, 1 .svg)" in said
+    assert "files of unsupported formats were left out (2 .heic, 1 .svg)" in said
 
 
 def test_a_folder_that_cannot_be_listed_is_told_and_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

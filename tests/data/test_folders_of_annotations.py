@@ -193,9 +193,7 @@ def test_boxes_for_the_stored_pixels_of_a_turned_photograph_are_told_with_exif_a
     place = names(data).index("7.jpg")
     with pytest.raises(BadSample) as caught:
         data[place]
-    assert "the image is 48 x 24 pixels, but its annotations are for 24 x 48, its pixels as they are stored: its EXIF" in str(
-        caught.value
-    )
+    assert "the image is 48 x 24 pixels, but its annotations are for 24 x 48, its stored pixels: its EXIF" in str(caught.value)
     assert "exiftool -Orientation=" in str(caught.value) and "\n" not in str(caught.value)
     Image.new("RGB", (48, 24)).save(image, format="JPEG", exif=exif)  # annotated as it is seen
     assert data[place]["image"].shape == (3, 48, 24)

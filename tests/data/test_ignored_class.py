@@ -94,7 +94,7 @@ def test_a_number_that_is_no_class_beside_an_ignored_one_is_told(tmp_path: Path)
 def test_what_is_taken_out_is_said_and_what_should_perhaps_be_is_hinted_at(tmp_path: Path) -> None:
     root = folder(tmp_path, NUMBERS)
     (said,) = dataset_info.notes(open_split(config("masks", root, ignore_index=1), "train"))
-    assert said == "data.ignore_index=1 is the class void: its pixels count for nothing, and the other 3 classes are learnt."
+    assert said == "data.ignore_index=1 is the class void: its pixels are ignored, and the other 3 classes are learnt."
     for name in ("void", "Unlabeled", "un-labelled", "ignore_region", "Background", "don't care"):
         (root / "classes.txt").write_text(f"road\n{name}\ntree\ncar\n")
         (said,) = dataset_info.notes(open_split(config("masks", root), "train"))

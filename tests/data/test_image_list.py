@@ -80,14 +80,14 @@ def test_several_labels_are_a_vector(pictures: Path) -> None:
         (["images/a.png,cat,x", "images/b.png"], "", "line 1 has 3 fields"),
         ([",cat", "images/b.png,dog"], "", "line 1 has no path"),
         (['"images/a.png",cat', '"images/b.png"'], "", "line 2 has 1 field"),
-        (['"images/a.png",cat', '"images/b.png,dog'], "", "this is no CSV file"),
+        (['"images/a.png",cat', '"images/b.png,dog'], "", "this is not a CSV file"),
         (["images/a.png,cat", "images/b.png,"], "", "line 2 has no label"),
         (["images/a.png,cat", "images/b.png,cat"], "", "all images are of one class, cat"),
         (["path,label"], "", "only a title"),
         ([""], "", "train.csv: the list has no samples"),
         (["image,class", "images/a.png,1", "images/b.png,2"], "cat dog", "line 3 has the label 2, but classes.txt names 2"),
         (["images/a.png,-1", "images/b.png,1"], "cat dog", "line 1 has the label -1, but classes.txt names 2 classes (0 to 1)"),
-        (["images/a.png,cat", "images/b.png,dog"], "cat cat", "classes.txt: 'cat' stands in two lines"),
+        (["images/a.png,cat", "images/b.png,dog"], "cat cat", "classes.txt: 'cat' is on two lines"),
     ],
 )
 def test_a_list_that_cannot_be_gets_one_sentence_with_the_line(

@@ -75,7 +75,7 @@ def test_a_mask_of_the_stored_pixels_of_a_turned_photograph_is_told_as_such(tmp_
     turned = Image.Exif()
     turned[0x112] = 6
     picture(1).save(tmp_path / "images/val/1.jpg", exif=turned)
-    with pytest.raises(BadSample, match=r"1\.jpg is 16 x 20, turned by 90 degrees as its EXIF orientation says.*exiftool"):
+    with pytest.raises(BadSample, match=r"1\.jpg is 16 x 20, rotated by 90 degrees by its EXIF orientation.*exiftool"):
         open_split(config("masks", tmp_path), "val")[1]
 
 

@@ -78,7 +78,7 @@ def test_cifar_10_is_read_from_the_binary_version(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"test_batch\.bin: there is no such file, only the pickled version for Python"):
         open_split(config("cifar10", tmp_path), "val")
     (folder / "test_batch.bin").write_bytes(bytes(3000))
-    with pytest.raises(UserError, match=r"test_batch\.bin: 3000 bytes are no whole records of 3073"):
+    with pytest.raises(UserError, match=r"test_batch\.bin: 3000 bytes are not a multiple of 3073"):
         open_split(config("cifar10", tmp_path), "val")
 
 

@@ -145,12 +145,12 @@ def test_a_list_of_data_yaml_that_leads_out_or_nowhere_is_refused_with_its_line(
         "images/a/7.png\nimages/a/8.png\n",
         f"images/a/7.png\n{tmp_path}/secret.png",
     ):
-        with pytest.raises(UserError, match=r"train\.txt: line 2: of .* there is no file within"):
+        with pytest.raises(UserError, match=r"train\.txt: line 2: there is no file .* in "):
             open_split(_lists(tmp_path / str(len(text)), text), "train")
     with pytest.raises(UserError, match=r"train\.txt: the list has no images"):
         open_split(_lists(tmp_path / "empty", "\n"), "train")
     (said,) = dataset_info.notes(open_split(_lists(tmp_path / "twice", "images/a/7.png\n" * 2), "train"))
-    assert "1 of 2 images are named again" in said
+    assert "1 of 2 images are listed again" in said
 
 
 def test_labels_without_images_and_formats_that_are_not_read_are_told(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_voc_2007_lines_that_come_again_and_names_on_several_lines(tmp_path: Pat
     voc(tmp_path / "VOCdevkit/VOC2007", voc_xml(voc_object("traffic\n   light", 3, 5, 12, 24)), listed="7\n7\n")
     data = open_split(DataConfig(name="voc", root=str(tmp_path)), "train")
     assert data.classes == ("traffic light",)
-    assert "train.txt: 1 of its 2 lines name an image again" in dataset_info.notes(data)[0]
+    assert "train.txt: 1 of its 2 lines repeat an image" in dataset_info.notes(data)[0]
     with pytest.raises(UserError, match=r"train\.txt: line 1: .* leads out of the dataset"):
         open_split(voc(tmp_path / "out", voc_xml(), listed="..\\..\\7\n"), "train")
 
@@ -280,9 +280,9 @@ def test_lines_of_a_list_are_read_as_they_are_meant_or_told(tmp_path: Path) -> N
     assert data.classes == ("big, cat", "dog") and data[0]["image"].shape == (3, 16, 20)
     file.write_text("a.png,cat\nb.png,dog\na.png,dog\n")
     (said,) = dataset_info.notes(open_split(config("list", tmp_path), "train"))
-    assert "1 lines name an image again" in said and "1 images have several classes, such as a.png" in said
+    assert "1 lines repeat an image" in said and "1 images have several classes, such as a.png" in said
     for text, wrong in (
-        ("label,path\ncat,a.png\n", "line 1 says that its columns are label and path. Write the path first"),
+        ("label,path\ncat,a.png\n", "line 1 names the columns label and path. Write the path first"),
         ("a.png,cat\n\n\nb.png\n", "line 4 has 1 field"),
         ("a.png,cat\n\nb.png,\n", "line 3 has no label"),
         ("a.png,c\x1bat\nb.png,dog\n", r"the label 'c\x1bat' has a control character"),

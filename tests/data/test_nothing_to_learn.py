@@ -49,7 +49,7 @@ NOTHING: dict[str, tuple[Any, str]] = {
     "crowds": (lambda root: coco(root, annotations=CROWDS), r"no object besides 3 that are crowds or difficult, "),
     "left out": (
         lambda root: coco(root, annotations=OUTSIDE).model_copy(update={"on_error": "skip"}),
-        r"its 3 annotations of 3 images .* 3 of 3 objects reach out of their images\. They are left out\.",
+        r"its 3 annotations of 3 images .* 3 of 3 objects exceed their images\. They are left out\.",
     ),
     "yolo": (_no_labels, r"labels/train: the label files of 0 of 3 images give the training split no object"),
     "empty files": (lambda root: yolo(root, "\n"), r"labels/train: the label files of 1 of 3 images give the training"),
@@ -95,11 +95,11 @@ def test_a_part_of_a_split_is_looked_at_too_and_data_with_objects_passes(tmp_pat
 
 
 ELSEWHERE: dict[str, tuple[str, str]] = {
-    "beside the images": ("images/train/{}.txt", r"3 \.txt files lie beside the images\. Move them to .*labels/train"),
-    "beside, in capitals": ("images/train/{}.TXT", r"3 \.txt files lie beside the images"),
-    "above": ("labels/{}.txt", r"3 \.txt files lie in .*labels\. Move those of this split to .*labels/train"),
-    "in the root": ("{}.txt", r"3 \.txt files lie in .*\. Move those of this split to .*labels/train"),
-    "under other names": ("labels/train/image-{}.txt", r"3 \.txt files in it have the names of no images"),
+    "beside the images": ("images/train/{}.txt", r"3 \.txt files are beside the images\. Move them to .*labels/train"),
+    "beside, in capitals": ("images/train/{}.TXT", r"3 \.txt files are beside the images"),
+    "above": ("labels/{}.txt", r"3 \.txt files are in .*labels\. Move those of this split to .*labels/train"),
+    "in the root": ("{}.txt", r"3 \.txt files are in .*\. Move those of this split to .*labels/train"),
+    "under other names": ("labels/train/image-{}.txt", r"3 \.txt files in it have no image of their name"),
 }  # fmt: skip
 
 

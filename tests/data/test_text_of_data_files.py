@@ -127,7 +127,7 @@ def test_blanks_beside_the_comma_of_a_list_are_no_part_of_its_fields(tmp_path: P
         ]
     for mark, name in ((";", "semicolon"), ("\t", "tab")):
         (tmp_path / "train.csv").write_text(f"a.png{mark}dog\n")
-        with pytest.raises(UserError, match=f"line 1 has 1 field .* Part them by a comma, not by a {name}"):
+        with pytest.raises(UserError, match=f"line 1 has 1 field .* Separate them by a comma, not by a {name}"):
             open_split(config, "train")
 
 

@@ -15,9 +15,9 @@ from tests.data.annotations import COCO, coco, coco_text, voc, voc_object, voc_x
 
 def test_a_value_is_kept_or_converted_where_it_has_one_meaning_or_none() -> None:
     for given in (64, 64.0, "64", " 64 ", "64.0", "6.4e1"):
-        assert values.whole(given) == 64 and values.number(given) == 64
+        assert values.integer(given) == 64 and values.number(given) == 64
     for given in (True, None, [], "6_4", "６４", "", "1e", 64.5, math.inf, "nan", 1e30, "1" * 5000, 10**400, "0x40"):
-        assert values.whole(given) is None
+        assert values.integer(given) is None
     assert values.number("nan") != values.number("nan") and values.number(10**400) == math.inf
     assert [values.flag(given) for given in (1, "1", 1.0, True, "true", "TRUE")] == [True] * 6
     assert [values.flag(given) for given in (0, "0", 0.0, False, "false", None)] == [False] * 6
@@ -84,13 +84,13 @@ def test_ids_are_written_into_results_as_the_file_has_them(tmp_path: Path) -> No
 
 def test_a_size_that_is_absent_is_told(tmp_path: Path) -> None:
     (note,) = dataset_info.notes(open_split(coco(tmp_path, ("images", 1, "height", None), ("images", 2, "width", 0)), "train"))
-    assert "image 7 has no height and width. 2 of 3 images are like it: the sizes of their files count." in note
+    assert "image 7 has no height and width. 2 of 3 images have none: the sizes of their files are used." in note
 
 
 WRONG: dict[str, tuple[tuple[str, int, str, Any], str]] = {
     "half a pixel": (("images", 1, "height", 48.5), r"'images' \(id 7\) has the 'height' 48.5, which is not a whole number"),
-    "beyond int32": (("images", 1, "height", 2**31), r"\(id 7\) has the 'height' 2147483648, which no image has"),
-    "negative side": (("images", 1, "width", -24), r"\(id 7\) has the 'width' -24, which no image has"),
+    "beyond int32": (("images", 1, "height", 2**31), r"\(id 7\) has the 'height' 2147483648, which is not an image size"),
+    "negative side": (("images", 1, "width", -24), r"\(id 7\) has the 'width' -24, which is not an image size"),
     "infinite side": (("images", 1, "width", math.inf), r"\(id 7\) has the 'width' inf, which is not a whole number"),
     "side in a list": (("images", 1, "width", [24]), r"\(id 7\) has the 'width' \[24\], which is not a whole number"),
     "true id": (("images", 1, "id", True), r"entry 1 of 'images' \(id True\) has the 'id' True, which is not an id"),
@@ -108,11 +108,11 @@ WRONG: dict[str, tuple[tuple[str, int, str, Any], str]] = {
     "box of lists": (("annotations", 0, "bbox", [[1, 2], [3, 4], 1, 2]), r"has the 'bbox' a list of 4, which is not four"),
     "box of booleans": (("annotations", 0, "bbox", [True, 1, 2, 3]), r"has the 'bbox' \[True, 1, 2, 3\], which is not four"),
     "box in a dictionary": (("annotations", 0, "bbox", {"x": 1}), r"has the 'bbox' a dictionary of 1, which is not"),
-    "box beyond floats": (("annotations", 0, "bbox", [10**400, 0, 1, 1]), r"annotation 11 of 7\.png: the box inf, .* is none"),
+    "box beyond floats": (("annotations", 0, "bbox", [10**400, 0, 1, 1]), r"annotation 11 of 7\.png: the box inf, .* is not finite"),
     "two crowds": (("annotations", 0, "iscrowd", 2), r"\(id 11\) has the 'iscrowd' 2, which is neither 0 nor 1"),
-    "negative area": (("annotations", 0, "area", -3), r"\(id 11\) has the 'area' -3, which no object has"),
-    "an id twice": (("images", 1, "id", "1"), r"the image id 1 is there twice"),
-    "a category twice": (("categories", 1, "id", "44"), r"the category id 44 is there twice"),
+    "negative area": (("annotations", 0, "area", -3), r"\(id 11\) has the 'area' -3, which is not an area"),
+    "an id twice": (("images", 1, "id", "1"), r"the image id 1 occurs twice"),
+    "a category twice": (("categories", 1, "id", "44"), r"the category id 44 occurs twice"),
 }  # fmt: skip
 
 
@@ -156,12 +156,12 @@ def test_a_size_of_voc_that_is_none_gives_way_to_the_image_s_own(tmp_path: Path,
         assert data[0]["boxes"].tolist() == [[2, 4, 12, 24]]
         sizes, (note,) = dataset_info.sizes(data), dataset_info.notes(data)
         assert sizes is not None and sizes.tolist() == [[48, 24]]
-        assert "7.xml: its size is missing, or is not a size. 1 of 1 annotations are like it" in note
+        assert "7.xml: its size is missing, or is not a size. 1 of 1 annotations have none" in note
 
 
 def test_an_absent_size_of_voc_bounds_boxes_by_the_image_and_an_absent_image_is_named(tmp_path: Path) -> None:
     config = voc(tmp_path, f"<annotation>{voc_object('dog', 3, 5, 40, 24)}</annotation>")
-    with pytest.raises(UserError, match=r"7\.xml: object 1: the box .* reaches out of the image, which is 24 x 48"):
+    with pytest.raises(UserError, match=r"7\.xml: object 1: the box .* exceeds the image, which is 24 x 48"):
         open_split(config, "train")
     (tmp_path / "JPEGImages/7.png").unlink()
     data = open_split(config, "train")
@@ -176,8 +176,8 @@ def test_whole_sides_with_a_point_and_difficult_as_true_are_read(tmp_path: Path)
 
 
 WRONG_VOC: dict[str, tuple[str, str]] = {
-    "NaN": (voc_xml(voc_object("dog", "nan", 5, 12, 24)), r"object 1: the box nan, .* has a number that is none"),
-    "1e30": (voc_xml(voc_object("dog", 3, 5, "1e30", 24)), r"object 1: the box .* reaches out of the image"),
+    "NaN": (voc_xml(voc_object("dog", "nan", 5, 12, 24)), r"object 1: the box nan, .* has a number that is not finite"),
+    "1e30": (voc_xml(voc_object("dog", 3, 5, "1e30", 24)), r"object 1: the box .* exceeds the image"),
     "underscore": (voc_xml(voc_object("dog", "1_0", 5, 12, 24)), r"object 1: bndbox/xmin is not a number: '1_0'"),
     "comma": (voc_xml(voc_object("dog", "3,5", 5, 12, 24)), r"object 1: bndbox/xmin is not a number: '3,5'"),
     "difficult": (voc_xml(voc_object("dog", 3, 5, 12, 24, "<difficult>2</difficult>")), r"object 1: difficult is '2'"),
@@ -248,7 +248,7 @@ def test_names_that_are_numbers_and_dates_stay_as_written(tmp_path: Path) -> Non
 ODD: dict[str, tuple[str, str]] = {
     "a gap": ("names: {0: a, 2: b}", r"names has 2 entries, but none for class 1. Number the classes from 0"),
     "from one": ("names: {1: a, 2: b}", r"names has 2 entries, but none for class 0"),
-    "a number twice": ("names: {0: a, 0: b}", r"line 1: the key '0' is there twice"),
+    "a number twice": ("names: {0: a, 0: b}", r"line 1: the key '0' occurs twice"),
     "a text": ("names: cat, dog", r"it has no names of classes"),
     "nothing": ("names:", r"it has no names of classes"),
     "a list in it": ("names: [[a], b]", r"the name of class 0 is \[\], which is not a name"),

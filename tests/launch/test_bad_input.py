@@ -165,7 +165,7 @@ def test_files_of_data_that_are_broken_are_named(tmp_path: Path) -> None:
     arguments = ["train", DIGITS, "data.name=fashion_mnist", "data.root=data", "--nproc", "2"]
     failed = run([*PHALANX, *arguments], tmp_path, expect=2)
     said = [line for line in failed.errors.splitlines() if line]
-    assert len(said) == 1 and "train-images-idx3-ubyte[.gz]: this is no whole IDX file" in said[0]
+    assert len(said) == 1 and "train-images-idx3-ubyte[.gz]: this is not a complete IDX file" in said[0]
 
 
 def test_help_and_errors_import_no_torch(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which datasets there are by name, and opening a split of one. No torch at import, so that names can be checked at once."""
+"""The table of datasets by name, and opening a split of one. No torch at import, so that names are checked fast."""
 
 import difflib
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from phalanx.data.dataset import Dataset, Split
 class DatasetFormat:
     """
     Attributes:
-        opener: `module:name` of what opens a split, called with `(config, name of the split)`.
+        opener: `module:name` of the function that opens a split, called with `(config, split)`.
         reads_files: whether it needs `data.root`.
         decodes_modes: whether it reads images in any `data.mode` by itself.
-        takes_options: whether it has keys of its own in `data.options`.
+        takes_options: whether it has keys in `data.options`.
     """
 
     opener: str
@@ -50,10 +50,10 @@ DATASETS = {
 
 
 def check_name(config: DataConfig) -> None:
-    """Whether the dataset exists, and takes the options that it is given.
+    """Checks that the dataset exists, and takes the given options.
 
     Raises:
-        UserError: saying what to change.
+        UserError: with what to change.
     """
     if is_own(config.name):
         check_own("data.name", config.name)
@@ -64,14 +64,14 @@ def check_name(config: DataConfig) -> None:
         raise UserError(f"data.name={config.name}: there is no such dataset.{nearest.value('data.name', config.name) or hint}")
     elif config.options and not DATASETS[config.name].takes_options:
         takes = ", ".join(sorted(name for name, known in DATASETS.items() if known.takes_options))
-        raise UserError(f"data.options are for {takes} and for a dataset of your own; {config.name} takes none. Remove them.")
+        raise UserError(f"data.options are for {takes} and for your own dataset; {config.name} takes none. Remove them.")
 
 
 def check(config: DataConfig) -> None:
-    """The same, and whether its folder is there and not empty; nothing is read.
+    """The same, and that its folder exists and is not empty; reads nothing.
 
     Raises:
-        UserError: saying what to change.
+        UserError: with what to change.
     """
     check_name(config)
     if config.root is None:
@@ -89,10 +89,10 @@ def open_split(config: DataConfig, split: Split, seed: int = 0) -> Dataset:
     """The training or the validation split of the configured dataset.
 
     Args:
-        seed: the recipe's, on which depends what is held out by `data.val_fraction` and `data.fold`.
+        seed: the recipe's, which determines what `data.val_fraction` and `data.fold` hold out.
 
     Raises:
-        UserError: where its files are missing or broken, or it has no samples.
+        UserError: if its files are missing or broken, or it has no samples.
     """
     check(config)
     from phalanx.data import splits
@@ -116,7 +116,7 @@ def open_split(config: DataConfig, split: Split, seed: int = 0) -> Dataset:
 
 
 def _opened(config: DataConfig, name: str) -> Dataset:
-    """A split as it is on the disk."""
+    """A split as it is on disk."""
     dataset: Dataset
     if is_own(config.name):
         own: Any = load_own("data.name", config.name)

@@ -1,4 +1,4 @@
-"""A split whose classes stand in another order than those of training, as each of COCO's files may have its own."""
+"""Matches the classes of a split to those of training by name, as COCO's files may order them differently."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ _NAMED = 5
 
 
 def by_name(dataset: Dataset, training: Dataset, split: str) -> Dataset:
-    """A split with the classes of training, which are found by their names.
+    """A split with the classes of training, matched by name.
 
     Raises:
-        UserError: where it has a class that training lacks, or names that mean several classes.
+        UserError: if it has a class that training lacks, or ambiguous names.
     """
     own, wanted = tuple(dataset.classes), tuple(training.classes)
     if own == wanted:
@@ -28,7 +28,7 @@ def by_name(dataset: Dataset, training: Dataset, split: str) -> Dataset:
         if twice:
             raise UserError(
                 f"{which} has several classes named {twice[0]}, so that those of both splits cannot be matched by name. "
-                "Give each class a name of its own."
+                "Give each class a unique name."
             )
     counts = dataset_info.class_counts(dataset) if set(own) - set(wanted) else None
     unknown = [name for place, name in enumerate(own) if name not in wanted and (counts is None or counts[place])]
@@ -42,11 +42,11 @@ def by_name(dataset: Dataset, training: Dataset, split: str) -> Dataset:
 
 
 class InOrder(dataset_info.DatasetView):
-    """A dataset whose classes get the numbers that another one has for their names.
+    """A dataset whose classes are renumbered to those of another one, by name.
 
     Args:
-        dataset: may lack some of the classes; one that the other lacks, and no sample has, is numbered after all others.
-        training: has the classes.
+        dataset: may lack some classes; a class that only it has, without samples, is numbered after all others.
+        training: defines the classes.
     """
 
     def __init__(self, dataset: Dataset, training: Dataset):

@@ -1,4 +1,4 @@
-"""`data.on_error=skip`: training goes on without the images that cannot be read, the same on any number of ranks."""
+"""`data.on_error=skip`: training continues without unreadable images, the same on any number of ranks."""
 
 import mmap
 import sys
@@ -10,15 +10,15 @@ from phalanx.data.dataset import Dataset
 
 
 class SkipUnreadable(dataset_info.DatasetView):
-    """A dataset in which the next sample that can be read stands for one that cannot.
+    """A dataset in which the next readable sample replaces an unreadable one.
 
-    The place keeps its id: the ledger tells the sample that was drawn, and augmentation is drawn for it. Which sample takes its
-    place follows from the files alone, so it is the same on every rank, in every epoch and after a resume.
+    The place keeps its id: the ledger records the sample that was drawn, and augmentation is drawn for it. Which sample
+    replaces it depends only on the files, so it is the same on every rank, in every epoch and after a resume.
     """
 
     def __init__(self, dataset: Dataset):
         super().__init__(dataset)
-        # A byte a sample, shared with the loader processes, which are forked: what was met by any of them is known to all.
+        # One byte per sample, shared with the forked loader processes: a sample found by any of them is known to all.
         self._met = mmap.mmap(-1, len(dataset))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -37,7 +37,7 @@ class SkipUnreadable(dataset_info.DatasetView):
             print(f"phalanx: {error.file}: {error.problem}; the next sample is used instead", file=sys.stderr, flush=True)
 
     def met(self) -> list[int]:
-        """Numbers of the samples that could not be read, so far, by this process and its loader processes."""
+        """Numbers of the samples that this process and its loader processes could not read so far."""
         content, found, start = self._met[:], [], -1
         while (start := content.find(1, start + 1)) >= 0:
             found.append(start)

@@ -20,7 +20,7 @@ Indices = NDArray[numpy.int64]
 
 
 class Subset(dataset_info.DatasetView):
-    """Some samples of a dataset, in a given order, each as often as it is named.
+    """Some samples of a dataset, in a given order, possibly repeated.
 
     Args:
         indices: int64 `[samples]`, numbers of samples of the dataset.
@@ -79,11 +79,11 @@ class Subset(dataset_info.DatasetView):
 def part(dataset: Dataset, config: DataConfig, split: Split, seed: int) -> Subset:
     """The part of a split that `data.val_fraction` or `data.fold` trains on, or the one that it holds out.
 
-    With `data.stratify`, where each sample has one class and the dataset tells it (`labels`), every class is divided alike,
-    to within one sample.
+    With `data.stratify`, if each sample has one class and the dataset has `labels`, every class is divided equally, to
+    within one sample.
 
     Raises:
-        UserError: where either part would be empty.
+        UserError: if either part would be empty.
     """
     held_out = _held_out(_dealt(dataset, config.stratify, seed), config)
     chosen = numpy.flatnonzero(held_out if split == "val" else ~held_out)
@@ -99,7 +99,7 @@ def _shuffled(count: int, seed: int) -> Indices:
 
 
 def _dealt(dataset: Dataset, stratify: bool, seed: int) -> Indices:
-    """All samples in the order in which they are dealt out: at random; class after class if they are to be divided alike."""
+    """All samples in the order in which they are divided: random; by class if stratified."""
     order = _shuffled(len(dataset), seed)
     known = dataset_info.labels(dataset) if stratify else None
     if known is None:
@@ -108,14 +108,14 @@ def _dealt(dataset: Dataset, stratify: bool, seed: int) -> Indices:
 
 
 def _held_out(dealt: Indices, config: DataConfig) -> NDArray[numpy.bool_]:
-    """Which samples are held out. Places are taken at even distances, so every run of them is divided alike."""
+    """Which samples are held out. Places are taken at even distances, so every range of them is divided equally."""
     places = numpy.arange(len(dealt))
     if config.fold is not None:
         which, of = map(int, config.fold.split("/"))
         taken = places % of == which - 1
     else:
         assert config.val_fraction is not None
-        # Half a place ahead: a class is rounded to the nearest, not always down. The total is what was asked for, rounded.
+        # Half a place ahead: a class is rounded to the nearest, not always down. The total is the requested one, rounded.
         reached = numpy.floor(places * config.val_fraction + 0.5)
         taken = numpy.floor((places + 1) * config.val_fraction + 0.5) > reached
     held_out = numpy.zeros(len(dealt), bool)
@@ -124,10 +124,10 @@ def _held_out(dealt: Indices, config: DataConfig) -> NDArray[numpy.bool_]:
 
 
 def resampled(dataset: Dataset, config: DataConfig, seed: int) -> Subset:
-    """`data.sampling=class_balanced`: rarer classes repeated; of detection, images with objects of rare classes.
+    """`data.sampling=class_balanced`: rarer classes repeated; in detection, images with objects of rare classes.
 
     Raises:
-        UserError: where the dataset does not tell its samples' classes.
+        UserError: if the samples' classes are unknown.
     """
     if dataset_info.kind(dataset) == "detection" and dataset_info.counts_of(dataset, 0) is not None:  # all or none
         return with_rare_objects_repeated(dataset, config.repeat_threshold, seed)
@@ -137,16 +137,16 @@ def resampled(dataset: Dataset, config: DataConfig, seed: int) -> Subset:
 def balanced(dataset: Dataset, seed: int) -> Subset:
     """Every sample at least once, and those of rarer classes again until each class has as many as the largest.
 
-    How often two samples of a class come differs by one at most. Each time a sample comes it is another sample of the
-    epoch, with an id and an augmentation of its own.
+    The numbers of repeats of two samples of a class differ by one at most. Each repeat is another sample of the epoch, with
+    its own id and augmentation.
 
     Raises:
-        UserError: where samples have not one class each.
+        UserError: if samples do not have one class each.
     """
     known = dataset_info.labels(dataset)
     if known is None:
         raise UserError(
-            "data.sampling=class_balanced needs one class a sample: a dataset with the attribute `labels`; or, for detection, "
+            "data.sampling=class_balanced needs one class per sample: a dataset with the attribute `labels`; for detection, "
             "one with the method `counts_of`. Set data.sampling=natural."
         )
     counts = numpy.bincount(known.numpy())
@@ -165,9 +165,9 @@ def with_rare_objects_repeated(dataset: Dataset, threshold: float, seed: int) ->
     """Every image at least once, and those with objects of rare classes again.
 
     Repeat factors: Gupta, Dollar and Girshick, LVIS, arXiv:1908.03195v2, appendix B. A class that is in a share f of all images
-    has the factor max(1, sqrt(threshold / f)), and an image the largest of its classes'. There it comes in each epoch a random
-    number of times, whose mean is the factor; here the same images come again in all epochs, each as often as its factor says,
-    rounded down or up, and all together as often as the sum of the factors says.
+    has the factor max(1, sqrt(threshold / f)), and an image the largest of its classes'. There an image is repeated in each
+    epoch a random number of times, whose mean is the factor; here the same images are repeated in all epochs, by their factors
+    rounded down or up, with the sum of the factors as the total.
     """
     there = [numpy.flatnonzero(_counts_of(dataset, index)) for index in range(len(dataset))]
     share = numpy.bincount(numpy.concatenate(there), minlength=len(dataset.classes)) / len(dataset)

@@ -200,7 +200,7 @@ def _warm_up(config: RunConfig, directory: RunDirectory, state: TrainState, part
     engine = parts.engine
     heartbeat.beat("warm-up")
     examples, local_ranks = parts.loader.examples(state.step, engine.warm_up_share), engine.world.ranks.local_world
-    run_and_agree(engine.world, lambda: parts.loader.check_room(local_ranks))
+    run_and_agree(engine.world, lambda: parts.loader.check_memory(local_ranks))
     crowded = worker_memory.doubt(config.data.workers, local_ranks)
     for sentence in [*engine.warm_up(parts.task.losses, examples), *([crowded] if crowded else [])]:
         tracker.progress.say(f"phalanx: {sentence}")

@@ -1,10 +1,10 @@
-"""Decoded images in a folder that the ranks of a node share, such as one in /dev/shm or on a local disk.
+"""The cache of decoded images: a folder shared by a node's ranks, such as one in /dev/shm or on a local disk.
 
-A file an image, its name made of what the image was made of: path, size, time of the last change, channels. So an image that
-changes has another name, and what lies there under an old one is never read. A file is written aside and renamed: it is there
-whole, or not at all, whoever is killed, and whoever else writes the same. A folder that is full is read, and no longer written.
+One file per image, its name derived from path, size, time of the last change, and channels. So a changed image has another
+name, and the file under its old name is never read. A file is written aside and renamed: it is complete or absent, even after
+a kill and with several writers. A full folder is read, but no longer written.
 
-Places like /dev/shm are everybody's: folders and files of other users, and links, are neither read nor written.
+Folders like /dev/shm are open to all users: other users' folders and files, and links, are neither read nor written.
 """
 
 import contextlib
@@ -25,17 +25,17 @@ from torch import Tensor
 from phalanx.configs.errors import UserError
 from phalanx.dist.storage.durable_files import create_aside
 
-_MAGIC = b"phalanx image 2\0"  # the number changes with what a file is read as
-_HEADER = struct.Struct("<16sIIII")  # magic, bits a channel, channels, height, width
+_MAGIC = b"phalanx image 2\0"  # the number changes with the decoding
+_HEADER = struct.Struct("<16sIIII")  # magic, bits per channel, channels, height, width
 _TYPES = {8: torch.uint8, 16: torch.uint16}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Cache:
-    """Decoded images of a folder; in a place where all users may make folders, of one of our own inside.
+    """Decoded images in a folder; if all users may make folders there, in a private subfolder.
 
     Raises:
-        UserError: where the folder cannot be made or written, or others could put images there.
+        UserError: if the folder cannot be made or written, or others could put images there.
     """
 
     def __init__(self, folder: str):
@@ -52,10 +52,10 @@ class Cache:
             raise UserError(f"data.cache={folder}: the folder cannot be written. Name another.")
 
     def get(self, path: str, variant: str, decode: Callable[[], Tensor]) -> Tensor:
-        """The image as `decode` gives it, from the cache where it is there, else written to it.
+        """The result of `decode`, from the cache if present, else written to it.
 
         Args:
-            path: of the image file.
+            path: the image file.
             variant: what else the result depends on.
 
         Shape: [C, H, W], uint8 or uint16.
@@ -63,7 +63,7 @@ class Cache:
         try:
             found = os.stat(path)
         except OSError:
-            return decode()  # it knows the words for a missing file
+            return decode()  # it reports a missing file
         made_of = repr((os.path.abspath(path), found.st_size, found.st_mtime_ns, variant))
         name = hashlib.blake2b(os.fsencode(made_of), digest_size=16).hexdigest()
         place = self._folder / name[:2] / name[2:]
@@ -78,7 +78,7 @@ class Cache:
         return image
 
     def _is_ours(self, folder: Path) -> bool:
-        """Whether a folder of the cache, which is made if need be, is no link and nobody else's."""
+        """Whether a folder of the cache, made if needed, is this user's and not a link."""
         if folder.name not in self._ours:
             try:
                 folder.mkdir(mode=0o700, exist_ok=True)
@@ -106,12 +106,12 @@ class Cache:
     def _say_unwritable(self, error: OSError) -> None:
         if not self._full:
             reason = "is full" if error.errno in _FULL else f"cannot be written ({error.strerror})"
-            print(f"phalanx: data.cache={self._folder} {reason}; others are read as they are", file=sys.stderr, flush=True)
+            print(f"phalanx: data.cache={self._folder} {reason}; further images are not cached", file=sys.stderr, flush=True)
         self._full = True
 
 
 def _is_shared_place(folder: Path) -> bool:
-    """Whether all users may make folders there and none may touch another's, as in /dev/shm and /tmp."""
+    """Whether all users may make folders there but not change each other's, as in /dev/shm and /tmp."""
     with contextlib.suppress(OSError):
         mode = folder.stat().st_mode
         return bool(mode & stat.S_ISVTX and mode & stat.S_IWOTH)
@@ -119,17 +119,17 @@ def _is_shared_place(folder: Path) -> bool:
 
 
 def _refuse_open_to_others(folder: Path) -> None:
-    """Refuses a folder in which another user could put images in place of ours.
+    """Refuses a folder in which another user could replace images.
 
     Raises:
-        UserError: saying whose it is.
+        UserError: with its owner.
     """
     link, real = os.lstat(folder), os.stat(folder)
     for found, what in ((link, "the link" if stat.S_ISLNK(link.st_mode) else "the folder"), (real, "the folder")):
         if found.st_uid != os.geteuid():
             raise UserError(
                 f"data.cache={folder}: {what} belongs to {_user(found.st_uid)}, who could put other images there. "
-                "Name a folder of your own; it is made if it is not there."
+                "Name your own folder; it is made if it does not exist."
             )
     if real.st_mode & stat.S_IWOTH and not real.st_mode & stat.S_ISVTX:
         raise UserError(
@@ -150,7 +150,7 @@ def _is_own(found: os.stat_result, kind: Callable[[int], bool]) -> bool:
 
 
 def _read(place: Path) -> Tensor | None:
-    """An image of the cache; None where it is not there, or not whole."""
+    """An image of the cache; None if it is absent or incomplete."""
     try:
         with open(os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not _is_own(os.fstat(file.fileno()), stat.S_ISREG):

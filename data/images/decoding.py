@@ -29,51 +29,51 @@ from phalanx.data.images.number_formats import NoMeaning, classes_of, pixels_of
 
 _OF_DECODERS = (BrokenImage, OSError, SyntaxError, RuntimeError)
 _JPEG_END = b"\xff\xd9"
-_FROM_TORCHVISION = re.compile(r"^.*\.cpp:\d+, ")  # where in its source
-# A side of one pixel is what is left of a failed download, or a tracking pixel: it would be stretched to a flat colour.
+_FROM_TORCHVISION = re.compile(r"^.*\.cpp:\d+, ")  # location in its source
+# A side of one pixel comes from a failed download or a tracking pixel: it would be stretched to a flat colour.
 _SMALLEST_SIDE = 2
 
 
 def read_image(path: str, mode: Mode, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """An image file, turned upright as its EXIF orientation says; of several pages or frames the first.
+    """Reads an image file, upright by its EXIF orientation; of several pages or frames the first.
 
-    What a file is its first bytes say, not its name. torchvision decodes JPEG, and PNG of 16 bits a colour; Pillow the rest,
-    PNG too, in the same time: it tells a broken file where torchvision 0.29 crashes. No decoder starts before the size that
-    the file claims is known to be at most `max_pixels`.
+    The format is detected from the first bytes, not from the name. torchvision decodes JPEG, and PNG of 16 bits per colour;
+    Pillow the rest, as fast for PNG: it reports broken files where torchvision 0.29 crashes. No decoder starts before the
+    size in the header is known to be at most `max_pixels`.
 
     Returns:
-        uint8 `[1, 3 or 4, H, W]`; uint16 where the file has 16 bits a channel.
+        uint8 `[1, 3 or 4, H, W]`; uint16 if the file has 16 bits per channel.
 
     Raises:
-        Unreadable: where there is no such file, it holds no whole image, one that is too large, one with a side of a single
-            pixel, or numbers that are no colours.
+        Unreadable: if there is no such file, or it is not a complete image, is too large, has a side of a single pixel, or
+            numbers that are not colours.
     """
     content = _content(path)
     try:
         image = _decoded(content, mode, max_pixels)
-    except Exception as error:  # a broken file makes decoders raise all there is, such as SyntaxError
-        raise _told(path, content, error, "Store whole numbers of 8 or 16 bits, such as a PNG does.") from None
+    except Exception as error:  # a broken file makes decoders raise any exception, such as SyntaxError
+        raise _explained(path, content, error, "Store integers of 8 or 16 bits, for example as PNG.") from None
     if min(image.shape[1:]) < _SMALLEST_SIDE:
         raise unreadable(path, f"this image is {image.shape[2]} x {image.shape[1]} pixels, too small to show anything")
     return image
 
 
 def read_mask(path: str, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """A mask: the number that is stored for each pixel, of a palette or a grey image, or of colours that are all the same.
+    """Reads a mask: the stored number of each pixel, of a palette or grey image, or of colours with equal channels.
 
     Returns:
         uint8 or uint16 `[H, W]`.
 
     Raises:
-        Unreadable: where there is no such file, it holds no whole image, one that is too large, or one with colours instead
-            of numbers.
+        Unreadable: if there is no such file, or it is not a complete image, is too large, or has colours instead of
+            numbers.
     """
     content = _content(path)
     try:
         with opened(content, max_pixels) as image:
             return torch.from_numpy(classes_of(image, content))
     except Exception as error:
-        raise _told(path, content, error, "Store class indices, as a grey or palette PNG.") from None
+        raise _explained(path, content, error, "Store class indices, as a grey or palette PNG.") from None
 
 
 def _content(path: str) -> bytes:
@@ -89,7 +89,7 @@ def _content(path: str) -> bytes:
 
 
 def _open_regular(path: str, flags: int) -> int:
-    """Opens a regular file alone: a pipe would be waited for, and a device read, without end."""
+    """Opens only a regular file: reading a pipe would block, and a device may have no end."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -103,7 +103,7 @@ def _decoded(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
     if is_deep_colour(content):
         refuse_too_large(*png_size(content), max_pixels)
         with opened(content, max_pixels) as image:
-            image.verify()  # torchvision 0.29 crashes where the checksum of a PNG is wrong
+            image.verify()  # torchvision 0.29 crashes on a wrong checksum in a PNG
         check_pixels(content)
         return in_mode(decode_png(_as_tensor(content), ImageReadMode.UNCHANGED, apply_exif_orientation=True), mode)
     with opened(content, max_pixels) as image:
@@ -115,7 +115,7 @@ def _decoded(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
 def _decoded_jpeg(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
     width, height, first_scan = jpeg_size(content)
     refuse_too_large(width, height, max_pixels)
-    # libjpeg fills what is missing with grey, and torchvision says nothing of it.
+    # libjpeg fills missing parts with grey, and torchvision does not report it.
     if content.find(_JPEG_END, first_scan) < 0:
         raise BrokenImage("it ends too early")
     wanted = ImageReadMode.GRAY if mode == "grey" else ImageReadMode.RGB
@@ -126,16 +126,16 @@ def _as_tensor(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
-def _told(path: str, content: bytes, error: Exception, remedy: str) -> Exception:
-    """What is wrong with a file that could not be read."""
+def _explained(path: str, content: bytes, error: Exception, remedy: str) -> Exception:
+    """The error of a file that could not be read."""
     if isinstance(error, TooLarge):
-        return unreadable(path, str(error), "Raise data.max_pixels if it is meant to be so large, else replace it.")
+        return unreadable(path, str(error), "Raise data.max_pixels if this size is intended, else replace it.")
     if isinstance(error, NoMeaning):
         return unreadable(path, str(error), remedy)
     if type(error).__name__ == "UnidentifiedImageError":
         return unreadable(path, unknown(content))
     reason = _FROM_TORCHVISION.sub("", " ".join(str(error).split())).rstrip(".")
     if not reason or not isinstance(error, _OF_DECODERS):
-        reason = "what is in it is broken"  # Python's own words say nothing of the file
+        reason = "its content is broken"  # Python's own message does not describe the file
     kind = "JPEG" if content.startswith(JPEG) else "PNG" if content.startswith(PNG) else "image"
     return unreadable(path, f"this {kind} cannot be decoded ({reason})")

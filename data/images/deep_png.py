@@ -1,4 +1,4 @@
-"""Whether the pixels of a PNG of 16 bits a colour are all there: torchvision 0.29 crashes where they are not. No torch here.
+"""Checks that a PNG of 16 bits per colour has all of its pixels: torchvision 0.29 crashes if it does not. No torch here.
 
 PNG specification (Third Edition), 5.3, 7.3, 8 and 9: chunks; rows, each with a byte of its filter; seven passes; filters.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from phalanx.data.images.image_formats import PNG, BrokenImage
 
 _CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by the type of colour
-_BYTES = 2  # a channel
+_BYTES = 2  # per channel
 _FILTERS = 5
 # Adam7's passes: first column and row, and the steps between them.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -20,7 +20,7 @@ def check_pixels(content: bytes) -> None:
     """Reads the rows of a PNG whose checksums are right.
 
     Raises:
-        BrokenImage: where there are too few or too many, or one that is filtered in a way that there is not.
+        BrokenImage: if there are too few or too many, or one has an unknown filter.
     """
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29])
     if depth != 8 * _BYTES or colour not in _CHANNELS or interlaced > 1 or not width or not height:

@@ -1,4 +1,4 @@
-"""The image formats that are read, and how large an image is before anything of it is decoded. No torch here."""
+"""The supported image formats, and an image's size before anything is decoded. No torch here."""
 
 import io
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-# Pillow knows forty more: EPS starts Ghostscript, and others are as good as never met, each with a decoder to attack.
+# Pillow has forty more: EPS starts Ghostscript, and the others are hardly used, each with a decoder to attack.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
 NAMED = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, PPM, PGM and PBM"
 SUFFIXES = (
@@ -14,7 +14,7 @@ SUFFIXES = (
     *(".avif", ".ppm", ".pgm", ".pbm", ".pnm"),
 )
 JPEG, PNG, TIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# How files begin that are images or near to it, but not read; HEIF and JPEG XL tell their kind further on.
+# The first bytes of unsupported files that are images or similar; HEIF and JPEG XL have their type further on.
 _OTHERS = (
     *((b"%!PS", "a PostScript file"), (b"\xc5\xd0\xd3\xc6", "a PostScript file"), (b"%PDF", "a PDF file")),
     *((b"8BPS", "a Photoshop file"), (b"\0\0\0\x0cjP", "a JPEG 2000 image"), (b"\xff\x4f\xff\x51", "a JPEG 2000 image")),
@@ -29,7 +29,7 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 
 
 # Bytes of text and colour profiles in a PNG, unpacked: of each, and of all. Pillow's own bound of 1 MB for each is less than
-# what Photoshop writes about the history of a picture.
+# the history that Photoshop writes into a picture.
 _MOST_TEXT, _MOST_TEXTS = 64 << 20, 128 << 20
 
 
@@ -39,7 +39,7 @@ _EXIF = (b"Exif\0\0", b"II*\0", b"MM\0*")
 
 
 class BrokenImage(ValueError):
-    """A file that no decoder should see."""
+    """A file that must not reach a decoder."""
 
 
 class TooLarge(ValueError):
@@ -47,7 +47,7 @@ class TooLarge(ValueError):
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name says that it is an image: no hidden file, a known suffix."""
+    """Whether a file's name is an image's: not hidden, with a known suffix."""
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
 
 
@@ -62,12 +62,12 @@ def refuse_too_large(width: int, height: int, most: int) -> None:
 
 
 def jpeg_size(content: bytes) -> tuple[int, int, int]:
-    """Width and height of a JPEG, and where its first scan begins, found as libjpeg does (ITU-T T.81, B.1.1).
+    """Width and height of a JPEG, and where its first scan begins, parsed as in libjpeg (ITU-T T.81, B.1.1).
 
-    Segments may hold anything, such as a thumbnail. Of several frame headers, which no decoder takes, the largest counts.
+    Segments may hold anything, such as a thumbnail. Of several frame headers, which no decoder accepts, the largest counts.
 
     Raises:
-        BrokenImage: where it has no size.
+        BrokenImage: if it has no size.
     """
     place, width, height = 2, 0, 0
     while True:
@@ -98,17 +98,17 @@ def png_size(content: bytes) -> tuple[int, int]:
 
 
 def is_deep_colour(content: bytes) -> bool:
-    """Whether a PNG has 16 bits a channel and more than one channel, which Pillow would cut to 8 bits."""
+    """Whether a PNG has 16 bits per channel and more than one channel, which Pillow would cut to 8 bits."""
     depth_and_colour = content[24:26]  # PNG specification, 11.2.1
     return content.startswith(PNG) and depth_and_colour[:1] == b"\x10" and depth_and_colour[1:] != b"\x00"
 
 
 @contextmanager
 def opened(content: bytes, max_pixels: int) -> Iterator[Any]:
-    """Pillow's image of one of our formats, to be decoded within.
+    """Pillow's image in a supported format, to be decoded within the context.
 
     Raises:
-        TooLarge: where it has more pixels than `max_pixels`.
+        TooLarge: if it has more pixels than `max_pixels`.
     """
     from PIL import Image
 
@@ -120,7 +120,7 @@ def opened(content: bytes, max_pixels: int) -> Iterator[Any]:
 
 @contextmanager
 def without_bound() -> Iterator[None]:
-    """Sets aside Pillow's own bounds on sizes and on texts, which are the whole process's."""
+    """Lifts Pillow's own process-wide bounds on sizes and texts."""
     from PIL import Image, PngImagePlugin
 
     before = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
@@ -143,7 +143,7 @@ def forget_texts(image: Any) -> None:
 
 @cache
 def known_formats() -> tuple[str, ...]:
-    """Those of our formats that this Pillow was built with."""
+    """The supported formats that this Pillow was built with."""
     from PIL import Image
 
     Image.init()
@@ -151,12 +151,12 @@ def known_formats() -> tuple[str, ...]:
 
 
 def unknown(content: bytes) -> str:
-    """What a file is that no decoder of ours took."""
+    """A description of a file that no supported decoder accepts."""
     if content.startswith(TIFF):
-        return "this TIFF cannot be decoded (its header is broken, or its numbers are of a kind that is not read)"
+        return "this TIFF cannot be decoded (its header is broken, or its numbers are of an unsupported type)"
     name = next((name for start, name in _OTHERS if content.lstrip()[: len(start)] == start), None)
     if name is None and content[4:8] == b"ftyp" and content[8:12] in _HEIF:
         name = "a HEIF image, as phones write them"
     if name is None and content[128:132] == b"DICM":
         name = "a DICOM file"
-    return "this file is no image" if name is None else f"this is {name}; what is read is {NAMED}"
+    return "this file is not an image" if name is None else f"this is {name}; supported are {NAMED}"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from phalanx.data.images.image_formats import forget_texts, known_formats, without_bound
 
-# EXIF 2.3, 4.6.4: what is stored lies on its side.
+# EXIF 2.3, 4.6.4: orientations rotated by 90 degrees.
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)
 
 
@@ -19,12 +19,12 @@ class Header(NamedTuple):
 
     @property
     def upright(self) -> tuple[int, int]:
-        """Height and width of the image as it is read."""
+        """Height and width of the upright image."""
         return (self.width, self.height) if self.on_its_side else (self.height, self.width)
 
 
 def read_header(path: Path) -> Header | None:
-    """What the file says of itself; None where it is not there, or is not an image."""
+    """The header of an image file; None if it does not exist, or is not an image."""
     from PIL import Image
 
     try:
@@ -35,5 +35,5 @@ def read_header(path: Path) -> Header | None:
             with Image.open(path, formats=known_formats()) as image:
                 forget_texts(image)
                 return Header(image.height, image.width, image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE)
-    except Exception:  # a broken file makes Pillow raise all there is; whoever decodes it says what is wrong
+    except Exception:  # a broken file makes Pillow raise any exception; decoding reports it
         return None

@@ -1,4 +1,4 @@
-"""Channels of an image: grey, colour, colour with opacity; and how one becomes another."""
+"""Channels of an image: grey, colour, colour with opacity; and conversions."""
 
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ _LUMA = (299, 587, 114)
 
 
 def in_mode(image: Tensor, mode: Mode) -> Tensor:
-    """The same picture with other channels. Opacity is dropped, or full where there was none; grey is BT.601's luma.
+    """Converts an image's channels. Opacity is dropped, or set to full; grey is BT.601's luma.
 
     Shape: [1 (grey), 2 (grey and opacity), 3 or 4, H, W] to [1, 3 or 4, H, W], of the same type.
 
@@ -44,7 +44,7 @@ def _luma(colour: Tensor) -> Tensor:
 
 
 def _statistics(values: tuple[float, ...], mode: Mode, opacity: float) -> tuple[float, ...]:
-    """Mean or deviation of each channel after a conversion; of grey as if the channels rose and fell together."""
+    """Mean or deviation of each channel after a conversion; of grey as if the channels were fully correlated."""
     colour = values[:1] if len(values) <= 2 else values[:3]
     if mode == "grey":
         return colour if len(colour) == 1 else (sum(w * v for w, v in zip(_LUMA, colour, strict=True)) / 1000,)

@@ -1,4 +1,4 @@
-"""Reading image files, from the cache where there is one."""
+"""Reading image files, from the cache if there is one."""
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ class Reader:
 
     Args:
         cache: folder for decoded images; None for none.
-        max_pixels: the most that an image or a mask may have.
+        max_pixels: the most pixels of an image or a mask.
     """
 
     def __init__(self, cache: str | None, max_pixels: int):

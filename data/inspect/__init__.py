@@ -1,1 +1,1 @@
-"""Looking at the data before training: checks, overviews, contact sheets."""
+"""Inspecting the data before training: checks, overviews, contact sheets."""

@@ -1,6 +1,6 @@
 """Checking the data before the first step: `data.check=quick` or `full`. Ranks share the work.
 
-Opening a dataset has looked at names, pairs, counts and labels already. Quick: whether files are there (up to 10,000 of them,
+Opening a dataset has already checked names, pairs, counts and labels. Quick: whether files exist (up to 10,000 of them,
 evenly spread), and whether some samples can be used. Full: whether every sample can.
 """
 
@@ -25,19 +25,19 @@ from phalanx.data.splits import Indices, Subset
 
 _QUICK_FILES = 10_000
 _QUICK_SAMPLES = 16
-_TOGETHER = 32  # samples a message of a loader process
-_NAMED = 3  # files that a sentence names
+_TOGETHER = 32  # samples per message of a loader process
+_NAMED = 3  # files that a message names
 
 
 @dataclass(frozen=True)
 class SampleProblem:
-    """Samples of which something is wrong, all the same.
+    """Samples with the same problem.
 
     Attributes:
-        files: the first of them.
-        problem, remedy: of the very first; `others` as in `BadSample`.
-        count: how many.
-        can_be_skipped: whether it is an image that cannot be read.
+        files: the first files.
+        problem, remedy: those of the first; `others` as in `BadSample`.
+        count: number of samples.
+        can_be_skipped: whether it is an unreadable image.
     """
 
     files: tuple[str, ...]
@@ -72,11 +72,11 @@ def merged(parts: Sequence[Sequence[dict[str, Any]]]) -> list[SampleProblem]:
 def check_part(
     dataset: Dataset, config: DataConfig, rank: int, world: int, beat: Callable[[], None], progress: str | None = None
 ) -> list[SampleProblem]:
-    """What is wrong in this rank's part of a split.
+    """The problems in this rank's part of a split.
 
     Args:
-        beat: called again and again while it works.
-        progress: what to call the split on the terminal; None to say nothing.
+        beat: called repeatedly during the work.
+        progress: the split's name on the terminal; None to print nothing.
     """
     dataset, numbers = once_each(dataset)
     if config.check == "quick" and not hasattr(dataset, "files"):
@@ -84,7 +84,7 @@ def check_part(
     elif config.check == "quick":
         seen = [*_missing_files(dataset, spread(numbers, _QUICK_FILES)[rank::world])]
         if not seen:
-            seen = [error for error in map(_Verdicts(dataset), spread(numbers, _QUICK_SAMPLES)[rank::world].tolist()) if error]
+            seen = [error for error in map(_Problems(dataset), spread(numbers, _QUICK_SAMPLES)[rank::world].tolist()) if error]
     else:
         mine = numbers[len(numbers) * rank // world : len(numbers) * (rank + 1) // world]
         seen = list(_every_sample(dataset, mine, config.workers, beat, progress))
@@ -99,10 +99,10 @@ def check_part(
 
 
 def judge(problems: Sequence[SampleProblem], dataset: Dataset, config: DataConfig, split: Split) -> list[str]:
-    """What to say of problems that training can pass over.
+    """Warnings about problems that training can skip.
 
     Raises:
-        UserError: where it cannot, a line a kind of problem.
+        UserError: if it cannot, with one line per kind of problem.
     """
     total = len(once_each(dataset)[1])
     skipped = [p for p in problems if p.can_be_skipped and split == "train" and config.on_error == "skip"]
@@ -113,7 +113,7 @@ def judge(problems: Sequence[SampleProblem], dataset: Dataset, config: DataConfi
 
 
 def once_each(dataset: Dataset) -> tuple[Dataset, Indices]:
-    """The dataset below those that repeat or replace samples, and which of its samples are used."""
+    """The dataset below views that repeat or replace samples, and the samples of it that are used."""
     numbers = numpy.arange(len(dataset))
     while isinstance(dataset, SkipUnreadable | Subset):
         if isinstance(dataset, Subset):
@@ -123,7 +123,7 @@ def once_each(dataset: Dataset) -> tuple[Dataset, Indices]:
 
 
 def spread(numbers: Indices, most: int) -> Indices:
-    """At most so many of them, evenly spread, the first and the last among them."""
+    """At most `most` of them, evenly spread, including the first and the last."""
     if len(numbers) <= most:
         return numbers
     return numbers[numpy.linspace(0, len(numbers) - 1, most).astype(numpy.int64)]
@@ -137,8 +137,8 @@ def _missing_files(dataset: Dataset, numbers: Indices) -> Iterator[BadSample]:
                 yield unreadable(file, "there is no such file")
 
 
-class _Verdicts(torch.utils.data.Dataset[BadSample | None]):
-    """What is wrong with each sample; None for nothing."""
+class _Problems(torch.utils.data.Dataset[BadSample | None]):
+    """The problem of each sample, or None."""
 
     def __init__(self, dataset: Dataset):
         self._dataset = dataset
@@ -158,7 +158,7 @@ def _every_sample(
 ) -> Iterator[BadSample]:
     batches = [numbers[i : i + _TOGETHER].tolist() for i in range(0, len(numbers), _TOGETHER)]
     loader: DataLoader[Any] = DataLoader(
-        _Verdicts(dataset),
+        _Problems(dataset),
         batch_sampler=batches,
         collate_fn=list,
         **in_processes(workers),

@@ -1,4 +1,4 @@
-"""Drawing on images what is known or predicted of them: masks as colours, boxes with labels, words in bands."""
+"""Drawing annotations and predictions on images: masks as colours, boxes with labels, captions."""
 
 import colorsys
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 Colour = tuple[int, int, int]
 _Corners = tuple[int, int, int, int]  # left, top, right, bottom
 
-# Okabe and Ito, Color Universal Design, 2008: told apart by colour-blind eyes too; grey first, as class 0 is often background.
+# Okabe and Ito, Color Universal Design, 2008: clear to colour-blind people too; grey first, as class 0 is often background.
 _FIRST = (
     (130, 130, 130),
     (230, 159, 0),
@@ -32,7 +32,7 @@ ELLIPSIS = "…"
 
 
 def colour(number: int) -> Colour:
-    """The colour of a class, the same in every picture: any two neighbouring numbers differ clearly."""
+    """The colour of a class, the same in every picture: neighbouring numbers differ clearly."""
     if number < len(_FIRST):
         return _FIRST[number]
     hue = (number * _GOLDEN_ANGLE) % 1
@@ -42,7 +42,7 @@ def colour(number: int) -> Colour:
 
 
 def font(pixels: int) -> FreeTypeFont:
-    """Pillow's own, so that pictures look the same on every machine."""
+    """Pillow's own font, so that pictures are the same on every machine."""
     found = ImageFont.load_default(pixels)
     assert isinstance(found, FreeTypeFont), "Pillow was built without FreeType"
     return found
@@ -53,7 +53,7 @@ def text_width(text: str, face: FreeTypeFont) -> int:
 
 
 def shortened(text: str, face: FreeTypeFont, width: int) -> str:
-    """As much of a text as fits, with an ellipsis where it was cut."""
+    """As much of a text as fits, with an ellipsis if it was cut."""
     if text_width(text, face) <= width:
         return text
     for length in range(len(text) - 1, -1, -1):
@@ -64,7 +64,7 @@ def shortened(text: str, face: FreeTypeFont, width: int) -> str:
 
 
 def picture(image: Tensor) -> Image.Image:
-    """An image for the eye: grey and colour as they are, opacity left out, of other channels the first.
+    """A viewable image: grey and colour unchanged, without opacity; of other channels the first.
 
     Shape: [C, H, W] between 0 and 1.
     """
@@ -82,10 +82,10 @@ def scaled(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def with_mask(image: Image.Image, mask: Tensor, classes: int) -> Image.Image:
-    """Every class in its colour over the image in grey; what counts for nothing nearly black.
+    """Every class in its colour over the image in grey; ignored pixels nearly black.
 
     Args:
-        mask: [H, W] of class numbers, of the image's size; numbers from `classes` on count for nothing.
+        mask: [H, W] of class numbers, of the image's size; numbers from `classes` on are ignored.
     """
     numbers = mask.cpu().numpy()
     table = numpy.array([*(colour(number) for number in range(classes)), _IGNORED], dtype=numpy.float32)
@@ -108,10 +108,10 @@ def with_instances(image: Image.Image, masks: Tensor, labels: Sequence[int]) -> 
 
 
 def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Sequence[int], names: Sequence[str]) -> None:
-    """Boxes (left, top, right, bottom in the image's pixels) with a name each, in place; the first over those that follow.
+    """Boxes (left, top, right, bottom in the image's pixels) with names, in place; earlier ones on top.
 
-    Class n has the colour n + 1: there is no background among boxes, for which the grey is. A name that has no room beside
-    those before it is left out.
+    Class n has the colour n + 1: boxes have no background, whose colour is grey. A name that does not fit
+    beside those before it is left out.
     """
     draw, face = ImageDraw.Draw(image), font(_NAME_SIZE)
     rounded = [(round(left), round(top), round(right), round(bottom)) for left, top, right, bottom in boxes]
@@ -120,7 +120,7 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Seq
     taken: list[_Corners] = []
     for box, label, name in zip(rounded, labels, names, strict=True):
         text = shortened(name, face, image.width - 2 * _NAME_MARGIN)
-        place = _room(box, (text_width(text, face) + 2 * _NAME_MARGIN, _NAME_HEIGHT), image.size, taken)
+        place = _name_place(box, (text_width(text, face) + 2 * _NAME_MARGIN, _NAME_HEIGHT), image.size, taken)
         if place is None:
             continue
         taken.append(place)
@@ -129,8 +129,8 @@ def draw_boxes(image: Image.Image, boxes: Sequence[Sequence[float]], labels: Seq
         draw.text((left + _NAME_MARGIN, top + _NAME_HEIGHT // 2), text, fill=on(colour(label + 1)), font=face, anchor="lm")
 
 
-def _room(box: _Corners, size: tuple[int, int], image: tuple[int, int], taken: Sequence[_Corners]) -> _Corners | None:
-    """Where a name of a size, width and height, has room at a box: above it, in its corners, below it; None if nowhere."""
+def _name_place(box: _Corners, size: tuple[int, int], image: tuple[int, int], taken: Sequence[_Corners]) -> _Corners | None:
+    """Where a name of some width and height fits at a box: above it, in its corners, below it; None if nowhere."""
     width, height = size
     left, top, right, bottom = box
     places = [(left, top - height), (left, top), (left, bottom), (right - width, top - height), (left, bottom - height)]

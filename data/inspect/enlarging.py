@@ -1,4 +1,4 @@
-"""Whether training would see images larger than they are: a crop of `data.image_size` that is larger than any of them."""
+"""Warns if training would enlarge images: if `data.image_size` is larger than all of them."""
 
 from contextlib import suppress
 from typing import Any
@@ -12,11 +12,11 @@ _LOOKED_AT = 4  # images, evenly spread
 
 
 def enlarged(dataset: Dataset, config: DataConfig) -> list[str]:
-    """A sentence, where `data.image_size` is larger in both directions than the images that were looked at."""
+    """A message, if `data.image_size` is larger in both directions than the images that were checked."""
     dataset, numbers = once_each(dataset)
     sizes: list[tuple[int, int]] = []
     for number in spread(numbers, _LOOKED_AT).tolist():
-        with suppress(Unreadable):  # checked before: training passes it over
+        with suppress(Unreadable):  # checked before: training skips it
             image: Any = dataset[number]["image"]
             sizes.append(tuple(image.shape[-2:]))
     given = config.image_size
@@ -25,7 +25,7 @@ def enlarged(dataset: Dataset, config: DataConfig) -> list[str]:
     if height <= highest or width <= widest:
         return []
     return [
-        f"data.image_size={given if isinstance(given, int) else list(given)}: of {len(sizes)} images looked at none is "
+        f"data.image_size={given if isinstance(given, int) else list(given)}: of {len(sizes)} images checked none is "
         f"larger than {highest} x {widest} (height x width), so they are enlarged, which costs time and adds no detail. "
-        f"Set data.image_size=[{highest}, {widest}] or less, if that is not meant."
+        f"Set data.image_size=[{highest}, {widest}] or less, if that is not intended."
     ]

@@ -23,18 +23,18 @@ from phalanx.dist.microbatches.sampler import Draw
 COUNT = 9
 _LOOKED_AT = 2000  # samples
 _ROUNDS = 300
-LARGEST_RATIO = 4.0  # of a box's side to an anchor's, or the other way round, for it to be learnt
+LARGEST_RATIO = 4.0  # of a box's side to an anchor's, or the inverse, for it to be learnt
 
 
 @dataclass(frozen=True)
 class FittedAnchors:
-    """Anchors, and how well boxes are met.
+    """Anchors, and how well they fit the boxes.
 
     Attributes:
-        anchors: width and height in whole pixels, the smallest first.
-        boxes, samples: that were looked at.
-        iou: mean IoU of a box with its best anchor, both around one centre.
-        learnt: share of the boxes that some anchor may learn.
+        anchors: width and height in integer pixels, the smallest first.
+        boxes, samples: the number of those used.
+        iou: mean IoU of a box with its best anchor, both around the same centre.
+        learnt: share of the boxes that some anchor can learn.
     """
 
     anchors: list[tuple[int, int]]
@@ -49,7 +49,7 @@ class FittedAnchors:
     def lines(self) -> list[str]:
         """For a terminal."""
         flat = ",".join(f"{width},{height}" for width, height in self.anchors)
-        found = f"anchors    fitted to {self.boxes:,} boxes of {self.samples:,} samples as the network sees them"
+        found = f"anchors    fitted to {self.boxes:,} boxes of {self.samples:,} samples at the network's input size"
         return [
             f"{found}: mean IoU {self.iou:.3f}, {self.learnt:.1%} can be learnt",
             f"           model.options.anchors=[{flat}]",
@@ -57,10 +57,10 @@ class FittedAnchors:
 
 
 def fitted_anchors(config: RunConfig, dataset: Dataset, statistics: Statistics | None = None) -> FittedAnchors:
-    """Fits nine anchors to the boxes of the first epoch as the network sees them, augmented, of 2,000 samples at most.
+    """Fits nine anchors to the boxes of the first epoch at the network's input size, augmented, of at most 2,000 samples.
 
     Raises:
-        UserError: where there are fewer boxes than anchors.
+        UserError: if there are fewer boxes than anchors.
     """
     if dataset_info.kind(dataset) != "detection":
         raise UserError(
@@ -80,7 +80,7 @@ def fitted_anchors(config: RunConfig, dataset: Dataset, statistics: Statistics |
 
 
 def quality(sides: Tensor, anchors: Tensor) -> tuple[float, float]:
-    """Mean IoU with the best anchor, and the share of boxes that some anchor may learn.
+    """Mean IoU with the best anchor, and the share of boxes that some anchor can learn.
 
     Args:
         sides: [n, 2], width and height.
@@ -98,7 +98,7 @@ def overlap(sides: Tensor, anchors: Tensor) -> Tensor:
 
 
 def clusters(sides: Tensor, count: int) -> Tensor:
-    """Means [count, 2] of the clusters, the smallest area first. They begin at even ranks of area, so nothing is drawn.
+    """Means [count, 2] of the clusters, the smallest area first. They start at even quantiles of area, without random numbers.
 
     Args:
         sides: float64 [n, 2], n at least `count`.
@@ -113,6 +113,6 @@ def clusters(sides: Tensor, count: int) -> Tensor:
             break
         for cluster in range(count):
             members = sides[nearest == cluster]
-            if len(members):  # one that lost all of its boxes stays where it is
+            if len(members):  # an empty cluster keeps its place
                 means[cluster] = members.mean(dim=0)
     return means[means.prod(dim=-1).argsort(stable=True)]

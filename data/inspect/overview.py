@@ -1,4 +1,4 @@
-"""What a split holds and what the network sees of it: figures, a histogram of classes, and a contact sheet."""
+"""An overview of a split and of the network's inputs: figures, a histogram of classes, and a contact sheet."""
 
 import time
 from collections.abc import Sequence
@@ -27,17 +27,17 @@ _TIMED = 64
 
 @dataclass(frozen=True)
 class Overview:
-    """A split, looked at.
+    """An overview of a split.
 
     Attributes:
         name, split: of the dataset.
         kind: what a sample holds.
         samples, channels: their numbers.
-        smallest, largest: height and width of the images that were looked at, by area.
-        seen: height and width of what the network sees.
-        mean, std: that pixels between 0 and 1 are normalised by.
+        smallest, largest: height and width of the images that were checked, by area.
+        seen: height and width of the network's input.
+        mean, std: the normalisation of pixels between 0 and 1.
         load_ms, transform_ms: of one sample in one process, the median.
-        classes, counts: names, and how many of each; None where the dataset does not tell.
+        classes, counts: names, and the number of each; None if unknown.
         picture: the contact sheet.
     """
 
@@ -69,7 +69,7 @@ class Overview:
             f"for {self.kind}",
             f"images     {_counted(self.channels, 'channel')}, {self._sizes()}; the network sees {_shown(self.seen)}",
             f"normalised mean {numbers[0]}; deviation {numbers[1]}",
-            f"time       {self.load_ms + self.transform_ms:.2f} ms a sample in one process: "
+            f"time       {self.load_ms + self.transform_ms:.2f} ms per sample in one process: "
             f"{self.load_ms:.2f} to load, {self.transform_ms:.2f} to transform",
         ]
         return [*found, "", *self._histogram()]
@@ -80,9 +80,9 @@ class Overview:
         return f"{_shown(self.smallest)} to {_shown(self.largest)} pixels (of the first {min(self.samples, _TIMED)})"
 
     def _histogram(self) -> list[str]:
-        """A line a class: of very many, the most and the least frequent."""
+        """One line per class: of very many, the most and the least frequent."""
         if self.counts is None:
-            return [f"The dataset does not tell how many {_COUNTED[self.kind]} each class has."]
+            return [f"The dataset does not report how many {_COUNTED[self.kind]} each class has."]
         rows = list(zip(self.classes, self.counts, strict=True))
         left_out = len(rows) - _LISTED
         if left_out > 0:
@@ -110,14 +110,14 @@ def _shown(size: tuple[int, int]) -> str:
 
 
 def overview(config: RunConfig, dataset: Dataset, split: Split, count: int, statistics: Statistics | None = None) -> Overview:
-    """Looks at a split.
+    """Inspects a split.
 
     Args:
-        count: samples to show: while training the first of the run, augmented and mixed.
+        count: samples to show: of the training split the first of the run, augmented and mixed.
         statistics: of pretrained weights, see `pipeline`.
 
     Raises:
-        UserError: where a sample cannot be read, or the augmentation does not go with the data.
+        UserError: if a sample cannot be read, or the augmentation does not fit the data.
     """
     seen = pipeline(config.data, dataset, split, statistics)
     samples = Samples(dataset, seen, config.seed, mosaics(config, dataset, seen) if split == "train" else None)
@@ -184,7 +184,7 @@ def _picture(config: RunConfig, samples: Samples, seen: Pipeline, split: Split, 
 
 
 def augmentation(config: RunConfig) -> str:
-    """The augmentations that are on, in words."""
+    """The enabled augmentations, as text."""
     augment, plain = config.data.augment, type(config.data.augment)()
     changed = {name: value for name, value in augment.model_dump().items() if value != getattr(plain, name)}
     return ", ".join(f"{name} {_value(value)}" for name, value in changed.items()) or "no augmentation"

@@ -1,4 +1,4 @@
-"""A contact sheet: what the network sees, sample by sample, with what is known of each."""
+"""A contact sheet: the network's inputs, with captions and annotations."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from phalanx.data.inspect.drawing import (
 )
 from phalanx.data.transforms.pipeline import Pipeline
 
-_SIDE, _SIDE_WITH_BOXES = 192, 288  # pixels of a tile's longer side, at least: small images are enlarged by whole factors
+_SIDE, _SIDE_WITH_BOXES = 192, 288  # pixels of a tile's longer side, at least: small images are enlarged by integer factors
 _LARGEST = 384
 _MARGIN, _GAP = 24, 16
 _GROUND, _INK, _FAINT = (250, 250, 248), (30, 30, 30), (110, 110, 110)
 _LINE = 19
-_LEAST_SHARE = 0.005  # of a class in a mixture, to be named
+_LEAST_SHARE = 0.005  # the least share of a class in a mixture that is named
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Tile:
     """One sample of a sheet.
 
     Attributes:
-        image: drawn on already.
+        image: with annotations drawn on it.
         caption: its classes.
         note: in a fainter line below.
     """
@@ -77,7 +77,7 @@ def _side_by_side(left: Image.Image, right: Image.Image) -> Image.Image:
 
 
 def _placed(mask: Tensor, sample: Mapping[str, Any], seen: Pipeline, outside: int) -> Tensor:
-    """A mask as it lies on what the network sees: while validating it has the size of the stored image."""
+    """A mask resized to the network's input: in validation it has the size of the stored image."""
     if "size" not in sample:
         return mask
     top, left, height, width = seen.placement(sample["size"].tolist())
@@ -89,7 +89,7 @@ def _placed(mask: Tensor, sample: Mapping[str, Any], seen: Pipeline, outside: in
 
 
 def _placed_boxes(sample: Mapping[str, Any], seen: Pipeline) -> Tensor:
-    """Boxes [n, 4] likewise."""
+    """Boxes [n, 4] in the network's input."""
     boxes: Tensor = sample["boxes"]
     if "size" not in sample:
         return boxes
@@ -104,7 +104,7 @@ def _name(classes: Sequence[str], number: int) -> str:
 
 
 def _caption(sample: Mapping[str, Any], classes: Sequence[str]) -> str:
-    """The sample's classes in words; of a mixture with their shares."""
+    """The sample's classes as text; of a mixture with their shares."""
     if "mask" in sample:
         there = [_name(classes, number) for number in sample["mask"].unique().tolist() if number < len(classes)]
         return ", ".join(there) or "nothing"
@@ -128,7 +128,7 @@ def sheet(shown: Sequence[Tile], title: str, subtitle: str, legend: Sequence[tup
     """The tiles in rows, under a title.
 
     Args:
-        legend: numbers and names of the classes whose colours are to be explained below.
+        legend: numbers and names of the classes in the legend.
     """
     width = max(max(tile.image.width for tile in shown), 96)
     height = max(tile.image.height for tile in shown)
@@ -157,7 +157,7 @@ def sheet(shown: Sequence[Tile], title: str, subtitle: str, legend: Sequence[tup
 
 
 def _columns(count: int, width: int, height: int) -> int:
-    """So many columns that the sheet is about a third wider than high, and its last row as full as may be."""
+    """The number of columns for a sheet that is about a third wider than high, with a full last row if possible."""
     about = round((count * 4 / 3 * height / width) ** 0.5)
     possible = [columns for columns in (about, about + 1, about - 1) if 1 <= columns <= count] or [1]
     return min(possible, key=lambda columns: -count % columns)

@@ -1,4 +1,4 @@
-"""Whether masks hold anything to learn: pixels of one class alone, or none that counts, make a good loss of nothing."""
+"""Checks that masks hold anything to learn: with a single class, or only ignored pixels, a low loss means nothing."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,17 +12,17 @@ from phalanx.data.dataset import Dataset, Split
 from phalanx.data.formats.masked import MaskedImages
 from phalanx.data.splits import Indices
 
-FIRST, MOST = 16, 10_000  # masks that are looked at, and of those that make suspicious
+FIRST, MOST = 16, 10_000  # masks that are checked, and the most if those are uniform
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What some masks hold.
+    """The content of some masks.
 
     Attributes:
         masks: their number.
-        counts: pixels of each class that was met.
-        ignored: pixels that count for nothing.
+        counts: pixels of each class found.
+        ignored: number of ignored pixels.
     """
 
     masks: int = 0
@@ -37,16 +37,16 @@ class Seen:
 
 
 def look(dataset: Dataset, numbers: Indices, ignore_index: int, beat: Callable[[], None]) -> Seen:
-    """Reads masks until two classes are met.
+    """Reads masks until two classes are found.
 
     Args:
-        numbers: of the samples.
+        numbers: the samples' numbers.
         beat: called again and again while it works.
     """
     seen = Seen(counts={})
     for number in numbers.tolist():
         beat()
-        with suppress(Unreadable):  # told, or passed over, by whoever learns from it
+        with suppress(Unreadable):  # reported, or skipped, in training
             mask = dataset.mask(number) if isinstance(dataset, MaskedImages) else dataset[number]["mask"]
             values, counts = torch.as_tensor(mask).unique(return_counts=True)
             seen = _with(seen, dict(zip(values.tolist(), counts.tolist(), strict=True)), ignore_index)
@@ -61,7 +61,7 @@ def _with(seen: Seen, found: dict[int, int], ignore_index: int) -> Seen:
 
 
 def merged(parts: list[dict[str, Any]]) -> Seen:
-    """What several ranks saw."""
+    """Merges the results of several ranks."""
     counts: dict[int, int] = {}
     for part in parts:
         for number, count in part["counts"]:
@@ -69,30 +69,30 @@ def merged(parts: list[dict[str, Any]]) -> Seen:
     return Seen(sum(part["masks"] for part in parts), counts, sum(part["ignored"] for part in parts))
 
 
-def sentence(seen: Seen, dataset: Dataset, split: Split, ignore_index: int, told_as: int) -> str | None:
-    """What is wrong with the masks of a split; None where they hold several classes.
+def sentence(seen: Seen, dataset: Dataset, split: Split, ignore_index: int, configured: int) -> str | None:
+    """The problem of a split's masks; None if they hold several classes.
 
     Args:
-        ignore_index: the number, in samples, of pixels that count for nothing.
-        told_as: the same as `data.ignore_index` has it.
+        ignore_index: the number, in samples, of ignored pixels.
+        configured: the same in `data.ignore_index`.
     """
     if seen.of_several_classes() or not seen.masks:
         return None
     counts = seen.counts or {}
     total = sum(counts.values()) + seen.ignored
     masks = f"{seen.masks} mask{'' if seen.masks == 1 else 's'} of the {'training' if split == 'train' else 'validation'} split"
-    nothing = "Nothing can be learnt." if split == "train" else "Figures of this split mean nothing."
+    nothing = "Nothing can be learnt." if split == "train" else "Metrics of this split are meaningless."
     if not counts:
         return (
-            f"{masks}: each of {total:,} pixels is {told_as}, which is data.ignore_index and counts for nothing. {nothing} "
+            f"{masks}: each of {total:,} pixels is {configured}, which is data.ignore_index and ignored. {nothing} "
             "Store the numbers of classes, or set another data.ignore_index."
         )
     (number,) = counts
     name = dataset.classes[number] if 0 <= number < len(dataset.classes) else number
-    only = f"{masks}: of {total:,} pixels all that count are of the class {name}"
+    only = f"{masks}: of {total:,} pixels all that are not ignored have the class {name}"
     if not seen.ignored:
         return f"{only}. {nothing} Add masks of other classes."
     return (
-        f"{only}, and {seen.ignored:,} are {told_as}, which is data.ignore_index and counts for nothing. {nothing} "
-        f"If {told_as} stands for an object, store the number of its class instead."
+        f"{only}, and {seen.ignored:,} are {configured}, which is data.ignore_index and ignored. {nothing} "
+        f"If {configured} stands for an object, store the number of its class instead."
     )

@@ -30,7 +30,7 @@ class Batch:
 
     Attributes:
         step: number of steps finished before.
-        samples: of the whole step, over all ranks.
+        samples: number of the full step's, over all ranks.
         micro_batches: dictionaries of stacked tensors: `image` [m, C, H, W], `target` [m] or [m, classes], `mask` [m, H, W],
             `id` [m], `epoch` [m]; and of lists of tensors: `boxes`, `labels`, `masks`.
     """
@@ -46,7 +46,7 @@ class Batch:
 
     @property
     def others(self) -> list[list[int]] | None:
-        """The ids of the other samples that are in each of them, as mosaics have; None where there are none."""
+        """The ids of the other samples in each of them, as in mosaics; None without any."""
         if "others" not in self.micro_batches[0]:
             return None
         rows = [row for micro_batch in self.micro_batches for row in micro_batch["others"].tolist()]
@@ -54,12 +54,12 @@ class Batch:
 
 
 class Samples:
-    """A dataset by draws: each sample is loaded and transformed with random numbers of its own (seed, epoch, id).
+    """A dataset by draws: each sample is loaded and transformed with its own random numbers, by (seed, epoch, id).
 
     Args:
-        transform: of a sample, drawing from torch's global generator; its attribute `ragged`, if it has one, names the entries
-            that differ in size from sample to sample.
-        load: gives the sample of a draw where that is not just the dataset's, see `phalanx.data.transforms.mosaic`.
+        transform: of a sample, with torch's global generator; its optional attribute `ragged` names the entries that differ
+            in size from sample to sample.
+        load: loads the sample of a draw if not directly from the dataset, see `phalanx.data.transforms.mosaic`.
     """
 
     def __init__(self, dataset: Dataset, transform: Transform, seed: int, load: Callable[[Draw], dict[str, Any]] | None = None):
@@ -71,25 +71,25 @@ class Samples:
             return self.transformed(self.stored(draw))
 
     def stored(self, draw: Draw) -> dict[str, Any]:
-        """A sample as the dataset gives it, with `id` and `epoch`."""
+        """A sample as the dataset returns it, with `id` and `epoch`."""
         seed_loading(key(self.seed, "load", draw.epoch, draw.sample))
         loaded = self.dataset[draw.sample] if self._load is None else self._load(draw)
         return {**loaded, "id": draw.sample, "epoch": draw.epoch}
 
     def transformed(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A stored sample as the network sees it. Seeded anew, as another process may have loaded it."""
+        """A stored sample, transformed. Seeded again, as another process may have loaded it."""
         torch.default_generator.manual_seed(key(self.seed, "sample", sample["epoch"], sample["id"]))
         return self.transform(sample)
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """In the training process: generators are left as they were; and one thread, as in a loader process.
+    """In the training process: restores generators, and uses one thread, as in a loader process.
 
-    Vectorised kernels may round otherwise at the end of a thread's part.
+    Vectorised kernels may round differently at the end of a thread's part.
     """
     if get_worker_info() is not None:
-        yield  # a loader process has no other use for its generators, and one thread
+        yield  # a loader process does not use its generators otherwise, and has one thread
         return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -100,21 +100,21 @@ def loading() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class _Asked(NamedTuple):
-    """A micro-batch to be made, or a batch of an evaluation."""
+class _Request(NamedTuple):
+    """A micro-batch to make, or a batch of an evaluation."""
 
     step: int
     draws: Sequence[Draw]
 
 
 class _Maker(torch.utils.data.Dataset[Any]):
-    """Makes micro-batches: all of it in a loader process; or loading there, and the transform on the rank's device."""
+    """Makes micro-batches: completely in a loader process, or loading there and transforming on the rank's device."""
 
     def __init__(self, samples: Samples, batchwise: Batchwise | None, device: torch.device | None):
         self._samples, self._batchwise, self._device = samples, batchwise, device
 
-    def __getitem__(self, asked: _Asked) -> Any:
-        """In a loader process: what `arrived` takes. Bad input travels as a value: torch would wrap it into a traceback."""
+    def __getitem__(self, asked: _Request) -> Any:
+        """In a loader process: the input of `arrived`. Bad input is sent as a value: torch would wrap it into a traceback."""
         try:
             with loading():
                 stored = [self._samples.stored(draw) for draw in asked.draws]
@@ -154,25 +154,25 @@ class _Maker(torch.utils.data.Dataset[Any]):
 
 
 def _names(samples: list[dict[str, Any]]) -> list[str]:
-    """The entries of samples, which all have the same.
+    """The names of the samples' entries.
 
     Raises:
-        UserError: where they do not.
+        UserError: if the samples differ in them.
     """
     for sample in samples:
         if sample.keys() != samples[0].keys():
             raise UserError(
                 f"sample {samples[0]['id']} of the dataset has the entries {', '.join(samples[0])}, but sample {sample['id']} "
-                f"has {', '.join(sample)}. Let its __getitem__ give the same for all."
+                f"has {', '.join(sample)}. Let its __getitem__ return the same for all."
             )
     return list(samples[0])
 
 
 def collate(samples: list[dict[str, Any]], ragged: frozenset[str] = frozenset()) -> MicroBatch:
-    """Samples as one batch: each entry stacked, or a list where it is ragged, whether sizes happen to agree or not.
+    """Samples as one batch: each entry stacked, or a list if it is ragged, even if sizes agree.
 
     Raises:
-        UserError: where an entry that is not ragged has several sizes.
+        UserError: if an entry that is not ragged has several sizes.
     """
     batch: MicroBatch = {}
     for name in _names(samples):
@@ -189,14 +189,14 @@ def collate(samples: list[dict[str, Any]], ragged: frozenset[str] = frozenset())
 
 
 class _TrainingBatches:
-    """A sampler for torch's loader: a rank's micro-batches, step after step, from any step on."""
+    """A sampler for torch's loader: a rank's micro-batches, step by step, from any step."""
 
     def __init__(self, stream: Stream, mine: Share, start_step: int, stop_step: int):
         self._draws = MicroBatches(stream, mine, start_step, stop_step)
 
-    def __iter__(self) -> Iterator[_Asked]:
+    def __iter__(self) -> Iterator[_Request]:
         for number, draws in enumerate(self._draws):
-            yield _Asked(self._draws.start_step + number // self._draws.mine.size, draws)
+            yield _Request(self._draws.start_step + number // self._draws.mine.size, draws)
 
     def __len__(self) -> int:
         return len(self._draws)
@@ -208,22 +208,22 @@ class _EvaluationBatches:
     def __init__(self, samples: int, size: int, first: int, last: int):
         self._samples, self._size, self._first, self._last = samples, size, first, last
 
-    def __iter__(self) -> Iterator[_Asked]:
+    def __iter__(self) -> Iterator[_Request]:
         for number in range(self._first, self._last):
             start = number * self._size
-            yield _Asked(0, [Draw(0, i) for i in range(start, min(start + self._size, self._samples))])
+            yield _Request(0, [Draw(0, i) for i in range(start, min(start + self._size, self._samples))])
 
     def __len__(self) -> int:
         return self._last - self._first
 
 
 def _as_made(batch: Any) -> Any:
-    """For torch's loader, which would make tensors of what it gets."""
+    """For torch's loader, which would otherwise convert to tensors."""
     return batch
 
 
 def _fork_loader(maker: _Maker, batches: Any, workers: int, pin: bool, ahead: int = 2) -> Iterator[MicroBatch]:
-    """An iterator over micro-batches, `ahead` of them loaded before they are asked for."""
+    """An iterator over micro-batches, `ahead` of them loaded in advance."""
     with without_advice():
         loader: DataLoader[Any] = DataLoader(
             maker,
@@ -241,7 +241,7 @@ class Loader:
     """The training stream of one rank.
 
     Args:
-        batchwise: what is done to each micro-batch, if anything.
+        batchwise: the transform of each micro-batch, if any.
         device: where samples are transformed; in the loader processes if None.
     """
 
@@ -268,29 +268,29 @@ class Loader:
             yield Batch(current, self._stream.global_batch, part)
 
     def examples(self, step: int, some: Share) -> list[MicroBatch]:
-        """Some of the micro-batches of a step, loaded here and now."""
+        """Some of the micro-batches of a step, loaded in this process."""
         draws = self._stream.micro_batches(step, some.first, some.last)
-        made = [self._maker[_Asked(step, micro_batch)] for micro_batch in draws]
+        made = [self._maker[_Request(step, micro_batch)] for micro_batch in draws]
         self._load = max((load_of(sent) for sent in made), default=None)
         return [self._maker.arrived(sent) for sent in made]
 
-    def check_room(self, local_ranks: int) -> None:
-        """Whether loader processes will find the room that micro-batches such as the examples take.
+    def check_memory(self, local_ranks: int) -> None:
+        """Refuses if loader processes lack the shared memory for micro-batches like the examples.
 
         Raises:
-            UserError: where they will not.
+            UserError: with a remedy.
         """
         if self._load is not None:
             worker_memory.check(self._load, self._workers, self._ahead, local_ranks)
 
     @property
     def _ahead(self) -> int:
-        """A step takes all its micro-batches at once: the next step's must be there by then."""
+        """A step takes all its micro-batches at once: the next step's must be loaded by then."""
         return 2 * self._mine.size
 
 
 class EvaluationLoader:
-    """A validation split, cut into numbered batches; a rank takes a contiguous run of them, each sample once.
+    """A validation split, cut into numbered batches; a rank takes a contiguous range of them, each sample once.
 
     Args:
         device: where samples are transformed; in the loader processes if None.
@@ -317,7 +317,7 @@ class EvaluationLoader:
         yield from enumerate(_fork_loader(self._maker, numbered, workers, False), self._first)
 
     def example(self) -> MicroBatch:
-        """As many samples as a batch has, from all over the split, loaded here and now."""
+        """A batch of samples from all over the split, loaded in this process."""
         size = min(self._batch, self._count)
-        asked = _Asked(0, [Draw(0, place * self._count // size) for place in range(size)])
+        asked = _Request(0, [Draw(0, place * self._count // size) for place in range(size)])
         return self._maker.arrived(self._maker[asked])

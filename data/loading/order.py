@@ -1,4 +1,4 @@
-"""The order of training: which stream of samples a recipe asks for."""
+"""The order of training: a recipe's stream of samples."""
 
 import numpy
 
@@ -11,24 +11,24 @@ from phalanx.dist.microbatches.sampler import Stream
 
 
 def stream(config: RunConfig, dataset: Dataset) -> Stream:
-    """The endless stream of samples; with `data.aspect_groups`, of micro-batches that are all wide or all high.
+    """The endless stream of samples; with `data.aspect_groups`, of micro-batches that are all landscape or all portrait.
 
     Raises:
-        UserError: where such groups do not go with the data.
+        UserError: if such groups do not fit the data.
     """
     batch = config.train.global_batch, config.train.micro_batch
     if not config.data.aspect_groups:
         return Stream(len(dataset), config.seed, *batch)
     if config.data.fit != "short_side":
         raise UserError(
-            f"data.aspect_groups is for images in their own aspect, and data.fit={config.data.fit} gives all one size. "
+            f"data.aspect_groups is for images in their own aspect, and data.fit={config.data.fit} gives all the same size. "
             "Set data.fit=short_side, or aspect_groups=false.",
             shared=True,
         )
     sizes = dataset_info.sizes(dataset)
     if sizes is None:
         raise UserError(
-            f"data.aspect_groups needs the height and width of every image, which data.name={config.data.name} does not tell. "
+            f"data.aspect_groups needs the height and width of every image, which data.name={config.data.name} lacks. "
             "Set it to false.",
             shared=True,
         )

@@ -1,6 +1,6 @@
 """How a micro-batch travels from a loader process: few files, few copies.
 
-A tensor travels as an open file, about a millisecond each. So small tensors are sent by value, and a list of tensors as one.
+A tensor is sent as an open file, about a millisecond each. So small tensors are sent by value, and a list of tensors as one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ _BY_VALUE_BYTES = 64 << 10
 
 
 class Packed(NamedTuple):
-    """One tensor, or a list of them, as bytes one after another.
+    """One tensor, or a list of them, as concatenated bytes.
 
     Attributes:
         content: the bytes, in shared memory or by value.
-        dtypes, shapes: of each tensor.
+        dtypes, shapes: each tensor's.
         is_list: whether it was a list.
     """
 
@@ -29,17 +29,17 @@ class Packed(NamedTuple):
 
 
 class Load(NamedTuple):
-    """What a micro-batch takes on its way: bytes of shared memory, and open files."""
+    """What a micro-batch uses in transit: bytes of shared memory, and open files."""
 
     bytes: int
     files: int
 
 
 def shared(value: Any) -> Any:
-    """The same value, its tensors in shared memory: where there is no room it fails here, and not on its way.
+    """Copies a value's tensors to shared memory: if that is full it fails here, not in transit.
 
     Raises:
-        RuntimeError: where there is none.
+        RuntimeError: if shared memory is full.
     """
     for tensor in _travelling(value):
         tensor.share_memory_()
@@ -47,13 +47,13 @@ def shared(value: Any) -> Any:
 
 
 def load_of(value: Any) -> Load:
-    """Of what a loader process sends."""
+    """The load of a value that a loader process sends."""
     tensors = list(_travelling(value))
     return Load(sum(tensor.nbytes for tensor in tensors), len(tensors))
 
 
 def _travelling(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value that travel as open files."""
+    """The tensors in a value that are sent as open files."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -65,7 +65,7 @@ def _travelling(value: Any) -> Iterator[Tensor]:
 
 
 def pack(value: Any) -> Any:
-    """A small tensor or a list of tensors, packed; anything else as it is."""
+    """A small tensor or a list of tensors, packed; anything else unchanged."""
     if isinstance(value, Tensor):
         return value if value.nbytes > _BY_VALUE_BYTES else _packed([value], is_list=False)
     if isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
@@ -81,14 +81,14 @@ def _packed(tensors: Sequence[Tensor], is_list: bool) -> Packed:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    """Uint8 `[bytes]`. An empty tensor has no strides that count, and those that numpy gives it allow no view."""
+    """Uint8 `[bytes]`. An empty tensor's strides are arbitrary, and numpy's allow no view."""
     if not tensor.numel():
         return torch.empty(0, dtype=torch.uint8)
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
 def unpack(value: Any) -> Any:
-    """What `pack` was given."""
+    """The inverse of `pack`."""
     if not isinstance(value, Packed):
         return value
     content = value.content if isinstance(value.content, Tensor) else torch.from_numpy(value.content)
@@ -97,9 +97,9 @@ def unpack(value: Any) -> Any:
         length = dtype.itemsize * torch.Size(shape).numel()
         part = content[start : start + length]
         if not length:
-            part = torch.empty(0, dtype=torch.uint8)  # what came from numpy has no strides then
+            part = torch.empty(0, dtype=torch.uint8)  # numpy's strides of an empty array allow no view
         elif start % dtype.itemsize:
-            part = part.clone()  # a view as another type begins at a multiple of its size
+            part = part.clone()  # a view as another type must be aligned to its size
         tensors.append(part.view(dtype).reshape(shape))
         start += length
     return tensors if value.is_list else tensors[0]

@@ -1,4 +1,4 @@
-"""What a machine lacks where loader processes end or cannot start: one sentence with its remedy. No torch here."""
+"""Explains why loader processes end or cannot start: one sentence with its remedy. No torch here."""
 
 import errno
 import re
@@ -19,18 +19,18 @@ _KILLED = re.compile(r"killed by signal: ([^.]*)\.|exited unexpectedly(?: with e
 
 
 class LoaderFailed(TrainingFailed):
-    """A loader process has ended, or could not start: for want of something that the machine lacks."""
+    """A loader process has ended, or could not start, for lack of a resource."""
 
     shared = False
 
 
 def is_of_a_worker(error: BaseException) -> bool:
-    """Whether torch raised an error as a loader process ended, which it does wherever the rank is at that moment."""
+    """Whether torch raised an error because a loader process ended, which it does anywhere in the rank."""
     return isinstance(error, RuntimeError) and _WORKER.search(str(error)) is not None
 
 
 def explained(error: BaseException) -> str | None:
-    """The sentence and its remedy; None for an error that is something else."""
+    """The explanation and its remedy; None for another error."""
     said = str(error)
     if not isinstance(error, OSError | RuntimeError):
         return None
@@ -39,7 +39,7 @@ def explained(error: BaseException) -> str | None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return f"too many open files: this process may have {soft}. {FEWER}, or raise `ulimit -n`."
     if _SHARED_MEMORY.search(said) and (number is None or number == errno.ENOSPC):
-        return f"/dev/shm, over which loader processes hand over batches, is full or too small. {FEWER}, or {_MORE_SHARED}."
+        return f"/dev/shm, through which loader processes send batches, is full or too small. {FEWER}, or {_MORE_SHARED}."
     if number == errno.EAGAIN or _PROCESSES.search(said):
         return f"no more processes can be started here. {FEWER}, or raise `ulimit -u` (in a container, its limit of processes)."
     if number == errno.ENOMEM:
@@ -49,12 +49,12 @@ def explained(error: BaseException) -> str | None:
     return None
 
 
-def _ended(said: str) -> str:
-    """Of a loader process that is gone."""
-    found = _KILLED.search(said)
+def _ended(message: str) -> str:
+    """The explanation for a loader process that has ended."""
+    found = _KILLED.search(message)
     how = (found[1] or "") if found else ""
     if how and how != "Killed":
         return f"a loader process ended: {how}. Set data.workers=0 to see in which sample."
-    killed = "was killed" if how else "ended without a word"
-    why = "most often the kernel does that where memory runs out"
+    killed = "was killed" if how else "ended without a report"
+    why = "usually by the kernel, when memory runs out"
     return f"a loader process {killed}: {why}. {FEWER}, or give the job more memory."

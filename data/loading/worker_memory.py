@@ -1,4 +1,4 @@
-"""Whether a machine has the room for loader processes, as far as that can be known before the first step. No torch here."""
+"""Checks before the first step that a machine has the memory and files for loader processes. No torch here."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ _MB = 1 << 20
 
 
 def raise_file_limit() -> None:
-    """As many open files as the system allows without asking, within reason: batches travel as open files."""
+    """Raises the soft limit of open files, within reason: batches are sent as open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -25,20 +25,20 @@ def raise_file_limit() -> None:
 
 
 def under_way(workers: int, ahead: int) -> int:
-    """Micro-batches that are loaded and not yet used up, at most: what each process has ready, and a step's in use."""
+    """The most micro-batches that are loaded at a time: those each process has ready, and those of a step in use."""
     return workers * prefetch(workers, ahead) + ahead // 2
 
 
 def prefetch(workers: int, ahead: int) -> int:
-    """Micro-batches that each loader process has ready, so that together it is `ahead` of them."""
+    """Micro-batches that each loader process has ready, so that together they are `ahead`."""
     return max(2, -(-ahead // workers))
 
 
 def check(load: "Load", workers: int, ahead: int, local_ranks: int) -> None:
-    """Whether micro-batches find room on their way from so many loader processes a rank.
+    """Refuses more loader processes per rank than shared memory and open files allow.
 
     Raises:
-        UserError: naming the number of loader processes for which there is room.
+        UserError: with the possible number of loader processes.
     """
     if not workers:
         return
@@ -48,7 +48,7 @@ def check(load: "Load", workers: int, ahead: int, local_ranks: int) -> None:
         fewer = max(fits, default=0)
         instead = f"data.workers={fewer}" + ("" if fewer else " (loads in the training process)")
         raise UserError(
-            f"data.workers={workers}: micro-batches on their way from loader processes take {_megabytes(needed)} MB of "
+            f"data.workers={workers}: micro-batches in transit from loader processes take {_megabytes(needed)} MB of "
             f"{_SHARED} on this node, but {_megabytes(free)} MB are free. Set {instead}, or enlarge {_SHARED} "
             "(docker run --shm-size=8g)."
         )
@@ -67,7 +67,7 @@ def _needed(load: "Load", workers: int, ahead: int, local_ranks: int) -> int:
 
 
 def _free() -> int | None:
-    """Bytes of shared memory that are free; None where that cannot be known."""
+    """Bytes of shared memory that are free; None if unknown."""
     try:
         found = os.statvfs(_SHARED)
     except OSError:
@@ -80,7 +80,7 @@ def _megabytes(count: int) -> str:
 
 
 def doubt(workers: int, local_ranks: int) -> str | None:
-    """A sentence where there are far more loader processes than cores."""
+    """A warning on far more loader processes than cores."""
     cores, processes = len(os.sched_getaffinity(0)), workers * local_ranks
     if processes <= 2 * cores:
         return None

@@ -1,12 +1,12 @@
-"""Loader processes: they die with their rank, leave signals to it, and never keep it from ending.
+"""Loader processes: they die with their rank, leave signals to it, and never block its end.
 
-Where one ends or cannot start, for want of memory, of room in /dev/shm, of open files, that is one sentence with its remedy.
+If one ends or cannot start for lack of memory, space in /dev/shm or open files, the error is one sentence with its remedy.
 """
 
 import atexit
 import functools
 import multiprocessing.queues
-import multiprocessing.util  # its own function at exit waits for children; what is registered later runs earlier
+import multiprocessing.util  # its exit handler waits for children; handlers registered later run earlier
 import os
 import sys
 import warnings
@@ -30,25 +30,25 @@ class _InWorker:
     def __call__(self, worker: int) -> None:
         forget_in_child()
         die_with_parent(self._rank_process)
-        # Its own prints a traceback and drops the batch, for which the rank would wait for ever.
+        # The default prints a traceback and drops the batch, for which the rank would wait for ever.
         multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)  # type: ignore[attr-defined]
 
 
 def _cannot_send(error: Exception, batch: object) -> NoReturn:
-    """A batch cannot be handed over to the rank, which notices that this process has ended."""
+    """Ends this process if a batch cannot be sent to the rank, which notices its end."""
     reason = explained(error) or f"{type(error).__name__}: {error}"
-    print(f"phalanx: a loader process cannot hand over a batch: {reason}", file=sys.stderr, flush=True)
+    print(f"phalanx: a loader process cannot send a batch: {reason}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 @functools.cache
 def _leave_none_at_exit() -> None:
-    # An error that somebody holds keeps the loader that it came from, with its processes; they ignore SIGTERM.
+    # An exception that is still referenced keeps its loader alive, with its processes; they ignore SIGTERM.
     atexit.register(kill_children)
 
 
 def in_processes(workers: int) -> dict[str, Any]:
-    """What torch's loader must be given so that `workers` processes serve it; none at 0."""
+    """Arguments of torch's loader for a number of processes; none at 0."""
     if not workers:
         return {"num_workers": 0}
     return {"num_workers": workers, "multiprocessing_context": "fork", "worker_init_fn": _InWorker(os.getpid())}
@@ -56,17 +56,17 @@ def in_processes(workers: int) -> dict[str, Any]:
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """torch's own, of every rank and loader, on the number of loader processes; `room.doubt` gives it once."""
+    """Suppresses torch's advice on the number of loader processes; `worker_memory.doubt` gives it once."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")
         yield
 
 
 def started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """What the loader brings; no signal meets its processes before they are set up.
+    """The loader's batches; signals are blocked until its processes are set up.
 
     Raises:
-        LoaderFailed: where they cannot start, or one of them ends.
+        LoaderFailed: if they cannot start, or one of them ends.
     """
     _leave_none_at_exit()
     try:
@@ -89,6 +89,6 @@ def _brought(batches: Iterator[Any], loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _failed(error: OSError | RuntimeError, loader: DataLoader[Any]) -> Exception:
-    """The failure in our words; what is no want of anything stays as it is."""
+    """The failure with an explanation; other errors are unchanged."""
     reason = explained(error) if loader.num_workers else None
     return error if reason is None else LoaderFailed(reason)

@@ -1,1 +1,1 @@
-"""From a stored sample to what the network sees: geometry, colour, and mixtures of several samples."""
+"""From a stored sample to the network's input: geometry, colour, and mixtures of several samples."""

@@ -1,4 +1,4 @@
-"""What is done to a whole micro-batch while training: MixUp, CutMix, copy-paste, another size at every step."""
+"""Training transforms of micro-batches: MixUp, CutMix, copy-paste, multi-scale."""
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
@@ -12,21 +12,21 @@ from phalanx.data.transforms.multi_scale import MultiScale
 
 
 def batchwise(config: RunConfig, dataset: Dataset) -> Batchwise | None:
-    """What a recipe asks for, one after another; None for nothing.
+    """The recipe's transforms in sequence; None if there are none.
 
     Raises:
-        UserError: where it does not go with the data.
+        UserError: if one does not fit the data.
     """
     steps = [step for step in (mixing(config, dataset), _copy_paste(config, dataset), _multi_scale(config, dataset)) if step]
     if not steps:
         return None
 
-    def in_turn(step: int, batch: MicroBatch) -> MicroBatch:
+    def apply_all(step: int, batch: MicroBatch) -> MicroBatch:
         for change in steps:
             batch = change(step, batch)
         return batch
 
-    return in_turn
+    return apply_all
 
 
 def _copy_paste(config: RunConfig, dataset: Dataset) -> CopyPaste | None:

@@ -1,4 +1,4 @@
-"""Copy-paste: objects of one image upon another (Ghiasi et al., arXiv:2012.07177, section 3).
+"""Copy-paste: objects of one image pasted onto another (Ghiasi et al., arXiv:2012.07177, section 3).
 
 Random numbers are a function of (seed, step, the micro-batch's sample ids): the same on any rank, before and after a resume.
 """
@@ -16,17 +16,17 @@ MicroBatch = dict[str, Any]
 
 
 class CopyPaste:
-    """Each sample of a micro-batch gets some objects of the one before it, the last before the first.
+    """Each sample of a micro-batch gets some objects of the previous one, cyclically.
 
     Args:
-        probability: of each sample to get any; each object of the other is then taken with a chance of one half.
+        probability: that a sample gets any; each object of the other is then pasted with probability 1/2.
     """
 
     def __init__(self, probability: float, seed: int):
         self._probability, self._seed = probability, seed
 
     def __call__(self, step: int, batch: MicroBatch) -> MicroBatch:
-        """A micro-batch with objects pasted; those that they cover wholly are left out, others lose what is covered.
+        """A micro-batch with objects pasted; completely covered ones are dropped, others lose the covered part.
 
         Shape: `image` [m, C, H, W]; of each image `boxes` [n, 4], `labels` [n], `masks` bool [n, H, W].
         """
@@ -49,7 +49,7 @@ class CopyPaste:
 
 
 def _covered(own: dict[str, Tensor], over: Tensor) -> dict[str, Tensor]:
-    """Objects of which a part is covered: smaller masks, and boxes around what is left; none where nothing is."""
+    """Partly covered objects: masks without the covered part, boxes around the rest; fully covered ones are dropped."""
     masks = own["masks"] & ~over
     left = masks.flatten(1).any(dim=1)
     touched = (masks != own["masks"]).flatten(1).any(dim=1)

@@ -1,6 +1,6 @@
-"""How an image of any size becomes what the network sees, and its mask and boxes with it.
+"""Resizing an image of any size, its mask and boxes to the network's input.
 
-Masks are resized by the nearest pixel centre (`nearest-exact`), so that they lie on the image, whose resizing has centres too.
+Masks are resized by the nearest pixel centre (`nearest-exact`), so that they stay aligned with the image.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Size = tuple[int, int]
 
 
 class Placement(NamedTuple):
-    """Where the whole image lies in what the network sees, in pixels; outside of it where a part is cut off."""
+    """Where the full image is in the network's input, in pixels; it exceeds it if a part is cut off."""
 
     top: int
     left: int
@@ -28,15 +28,15 @@ class Placement(NamedTuple):
 
 
 def seen_size(config: DataConfig) -> Size:
-    """Height and width of what the network sees."""
+    """Height and width of the network's input."""
     size = config.image_size
     return (size, size) if isinstance(size, int) else size
 
 
-def whole_size(config: DataConfig, size: Sequence[int]) -> Size:
-    """Height and width that the whole of an image of some size gets by `data.fit`, before it is cut or padded.
+def full_size(config: DataConfig, size: Sequence[int]) -> Size:
+    """Height and width to which `data.fit` resizes an image, before it is cropped or padded.
 
-    With fit=crop the short side becomes `image_size / crop_share`, rounded as torchvision's presets for evaluation do it.
+    With fit=crop the short side becomes `image_size / crop_share`, rounded as in torchvision's presets for evaluation.
     """
     (height, width), (old_height, old_width) = seen_size(config), size
     if config.fit == "stretch":
@@ -55,8 +55,8 @@ def whole_size(config: DataConfig, size: Sequence[int]) -> Size:
 
 
 def placement(config: DataConfig, size: Sequence[int]) -> Placement:
-    """Where an image of some height and width lies in what the network sees while validating: to bring predictions back."""
-    (height, width), (whole_height, whole_width) = seen_size(config), whole_size(config, size)
+    """Where an image of some height and width is in the network's input in validation, to map predictions back."""
+    (height, width), (whole_height, whole_width) = seen_size(config), full_size(config, size)
     if config.fit == "short_side":
         return Placement(0, 0, whole_height, whole_width)
     top, left = (height - whole_height) / 2, (width - whole_width) / 2
@@ -66,21 +66,21 @@ def placement(config: DataConfig, size: Sequence[int]) -> Placement:
 
 
 def evaluated_placement(config: DataConfig, evaluate: EvaluateConfig, size: Sequence[int]) -> Placement:
-    """As `placement`, where `evaluate.size` may ask for another size than training's, or for the image's own."""
+    """As `placement`, if `evaluate.size` sets another size than training's, or the image's own."""
     if evaluate.size == "original":
         return Placement(0, 0, *size)
     return placement(evaluated(config, evaluate), size)
 
 
 def evaluated(config: DataConfig, evaluate: EvaluateConfig) -> DataConfig:
-    """The keys of `data` as evaluation has them: in another size, where `evaluate.size` gives one."""
+    """The section `data` for evaluation: with another size, if `evaluate.size` sets one."""
     if evaluate.size is None or evaluate.size == "original":
         return config
     return config.model_copy(update={"image_size": evaluate.size})
 
 
 def resize(value: Tensor, size: Sequence[int]) -> Tensor:
-    """An image bilinearly, with antialiasing; a mask by its nearest pixel; boxes by their corners."""
+    """Resizes an image bilinearly, with antialiasing; a mask by nearest pixels; boxes by their corners."""
     if not isinstance(value, tv_tensors.Mask):
         resized: Tensor = F.resize(value, list(size), antialias=True)
         return resized
@@ -91,7 +91,7 @@ def resize(value: Tensor, size: Sequence[int]) -> Tensor:
 
 
 class Fill:
-    """What lies outside of the image: the mean colour; nothing to be learnt; no instance."""
+    """The fill outside of the image: the mean colour; the ignored class; no instance."""
 
     def __init__(self, mean: Sequence[float], ignore_index: int):
         self._mean, self._ignore_index = list(mean), ignore_index
@@ -104,13 +104,13 @@ class Fill:
         return [round(255 * level) for level in self._mean] if value.dtype == torch.uint8 else self._mean
 
     def pad(self, value: Tensor, padding: Sequence[int]) -> Tensor:
-        """Pads by so many pixels left, top, right and bottom."""
+        """Pads by a number of pixels left, top, right and bottom."""
         padded: Tensor = F.pad(value, list(padding), fill=self.of(value))
         return padded
 
 
 class FitToSize(v2.Transform):
-    """`data.fit`: the image stretched, its middle, the whole of it on a ground of the mean colour, or in its own aspect."""
+    """`data.fit`: the image stretched, centre-cropped, padded with the mean colour, or in its own aspect."""
 
     def __init__(self, config: DataConfig, fill: Fill):
         super().__init__()
@@ -137,9 +137,9 @@ class FitToSize(v2.Transform):
 
 
 class RandomScale(v2.Transform):
-    """The size that `data.fit` gives the whole image, times a random factor; then a random crop of what the network sees.
+    """Resizes to `data.fit`'s size times a random factor; then takes a random crop of the network's input size.
 
-    DeepLab's augmentation (Chen et al., arXiv:1606.00915, section 4). Where the image is smaller, it lies in the middle.
+    DeepLab's augmentation (Chen et al., arXiv:1606.00915, section 4). A smaller image is centred.
     """
 
     def __init__(self, config: DataConfig, factors: tuple[float, float], fill: Fill):
@@ -148,7 +148,7 @@ class RandomScale(v2.Transform):
         self._crop = v2.RandomCrop(seen_size(config))
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = whole_size(self._config, F.get_size(flat_inputs[0]))
+        height, width = full_size(self._config, F.get_size(flat_inputs[0]))
         factor = torch.empty(()).uniform_(*self._factors).item()
         return {"size": (max(1, round(height * factor)), max(1, round(width * factor)))}
 
@@ -167,19 +167,19 @@ class RandomScale(v2.Transform):
 
 
 class RandomArea(v2.RandomResizedCrop):
-    """A random part of the image, resized to what the network sees (Szegedy et al., arXiv:1409.4842, section 6)."""
+    """A random part of the image, resized to the network's input (Szegedy et al., arXiv:1409.4842, section 6)."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return resize(F.crop(inpt, **params), self.size)
 
 
 class RandomRotateShear(v2.RandomAffine):
-    """Rotated and sheared at random around the middle; the canvas stays, its corners are filled.
+    """Random rotation and shear around the centre; the canvas stays, its corners are filled.
 
-    A box becomes the one around its turned corners.
+    A box becomes the one around its rotated corners.
 
     Args:
-        degrees, shear: the most, either way, in degrees.
+        degrees, shear: the maximum in both directions, in degrees.
     """
 
     def __init__(self, degrees: float, shear: float, fill: Fill):

@@ -20,10 +20,10 @@ MicroBatch = dict[str, Any]
 
 
 def mixing(config: RunConfig, dataset: Dataset) -> "Mixing | None":
-    """The mixing that a recipe asks for, if any.
+    """The recipe's mixing, if any.
 
     Raises:
-        UserError: where there is nothing to mix: labels that are no classes, or micro-batches of one sample.
+        UserError: if there is nothing to mix: labels that are not classes, or micro-batches of one sample.
     """
     augment = config.data.augment
     if not augment.mixup and not augment.cutmix:
@@ -31,7 +31,7 @@ def mixing(config: RunConfig, dataset: Dataset) -> "Mixing | None":
     name = "mixup" if augment.mixup else "cutmix"
     kind = dataset_info.kind(dataset)
     if kind not in ("classification", "multilabel"):
-        raise UserError(f"data.augment.{name} mixes classes, which {kind} has none of for a whole image. Set it to 0.", True)
+        raise UserError(f"data.augment.{name} mixes image classes, which {kind} does not have. Set it to 0.", True)
     if config.train.micro_batch < 2:
         raise UserError(
             f"data.augment.{name} mixes samples of a micro-batch, but train.micro_batch=1. Set it to 2 or more, or {name}=0.",
@@ -43,9 +43,9 @@ def mixing(config: RunConfig, dataset: Dataset) -> "Mixing | None":
 class Mixing:
     """MixUp (Zhang et al., arXiv:1710.09412) and CutMix (Yun et al., arXiv:1905.04899).
 
-    With a share s from Beta(alpha, alpha), sample i becomes s of itself and 1 - s of sample i - 1 (the last before the first):
-    the whole image, or a rectangle of that area cut out of the other. So do the targets. If both are on, each micro-batch has
-    one of them, with equal chances.
+    With a share s from Beta(alpha, alpha), sample i becomes s of itself and 1 - s of sample i - 1 (cyclically): blended, or
+    with a rectangle of that area from the other; the targets likewise. If both are enabled, each micro-batch gets one of them,
+    with equal probability.
 
     Args:
         mixup, cutmix: their alpha; 0 for off.
@@ -59,8 +59,8 @@ class Mixing:
     def __call__(self, step: int, batch: MicroBatch) -> MicroBatch:
         """A micro-batch mixed.
 
-        Shape: `image` [m, C, H, W]; `target` [m] of classes, or [m, classes], to float32 [m, classes]. A target below 0, which
-        counts for nothing, becomes zeros.
+        Shape: `image` [m, C, H, W]; `target` [m] of classes, or [m, classes], to float32 [m, classes]. An ignored
+        target below 0 becomes zeros.
         """
         draws = random.Random(key(self._seed, "mix", step, *batch["id"].tolist()))
         image, target = batch["image"], self._probabilities(batch["target"])
@@ -80,12 +80,12 @@ class Mixing:
 
 
 def _blend(values: Tensor, share: float) -> Tensor:
-    """Two products and a sum, each rounded: a fused operation rounds otherwise at the end of a thread's part."""
+    """Two products and a sum, each rounded: a fused operation rounds differently at the end of a thread's part."""
     return values.roll(1, 0).mul_(1 - share).add_(values * share)
 
 
 def _cut(image: Tensor, share: float, draws: random.Random) -> tuple[Tensor, float]:
-    """A rectangle of 1 - `share` of the area, around any pixel, from the sample before; and the share that is left."""
+    """A rectangle of 1 - `share` of the area, around any pixel, from the previous sample; and the remaining share."""
     height, width = image.shape[-2:]
     row, column, half = draws.randrange(height), draws.randrange(width), 0.5 * math.sqrt(1 - share)
     top, bottom = max(0, row - int(half * height)), min(height, row + int(half * height))

@@ -1,7 +1,7 @@
 """Mosaic: four images around a point, as one (Bochkovskiy et al., YOLOv4, arXiv:2004.10934, section 3.3).
 
-YOLOv5 and its followers make a canvas of twice the size, scale and move it at random, and cut it to size. Without rotation and
-shear, which they leave off, that is the same as to scale the images and to paste them around a random point at once.
+YOLOv5 and its followers make a canvas of twice the size, scale and move it at random, and crop it. Without rotation and shear,
+which they disable, that is equivalent to scaling the images and pasting them around a random point directly.
 """
 
 import random
@@ -22,21 +22,21 @@ from phalanx.dist.microbatches.randomness import key, seed_loading
 from phalanx.dist.microbatches.sampler import Draw
 
 PARTS = 4
-OTHERS = "others"  # entry of a sample: int64 [7], ids of the other samples that are in it, -1 for none
+OTHERS = "others"  # entry of a sample: int64 [7], ids of the other samples in it, -1 for none
 _MOST_OTHERS = 2 * PARTS - 1
 _BLEND = 32.0  # both parameters of the beta distribution of a blend's shares: nearly halves
 _CENTRE = (0.25, 0.75)  # where the point may lie, as shares of height and width
-_VISIBLE = 0.1  # a box that keeps less of its area is left out
+_VISIBLE = 0.1  # a box that keeps less of its area is dropped
 _SMALLEST = 2.0  # a box with a shorter side, in pixels, too
 
 Sample = dict[str, Any]
 
 
 def mosaics(config: RunConfig, dataset: Dataset, seen: Pipeline) -> "Mosaics | None":
-    """How a recipe wants samples to be loaded for training; None: as they are.
+    """The recipe's loading of samples as mosaics; None if disabled.
 
     Raises:
-        UserError: where mosaics do not go with the data, or with another augmentation.
+        UserError: if mosaics do not fit the data or another augmentation.
     """
     augment = config.data.augment
     if not augment.mosaic:
@@ -48,7 +48,7 @@ def mosaics(config: RunConfig, dataset: Dataset, seen: Pipeline) -> "Mosaics | N
         raise UserError("data.augment.mosaic makes images of one size. Set data.fit=pad, or mosaic=0.", shared=True)
     for name in ("area", "scale", "shift"):
         if getattr(augment, name):
-            problem = f"data.augment.{name} and mosaic both move the image; mosaic_scale is how a mosaic is scaled"
+            problem = f"data.augment.{name} and mosaic both move the image; mosaic_scale scales a mosaic"
             raise UserError(f"{problem}. Remove data.augment.{name}.", shared=True)
     return Mosaics(config, dataset, Fill(seen.mean, config.data.ignore_index))
 
@@ -100,13 +100,13 @@ def mosaic(parts: Sequence[Mapping[str, Any]], size: tuple[int, int], scale: tup
     """Four samples as one; the random numbers are from torch's global generator.
 
     Args:
-        parts: `image` [C, h, w] of any sizes and one type, `boxes` [n, 4], `labels` [n], maybe `masks` [n, h, w].
+        parts: `image` [C, h, w] of any sizes and one type, `boxes` [n, 4], `labels` [n], optionally `masks` [n, h, w].
         size: height and width of the result.
-        scale: factors to choose from; at 1, an image fits the whole of the result.
-        fill: what lies between the images.
+        scale: factors to choose from; at 1, an image fits the full result.
+        fill: the fill between the images.
 
     Returns:
-        `image` [C, *size], `boxes` [N, 4], `labels` [N], and `masks` [N, *size] where all parts have them.
+        `image` [C, *size], `boxes` [N, 4], `labels` [N], and `masks` [N, *size] if all parts have them.
     """
     height, width = size
     factor, row, column = (float(torch.empty(()).uniform_(*limits)) for limits in (scale, _CENTRE, _CENTRE))
@@ -140,7 +140,7 @@ def _ground(image: Tensor, size: tuple[int, int], fill: Fill) -> Tensor:
 
 
 def _paste(canvas: Tensor, image: Tensor, top: int, left: int) -> None:
-    """What of an image lies within the canvas, into it. Shape: [..., H, W] and [..., h, w]."""
+    """Pastes the visible part of an image into the canvas. Shape: [..., H, W] and [..., h, w]."""
     height, width = canvas.shape[-2:]
     bottom, right = min(height, top + image.shape[-2]), min(width, left + image.shape[-1])
     to_top, to_left = max(0, top), max(0, left)
@@ -149,7 +149,7 @@ def _paste(canvas: Tensor, image: Tensor, top: int, left: int) -> None:
 
 
 def _kept(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Which boxes are still there to be seen, and all of them within the canvas."""
+    """Which boxes remain visible, and all of them clipped to the canvas."""
     height, width = size
     clipped = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
     sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]

@@ -18,11 +18,11 @@ MicroBatch = dict[str, Any]
 
 
 class MultiScale:
-    """Resizes what the network sees, boxes and masks with it.
+    """Resizes the network's input, with boxes and masks.
 
     Args:
         sizes: to choose from, short sides in pixels.
-        short_side: that the images have now.
+        short_side: the images' current one.
     """
 
     def __init__(self, sizes: Sequence[int], short_side: int, seed: int):
@@ -33,7 +33,7 @@ class MultiScale:
         return random.Random(key(self._seed, "size", step)).choice(self._sizes)
 
     def __call__(self, step: int, batch: MicroBatch) -> MicroBatch:
-        """A micro-batch resized. Shape: as it was, but for height and width of `image` and of each of `masks`."""
+        """A micro-batch resized. Shape: unchanged, except for height and width of `image` and of each of `masks`."""
         factor = self.size(step) / self._short_side
         images: Tensor | list[Tensor] = batch["image"]
         changed: MicroBatch = {"boxes": []}
@@ -50,7 +50,7 @@ class MultiScale:
 
 
 def _resized(image: Tensor, factor: float) -> Tensor:
-    """Bilinearly, one after another: kernels for a whole batch may round otherwise. Shape: [..., C, H, W]."""
+    """Bilinearly, image by image: kernels for a full batch may round differently. Shape: [..., C, H, W]."""
     size = [max(1, round(side * factor)) for side in image.shape[-2:]]
     if image.dim() == 4:
         return torch.stack([_resized(one, factor) for one in image])

@@ -1,4 +1,4 @@
-"""From a sample as it is stored to what the network sees: image, mask and boxes together, by torchvision.transforms.v2.
+"""From a stored sample to the network's input: image, mask and boxes together, by torchvision.transforms.v2.
 
 Every random number comes from torch's global generator, which the loader seeds for each sample; so any transform of
 torchvision may be used here, and the result is the same in any loader process, on any rank, before and after a resume.
@@ -34,9 +34,9 @@ from phalanx.data.transforms.fit import (
 Sample = dict[str, Any]
 Statistics = tuple[Sequence[float], Sequence[float]]
 
-_PLACED = ("mask", "boxes", "masks")  # what lies on the image, and moves with it
+_PLACED = ("mask", "boxes", "masks")  # annotations that move with the image
 _OF_OBJECTS = ("boxes", "labels", "masks")
-_OF_EVALUATION = ("crowd", "area")  # of each object: what only evaluation asks for
+_OF_EVALUATION = ("crowd", "area")  # of each object, for evaluation only
 
 
 def pipeline(
@@ -46,15 +46,15 @@ def pipeline(
     statistics: Statistics | None = None,
     evaluate: EvaluateConfig | None = None,
 ) -> "Pipeline":
-    """What is done to each sample of a split.
+    """The transforms of each sample of a split.
 
     Args:
-        statistics: mean and standard deviation of each channel that pretrained weights want, for pixels between 0 and 1;
-            `data.mean` and `data.std` win over them, and they over the dataset's own.
-        evaluate: what else the network sees while validating.
+        statistics: mean and standard deviation of each channel for pretrained weights, for pixels between 0 and 1;
+            `data.mean` and `data.std` override them, and they override the dataset's own.
+        evaluate: the settings of evaluation.
 
     Raises:
-        UserError: where an augmentation does not go with such images or labels.
+        UserError: if an augmentation does not fit such images or labels.
     """
     kind, ignored = dataset_info.kind(dataset), dataset_info.ignored(dataset)
     config = config if ignored is None else config.model_copy(update={"ignore_index": ignored})
@@ -66,23 +66,23 @@ def pipeline(
         if len(numbers) != dataset.channels:
             raise UserError(
                 f"data.{key}: {len(numbers)} numbers {list(numbers)}, but the images of data.name={config.name} have "
-                f"{dataset.channels} channels. Set data.mean and data.std with one number a channel, or data.mode.",
+                f"{dataset.channels} channels. Set data.mean and data.std with one number per channel, or data.mode.",
                 shared=True,
             )
     return Pipeline(config, mean, std, kind, split, evaluate or EvaluateConfig())
 
 
 def _check(config: DataConfig, kind: str, channels: int) -> None:
-    """Whether the augmentations go with such labels and images."""
+    """Checks that the augmentations fit such labels and images."""
     augment = config.augment
     if kind in ("segmentation", "detection"):
         for key in ("randaugment", "trivialaugment", "erasing"):
             if getattr(augment, key):
                 raise UserError(
-                    f"data.augment.{key} is for classification: masks, boxes do not follow it. Switch it off.", True
+                    f"data.augment.{key} is for classification: masks and boxes do not follow it. Switch it off.", True
                 )
         if config.fit == "crop":
-            raise UserError("data.fit=crop would cut off what masks, boxes are about. Set data.fit=stretch or pad.", True)
+            raise UserError("data.fit=crop would cut off what masks and boxes describe. Set data.fit=stretch or pad.", True)
     if config.fit == "short_side":
         _check_short_side(config, kind)
     if channels not in (1, 3):
@@ -110,11 +110,11 @@ def _check_short_side(config: DataConfig, kind: str) -> None:
 class Pipeline:
     """Fits, augments (while training) and normalises a sample.
 
-    An integer image stays one as long as that is faster: until the colours are done; `uint16`, which few operations know,
-    becomes float32 at once.
+    An integer image stays one while that is faster, until the colour transforms are done; `uint16`, which few operations
+    support, becomes float32 at once.
 
     Attributes:
-        mean, std: that images are normalised by, a number a channel.
+        mean, std: the normalisation of images, one number per channel.
         ragged: entries whose size differs from sample to sample; a batch has a list of them.
     """
 
@@ -142,14 +142,14 @@ class Pipeline:
         self._last = [v2.RandomErasing(config.augment.erasing)] if self._training and config.augment.erasing else []
 
     def __call__(self, sample: Mapping[str, Any]) -> Sample:
-        """What a dataset gave, as the network sees it.
+        """Transforms a dataset's sample.
 
-        Shape: `image` [C, H, W] of any size to [C, *image_size], float32 with about zero mean and unit variance. While training
-        `mask` [H, W], `boxes` [n, 4] and `masks` [n, H, W] go along; boxes of less than a pixel and those of `crowd` are left
-        out, and their `labels` [n] and masks with them. While validating they stay as they are, and `size` [2] is the image's
-        own height and width: `placement` tells where that lies. `mask` becomes int64; all else is passed on. With
-        `evaluate.size=original` images stay in their own size while validating; with `evaluate.crf` they are there as `pixels`
-        too, uint8 as stored.
+        Shape: `image` [C, H, W] of any size to [C, *image_size], float32 with about zero mean and unit variance. In training
+        `mask` [H, W], `boxes` [n, 4] and `masks` [n, H, W] are transformed too; boxes of less than a pixel and those of `crowd`
+        are dropped, with their `labels` [n] and masks. In validation they are unchanged, and `size` [2] is the image's
+        original height and width: `placement` maps it to the input. `mask` becomes int64; all else is passed on. With
+        `evaluate.size=original` images keep their size in validation; with `evaluate.crf` they are also kept as `pixels`,
+        uint8 as stored.
         """
         sample = learnt(sample) if self._training else sample
         image = sample["image"]
@@ -157,17 +157,17 @@ class Pipeline:
             image = image.float() / 65535 if image.dtype == torch.uint16 else image.float()
         placed = {name: sample[name] for name in _PLACED if name in sample}
         if not placed:
-            moved = {"image": _in_turn(self._geometry, image)}
+            moved = {"image": _apply_all(self._geometry, image)}
         elif self._training:
             moved = self._with_labels(image, placed, sample.get("labels"))
         else:
-            moved = placed | {"image": _in_turn(self._geometry, image), "size": torch.tensor(image.shape[-2:])}
+            moved = placed | {"image": _apply_all(self._geometry, image), "size": torch.tensor(image.shape[-2:])}
         if "mask" in moved:
             moved["mask"] = moved["mask"].long()
         if self._keeps_pixels:
             moved["pixels"] = image if image.dtype == torch.uint8 else image.mul(255).round().to(torch.uint8)
-        image = self._normalised(_in_turn(self._colours, moved["image"]))
-        return {**sample, **moved, "image": _in_turn(self._last, image)}
+        image = self._normalised(_apply_all(self._colours, moved["image"]))
+        return {**sample, **moved, "image": _apply_all(self._last, image)}
 
     def _with_labels(self, image: Tensor, placed: dict[str, Tensor], labels: Tensor | None) -> Sample:
         """The image, its mask and boxes moved together."""
@@ -180,7 +180,7 @@ class Pipeline:
             wrapped["boxes"] = tv_tensors.BoundingBoxes(placed["boxes"], format="XYXY", canvas_size=size)
         if "masks" in placed:
             wrapped["masks"] = tv_tensors.Mask(placed["masks"])
-        wrapped = _in_turn(self._geometry, wrapped)
+        wrapped = _apply_all(self._geometry, wrapped)
         moved: Sample = {name: value.as_subclass(Tensor) for name, value in wrapped.items()}
         if "boxes" in wrapped:
             moved["boxes"], whole = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(wrapped["boxes"]))
@@ -200,12 +200,12 @@ class Pipeline:
         return image.sub(mean).div_(std)
 
     def pixels(self, image: Tensor) -> Tensor:
-        """A normalised image back between 0 and 1, to be looked at."""
+        """A normalised image back between 0 and 1, for viewing."""
         mean, std = self._constants_on(image.device)
         return (image * std + mean).clamp(0, 1)
 
     def placement(self, size: Sequence[int]) -> Placement:
-        """Where an image of some height and width lies in what the network sees while validating."""
+        """Where an image of some height and width is in the network's input in validation."""
         return evaluated_placement(self._config, self._evaluate, size)
 
     def _constants_on(self, device: torch.device) -> tuple[Tensor, ...]:
@@ -215,7 +215,7 @@ class Pipeline:
 
 
 def learnt(sample: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A sample without the objects that are not learnt, and without what is only for evaluation."""
+    """A sample without objects that are not learnt, and without entries for evaluation only."""
     if "crowd" not in sample:
         return {name: value for name, value in sample.items() if name not in _OF_EVALUATION}
     kept = ~sample["crowd"]
@@ -224,7 +224,7 @@ def learnt(sample: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _tighten(sample: Sample) -> None:
-    """Boxes around what the masks show: around the corners of a box that was turned there is room that the object has not."""
+    """Fits boxes to their masks: a box around the corners of a rotated box is too large."""
     shown = sample["masks"].flatten(1).any(dim=1)
     for name in _OF_OBJECTS:
         if name in sample:
@@ -234,7 +234,7 @@ def _tighten(sample: Sample) -> None:
         sample["boxes"] = boxes + boxes.new_tensor([0, 0, 1, 1])  # corners, not pixels
 
 
-def _in_turn(steps: Sequence[Any], value: Any) -> Any:
+def _apply_all(steps: Sequence[Any], value: Any) -> Any:
     for step in steps:
         value = step(value)
     return value

@@ -43,7 +43,7 @@ def test_the_full_check_counts_before_the_first_step(tmp_path: Path, count: int)
     failed = ranks(count, *FOLDER, "data.check=full", cwd=tmp_path, expect=2)
     said = refused(failed.errors)
     assert said == (
-        f"phalanx: {images}/2.png: this file is no image. 2 of 16 samples cannot be read ({images}/3.png). "
+        f"phalanx: {images}/2.png: this file is not an image. 2 of 16 samples cannot be read ({images}/3.png). "
         "Replace it; data.on_error=skip skips such files in training."
     )
     assert not (tmp_path / "runs").exists()
@@ -60,7 +60,7 @@ def test_skipping_is_counted_and_the_same_on_one_rank_and_two(tmp_path: Path) ->
     assert sorted(i for ids in list(sample_ids(tmp_path / "runs/two").values())[:2] for i in ids) == list(range(16))
     (event,) = [e for e in lines(tmp_path / "runs/two/events.jsonl") if e["event"] == "unreadable"]
     assert event["count"] == 2 and event["files"] == [f"{tmp_path}/data/train/class-0/{n}.png" for n in (2, 3)]
-    assert "class-0/2.png: this file is no image; the next sample is used instead" in done.errors
+    assert "class-0/2.png: this file is not an image; the next sample is used instead" in done.errors
 
 
 @pytest.mark.parametrize("target", ["class"])

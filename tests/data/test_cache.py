@@ -114,7 +114,7 @@ def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path: Path) -> None:
     os.close(writing)
     assert os.waitpid(child, 0)[1] == 0
     with open(reading) as said:
-        assert said.read() == f"phalanx: data.cache={tmp_path / 'cache'} is full; others are read as they are\n"
+        assert said.read() == f"phalanx: data.cache={tmp_path / 'cache'} is full; further images are not cached\n"
     assert len(kept(tmp_path / "cache")) == 1
 
 

@@ -67,7 +67,7 @@ def test_what_is_skipped_in_training_is_said_and_in_validation_refused(tmp_path:
     settings = config("image_folder", tmp_path, workers=0, on_error="skip", sampling="class_balanced")
     (said,) = checked(settings)
     assert "4 of 12 samples cannot be read" in said and said.endswith("The next samples are used instead.")
-    assert "val/class-1/0.png: this file is no image" in refused(settings, "val")
+    assert "val/class-1/0.png: this file is not an image" in refused(settings, "val")
 
 
 def test_a_list_that_names_files_that_are_not_there(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_sample_that_cannot_be_read_is_replaced_by_the_next_one(tmp_path: Path
     assert dataset.met() == [1, 2, 4]
     said = capfd.readouterr().err.splitlines()
     assert len(said) == 3 and said[0] == (
-        f"phalanx: {tmp_path}/train/class-0/1.png: this file is no image; the next sample is used instead"
+        f"phalanx: {tmp_path}/train/class-0/1.png: this file is not an image; the next sample is used instead"
     )
     assert dataset_info.class_counts(dataset) == [3, 2] and not isinstance(
         open_split(config("image_folder", image_folder(tmp_path, split="val"), on_error="skip"), "val"), SkipUnreadable
@@ -138,5 +138,5 @@ def test_where_no_sample_can_be_read_the_last_one_is_named(tmp_path: Path) -> No
     image_folder(tmp_path, (1, 1))
     for name in ("class-0/0", "class-1/0"):
         (tmp_path / f"train/{name}.png").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"class-1/0\.png: this file is no image"):
+    with pytest.raises(UserError, match=r"class-1/0\.png: this file is not an image"):
         open_split(config("image_folder", tmp_path, on_error="skip"), "train")[0]

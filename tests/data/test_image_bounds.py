@@ -29,8 +29,8 @@ ROOMS = ("configs", "data", "dist", "launch", "models", "slurm", "train")
         (encoded(picture(1), "ICO"), "this is an icon"),
         (b"\0\0\0\x18ftypheic" + bytes(90), "this is a HEIF image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "this is an SVG drawing"),
-        (encoded(picture(1), "TGA"), "this file is no image"),
-        (encoded(picture(1), "PCX"), "this file is no image"),
+        (encoded(picture(1), "TGA"), "this file is not an image"),
+        (encoded(picture(1), "PCX"), "this file is not an image"),
     ],
 )
 def test_only_the_formats_that_are_meant_reach_a_decoder(content: bytes, said: str, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_a_mask_is_the_numbers_of_its_palette_or_its_grey(tmp_path: Path) -> Non
     many = numbers.astype(numpy.uint16) * 300
     Image.fromarray(many).save(tmp_path / "many.png")
     assert numpy.array_equal(read_mask(str(tmp_path / "many.png")).numpy(), many)
-    with pytest.raises(Unreadable, match="one number a pixel, its class, but this image has the channels RGB"):
+    with pytest.raises(Unreadable, match="one number per pixel, its class, but this image has the channels RGB"):
         read_mask(str(save(picture(1), tmp_path / "colours.png")))
 
 
@@ -135,8 +135,8 @@ def test_a_broken_file_gets_one_sentence_that_names_it(tmp_path: Path) -> None:
         (whole[:200] + whole[-2:], "this JPEG cannot be decoded"),
         (png[: len(png) // 2], "this PNG cannot be decoded"),
         (png[:100] + bytes(9) + png[109:], "this PNG cannot be decoded"),
-        (b"<html>not found</html>", "this is a web page; what is read is JPEG"),
-        (b"not an image", "this file is no image"),
+        (b"<html>not found</html>", "this is a web page; supported are JPEG"),
+        (b"not an image", "this file is not an image"),
         (b"", "the file is empty"),
         (one_pixel.getvalue(), "this image is 1 x 1 pixels, too small to show anything"),
     ]:

@@ -107,7 +107,7 @@ class Stripes:
     def __init__(self, root, split): pass
     def __len__(self): return 24
     def __getitem__(self, i):
-        if i == 7: raise UserError("stripes/7.png: this file is no image. Remove it.")
+        if i == 7: raise UserError("stripes/7.png: this file is not an image. Remove it.")
         return {"image": torch.zeros(3, 8, 8), "target": i % 2}
 """
 SMALL = ["model.stem=small", "data.image_size=16", "train.global_batch=16", "train.micro_batch=4", "train.steps=2"]
@@ -117,7 +117,7 @@ def test_a_sample_that_cannot_be_read_ends_training_with_its_name(tmp_path: Path
     (tmp_path / "stripes.py").write_text(OWN)
     own = ["data.name=./stripes.py:Stripes", "data.workers=1", "data.augment.shift=0"]
     ended = phalanx("train", DIGITS, *SMALL, *own, cwd=tmp_path, expect=2)
-    assert "phalanx: stripes/7.png: this file is no image. Remove it." in ended.errors and "Traceback" not in ended.errors
+    assert "phalanx: stripes/7.png: this file is not an image. Remove it." in ended.errors and "Traceback" not in ended.errors
 
 
 def test_with_every_augmentation_two_ranks_train_the_same_bits_as_one(tmp_path: Path) -> None:

@@ -76,8 +76,8 @@ IMAGES_REFUSED = {
     "floating point numbers, from 0 to 1000,": encoded((NUMBERS > 10).astype(numpy.float32) * 1000, "TIFF"),
     "floating point numbers, from nan to nan": encoded(numpy.full((3, 4), numpy.nan, numpy.float32), "TIFF"),
     "are LAB, which are not converted": encoded(Image.new("LAB", (4, 3)), "TIFF"),
-    "colours of 16 bits in a plane each": as_tiff(numpy.moveaxis(DEEP, 2, 0), "<u2", 16, photometric=2, samples=3, planes=True),
-    "numbers are of a kind that is not read": as_tiff(NUMBERS, "<f8", 64, sample_format=3),
+    "16 bits in separate planes": as_tiff(numpy.moveaxis(DEEP, 2, 0), "<u2", 16, photometric=2, samples=3, planes=True),
+    "numbers are of an unsupported type": as_tiff(NUMBERS, "<f8", 64, sample_format=3),
 }
 
 
@@ -136,15 +136,15 @@ MASKS_REFUSED = {
     "a TIFF with JPEG compression changes numbers": grey("TIFF", compression="jpeg"),
     "has the channels RGB": encoded(channels(NUMBERS, NUMBERS, NUMBERS + 1), "PNG"),
     "has the channels CMYK": encoded(Image.new("CMYK", (4, 3)), "TIFF"),
-    "pixels that are transparent": encoded(channels(NUMBERS, NUMBERS, NUMBERS, NUMBERS), "PNG"),
+    "has transparent pixels": encoded(channels(NUMBERS, NUMBERS, NUMBERS, NUMBERS), "PNG"),
     "several channels of 16 bits": png(4, 3, 16, 2, bytes(4 * 3 * 6)),
     "this mask has 2 pages or frames": grey("TIFF", save_all=True, append_images=[Image.new("L", (4, 3))]),
     "numbers from 0 to 110000": encoded(NUMBERS.astype(numpy.int32) * 10000, "TIFF"),
     "numbers from -3 to 8": encoded((NUMBERS - 3).astype(numpy.int32), "TIFF"),
-    "not all of them are whole": encoded((NUMBERS / 2).astype(numpy.float32), "TIFF"),
-    "TIFF says that white is zero": as_tiff(NUMBERS, "<u2", 16, photometric=0),
-    "this TIFF says that white is zero, so": as_tiff(NUMBERS, "<u1", 8, photometric=0),
-    "PBM says that white is zero": b"P1\n2 2\n0 1\n1 0\n",
+    "not all of them are integers": encoded((NUMBERS / 2).astype(numpy.float32), "TIFF"),
+    "TIFF declares that white is zero": as_tiff(NUMBERS, "<u2", 16, photometric=0),
+    "this TIFF declares that white is zero, so": as_tiff(NUMBERS, "<u1", 8, photometric=0),
+    "PBM declares that white is zero": b"P1\n2 2\n0 1\n1 0\n",
 }
 
 

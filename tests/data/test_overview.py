@@ -92,7 +92,7 @@ def test_figures_are_those_of_the_data(kind: str) -> None:
     found = overview(recipe(), Noise(kind), "val", 4)
     assert (found.samples, found.channels, found.smallest, found.largest) == (21, 3, (20, 31), (29, 31))
     assert found.counts is None and found.load_ms > 0 and found.transform_ms > 0
-    assert any("does not tell how many" in line for line in found.lines())
+    assert any("does not report how many" in line for line in found.lines())
 
 
 def test_the_verb_writes_a_sheet_and_counts_classes(tmp_path: Path) -> None:

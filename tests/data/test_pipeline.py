@@ -224,7 +224,7 @@ def test_statistics_come_from_the_recipe_else_the_weights_else_the_dataset() -> 
         ("segmentation", 3, "data.augment.randaugment=2", "data.augment.randaugment is for classification"),
         ("detection", 3, "data.augment.erasing=0.1", "data.augment.erasing is for classification"),
         ("segmentation", 3, "data.fit=crop", "data.fit=crop would cut off"),
-        ("segmentation", 3, "data.augment.cutmix=1", "data.augment.cutmix mixes classes"),
+        ("segmentation", 3, "data.augment.cutmix=1", "data.augment.cutmix mixes image classes"),
         ("segmentation", 3, "data.fit=short_side", "images of several sizes, which segmentation does not take"),
         ("detection", 3, "data.augment.copy_paste=0.5", "cuts objects out by their masks, which this data does not have"),
         ("segmentation", 3, "data.augment.mosaic=1", "data.augment.mosaic is for detection"),

@@ -55,9 +55,9 @@ def test_groups_follow_the_images_of_a_part() -> None:
 
 
 def test_aspect_groups_are_refused_where_they_mean_nothing() -> None:
-    with pytest.raises(UserError, match=r"data\.fit=stretch gives all one size"):
+    with pytest.raises(UserError, match=r"data\.fit=stretch gives all the same size"):
         loader(recipe("data.aspect_groups=true"), Aspects())
-    with pytest.raises(UserError, match=r"needs the height and width of every image, which data\.name=digits does not tell"):
+    with pytest.raises(UserError, match=r"needs the height and width of every image, which data\.name=digits lacks"):
         loader(recipe("data.fit=short_side", "data.aspect_groups=true"), Noise("detection"))
 
 

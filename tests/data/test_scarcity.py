@@ -17,14 +17,14 @@ from phalanx.data.loading.resource_errors import LoaderFailed, explained
 from phalanx.dist.microbatches.sampler import Stream, share
 from tests.support.running import DIGITS, ranks
 
-SHARED = "/dev/shm, over which loader processes hand over batches, is full or too small"
+SHARED = "/dev/shm, through which loader processes send batches, is full or too small"
 
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a loader process was killed: most often"),
-        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "a loader process ended without a word"),
+        (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "a loader process ended without a report"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. "), "ended: Segmentation fault"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"), SHARED),
         (RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"), SHARED),
@@ -110,7 +110,7 @@ _same.ragged = frozenset({"boxes"})  # type: ignore[attr-defined]
 
 @pytest.mark.parametrize(
     ("how", "sentence"),
-    [("killed", "where memory runs out"), ("no room", "/dev/shm, over which"), ("no files", "too many open files")],
+    [("killed", "when memory runs out"), ("no room", "/dev/shm, through which"), ("no files", "too many open files")],
 )
 def test_a_loader_process_that_lacks_something_fails_with_a_sentence_and_never_hangs(
     how: str, sentence: str, capfd: pytest.CaptureFixture[str]

@@ -88,11 +88,11 @@ def test_a_size_that_is_absent_is_told(tmp_path: Path) -> None:
 
 
 WRONG: dict[str, tuple[tuple[str, int, str, Any], str]] = {
-    "half a pixel": (("images", 1, "height", 48.5), r"'images' \(id 7\) has the 'height' 48.5, which is not a whole number"),
+    "half a pixel": (("images", 1, "height", 48.5), r"'images' \(id 7\) has the 'height' 48.5, which is not an integer number"),
     "beyond int32": (("images", 1, "height", 2**31), r"\(id 7\) has the 'height' 2147483648, which is not an image size"),
     "negative side": (("images", 1, "width", -24), r"\(id 7\) has the 'width' -24, which is not an image size"),
-    "infinite side": (("images", 1, "width", math.inf), r"\(id 7\) has the 'width' inf, which is not a whole number"),
-    "side in a list": (("images", 1, "width", [24]), r"\(id 7\) has the 'width' \[24\], which is not a whole number"),
+    "infinite side": (("images", 1, "width", math.inf), r"\(id 7\) has the 'width' inf, which is not an integer number"),
+    "side in a list": (("images", 1, "width", [24]), r"\(id 7\) has the 'width' \[24\], which is not an integer number"),
     "true id": (("images", 1, "id", True), r"entry 1 of 'images' \(id True\) has the 'id' True, which is not an id"),
     "no id": (("annotations", 0, "image_id", math.nan), r"\(id 11\) has the 'image_id' nan, which is not an id"),
     "huge id": (("annotations", 0, "category_id", 10**100), r"has the 'category_id' a number of 333 bits, which is not an id"),
@@ -108,7 +108,7 @@ WRONG: dict[str, tuple[tuple[str, int, str, Any], str]] = {
     "box of lists": (("annotations", 0, "bbox", [[1, 2], [3, 4], 1, 2]), r"has the 'bbox' a list of 4, which is not four"),
     "box of booleans": (("annotations", 0, "bbox", [True, 1, 2, 3]), r"has the 'bbox' \[True, 1, 2, 3\], which is not four"),
     "box in a dictionary": (("annotations", 0, "bbox", {"x": 1}), r"has the 'bbox' a dictionary of 1, which is not"),
-    "box beyond floats": (("annotations", 0, "bbox", [10**400, 0, 1, 1]), r"annotation 11 of 7\.png: the box inf, .* is not finite"),
+    "box beyond floats": (("annotations", 0, "bbox", [10**400, 0, 1, 1]), r"11 of 7\.png: the box inf, .* is not finite"),
     "two crowds": (("annotations", 0, "iscrowd", 2), r"\(id 11\) has the 'iscrowd' 2, which is neither 0 nor 1"),
     "negative area": (("annotations", 0, "area", -3), r"\(id 11\) has the 'area' -3, which is not an area"),
     "an id twice": (("images", 1, "id", "1"), r"the image id 1 occurs twice"),

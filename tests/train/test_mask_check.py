@@ -51,8 +51,8 @@ def found(pool: Pool, root: Path, split: Split = "train", world: int = 2, keys: 
 def test_masks_of_0_and_255_are_refused_with_counts(world: int, pool: Pool, tmp_path: Path) -> None:
     assert found(pool, folder(tmp_path, {-1: [255, 255, 255]}), world=world) == [
         "refused",
-        "20 masks of the training split: of 6,400 pixels all that count are of the class background, and 60 are 255, which is "
-        "data.ignore_index and counts for nothing. Nothing can be learnt. If 255 stands for an object, store the number of its "
+        "20 masks of the training split: of 6,400 pixels all that are not ignored have the class background, and 60 are 255, "
+        "which is data.ignore_index and ignored. Nothing can be learnt. If 255 stands for an object, store the number of its "
         "class instead.",
     ]
 
@@ -62,7 +62,7 @@ def test_masks_that_are_all_ignored_or_of_one_class_are_refused(pool: Pool, tmp_
     assert ignored[0] == single[0] == "refused"
     assert ignored[1].startswith("20 masks of the training split: each of 6,400 pixels is 255, which is data.ignore_index")
     assert single[1].startswith(
-        "20 masks of the training split: of 6,400 pixels all that count are of the class background. Nothing"
+        "20 masks of the training split: of 6,400 pixels all that are not ignored have the class background. Nothing"
     )
 
 
@@ -74,9 +74,9 @@ def test_a_validation_split_of_one_class_is_told(pool: Pool, tmp_path: Path) -> 
     folder(tmp_path, {3: [1]})
     kind, sentence = found(pool, folder(tmp_path, {}, count=2, split="val"), "val")
     assert kind == "told" and sentence.startswith(
-        "2 masks of the validation split: of 640 pixels all that count are of the class"
+        "2 masks of the validation split: of 640 pixels all that are not ignored have the class"
     )
-    assert "Figures of this split mean nothing." in sentence
+    assert "Metrics of this split are meaningless." in sentence
 
 
 def test_what_an_ignored_class_leaves_is_what_counts(pool: Pool, tmp_path: Path) -> None:
@@ -84,5 +84,6 @@ def test_what_an_ignored_class_leaves_is_what_counts(pool: Pool, tmp_path: Path)
     (root / "classes.txt").write_text("background\nvoid\ncell\n")
     kind, sentence = found(pool, root, keys=("data.ignore_index=1",))
     assert (
-        kind == "refused" and "all that count are of the class background, and 20 are 1, which is data.ignore_index" in sentence
+        kind == "refused"
+        and "all that are not ignored have the class background, and 20 are 1, which is data.ignore_index" in sentence
     )

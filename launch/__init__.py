@@ -1,1 +1,1 @@
-"""Entry points: the `phalanx` command, and the modules that launchers run. No logic of their own."""
+"""Entry points: the `phalanx` command, and the modules that launchers run."""

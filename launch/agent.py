@@ -1,4 +1,4 @@
-"""accelerate launch as `phalanx train` starts it: it dies with its parent, and lets the ranks speak for themselves."""
+"""accelerate launch as started by `phalanx train`: it dies with its parent, and leaves messages to the ranks."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ def main() -> int:
     die_with_parent()
     output.keep_steady()
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
-        # As under nohup. torchrun would answer it all the same, and its ranks would not start with it ignored.
+        # As under nohup. torchrun would handle it nevertheless, and its ranks would not start with it ignored.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -37,7 +37,7 @@ def main() -> int:
 def _on_loopback(
     address: str, port: int, world: int, is_master: bool, timeout: timedelta, multi_tenant: bool = False
 ) -> "TCPStore":
-    """The launcher's store, with which the ranks find each other's: torch's own would listen on all interfaces."""
+    """The launcher's store on the loopback interface: by default torch's listens on all interfaces."""
     from phalanx.dist.comm.rendezvous import LOOPBACK, open_store
 
     return open_store(LOOPBACK, port, world, timeout, multi_tenant)

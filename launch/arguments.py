@@ -19,13 +19,13 @@ from phalanx.dist.storage.run_directory import RunDirectory
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, whose refusals are in the manner of all others."""
+    """argparse with `UserError` for refusals."""
 
     def error(self, message: str) -> "NoReturn":  # type: ignore[name-defined]  # noqa: F821
         if credentials.found(message):
-            message = "there is an argument too many (not shown: it holds a key)"
+            message = "there is an unknown argument (not shown: it holds a key)"
         hint = nearest.override(message.removeprefix("unrecognized arguments: "))
-        raise UserError(f"{message}. `{self.prog} --help` says what is allowed.{hint}")
+        raise UserError(f"{message}. See `{self.prog} --help`.{hint}")
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def add_asked(parser: argparse.ArgumentParser) -> None:
 
 def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)
 
 
@@ -74,7 +74,7 @@ def recipe(arguments: Sequence[str]) -> RunConfig:
     """A configuration from files and overrides.
 
     Raises:
-        UserError: where there is no file, or anything is wrong in them.
+        UserError: if there is no file, or a file has an error.
     """
     files, overrides = split_arguments(arguments)
     if not files:
@@ -82,18 +82,18 @@ def recipe(arguments: Sequence[str]) -> RunConfig:
     return load(files, overrides)
 
 
-def said_elsewhere(arguments: Sequence[str], resume: str | None) -> list[str]:
-    """Sentences about the keys that the user's accelerate config or DeepSpeed file filled."""
+def set_elsewhere(arguments: Sequence[str], resume: str | None) -> list[str]:
+    """Messages on the keys set by the user's accelerate config or DeepSpeed file."""
     base = RunDirectory(Path(resume)).read_config().model_dump(mode="json") if resume else None
     statements = filled(*split_arguments(arguments), base)
     return [f"{said.key}={shown(said.value)} is from {said.origin} ({said.written})" for said in statements]
 
 
 def resumed(path: str, arguments: Sequence[str]) -> RunConfig:
-    """The configuration of a run that is there, with overrides that leave its experiment as it is.
+    """The configuration of an existing run, with overrides that do not change its experiment.
 
     Raises:
-        UserError: where there is no run, no checkpoint, or an override would make another experiment.
+        UserError: if there is no run, no checkpoint, or an override would make another experiment.
     """
     stored, config = _changed(path, arguments)
     changed = differences(stored, config, ["experiment"])
@@ -107,10 +107,10 @@ def resumed(path: str, arguments: Sequence[str]) -> RunConfig:
 
 
 def forked(path: str, arguments: Sequence[str], name: str) -> RunConfig:
-    """The configuration of a new run beside one that is there, which goes on with its checkpoint; any key may be overridden.
+    """The configuration of a fork: a new run that resumes an existing run's checkpoint; any key may be overridden.
 
     Raises:
-        UserError: where there is no run or no checkpoint, the name is no folder's, or the checkpoint would not fit.
+        UserError: if there is no run or no checkpoint, the name is invalid, or the checkpoint would not fit.
     """
     try:
         TypeAdapter(RunName).validate_python(name)
@@ -123,15 +123,15 @@ def forked(path: str, arguments: Sequence[str], name: str) -> RunConfig:
 
 
 def _changed(path: str, arguments: Sequence[str]) -> tuple[RunConfig, RunConfig]:
-    """The configuration of a run that is there, as it is and with overrides."""
+    """The configuration of an existing run, without and with overrides."""
     run = RunDirectory(Path(path))
     stored = run.read_config()
     if not steps(run.checkpoints):
-        raise UserError(f"{path} has no checkpoint to go on from. Start it with `phalanx train`.")
+        raise UserError(f"{path} has no checkpoint to resume from. Start it with `phalanx train`.")
     files, overrides = split_arguments(arguments)
     return stored, load(files, overrides, base=stored.model_dump(mode="json"))
 
 
 def _parent(run: Path) -> Path:
-    """The folder that a run directory lies in, also where it is given as `.`."""
+    """The parent of a run directory, also if that is given as `.`."""
     return run.parent if run.name not in ("", "..") else run.resolve().parent

@@ -1,4 +1,4 @@
-"""A rank that evaluates a checkpoint of a run, alone or together with others."""
+"""A rank that evaluates a checkpoint of a run, alone or in an ensemble."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from phalanx.dist.processes import output
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluates as the rank that the environment says; returns its exit code."""
+    """Evaluates as the rank set by the environment; returns its exit code."""
     from phalanx.configs.errors import ExitCode
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.processes.environment import Ranks
@@ -38,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(json.dumps(found.to_json()), flush=True)
                 return
             listed = "  ".join(f"{name} {value:.4f}" for name, value in found.metrics.items())
-            count = f", {len(found.checkpoints)} networks together" if len(found.checkpoints) > 1 else ""
+            count = f", {len(found.checkpoints)} networks in an ensemble" if len(found.checkpoints) > 1 else ""
             print(f"step {found.step}{count}: {listed}", flush=True)
 
         request = Request(given[0].step, given[0].best, given[0].also, given[0].results, given[0].split)
         code = evaluate_run(config, ranks, request, report)
-        # The command that started several ranks hears of their output from none but the rank that wrote it.
+        # Only the rank that wrote output can report its loss to the command that started the ranks.
         return ExitCode.FAILED if not code and ranks.is_main and output.reports_lost_output() else code
 
     return rank.run(configure, work)

@@ -25,7 +25,7 @@ _TRAINING = (["train"], ["resume"])  # their results are files
 
 
 def _with_output(code: int) -> int:
-    """What was printed is what such a verb is for: it fails where that is lost."""
+    """The exit code of a verb whose result is its output: it fails if that was lost."""
     return code or (ExitCode.FAILED if output.reports_lost_output() else ExitCode.DONE)
 
 

@@ -1,4 +1,4 @@
-"""One rank's life around its work: it dies with its launcher, says why it failed, and ends with its own exit code."""
+"""Runs a rank's work: the rank dies with its launcher, reports why it failed, and exits with its own code."""
 
 import os
 import sys
@@ -18,11 +18,11 @@ from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.processes.stop import ignore_signals
 from phalanx.dist.storage.run_directory import RunDirectory
 
-_ECHO_S = 2.0  # for the rank that failed first to say why
+_ECHO_S = 2.0  # for the rank that failed first to report why
 
 
 def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], ExitCode]) -> int:
-    """Does a rank's work; returns its exit code, which the command that started it gets to know too."""
+    """Runs a rank's work; returns its exit code, and reports it to the command that started the rank."""
     output.keep_steady()
     raise_file_limit()
     with scratch.used():
@@ -70,7 +70,7 @@ def _run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], 
 
 
 def _echo(ranks: Ranks, error: Exception) -> str | None:
-    """What to say of a failure that only echoes another rank's end; nothing where that one has spoken. None for all others."""
+    """The message on a failure that follows from another rank's; empty if that one has reported. None for other failures."""
     if ranks.world == 1 or not failure_report.is_echo(error):
         return None
     deadline = time.monotonic() + _ECHO_S
@@ -79,12 +79,12 @@ def _echo(ranks: Ranks, error: Exception) -> str | None:
             return ""
         time.sleep(0.05)
     if isinstance(error, ConnectionError):
-        return None  # it may be the rank's own: of its data set, of a tracker
+        return None  # it may be the rank's own: from its dataset or a tracker
     message = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"lost another rank, and ends with it: {message}"
 
 
 def _note(config: RunConfig | None, ranks: Ranks, error: Exception) -> None:
-    """Leaves errors/rank-N.json in a run directory that is there."""
+    """Writes errors/rank-N.json, if the run directory exists."""
     if config is not None and not isinstance(error, NeverBegun | RunLost | RunTaken) and RunDirectory.of(config).exists():
         failure_report.write(RunDirectory.of(config), ranks.rank, error)

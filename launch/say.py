@@ -1,4 +1,4 @@
-"""What the command and the ranks both say, once."""
+"""Messages that either the command or the ranks print, once."""
 
 import os
 
@@ -8,6 +8,6 @@ from phalanx.dist.storage.run_directory import RunDirectory
 
 
 def run_directory(config: RunConfig) -> None:
-    """The run directory, first of all; the ranks of a command that has said it keep silent."""
+    """Prints the run directory, first of all; ranks do not repeat what their command has printed."""
     if rank_status.VARIABLE not in os.environ:
         print(RunDirectory.of(config).path, flush=True)

@@ -14,10 +14,10 @@ from phalanx.train.setup.checks import check
 
 
 def start(module: str, config: RunConfig, processes: int | None, arguments: Sequence[str]) -> int:
-    """Checks what can be checked, then runs a rank's module: here, if one process is enough, or in processes of its own.
+    """Checks the run, then starts a rank's module: in this process, if one is enough, or in separate processes.
 
     Args:
-        processes: as asked for, which wins over a scheduler's variables; None joins the ranks found in the environment.
+        processes: the requested number, which overrides a scheduler's variables; None joins the environment's ranks.
 
     Raises:
         UserError: on bad input.
@@ -38,12 +38,12 @@ def start(module: str, config: RunConfig, processes: int | None, arguments: Sequ
 
 
 def _here(module: str, arguments: Sequence[str]) -> int:
-    """This process is the rank, or one of those that a launcher started."""
+    """Runs this process as the rank, or as one of a launcher's ranks."""
     code: int = importlib.import_module(module).main(arguments)
     return code
 
 
 def _forget_ranks() -> None:
-    """`--nproc 1` means alone, whatever a scheduler says."""
+    """Removes a scheduler's variables: `--nproc 1` means a single rank."""
     for name in set(os.environ) - set(without_ranks(os.environ)):
         del os.environ[name]

@@ -1,4 +1,4 @@
-"""A rank that trains: what `accelerate launch -m`, `torchrun -m` and `srun python -m phalanx.launch.train CONFIG...` run."""
+"""A rank that trains; `accelerate launch -m`, `torchrun -m` and `srun python -m phalanx.launch.train CONFIG...` run."""
 
 import sys
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from phalanx.dist.processes.stop import StopRequest
 
 
 def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None) -> int:
-    """Trains as the rank that the environment says; returns its exit code."""
+    """Trains as the rank set by the environment; returns its exit code."""
     output.keep_steady()
-    stop = stop or StopRequest()  # first thing: until then a signal kills
+    stop = stop or StopRequest()  # first of all: until then a signal kills
     from phalanx.configs.errors import ExitCode
     from phalanx.configs.load import stored
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.processes.environment import Ranks
     from phalanx.launch import rank
-    from phalanx.launch.arguments import Parser, add_config, add_stop, recipe, resumed, said_elsewhere
+    from phalanx.launch.arguments import Parser, add_config, add_stop, recipe, resumed, set_elsewhere
 
     parser = Parser(prog="phalanx.launch.train", description=__doc__)
     add_config(parser)
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
         stop_at.append(given.stop_at)
         if given.stored:
             return stored(given.stored)
-        fillings.extend(said_elsewhere(given.config, given.resume))
+        fillings.extend(set_elsewhere(given.config, given.resume))
         return resumed(given.resume, given.config) if given.resume else recipe(given.config)
 
     def work(config: RunConfig, ranks: Ranks) -> ExitCode:
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
 
 
 def _job_is_over(job: str) -> bool:
-    """Whether SLURM says that a job does not run: it has ended, or waits to be started again."""
+    """Whether SLURM reports that a job does not run: it has ended, or is queued again."""
     from phalanx.slurm import ask
 
     try:

@@ -1,6 +1,6 @@
-"""What SLURM says of its jobs, as its own commands report them, and what it is told to do with them.
+"""Queries SLURM's jobs by its own commands, and controls them.
 
-Every question is one command with a limit of `TIMEOUT_S`; a loaded controller answers slowly, so ask each question once.
+Every query is one command with a limit of `TIMEOUT_S`; a loaded controller answers slowly, so make each query once.
 """
 
 import os
@@ -15,7 +15,7 @@ from phalanx.configs.sections import slurm
 
 TIMEOUT_S = 30
 
-# Taste of the user's that would change what the commands print.
+# The user's settings that would change the commands' output.
 _TASTE = ("SQUEUE_", "SINFO_", "SACCT_", "SCONTROL_", "SLURM_TIME_FORMAT")
 _ENDED = {
     "BOOT_FAIL",
@@ -46,28 +46,28 @@ class SlurmError(RuntimeError):
     """A command of SLURM's failed.
 
     Attributes:
-        command: the command, as one would type it.
-        said: what SLURM said to it.
+        command: the command line.
+        message: SLURM's error message.
     """
 
-    def __init__(self, command: Sequence[str], said: str):
-        self.command, self.said = shlex.join(command), said
-        super().__init__(f"{self.command}: {said}")
+    def __init__(self, command: Sequence[str], message: str):
+        self.command, self.message = shlex.join(command), message
+        super().__init__(f"{self.command}: {message}")
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job as SLURM sees it now, or saw it last.
+    """A job's current or last known state in SLURM.
 
     Attributes:
-        state: SLURM's own word: PENDING, RUNNING, COMPLETING, COMPLETED, FAILED, CANCELLED, TIMEOUT, ...
-        reason: why it waits, or ended so; None where there is none to give.
-        nodes: those that it runs on, or last ran on.
-        restarts: how often it was requeued.
-        start, end: seconds since the epoch; of a running job, when it will be ended; None where nobody knows.
+        state: SLURM's: PENDING, RUNNING, COMPLETING, COMPLETED, FAILED, CANCELLED, TIMEOUT, ...
+        reason: why it waits, or ended so; None without one.
+        nodes: on which it runs, or last ran.
+        restarts: number of requeues.
+        start, end: seconds since the epoch; of a running job, when it will be ended; None if unknown.
         limit_s: time limit in seconds; None for no limit.
-        preempted: whether it runs but was told to go; only known while it runs.
-        exit_code, exit_signal: how its script ended, once it has ended; 0 for no signal.
+        preempted: whether it runs but is being preempted; only known while it runs.
+        exit_code, exit_signal: of its script, once it has ended; 0 for no signal.
     """
 
     id: str
@@ -85,7 +85,7 @@ class Job:
 
     @property
     def over(self) -> bool:
-        """Whether it will never run again by itself."""
+        """Whether it has ended for good."""
         return self.state in _ENDED
 
 
@@ -93,10 +93,10 @@ class Job:
 
 
 def answer(*command: str) -> str:
-    """What a command prints.
+    """The output of a command.
 
     Raises:
-        SlurmError: where it fails, is not there, or takes longer than `TIMEOUT_S`.
+        SlurmError: if it fails, does not exist, or takes longer than `TIMEOUT_S`.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_TASTE)}
     environment |= {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}  # seconds since the epoch
@@ -129,8 +129,8 @@ def fields_of(line: str) -> dict[str, str]:
     return found
 
 
-def whole(text: str) -> int | None:
-    """A number; None for UNLIMITED, N/A and the like."""
+def integer_of(text: str) -> int | None:
+    """An integer; None for UNLIMITED, N/A and the like."""
     return int(text) if text.isdigit() else None
 
 
@@ -140,7 +140,7 @@ def seconds(text: str) -> int | None:
 
 
 def hosts(nodes: str) -> tuple[str, ...]:
-    """The names that SLURM shortens to `node[08-10,12],login1`."""
+    """Expands SLURM's `node[08-10,12],login1`."""
     found: list[str] = []
     for name in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", nodes):
         bracket = re.search(r"\[([^\]]*)\]", name)
@@ -155,7 +155,7 @@ def hosts(nodes: str) -> tuple[str, ...]:
 
 
 def available() -> str | None:
-    """Why there is no SLURM to submit to from here; None if it answers."""
+    """Why SLURM is unavailable here; None if it answers."""
     if shutil.which("sbatch") is None:
         return "sbatch is not found"
     try:
@@ -175,10 +175,10 @@ def _exit(text: str, state: str) -> tuple[int | None, int | None]:
 
 def _job(fields: dict[str, str], restarts: int) -> Job:
     """Fields as scontrol names them."""
-    state = fields["JobState"].split()[0]  # sacct says `CANCELLED by 1000`
+    state = fields["JobState"].split()[0]  # sacct has `CANCELLED by 1000`
     reason, placed = fields["Reason"], fields["NodeList"]
     code, signal = _exit(fields["ExitCode"], state)
-    start, end = whole(fields["StartTime"]), whole(fields["EndTime"])
+    start, end = integer_of(fields["StartTime"]), integer_of(fields["EndTime"])
     return Job(
         id=fields["JobId"],
         name=fields["JobName"],
@@ -189,24 +189,24 @@ def _job(fields: dict[str, str], restarts: int) -> Job:
         start=start,
         end=end,
         limit_s=seconds(fields["TimeLimit"]),
-        preempted=state == "RUNNING" and whole(fields.get("PreemptTime", "")) is not None,
+        preempted=state == "RUNNING" and integer_of(fields.get("PreemptTime", "")) is not None,
         exit_code=code,
         exit_signal=signal,
     )
 
 
 def job(id: str) -> Job | None:
-    """A job, from the controller; from sacct once the controller has forgotten it; None where nobody knows of it.
+    """A job, from the controller; from sacct once the controller has forgotten it; None if both do not know it.
 
     Args:
-        id: number of the job, such as 4711, or 4711_3 for a task of an array.
+        id: the job's, such as 4711, or 4711_3 for a task of an array.
     """
     if not re.fullmatch(r"\d+(_\d+)?", id):
         return None
     try:
         printed = answer("scontrol", "show", "job", "--oneliner", id)
     except SlurmError as error:
-        if "Invalid job id" not in error.said:
+        if "Invalid job id" not in error.message:
             raise
         return past_job(id)
     found = [fields_of(line) for line in printed.splitlines() if line.startswith("JobId=")]
@@ -214,11 +214,11 @@ def job(id: str) -> Job | None:
         return None
     # An array is shown as its tasks, one of which has the array's number.
     fields = next((record for record in found if record["JobId"] == id), found[0])
-    return _job(fields | {"JobId": id}, restarts=whole(fields.get("Restarts", "")) or 0)
+    return _job(fields | {"JobId": id}, restarts=integer_of(fields.get("Restarts", "")) or 0)
 
 
 def past_job(id: str) -> Job | None:
-    """A job from the accounts, where there are any: one line for each time that it ran."""
+    """A job from the accounting, if there is any: one line per run of the job."""
     options = ["--noheader", "--parsable2", "--allocations", "--duplicates", f"--format={','.join(_SACCT.values())}"]
     try:
         printed = answer("sacct", *options, "--jobs", id)
@@ -231,18 +231,18 @@ def past_job(id: str) -> Job | None:
 
 
 def requeue(id: str) -> None:
-    """Puts a job back into the queue, under the same number; if it runs, it is ended.
+    """Requeues a job under the same id; a running one is ended.
 
     Raises:
-        SlurmError: where SLURM does not do it.
+        SlurmError: if SLURM refuses.
     """
     answer("scontrol", "requeue", id)
 
 
 def cancel(id: str) -> None:
-    """Ends a job, or takes it out of the queue; one that has ended is left as it is.
+    """Ends a job, or removes it from the queue; does nothing if it has ended.
 
     Raises:
-        SlurmError: where SLURM does not do it.
+        SlurmError: if SLURM refuses.
     """
     answer("scancel", id)

@@ -1,4 +1,4 @@
-"""Whether a partition has what a job asks for."""
+"""Checks that a partition has the resources that a job requests."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ _ASKED = ("gpus_per_node", "tasks_per_node", "cpus_per_gpu", "memory", "constrai
 
 
 def check_partition(slurm: SlurmConfig, partition: Partition, cluster: Cluster, found: Findings) -> None:
-    """Whether the partition takes the job, and has nodes as large as it asks."""
+    """Checks that the partition accepts the job, and has large enough nodes."""
     name = partition.name
     if partition.state in ("DRAIN", "INACTIVE"):
         others = listed(p.name for p in cluster.partitions.values() if p.up)
@@ -22,25 +22,25 @@ def check_partition(slurm: SlurmConfig, partition: Partition, cluster: Cluster, 
         )
     elif not partition.up:
         found.warnings.append(
-            f"slurm.partition={name} is {partition.state}: the job is queued, but starts when it is up again."
+            f"slurm.partition={name} is {partition.state}: the job is queued, but starts only when it is up again."
         )
     for key, value, let_in in (("account", slurm.account, partition.accounts), ("qos", slurm.qos, partition.qos)):
         if value is not None and let_in is not None and value not in let_in:
             found.problems.append(
-                f"slurm.{key}={value}: partition {name} lets in {listed(let_in)} only. Set slurm.{key} to one of them, "
+                f"slurm.{key}={value}: partition {name} admits only {listed(let_in)}. Set slurm.{key} to one of them, "
                 "or another slurm.partition."
             )
     _check_size(slurm, partition, [p for p in cluster.partitions.values() if p.up and p.name != name], found)
 
 
 def _elsewhere(partitions: Iterable[Partition], have: str) -> str:
-    """Where else to go, if anywhere."""
+    """A hint at other partitions, if any."""
     names = listed(partition.name for partition in partitions)
     return f", or slurm.partition to one with {have}: {names}" if names else ""
 
 
 def _check_size(slurm: SlurmConfig, partition: Partition, others: Sequence[Partition], found: Findings) -> None:
-    """What is asked, against the most that the partition has."""
+    """Compares the request with the largest that the partition has."""
     name = partition.name
     if slurm.nodes > partition.nodes:
         found.problems.append(
@@ -49,7 +49,7 @@ def _check_size(slurm: SlurmConfig, partition: Partition, others: Sequence[Parti
             + "."
         )
     elif partition.max_nodes is not None and slurm.nodes > partition.max_nodes:
-        # A QOS may lift this limit, and says so in ways that differ between clusters.
+        # A QOS may lift this limit, in ways that differ between clusters.
         sentence = f"slurm.nodes={slurm.nodes}: a job in partition {name} may have {partition.max_nodes} (SLURM: MaxNodes)"
         (found.problems if slurm.qos is None else found.warnings).append(f"{sentence}. Set slurm.nodes={partition.max_nodes}.")
     if (gpus := slurm.gpus_per_node or 0) > partition.gpus:
@@ -64,7 +64,7 @@ def _check_size(slurm: SlurmConfig, partition: Partition, others: Sequence[Parti
     units, unit = (slurm.gpus_per_node, "GPUs") if slurm.gpus_per_node else (slurm.ranks_per_node, "ranks")
     each = slurm.cpus_per_gpu or 1
     if units * each > partition.cpus:
-        asked = f"slurm.cpus_per_gpu={each} for {units} {unit} a node is {units * each} CPUs"
+        asked = f"slurm.cpus_per_gpu={each} for {units} {unit} per node is {units * each} CPUs"
         fits = partition.cpus // units
         smaller = f"slurm.cpus_per_gpu={fits}" if fits else f"slurm.tasks_per_node={partition.cpus}"
         found.problems.append(
@@ -87,7 +87,7 @@ def _features(constraint: str) -> list[str]:
 
 
 def check_nodes(slurm: SlurmConfig, partition: Partition, own: Sequence[Node], found: Findings) -> None:
-    """Whether enough nodes have all of what is asked at once."""
+    """Checks that enough nodes have all requested resources at once."""
     wanted = _features(slurm.constraint) if slurm.constraint else []
     there = frozenset(feature for node in own for feature in node.features)
     for feature in wanted:
@@ -95,7 +95,7 @@ def check_nodes(slurm: SlurmConfig, partition: Partition, own: Sequence[Node], f
             has = f"but {listed(there)}" if there else "nor any other"
             found.problems.append(
                 f"slurm.constraint={slurm.constraint}: no node of partition {partition.name} has the feature {feature}, {has}."
-                f"{near(feature, there)} Set slurm.constraint to what they have, or leave it out."
+                f"{near(feature, there)} Set slurm.constraint to one of them, or leave it out."
             )
     if found.problems:
         return  # each by itself explains why no node fits
@@ -113,7 +113,7 @@ def check_nodes(slurm: SlurmConfig, partition: Partition, own: Sequence[Node], f
     if len(fit) < slurm.nodes:
         found.problems.append(
             f"slurm.nodes={slurm.nodes}: of the {len(own)} nodes of partition {partition.name}, {len(fit)} have all of "
-            f"{', '.join(asked) or 'what a rank needs'}. Ask for less of these, or set slurm.nodes to what there is."
+            f"{', '.join(asked) or 'what a rank needs'}. Request less of these, or fewer slurm.nodes."
         )
     elif (usable := sum(node.usable for node in fit)) < slurm.nodes:
         found.warnings.append(

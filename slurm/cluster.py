@@ -1,4 +1,4 @@
-"""What SLURM says of its partitions, nodes and accounts, as its own commands report them."""
+"""SLURM's partitions, nodes and accounts, read by its own commands."""
 
 import os
 import pwd
@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from phalanx.slurm.ask import SlurmError, answer, fields_of, seconds, whole
+from phalanx.slurm.ask import SlurmError, answer, fields_of, integer_of, seconds
 
 _UNUSABLE = {"DOWN", "DRAIN", "DRAINED", "DRAINING", "ERROR", "FAIL", "FAILING", "INVAL", "NOT_RESPONDING", "UNKNOWN"}
 
@@ -16,10 +16,10 @@ class Node:
     """A node as it is configured.
 
     Attributes:
-        host: name of the machine that it runs on.
-        address: how the controller reaches it.
+        host: its machine's name.
+        address: at which the controller reaches it.
         usable: whether it is neither down nor drained.
-        memory: bytes that jobs may have.
+        memory: bytes available to jobs.
     """
 
     name: str
@@ -39,15 +39,15 @@ class Partition:
 
     Attributes:
         state: UP, DOWN, DRAIN or INACTIVE; jobs are queued in UP and DOWN, and start in UP.
-        nodes: how many nodes it has.
-        max_nodes: most nodes that one job may have; None for all.
-        gpus, cpus, memory: the most that any of its nodes lets one job have; memory in bytes.
-        time_s: longest time limit in seconds; None for no limit.
-        default_time_s: time limit in seconds of a job that gives none; None for the longest.
-        preempt_mode: what happens to jobs that are preempted: OFF, REQUEUE, CANCEL, SUSPEND.
-        grace_s: seconds that a preempted job has left.
+        nodes: number of its nodes.
+        max_nodes: the most nodes per job; None for all.
+        gpus, cpus, memory: the most per job on any of its nodes; memory in bytes.
+        time_s: the longest time limit in seconds; None for no limit.
+        default_time_s: the default time limit in seconds; None for the longest.
+        preempt_mode: what happens to preempted jobs: OFF, REQUEUE, CANCEL, SUSPEND.
+        grace_s: seconds until a preempted job is ended.
         priority_tier: jobs of a higher tier go first, and may preempt.
-        accounts, qos: whose jobs are let in; None for all.
+        accounts, qos: whose jobs are admitted; None for all.
     """
 
     name: str
@@ -72,13 +72,13 @@ class Partition:
 
     @property
     def requeues(self) -> bool:
-        """Whether a job that is preempted goes back into the queue."""
+        """Whether a preempted job is requeued."""
         return "REQUEUE" in self.preempt_mode.split(",")
 
 
 @dataclass(frozen=True)
 class Association:
-    """An account that a user may charge, and the qualities of service that go with it."""
+    """An account that a user may charge, with its qualities of service."""
 
     account: str
     qos: frozenset[str]
@@ -87,12 +87,12 @@ class Association:
 
 @dataclass(frozen=True)
 class Cluster:
-    """All that is asked before a job is queued.
+    """SLURM's configuration that is checked before a job is queued.
 
     Attributes:
-        enforced: what SLURM insists on, of `associations`, `limits`, `qos`, ...; others may name any account.
+        enforced: which of `associations`, `limits`, `qos`, ... SLURM enforces; otherwise any account is allowed.
         preempts_by_partition: whether jobs of a partition with a higher tier preempt those of a lower one.
-        associations: what the user may charge; empty where that cannot be told.
+        associations: what the user may charge; empty if unknown.
     """
 
     partitions: dict[str, Partition]
@@ -102,11 +102,11 @@ class Cluster:
     associations: tuple[Association, ...] = ()
 
 
-# --- how it is printed
+# --- parsing
 
 
 def _records(kind: str) -> list[dict[str, str]]:
-    """All nodes, or all partitions, those too that are hidden from this user."""
+    """All nodes, or all partitions, including those hidden from this user."""
     lines = answer("scontrol", "show", kind, "--oneliner", "--all").splitlines()
     return [fields_of(line) for line in lines if re.match(r"\w+Name=", line)]
 
@@ -126,18 +126,18 @@ def _unless_all(text: str) -> frozenset[str] | None:
 
 
 def _gpus(gres: str) -> int:
-    """GPUs of a node in whatever form: `gpu:2`, `gpu:a100:4(S:0,1),gpu:v100:2,mps:100`."""
+    """GPUs of a node, in any of the forms `gpu:2`, `gpu:a100:4(S:0,1),gpu:v100:2,mps:100`."""
     entries = [entry.split(":") for entry in re.sub(r"\([^)]*\)", "", gres).split(",")]
-    return sum(whole(entry[-1]) or 0 if entry[-1].isdigit() else 1 for entry in entries if entry[0] == "gpu")
+    return sum(integer_of(entry[-1]) or 0 if entry[-1].isdigit() else 1 for entry in entries if entry[0] == "gpu")
 
 
-# --- questions
+# --- queries
 
 
 def _node(record: dict[str, str]) -> Node:
     states = {re.sub(r"[^A-Z_]", "", word) for word in record["State"].split("+")}
     features = _names(record.get("AvailableFeatures", "")) | _names(record.get("ActiveFeatures", ""))
-    reserved = whole(record.get("MemSpecLimit", "")) or 0
+    reserved = integer_of(record.get("MemSpecLimit", "")) or 0
     return Node(
         name=record["NodeName"],
         host=record.get("NodeHostName", record["NodeName"]),
@@ -160,21 +160,21 @@ def _partition(record: dict[str, str], everywhere: Sequence[Node]) -> Partition:
     name = record["PartitionName"]
     own = [node for node in everywhere if name in node.partitions]
     cpus, memory = max((n.cpus for n in own), default=0), max((n.memory for n in own), default=0)
-    most_cpus, most_memory = whole(record.get("MaxCPUsPerNode", "")), whole(record.get("MaxMemPerNode", ""))
+    most_cpus, most_memory = integer_of(record.get("MaxCPUsPerNode", "")), integer_of(record.get("MaxMemPerNode", ""))
     return Partition(
         name=name,
         default=record.get("Default") == "YES",
         state=record["State"],
         nodes=int(record["TotalNodes"]),
-        max_nodes=whole(record.get("MaxNodes", "")),
+        max_nodes=integer_of(record.get("MaxNodes", "")),
         gpus=max((n.gpus for n in own), default=0),
         cpus=cpus if most_cpus is None else min(cpus, most_cpus),
         memory=memory if not most_memory else min(memory, most_memory * 2**20),
         time_s=seconds(record.get("MaxTime", "")),
         default_time_s=seconds(record.get("DefaultTime", "")),
         preempt_mode=record.get("PreemptMode", "OFF"),
-        grace_s=whole(record.get("GraceTime", "")) or 0,
-        priority_tier=whole(record.get("PriorityTier", "")) or 0,
+        grace_s=integer_of(record.get("GraceTime", "")) or 0,
+        priority_tier=integer_of(record.get("PriorityTier", "")) or 0,
         accounts=_unless_all(record.get("AllowAccounts", "")),
         qos=_unless_all(record.get("AllowQos", "")),
     )
@@ -186,10 +186,10 @@ def _partitions(everywhere: Sequence[Node]) -> dict[str, Partition]:
 
 
 def partitions() -> dict[str, Partition]:
-    """All partitions, hidden ones too, by name.
+    """All partitions, including hidden ones, by name.
 
     Raises:
-        SlurmError: where the controller does not answer, here and in all that follows.
+        SlurmError: if the controller does not answer, here and in the queries below.
     """
     return _partitions(nodes())
 
@@ -199,12 +199,12 @@ def _has_accounting(settings: dict[str, str]) -> bool:
 
 
 def accounting() -> bool:
-    """Whether a slurmdbd keeps accounts, so that sacct and sacctmgr answer."""
+    """Whether SLURM has accounting, so that sacct and sacctmgr answer."""
     return _has_accounting(_settings())
 
 
 def this_user() -> str:
-    """The user whose jobs these would be, by name; by number where it has none."""
+    """The name of the submitting user; the number if it has none."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -212,7 +212,7 @@ def this_user() -> str:
 
 
 def associations(user: str) -> tuple[Association, ...]:
-    """What a user may charge; empty where there is no accounting, or it does not say."""
+    """What a user may charge; empty without accounting, or if unknown."""
     question = ["show", "assoc", f"user={user}", "format=account,qos,partition"]
     try:
         printed = answer("sacctmgr", "--noheader", "--parsable2", *question)
@@ -223,7 +223,7 @@ def associations(user: str) -> tuple[Association, ...]:
 
 
 def read_cluster(user: str | None = None) -> Cluster:
-    """The whole cluster, as a user (this one) may use it; three questions, and one more where there is accounting."""
+    """The cluster as a user (by default this one) may use it; three queries, and one more with accounting."""
     settings = _settings()
     everywhere = nodes()
     return Cluster(

@@ -1,12 +1,12 @@
-"""Which files are the code that a job runs, when it is submitted from here; `slurm/snapshot.py` copies them.
+"""The files of the code that a job runs; `slurm/snapshot.py` copies them.
 
-All that the package needs, and no more: the rooms, `src/` (with its symbolic links to the rooms), `pyproject.toml`,
-`LICENSE`, `README.md`; the recipes and cluster files are in the room `configs/`. Tests, documentation and benchmarks stay
-behind. From a git checkout come the tracked files as they are in the working tree now, and untracked `*.py` in the rooms
-and in `src/`, since the code that runs may import them (those too that only the user's own git settings ignore: many of
-them ignore `dist/` and `data/`). From anything else (a wheel, a source archive, a checkout that git refuses to read,
-another snapshot) come the package's Python, YAML and shell files. Besides, the user's own classes (`./file.py:Class`), each
-file alone. Nothing leads out of the code, and no data and no secrets are in it.
+Only what the package needs: the rooms, `src/` (with its symbolic links to the rooms), `pyproject.toml`,
+`LICENSE`, `README.md`; the recipes and cluster files are in the room `configs/`. Tests, documentation and benchmarks are
+not copied. Of a git checkout these are the tracked files in the state of the working tree, and untracked `*.py` in the rooms
+and in `src/`, since the code may import them (also those that only the user's own git settings ignore: many of them ignore
+`dist/` and `data/`). Of anything else (a wheel, a source archive, a checkout that git refuses to read, another snapshot)
+these are the package's Python, YAML and shell files. The files of the user's own classes (`./file.py:Class`) are added.
+No link leads out of the code, and it holds neither data nor secrets.
 """
 
 import fnmatch
@@ -40,19 +40,19 @@ _FIND_ANOTHER_REPOSITORY = (
 
 @dataclass
 class CodeFiles:
-    """What belongs into a snapshot; places are relative to it."""
+    """The content of a snapshot; places are relative to it."""
 
-    files: dict[str, Path] = field(default_factory=dict)  # place: where it is copied from
-    links: dict[str, str] = field(default_factory=dict)  # place: the place that it leads to
+    files: dict[str, Path] = field(default_factory=dict)  # place: its source
+    links: dict[str, str] = field(default_factory=dict)  # place: its target
     left_out: list[tuple[str, str]] = field(default_factory=list)
     commit: str | None = None
     changes: list[str] = field(default_factory=list)  # names of the files that differ from the commit
     untracked: list[str] = field(default_factory=list)
 
     def add(self, place: str, source: Path, root: Path | None) -> bool:
-        """Takes up a file, or says why not; a symbolic link too, which must stay in `root`: without one, links are followed."""
+        """Adds a file or a symbolic link, or records why not. Links must stay in `root`; without a root they are followed."""
         if is_secret(place):
-            return self.leave_out(place, "its name is one that holds secrets")
+            return self.leave_out(place, "files of this name usually hold secrets")
         status = source.stat(follow_symlinks=root is None)
         if stat.S_ISLNK(status.st_mode):
             target = os.path.relpath(os.path.realpath(source), root)
@@ -60,7 +60,7 @@ class CodeFiles:
                 return self.leave_out(place, "a symbolic link out of the checkout")
             self.links[place] = target
         elif not stat.S_ISREG(status.st_mode):
-            return self.leave_out(place, "not a file (a repository of its own, perhaps)")
+            return self.leave_out(place, "not a file (possibly a separate repository)")
         elif status.st_size > LARGEST_FILE:
             return self.leave_out(place, f"{status.st_size / 2**20:.0f} MB, and code has at most {LARGEST_FILE >> 20}")
         else:
@@ -73,7 +73,7 @@ class CodeFiles:
 
 
 def is_secret(place: str) -> bool:
-    """Whether a file's name, or that of a folder that it lies in, is one that usually holds secrets."""
+    """Whether files of this name, or in a folder of this name, usually hold secrets."""
     patterns = _SECRET if place.endswith(".py") else _SECRET + _SECRET_UNLESS_PYTHON
     return any(fnmatch.fnmatchcase(part.lower(), pattern) for part in PurePosixPath(place).parts for pattern in patterns)
 
@@ -85,9 +85,9 @@ def contents_of(root: Path) -> CodeFiles:
     except _GitFails as error:
         contents = _package(root)
         if (root / ".git").exists():
-            contents.leave_out(".git", f"git does not read this checkout, so its commit is not known: {error}")
+            contents.leave_out(".git", f"git cannot read this checkout, so its commit is unknown: {error}")
         return contents
-    # An unpacked source archive, or a snapshot, may lie in somebody's repository: then git answers, but does not know it.
+    # An unpacked source archive, or a snapshot, may be inside another repository: then git answers, but does not track it.
     return _checkout(root, tracked) if "src/phalanx/__init__.py" in tracked else _package(root)
 
 
@@ -95,10 +95,10 @@ def _checkout(root: Path, tracked: list[str]) -> CodeFiles:
     contents = CodeFiles()
     rooms = {link.name for link in (root / "src/phalanx").iterdir() if link.is_symlink()}
     needed = rooms | {"src"}
-    for place in dict.fromkeys(tracked):  # a file in conflict is listed once a side
+    for place in dict.fromkeys(tracked):  # a file in conflict is listed once per side
         if (place in _TOP_FILES or PurePosixPath(place).parts[0] in needed) and os.path.lexists(root / place):
             contents.add(place, root / place, root)
-    # The checkout's own .gitignore counts, the user's and .git/info/exclude do not.
+    # Only the checkout's .gitignore counts, not the user's and .git/info/exclude.
     for place in _git(root, "ls-files", "-z", "--others", "--exclude-per-directory=.gitignore", "--", *sorted(needed)):
         imported = place.endswith((".py", "/")) or (root / place).is_symlink()
         if imported and contents.add(place.rstrip("/"), root / place.rstrip("/"), root):
@@ -113,11 +113,11 @@ def _checkout(root: Path, tracked: list[str]) -> CodeFiles:
 
 
 def _package(root: Path) -> CodeFiles:
-    """The files of a package that is no checkout; `root` is the package, or holds it as src/phalanx."""
+    """The files of a package that is not a checkout; `root` is the package, or has it in src/phalanx."""
     package = root / "src/phalanx" if (root / "src/phalanx").is_dir() else root
     contents = CodeFiles()
     for entry in sorted(package.iterdir()):
-        # The rooms are symbolic links in a source archive and in a snapshot; so is each file where some installers put it.
+        # The rooms are symbolic links in a source archive and in a snapshot; so is each file with some installers.
         for file in _walk(entry):
             if file.is_file() and any(fnmatch.fnmatchcase(file.name, pattern) for pattern in _PACKAGED):
                 contents.add(f"src/phalanx/{file.relative_to(package).as_posix()}", file, None)
@@ -142,11 +142,11 @@ def own_files(config: RunConfig) -> dict[str, Path]:
 
 
 class _GitFails(Exception):
-    """There is no git, or no repository that it reads here."""
+    """There is no git, or no repository that it can read."""
 
 
 def _git(root: Path, *arguments: str) -> list[str]:
-    """What git prints in a folder, split at NUL."""
+    """The output of git in a folder, split at NUL."""
     environment = {k: v for k, v in os.environ.items() if k not in _FIND_ANOTHER_REPOSITORY}
     command = ["git", "--no-optional-locks", *arguments]
     try:

@@ -1,9 +1,9 @@
-"""The last line of a batch script: the ranks have ended; what becomes of the job?
+"""The last line of a batch script: decides, after the ranks have ended, whether the job is requeued.
 
     python -m phalanx.slurm.ending RUN CODE
 
-CODE is what srun returned. Writes what it decides into events.jsonl, requeues the job where that is worth it, and ends with
-the exit code of the job.
+CODE is srun's exit code. Writes the decision to events.jsonl, requeues the job if that may help, and exits with the job's
+exit code.
 """
 
 import os
@@ -20,7 +20,7 @@ from phalanx.dist.storage.run_directory import Events, RunDirectory
 from phalanx.slurm import ask, failures, jobs
 from phalanx.slurm.verdict import Ending, Verdict, judge
 
-_HUNG = "Hung"  # the type of the reports that dist/health/watchdog.py leaves
+_HUNG = "Hung"  # the type of the reports of dist/health/watchdog.py
 
 
 def main() -> int:
@@ -35,14 +35,15 @@ def main() -> int:
             ask.requeue(job)
         except ask.SlurmError as error:
             print(
-                f"phalanx: job {job} could not be requeued: {error}. `phalanx resume {run.path} --submit` goes on.", flush=True
+                f"phalanx: job {job} could not be requeued: {error}. `phalanx resume {run.path} --submit` resumes it.",
+                flush=True,
             )
             return int(ExitCode.FAILED)
     return int(verdict.code)
 
 
 def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
-    """How the ranks ended, from what they, srun and SLURM say."""
+    """How the ranks ended, from their reports, srun's output and SLURM."""
     said = rank_status.exit_codes(Path(os.environ[rank_status.VARIABLE]))
     last = jobs.newest_submission(run)
     reported = failures.reports(run, attempt())
@@ -70,7 +71,7 @@ def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
 
 
 def _requeued(run: RunDirectory, job: str) -> tuple[int, int]:
-    """The step of the last requeue, and how many in a row made no progress; whoever submits again gives another chance."""
+    """The step of the last requeue, and how many consecutive ones made no progress; a new submission resets them."""
     try:
         stored = read_json_object(_file(run))
     except (OSError, ValueError):
@@ -86,7 +87,7 @@ def _file(run: RunDirectory) -> Path:
 
 
 def _note(run: RunDirectory, step: int, job: str, verdict: Verdict) -> None:
-    """Says and records what was decided."""
+    """Prints and records the decision."""
     names = {"requeue": "requeue", "leave": "ended", "fail": "failure"}
     if verdict.action in names:
         events = Events(run)

@@ -1,4 +1,4 @@
-"""The first failure of an attempt: many ranks fail when one does, and only the first one tells why."""
+"""The first failure of an attempt: many ranks fail when one does, and only the first one has the reason."""
 
 import math
 import re
@@ -19,10 +19,10 @@ _MEMORY = re.compile(r"(?i)out[ -]of[ -]memory|oom[-_ ]kill|exceeded (job |step 
 
 @dataclass(frozen=True)
 class Report:
-    """What a rank left in errors/rank-N.json.
+    """A rank's report in errors/rank-N.json.
 
     Attributes:
-        echo: whether it is only that the other ranks were gone, or were never reached.
+        echo: whether it only reports that other ranks were gone, or not reached.
     """
 
     rank: int
@@ -36,21 +36,21 @@ class Report:
 
     @property
     def apart(self) -> bool:
-        """Whether it names the nodes that do not reach each other: then it is the reason, though another try is worth it."""
+        """Whether it names nodes that do not reach each other: then it is the reason, though a retry may help."""
         return self.kind == RanksApart.__name__
 
 
 def reports(run: RunDirectory, attempt: str | None = None) -> list[Report]:
-    """The failures of an attempt, the newest if not given, in the order of time.
+    """The failures of an attempt, by default the newest, in the order of time.
 
-    Those that echo others come last, and first among them those that name nodes which do not reach each other.
+    Those that follow from others come last, first among them those that name nodes which do not reach each other.
     """
     found = []
     for path in sorted(run.errors.glob("rank-*.json")):
         try:
             found.append(_report(read_json_object(path)))
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # the disk was full as it was written, perhaps; the others count
+            continue  # possibly written on a full disk; the others count
     if attempt is None and found:
         attempt = max(found, key=lambda report: report.time).attempt
     return sorted((r for r in found if r.attempt == attempt), key=lambda report: (report.echo, not report.apart, report.time))
@@ -74,23 +74,23 @@ def _report(stored: dict[str, Any]) -> Report:
 
 
 def batch_log(run: RunDirectory, job: str) -> Path:
-    """What the batch script and srun said."""
+    """The log of the batch script and srun."""
     return run.slurm / f"{job}_0_log.out"
 
 
 def last_attempt(log: Path) -> Sequence[str]:
-    """The lines of the newest attempt in a batch script's log, which goes on through requeues."""
+    """The lines of the newest attempt in a batch script's log, which continues through requeues."""
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     starts = [number for number, line in enumerate(lines) if line.startswith(ATTEMPT)]
     return lines[starts[-1] :] if starts else lines
 
 
 def ended_by_srun(lines: Sequence[str]) -> str | None:
-    """How srun saw the first task end, such as `node0: task 1: Killed`."""
+    """srun's message on the first task that ended, such as `node0: task 1: Killed`."""
     match = next((m for line in lines if (m := _ENDED.search(line))), None)
     return match and f"{match['node']}: task {match['tasks']}: {match['how']}"
 
 
 def out_of_memory(lines: Sequence[str]) -> str | None:
-    """What SLURM says where memory was the cause."""
+    """SLURM's message if memory was the cause."""
     return next((line for line in lines if _MEMORY.search(line)), None)

@@ -1,4 +1,4 @@
-"""How the checks say what they found."""
+"""The checks' findings."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Findings:
-    """What stands in the way of a job, and what does not but should be known; a sentence or two each."""
+    """Problems that prevent a job, and warnings; a sentence or two each."""
 
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -25,7 +25,7 @@ def listed(names: Iterable[str], most: int = 12) -> str:
 
 
 def as_time(seconds: int) -> str:
-    """As SLURM writes it: 1-12:30:00."""
+    """A time in SLURM's form: 1-12:30:00."""
     days, rest = divmod(seconds, 86400)
     clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
     return f"{days}-{clock}" if days else clock

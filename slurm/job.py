@@ -1,4 +1,4 @@
-"""What submitit runs as every task of a job: it becomes a rank."""
+"""The object that submitit runs as every task of a job: it becomes a rank."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from phalanx.dist.processes.stop import SIGNALS
 
 @dataclass(frozen=True)
 class Rank:
-    """Pickled by submitit, so it holds no more than the path of a file.
+    """Pickled by submitit, so it holds only the path of a file.
 
     Attributes:
         config: the resolved configuration.
@@ -21,13 +21,13 @@ class Rank:
 
     def __call__(self) -> NoReturn:
         """Becomes the rank, so that its exit code and its signals are the task's own, without submitit in between."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # submitit's handlers go; the rank's own come with its first line
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # replaces submitit's handlers; the rank installs its own at once
         os.execv(sys.executable, [sys.executable, "-u", "-m", "phalanx.launch.train", "--stored", self.config])
 
 
 @dataclass(frozen=True)
 class LocalRun:
-    """The same on this machine, by submitit's local executor: one task, which starts the ranks.
+    """A run on this machine by submitit's local executor: one task, which starts the ranks.
 
     Attributes:
         config: the resolved configuration.

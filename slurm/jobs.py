@@ -1,4 +1,4 @@
-"""The jobs of a run: `slurm/jobs.jsonl`, a line a submission."""
+"""The jobs of a run: `slurm/jobs.jsonl`, one line per submission."""
 
 import os
 import re
@@ -20,14 +20,14 @@ _JOB = re.compile(r"[0-9]{1,18}(_[0-9]{1,18})?")
 
 @dataclass(frozen=True)
 class Submission:
-    """A job that was submitted.
+    """A submitted job.
 
     Attributes:
-        job: SLURM's number of it; the process id of a local one.
+        job: SLURM's job id; the process id of a local one.
         where: `slurm` or `local`.
         time: seconds since 1970.
         config: the file of its configuration in the run directory.
-        nodes, ranks: what it asked for.
+        nodes, ranks: the requested numbers.
     """
 
     job: str
@@ -50,18 +50,18 @@ def submissions(run: RunDirectory) -> list[Submission]:
 
 
 def _is_a_job(job: str, where: str) -> bool:
-    """Whether that is what `record` writes: the number of a process here is a whole number above zero."""
+    """Whether a job id is valid: a local process id is a positive integer."""
     return (where == "slurm" and bool(_JOB.fullmatch(job))) or (where == "local" and job.isdecimal() and 0 < int(job) < 2**31)
 
 
 def newest_submission(run: RunDirectory) -> Submission | None:
-    """The job that was submitted last."""
+    """The newest submission."""
     there = submissions(run)
     return there[-1] if there else None
 
 
 def write_config(run: RunDirectory, config: RunConfig) -> Path:
-    """The configuration of the next job, in a file of its own: the one that a job runs by never changes under it."""
+    """Writes the configuration of the next job to a new file, so that a job's configuration never changes."""
     path = run.slurm / f"config-{len(submissions(run)) + 1}.yaml"
     resolved = config.model_copy(update={"runs": str(run.path.absolute().parent), "name": run.path.name})
     write_atomically(path, to_yaml(resolved))
@@ -69,7 +69,7 @@ def write_config(run: RunDirectory, config: RunConfig) -> Path:
 
 
 def record(run: RunDirectory, job: str, where: str, path: Path, config: RunConfig) -> Submission:
-    """Notes a job that was submitted."""
+    """Records a submitted job."""
     slurm = config.slurm
     submission = Submission(job, where, time.time(), path.name, slurm.nodes, slurm.ranks)
     lines = JsonLines(_file(run))
@@ -86,11 +86,11 @@ def end_local(submission: Submission) -> None:
     """Asks a job on this machine to save and end.
 
     Raises:
-        UserError: where it may not be asked.
+        UserError: without permission.
     """
     try:
         os.kill(int(submission.job), signal.SIGTERM)
     except ProcessLookupError:
-        return  # it has ended just now
+        return  # it has just ended
     except OSError as error:
         raise UserError(f"process {submission.job} cannot be ended: {error.strerror}. Ask its owner.") from None

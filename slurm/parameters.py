@@ -1,4 +1,4 @@
-"""From a configuration to what submitit puts into the batch script: pure functions, nothing is asked or written."""
+"""From a configuration to what submitit puts into the batch script: pure functions."""
 
 import math
 import shlex
@@ -16,10 +16,10 @@ ATTEMPT = "phalanx: attempt"  # begins the line of the batch script's log that o
 
 
 def batch_parameters(config: RunConfig, run: RunDirectory, environment: Mapping[str, str]) -> dict[str, Any]:
-    """What `submitit.SlurmExecutor.update_parameters` takes.
+    """The parameters for `submitit.SlurmExecutor.update_parameters`.
 
     Args:
-        environment: variables of the ranks, such as where the code's snapshot is imported from.
+        environment: variables of the ranks, such as the path of the code's snapshot.
     """
     slurm = config.slurm
     cpus = cpus_per_task(config)
@@ -29,7 +29,7 @@ def batch_parameters(config: RunConfig, run: RunDirectory, environment: Mapping[
     if slurm.reservation is not None:
         further["reservation"] = slurm.reservation
     further |= {name: value if value not in ("", "true") else True for name, value in slurm.extra.items()}
-    # One rank that dies would leave the others waiting for their timeout. Since SLURM 22.05 srun forgets the job's cores.
+    # Otherwise a dead rank leaves the others waiting for their timeout. Since SLURM 22.05 srun ignores the job's cores.
     srun = ["--kill-on-bad-exit=1", "--open-mode=append", f"--output={_literal(run.logs)}/rank-%t.log"]
     srun += [f"--cpus-per-task={cpus}"] if cpus else []
     return {
@@ -55,7 +55,7 @@ def batch_parameters(config: RunConfig, run: RunDirectory, environment: Mapping[
 
 
 def cpus_per_task(config: RunConfig) -> int | None:
-    """CPU cores of a rank; None leaves it to SLURM."""
+    """CPU cores per rank; None leaves it to SLURM."""
     slurm = config.slurm
     if slurm.cpus_per_gpu is None:
         return None
@@ -65,8 +65,8 @@ def cpus_per_task(config: RunConfig) -> int | None:
 def python() -> str:
     """The command that starts Python as a task.
 
-    Until a rank answers signals they would kill it, or be lost. So they wait from the first instant: a mask, unlike a
-    handler, stays through `exec`, and the rank lifts it once its handlers are there.
+    Until a rank handles signals they would kill it, or be lost. So they are blocked from the start: a mask, unlike a
+    handler, survives `exec`, and the rank lifts it once its handlers are installed.
     """
     numbers = ",".join(str(int(number)) for number in SIGNALS)
     masked = f"import os,signal,sys;signal.pthread_sigmask(signal.SIG_BLOCK,({numbers},));os.execv(sys.argv[1],sys.argv[1:])"
@@ -77,7 +77,7 @@ def _setup(config: RunConfig, run: RunDirectory, environment: Mapping[str, str])
     folder = shlex.quote(str(run.slurm.absolute()))
     exported = {"PYTHONSAFEPATH": "1", **environment}
     return [
-        # The ranks save and end; then the last line decides what becomes of the job. Until then the script must live.
+        # The ranks save and end; then the last line decides about a requeue. Until then the script must live.
         "trap : " + " ".join(number.name.removeprefix("SIG") for number in SIGNALS),
         f'echo "{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date --iso-8601=seconds)"',
         *config.slurm.setup,

@@ -1,7 +1,7 @@
 """The code that a job runs, copied into its run directory when it is submitted: later edits change nothing in the job.
 
 `RUN/code/` holds the files that `slurm/code_files.py` names, and `RUN/code/own/` the user's own (`./file.py:Class`).
-`RUN/code/commit.json` says what code it is. A snapshot is written aside and renamed: it is there whole, or not at all.
+`RUN/code/commit.json` identifies the code. A snapshot is written aside and renamed: it is complete or absent.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from phalanx.dist.storage.durable_files import fsync_directory, read_json_object
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm.code_files import CodeFiles, contents_of, own_files
 
-_STALE_S = 3600.0  # a snapshot takes seconds: what is left of one after so long belongs to a process that was killed
+_STALE_S = 3600.0  # a snapshot takes seconds: an older unfinished one belongs to a killed process
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Snapshot:
 
     Attributes:
         path: the folder, absolute.
-        commit: id of the commit that was checked out; None where there is none.
+        commit: id of the checked out commit; None without one.
         changed: whether the checkout differed from that commit.
-        files, bytes: how much was copied, without commit.json.
-        left_out: files that were not copied though they belong to the code, each with the reason.
-        untracked: files that were copied though git does not track them.
+        files, bytes: copied, without commit.json.
+        left_out: files of the code that were not copied, with the reasons.
+        untracked: copied files that git does not track.
     """
 
     path: Path
@@ -51,32 +51,32 @@ class Snapshot:
         return _python_path(self.path)
 
     def environment(self) -> dict[str, str]:
-        """The variables by which a process runs this code."""
+        """The variables with which a process runs this code."""
         return _environment(self.path)
 
     @staticmethod
     def environment_of(run: RunDirectory) -> dict[str, str]:
-        """The same of a run that may have no snapshot yet."""
+        """The variables for a run that may have no snapshot yet."""
         return _environment(_place(run))
 
 
 def snapshot(run: RunDirectory, config: RunConfig, again: bool = False) -> Snapshot:
-    """Copies the code that runs now, and the user's own, to `RUN/code`.
+    """Copies the running code, and the user's own, to `RUN/code`.
 
-    A snapshot that is there is kept and returned: a run goes on with the code that it began with.
+    An existing snapshot is kept and returned: a run resumes with the code that it started with.
 
     Args:
-        again: take a new one all the same; the old one becomes `RUN/code-N`. No job of the run may be under way: it
-            would import one half from the old code, the other from the new.
+        again: take a new one nevertheless; the old one becomes `RUN/code-N`. No job of the run may be running: it would
+            import from both.
 
     Raises:
-        UserError: where the user's own code is missing or no Python, or something cannot be read or written.
+        UserError: if the user's own code is missing or not Python, or a file cannot be read or written.
     """
     return snapshot_of(Path(__file__).resolve().parent.parent, run, config, again)
 
 
 def snapshot_of(root: Path, run: RunDirectory, config: RunConfig, again: bool = False) -> Snapshot:
-    """As `snapshot`, of the checkout or the installed package at `root`."""
+    """As `snapshot`, from the checkout or the installed package at `root`."""
     code = _place(run)
     if code.exists() and not again:
         return _read(code)
@@ -94,21 +94,21 @@ def snapshot_of(root: Path, run: RunDirectory, config: RunConfig, again: bool = 
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise UserError(
-            f"{error.filename or code}: {error.strerror}, while the code was copied to {code}. Nothing is left of the copy. "
+            f"{error.filename or code}: {error.strerror}, while the code was copied to {code}. The copy was removed. "
             "Remedy this, or set runs=FOLDER to another folder."
         ) from None
     return _read(code)
 
 
 def _place(run: RunDirectory) -> Path:
-    """Where a run's snapshot lies, absolute; not resolved, as compute nodes may mount it from another place.
+    """A run's snapshot, absolute; not resolved, as compute nodes may mount it elsewhere.
 
     Raises:
-        UserError: where Python could not import from there.
+        UserError: if Python cannot import from there.
     """
     code = Path(os.path.abspath(run.code))
     if os.pathsep in str(code):
-        raise UserError(f"{code}: Python imports nothing from a path with {os.pathsep!r} in it. Set runs=FOLDER to another.")
+        raise UserError(f"{code}: Python cannot import from a path with {os.pathsep!r} in it. Set runs=FOLDER to another.")
     return code
 
 
@@ -130,7 +130,7 @@ def _fill(aside: Path, contents: CodeFiles) -> None:
         total += _copy(source, aside / place)
     for place, target in contents.links.items():
         if not (aside / target).exists():
-            contents.leave_out(place, f"a symbolic link to {target}, which does not belong to the code")
+            contents.leave_out(place, f"a symbolic link to {target}, which is outside of the code")
             continue
         (aside / place).parent.mkdir(parents=True, exist_ok=True)
         os.symlink(os.path.relpath(target, os.path.dirname(place)), aside / place)
@@ -164,7 +164,7 @@ def _copy(source: Path, target: Path) -> int:
 
 
 def _put(aside: Path, code: Path, again: bool) -> None:
-    """Renames a finished snapshot to its place; where one is there already, that one stays or is renamed."""
+    """Renames a finished snapshot to its place; an existing one stays, or is renamed."""
     while True:
         try:
             os.rename(aside, code)
@@ -193,10 +193,10 @@ def _remove_stale(folder: Path) -> None:
 
 
 def _read(code: Path) -> Snapshot:
-    """The snapshot that is there.
+    """The existing snapshot.
 
     Raises:
-        UserError: where the folder is no snapshot.
+        UserError: if the folder is not a snapshot.
     """
     try:
         said = read_json_object(code / "commit.json")
@@ -210,4 +210,4 @@ def _read(code: Path) -> Snapshot:
             untracked=tuple(said["untracked"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{code}: this is no snapshot of the code (commit.json is missing or broken). Move it away.") from None
+        raise UserError(f"{code}: this is not a snapshot of the code (no valid commit.json). Move it away.") from None

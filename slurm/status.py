@@ -1,4 +1,4 @@
-"""Where a run stands: what SLURM says of its job, and what the run directory says of the training."""
+"""The status of a run: its job from SLURM, its training from the run directory."""
 
 import math
 import time
@@ -13,7 +13,7 @@ from phalanx.dist.storage.run_directory import RunDirectory, read_events
 from phalanx.slurm import ask, jobs
 from phalanx.slurm.submit import state_of
 
-# What a run that no job trains is, by the last thing that happened to it.
+# The state of a run without a job, by its last event.
 _STATES = {"done": "COMPLETED", "failure": "FAILED", "preempt": "STOPPED", "hang": "FAILED"}
 
 
@@ -22,15 +22,15 @@ class Status:
     """A run and its job.
 
     Attributes:
-        state: of a job, in SLURM's word; of a run that no job trains RUNNING, KILLED, STOPPED, FAILED or COMPLETED. UNKNOWN
-            where nobody can say.
-        job: number of the newest job; None where there never was one.
+        state: of a job, SLURM's; of a run without a job RUNNING, KILLED, STOPPED, FAILED or COMPLETED. UNKNOWN if neither is
+            known.
+        job: id of the newest job; None without one.
         reason: why it waits, or ended so.
-        nodes: that it runs on.
-        restarts: how often the job was requeued.
-        step: the last one that was logged; `steps` of how many, as far as known.
+        nodes: on which it runs.
+        restarts: number of the job's requeues.
+        step: the last logged one; `steps`: of how many, if known.
         checkpoint: step of the newest checkpoint; 0 for none.
-        metrics: the last line of metrics.jsonl; "nan" and "inf" are words.
+        metrics: the last line of metrics.jsonl; "nan" and "inf" are strings.
         elapsed_s: seconds since the job's start, while it runs.
     """
 
@@ -50,7 +50,7 @@ class Status:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For people."""
+        """The lines for a person."""
         where = f" on {', '.join(self.nodes)}" if self.nodes else ""
         job = "no job" if self.job is None else f"job {self.job}{where}, {_times(self.restarts)}"
         of = f" of {self.steps}" if self.steps else ""
@@ -74,7 +74,7 @@ def status(run: RunDirectory) -> Status:
     """Where a run stands.
 
     Raises:
-        UserError: where there is none.
+        UserError: if there is no run.
     """
     config = run.read_config()
     last, job = jobs.newest_submission(run), None
@@ -104,13 +104,13 @@ def status(run: RunDirectory) -> Status:
 
 
 def _figures(line: dict[str, Any]) -> dict[str, float | str]:
-    """What a line of metrics.jsonl says of the training; JSON has no word for what is not finite."""
+    """The figures of a line of metrics.jsonl; JSON has no values that are not finite."""
     known = {name: number(value) for name, value in line.items() if name not in ("step", "time")}
     return {name: value if math.isfinite(value) else str(value) for name, value in known.items() if value is not None}
 
 
 def _here(run: RunDirectory, last: jobs.Submission | None) -> tuple[str, str | None]:
-    """A run that no job trains: by its trainer's claim and its signs of life, then by what happened last."""
+    """The state of a run without a job: by its trainer's claim and heartbeat, then by its last event."""
     if last is not None and last.where == "local" and (state := state_of(last)):
         return state, None
     owner = _owner(run)
@@ -135,7 +135,7 @@ def cancel(run: RunDirectory) -> jobs.Submission:
     """Ends a run's job: its ranks save, and it is not requeued.
 
     Raises:
-        UserError: where there is no job to end.
+        UserError: if there is no job to end.
     """
     run.read_config()
     last = jobs.newest_submission(run)

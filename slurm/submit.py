@@ -1,4 +1,4 @@
-"""Submitting a run: its directory, a snapshot of the code, and a job by submitit. Nothing is queued before all is checked."""
+"""Submitting a run: its directory, a snapshot of the code, and a job by submitit. All is checked before anything is queued."""
 
 import os
 import shlex
@@ -20,14 +20,14 @@ from phalanx.slurm.parameters import batch_parameters, python
 from phalanx.slurm.snapshot import Snapshot, snapshot
 
 Say = Callable[[str], None]
-_LOCAL_MINUTES = 60 * 24 * 365  # submitit's local executor ends a job after its time, where none is given too
+_LOCAL_MINUTES = 60 * 24 * 365  # submitit's local executor needs a time limit
 
 
 def refuse_under_way(run: RunDirectory) -> None:
-    """Two jobs that train one run would spoil it.
+    """Refuses a second job for a run.
 
     Raises:
-        UserError: naming the job that is still there.
+        UserError: naming the job that has not ended.
     """
     last = jobs.newest_submission(run)
     if last is not None and (state := state_of(last)) is not None:
@@ -41,24 +41,22 @@ def refuse_under_way(run: RunDirectory) -> None:
 
 
 def state_of(submission: Submission) -> str | None:
-    """The state of a job that has not ended, in SLURM's word; None once it has.
+    """SLURM's state of a job that has not ended; None once it has.
 
     Raises:
-        UserError: where SLURM does not answer.
+        UserError: if SLURM does not answer.
     """
     if submission.where == "local":
         return "RUNNING" if _is_running_here(submission) else None
     try:
         found = ask.job(submission.job)
     except ask.SlurmError as error:
-        raise UserError(
-            f"job {submission.job}: what became of it is not known: {error}. Try again where SLURM answers."
-        ) from None
+        raise UserError(f"job {submission.job}: its state is unknown: {error}. Try again where SLURM answers.") from None
     return found.state if found is not None and not found.over else None
 
 
 def _is_running_here(submission: Submission) -> bool:
-    """Whether the process is there, and is submitit's: its number may have passed to another."""
+    """Whether the process exists, and is submitit's: its id may have been reused."""
     try:
         return b"submitit" in Path(f"/proc/{submission.job}/cmdline").read_bytes()
     except OSError:
@@ -66,7 +64,7 @@ def _is_running_here(submission: Submission) -> bool:
 
 
 def batch_script(config: RunConfig, run: RunDirectory) -> str:
-    """What sbatch would get; nothing is asked or written."""
+    """The script for sbatch; nothing is queried or written."""
     from submitit.slurm.slurm import _make_sbatch_string
 
     environment = Snapshot.environment_of(run)
@@ -79,10 +77,10 @@ def submit(config: RunConfig, run: RunDirectory, say: Say) -> Submission:
     """Queues a run on SLURM.
 
     Args:
-        say: is told what a user should know and may not expect.
+        say: prints warnings.
 
     Raises:
-        UserError: where sbatch refuses it.
+        UserError: if sbatch refuses it.
     """
     import submitit
     from submitit.core.utils import FailedJobError
@@ -95,9 +93,7 @@ def submit(config: RunConfig, run: RunDirectory, say: Say) -> Submission:
             job = executor.submit(Rank(str(path.absolute())))
     except FailedJobError as error:
         said = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in str(error).splitlines() if line.strip()]
-        raise UserError(
-            f"sbatch refused the job: {' '.join(said)}. Change the key of the section slurm that it names."
-        ) from None
+        raise UserError(f"sbatch refused the job: {' '.join(said)}. Change the key of section slurm that it names.") from None
     return jobs.record(run, job.job_id, "slurm", path, config)
 
 
@@ -115,17 +111,17 @@ def submit_here(config: RunConfig, run: RunDirectory, say: Say) -> Submission:
         signal_delay_s=config.slurm.signal_before_s,
         stderr_to_stdout=True,
     )
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it goes on when the terminal is closed
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # it continues when the terminal is closed
     with _without_job(PYTHONSAFEPATH="1", **code.environment()):
         job = executor.submit(LocalRun(str(path.absolute()), config.slurm.ranks))
     return jobs.record(run, job.job_id, "local", path, config)
 
 
 def _prepare(config: RunConfig, run: RunDirectory, say: Say) -> tuple[Path, Snapshot]:
-    """The run directory with all that a job needs: its identity (and so its W&B run), its configuration, its code."""
+    """Prepares the run directory for a job: its identity (and so its W&B run), its configuration, its code."""
     if "%" in str(run.path.absolute()):
-        raise UserError(f"{run.path.absolute()}: SLURM takes `%` in a path for a placeholder. Set runs=FOLDER to one without.")
-    if not run.exists():  # else the job says and writes what changes, where there is something left to do
+        raise UserError(f"{run.path.absolute()}: SLURM reads `%` in a path as a placeholder. Set runs=FOLDER to one without.")
+    if not run.exists():  # else the job reports and writes changes, if there is something left to do
         run.create(config, choose_threads(config.dist))
     _make_private(run.slurm)
     run.logs.mkdir(exist_ok=True)
@@ -136,30 +132,30 @@ def _prepare(config: RunConfig, run: RunDirectory, say: Say) -> tuple[Path, Snap
 
 
 def _make_private(folder: Path) -> None:
-    """The folder in which submitit keeps its files, some of which it unpickles: nobody else may write there.
+    """Makes submitit's folder private, since submitit unpickles files from it.
 
     Raises:
-        UserError: where it is, or holds, something that others may have put there.
+        UserError: if it, or a file in it, may be from another user.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or not folder.is_dir():
-        raise UserError(f"{folder}: this is no folder. Remove it: what jobs run is kept there.")
+        raise UserError(f"{folder}: this is not a folder. Remove it: jobs run files from it.")
     descriptor, probe = create_aside(folder / "owner")
     try:
-        ours = os.fstat(descriptor).st_uid  # as the file system says it, which over NFS may not be this process's user
+        ours = os.fstat(descriptor).st_uid  # by the file system, which over NFS may not be this process's user
     finally:
         os.close(descriptor)
         probe.unlink()
     for path in (folder, *sorted(folder.iterdir())):
         if path.lstat().st_uid != ours:
-            raise UserError(f"{path}: this is another user's. Look at it and remove it: what jobs run is kept in {folder}.")
+            raise UserError(f"{path}: this is another user's. Check and remove it: jobs run files from {folder}.")
     if folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
 
 
 @contextmanager
 def _without_job(**more: str) -> Iterator[None]:
-    """Submitted out of a job or a step of srun, the new job must not take itself for a part of it."""
+    """Removes the variables of a surrounding job or srun step, so that the new job is not taken for a part of it."""
     before = dict(os.environ)
     for name in list(os.environ):
         if name.startswith(("SLURM_", "SBATCH_")) and name != "SLURM_CONF":

@@ -1,6 +1,6 @@
-"""What can be checked before a job is queued, by what SLURM says of itself.
+"""Checks before a job is queued, against SLURM's configuration.
 
-Whether so many ranks can share a step is `train.checks.check_world`'s to say, and whoever submits asks it too.
+`train.setup.checks.check_world` checks the number of ranks separately.
 """
 
 import shutil
@@ -21,8 +21,8 @@ from phalanx.slurm.file_system import FileSystem, place
 from phalanx.slurm.findings import Findings, as_time, listed, near
 
 ELSEWHERE = "Submit from a login node of the cluster, or add --local to run it here."
-_LONGEST_SIGNAL_S = 65535  # sbatch takes no more
-_SAVES = 2  # saves that must fit in before the time limit: one may be under way when the signal comes
+_LONGEST_SIGNAL_S = 65535  # sbatch's maximum
+_SAVES = 2  # saves that must fit in before the time limit: one may be in progress when the signal comes
 
 _OWN_OPTIONS = {
     "job-name": "it is the run's name; set name",
@@ -61,16 +61,16 @@ _SHORT |= {"c": "cpus-per-task", "t": "time", "A": "account", "q": "qos", "C": "
 
 
 def check(config: RunConfig, run: RunDirectory, last_save_s: float | None = None) -> list[str]:
-    """Whether SLURM can and may run the job as asked, and whether the run can be saved and found again.
+    """Checks that SLURM can and may run the job as requested, and that the run can save and be found.
 
     Args:
-        last_save_s: seconds that saving a checkpoint takes; if not given, the longest that the run's events know of.
+        last_save_s: seconds that saving a checkpoint takes; by default, the longest in the run's events.
 
     Returns:
         Warnings.
 
     Raises:
-        UserError: with all that is wrong, a line each.
+        UserError: with all problems, one per line.
     """
     if shutil.which("sbatch") is None:
         raise UserError(f"there is no SLURM on this machine (sbatch is not found). {ELSEWHERE}")
@@ -88,30 +88,30 @@ def check(config: RunConfig, run: RunDirectory, last_save_s: float | None = None
 
 
 def longest_save_s(run: RunDirectory) -> float | None:
-    """Seconds that the longest save of a run took; None where none is known."""
+    """Seconds of the longest save of a run; None if unknown."""
     saves = (number(event.get("seconds")) for event in read_events(run) if event["event"] == "save")
     return max((seconds for seconds in saves if seconds is not None), default=None)
 
 
 def is_a_folder_to_write(folder: Path) -> bool:
-    """Whether files can be made in a folder that may not be there yet."""
+    """Whether files can be made in a folder that may not exist yet."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return there.is_dir() and is_writable(there)
 
 
 def judge(config: RunConfig, cluster: Cluster, where: FileSystem, saving_s: float | None, host: str | None = None) -> Findings:
-    """All checks but of the disk itself: a function of what was asked.
+    """All checks except for writing to disk: a pure function.
 
     Args:
-        where: of the run directory.
-        saving_s: seconds that a save takes, where known.
-        host: this machine's name; asked for if not given.
+        where: the run directory's file system.
+        saving_s: seconds that a save takes, if known.
+        host: this machine's name; by default queried.
     """
     slurm, found = config.slurm, Findings()
     _check_ranks(config, found)
     _check_options(slurm, found)
     _check_accounts(slurm, cluster, found)
-    # Of several partitions, SLURM takes one where the job can run: judge the one that it fits best.
+    # Of several partitions, SLURM takes one where the job can run: check the best fit.
     by_partition: list[Findings] = []
     for partition in _partitions(slurm, cluster, found):
         there = Findings()
@@ -130,7 +130,7 @@ def judge(config: RunConfig, cluster: Cluster, where: FileSystem, saving_s: floa
     return found
 
 
-# --- what the recipe says of itself
+# --- the recipe
 
 
 def _check_ranks(config: RunConfig, found: Findings) -> None:
@@ -146,12 +146,12 @@ def _check_ranks(config: RunConfig, found: Findings) -> None:
         return
     if tasks > gpus:
         found.problems.append(
-            f"slurm.tasks_per_node={tasks} with slurm.gpus_per_node={gpus}: every rank needs a GPU of its own. "
+            f"slurm.tasks_per_node={tasks} with slurm.gpus_per_node={gpus}: every rank needs its own GPU. "
             f"Set slurm.tasks_per_node={gpus}, or leave it out."
         )
     elif tasks < gpus:
         found.warnings.append(
-            f"slurm.tasks_per_node={tasks} with slurm.gpus_per_node={gpus}: {gpus - tasks} GPUs a node stay unused. "
+            f"slurm.tasks_per_node={tasks} with slurm.gpus_per_node={gpus}: {gpus - tasks} GPUs per node stay unused. "
             "Leave slurm.tasks_per_node out to use them all."
         )
 
@@ -170,10 +170,10 @@ def _check_options(slurm: SlurmConfig, found: Findings) -> None:
 
 
 def _check_accounts(slurm: SlurmConfig, cluster: Cluster, found: Findings) -> None:
-    """Where SLURM tells nothing of the user, nothing can be said."""
+    """Checks accounts and QOS, if SLURM reports them."""
     accounts = {own.account for own in cluster.associations}
     qos = {name for own in cluster.associations if slurm.account in (None, own.account) for name in own.qos}
-    # SLURM can enforce limits and QOS only on associations, so these words imply that one.
+    # SLURM can enforce limits and QOS only on associations, so these imply that one.
     asked = [
         ("account", "accounts", slurm.account, accounts, {"associations", "limits", "qos", "safe", "all"}),
         ("qos", "QOS", slurm.qos, qos, {"qos", "all"}),
@@ -185,14 +185,14 @@ def _check_accounts(slurm: SlurmConfig, cluster: Cluster, found: Findings) -> No
         if cluster.enforced & rules:
             found.problems.append(f"{sentence} Set slurm.{key} to one of them.")
         else:
-            found.warnings.append(f"{sentence} SLURM takes others too, as it enforces none.")
+            found.warnings.append(f"{sentence} SLURM accepts others too, as it does not enforce them.")
 
 
-# --- what the cluster has
+# --- the cluster
 
 
 def _partitions(slurm: SlurmConfig, cluster: Cluster, found: Findings) -> list[Partition]:
-    """The partitions that the job may go to, less those that are not there."""
+    """The requested partitions that exist."""
     known = cluster.partitions
     if slurm.partition is None:
         default = [partition for partition in known.values() if partition.default]
@@ -225,22 +225,22 @@ def _check_time(slurm: SlurmConfig, partition: Partition, saving_s: float | None
     if limit is not None and before >= limit:
         where = f"slurm.time={slurm.time}" if slurm.time else f"the limit of partition {partition.name}, {as_time(limit)}"
         found.problems.append(
-            f"slurm.signal_before_s={before} is not less than {where} ({limit} s): the run would be told to stop as it starts. "
+            f"slurm.signal_before_s={before} is not less than {where} ({limit} s): the run would be stopped as it starts. "
             f"Set slurm.signal_before_s={max(1, limit // 4)}, or a longer slurm.time."
         )
     if before > _LONGEST_SIGNAL_S:
         found.problems.append(
-            f"slurm.signal_before_s={before}: SLURM takes at most {_LONGEST_SIGNAL_S}. Set it to that or less."
+            f"slurm.signal_before_s={before}: SLURM accepts at most {_LONGEST_SIGNAL_S}. Set it to that or less."
         )
     if saving_s is not None and before < _SAVES * saving_s:
         found.problems.append(
             f"slurm.signal_before_s={before}: a save of this run took {saving_s:.1f} s, and {_SAVES} must fit in before the "
-            f"time limit, as one may be under way. Set slurm.signal_before_s={int(_SAVES * saving_s) + 1}."
+            f"time limit, as one may be in progress. Set slurm.signal_before_s={int(_SAVES * saving_s) + 1}."
         )
 
 
 def _check_preemption(partition: Partition, cluster: Cluster, saving_s: float | None, found: Findings) -> None:
-    """Warns where a preempted job has no time to save."""
+    """Warns if a preempted job has no time to save."""
     if not cluster.preempts_by_partition or partition.preempt_mode in ("OFF", "SUSPEND", "GANG,SUSPEND"):
         return
     own = {node.name for node in cluster.nodes if partition.name in node.partitions}
@@ -250,7 +250,7 @@ def _check_preemption(partition: Partition, cluster: Cluster, saving_s: float | 
         took = f", and a save of this run took {saving_s:.1f} s" if saving_s else ""
         found.warnings.append(
             f"jobs of partition {partition.name} may be preempted by {listed(by)} with {partition.grace_s} s to save{took}: "
-            "the run then goes on from its last checkpoint. Set checkpoint.every_steps to lose less."
+            "the run then resumes from its last checkpoint. Set checkpoint.every_steps to lose less."
         )
 
 
@@ -261,11 +261,11 @@ def _check_devices(config: RunConfig, partition: Partition, found: Findings) -> 
     asked, device = config.slurm.gpus_per_node or 0, config.dist.device
     if device == "cuda" and not asked and partition.gpus:
         found.problems.append(
-            f"dist.device=cuda, but no GPUs are asked for. Set slurm.gpus_per_node to at most {partition.gpus}, "
+            f"dist.device=cuda, but no GPUs are requested. Set slurm.gpus_per_node to at most {partition.gpus}, "
             f"which nodes of partition {partition.name} have, or dist.device=auto."
         )
     if device == "cpu" and asked:
-        found.warnings.append(f"dist.device=cpu: the GPUs of slurm.gpus_per_node={asked} stay unused. Ask for none.")
+        found.warnings.append(f"dist.device=cpu: the GPUs of slurm.gpus_per_node={asked} stay unused. Request none.")
 
 
 def _is_here(node: Node, host: str) -> bool:
@@ -277,10 +277,10 @@ def _is_here(node: Node, host: str) -> bool:
 def _check_place(
     slurm: SlurmConfig, partition: Partition, own: Sequence[Node], where: FileSystem, host: str, found: Findings
 ) -> None:
-    """Whether the nodes can see the run directory: its code, its checkpoints, and where ranks find each other."""
+    """Checks that the nodes can see the run directory: its code, its checkpoints, and the ranks' rendezvous."""
     here = [node for node in own if _is_here(node, host)]
     if len(here) == len(own):
-        return  # every node is this machine, and sees what it sees
+        return  # every node is this machine
     remedy = "Set runs=FOLDER to a folder that all nodes share, such as one of your home."
     if where.private is None:
         if where.doubtful:

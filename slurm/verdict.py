@@ -1,4 +1,4 @@
-"""What becomes of a job whose ranks have ended: done, requeued, or at its end. A pure function."""
+"""The decision on a job whose ranks have ended: done, requeued, or failed. A pure function."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,17 +13,17 @@ class Ending:
     """How the ranks ended.
 
     Attributes:
-        code: what srun returned: the highest code of a rank.
-        state: the job's, in SLURM's word.
-        preempted: whether SLURM wants its nodes for another job.
-        hung: whether a rank did not move any more.
-        failure: the first failure that a rank reported, if it is one of its own and no echo of another rank's end.
-        lost: ranks that ended without a word: killed, or with their node.
-        out_of_memory: whether SLURM or the kernel ended a rank for its memory.
+        code: srun's exit code: the highest of the ranks'.
+        state: the job's in SLURM.
+        preempted: whether the job is preempted.
+        hung: whether a rank hung.
+        failure: the first failure that a rank reported, if it does not follow from another rank's end.
+        lost: ranks that ended without a report: killed, or with their node.
+        out_of_memory: whether SLURM or the kernel killed a rank for its memory.
         progress: whether there is a newer checkpoint than at the last requeue.
-        in_a_row: requeues without progress so far.
-        most: how many of these are allowed.
-        apart: which nodes do not reach each other, if some do not.
+        in_a_row: consecutive requeues without progress so far.
+        most: the allowed number of these.
+        apart: nodes that do not reach each other, if any.
     """
 
     code: int
@@ -50,11 +50,11 @@ class Verdict:
 
 
 def judge(ending: Ending) -> Verdict:
-    """Time limits, preemption, a hung rank and lost ranks are worth another try; a rank's own failure would repeat itself."""
+    """Time limits, preemption, a hung rank and lost ranks may succeed on a retry; a rank's own failure would recur."""
     if ending.code == ExitCode.DONE:
         return Verdict("done", "all steps are done", ExitCode.DONE, 0)
     if ending.state not in ("RUNNING", "SUSPENDED"):
-        # Cancelled, or requeued by somebody else: a requeue of ours would revive the one, and is not needed for the other.
+        # Cancelled, or requeued by the user: a requeue would revive the former, and is not needed for the latter.
         return Verdict("leave", f"the job is {ending.state}", _code(ending), ending.in_a_row)
     if ending.failure is not None:
         return Verdict("fail", ending.failure, _code(ending), ending.in_a_row)
@@ -74,11 +74,11 @@ def _why(ending: Ending) -> str:
         return ending.apart
     if ending.code == ExitCode.STOPPED_EARLY:
         return "the time limit is near, or a signal came"
-    return f"{_ranks(ending.lost)} ended without a word" if ending.lost else "ranks lost each other"
+    return f"{_ranks(ending.lost)} ended without a report" if ending.lost else "ranks lost each other"
 
 
 def _another_try(ending: Ending, reason: str) -> Verdict:
-    """Whoever makes progress may go on for ever; preemption is nobody's fault; the same hang twice is one too many."""
+    """A run with progress may be requeued without limit; preemption does not count; a repeated hang does."""
     in_a_row = 0 if ending.progress else ending.in_a_row
     if ending.preempted:
         return Verdict("requeue", reason, ExitCode.STOPPED_EARLY, in_a_row)
@@ -90,7 +90,7 @@ def _another_try(ending: Ending, reason: str) -> Verdict:
 
 
 def _code(ending: Ending) -> int:
-    """The job's exit code: of those that ranks end with, and 1 for all that signals make."""
+    """The job's exit code: of the ranks' own codes, and 1 for signals."""
     return ending.code if ending.code in set(ExitCode) else ExitCode.FAILED
 
 

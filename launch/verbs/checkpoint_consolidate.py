@@ -41,10 +41,10 @@ def main(arguments: Sequence[str]) -> int:
         keys = model_keys(run.read_config(), manifest.read(chosen.path))
         count = consolidate(chosen.path, output, given.with_optimizer, given.ema, keys)
     except BrokenCheckpoint as broken:
-        raise UserError(f"{chosen.path} is not whole: {broken}. Choose another step.") from None
+        raise UserError(f"{chosen.path} is broken: {broken}. Choose another step.") from None
     except NoAverages as lacking:
         raise UserError(f"{chosen.path}: {lacking}. Leave out --ema.") from None
     except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror or error}. Choose another place.") from None
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}. Choose another folder.") from None
     print(f"{output}: {count} tensors of {chosen.path}, described in {description_file(output)}")
     return ExitCode.DONE

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenCheckpoint as broken:
         raise UserError(f"{given.a} and {given.b} cannot be compared: {broken}. Choose another checkpoint.") from None
     if given.json:
-        print(json.dumps(_facts(found), indent=1, allow_nan=False))
+        print(json.dumps(_as_dict(found), indent=1, allow_nan=False))
     else:
         print("\n".join(_table(found, given.tolerance)))
     return ExitCode.DONE if found.equal else ExitCode.FAILED
@@ -53,11 +53,11 @@ def _tolerance(text: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from zero on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least zero")
     return value
 
 
-def _facts(found: Comparison) -> dict[str, Any]:
+def _as_dict(found: Comparison) -> dict[str, Any]:
     differing = [scalars_to_json(vars(difference)) for difference in found.differing]
     scalars = [{"name": n, "a": scalars_to_json(a), "b": scalars_to_json(b)} for n, a, b in found.differing_scalars]
     facts = {"equal": found.equal, "tensors": found.tensors, "scalars": found.scalars, "within": found.within}

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     metric, mode = _best(run)
     found = listed(run.checkpoints, metric, mode)
     if given.json:
-        print(json.dumps([_facts(one) for one in found], indent=1, allow_nan=False))
+        print(json.dumps([_as_dict(one) for one in found], indent=1, allow_nan=False))
     elif found:
         print(printable("\n".join(_table(found, metric))))
     else:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _best(run: RunDirectory) -> tuple[str | None, str]:
-    """checkpoint.best and checkpoint.best_mode; a configuration that is broken hides no checkpoint."""
+    """checkpoint.best and checkpoint.best_mode; a broken configuration hides no checkpoint."""
     try:
         settings = run.read_config().checkpoint
     except UserError as error:
@@ -40,7 +40,7 @@ def _best(run: RunDirectory) -> tuple[str | None, str]:
     return settings.best, settings.best_mode
 
 
-def _facts(one: ListedCheckpoint) -> dict[str, Any]:
+def _as_dict(one: ListedCheckpoint) -> dict[str, Any]:
     if one.manifest is None:
         return {"step": one.step, "whole": False, "problem": one.problem}
     stored = one.manifest
@@ -49,7 +49,7 @@ def _facts(one: ListedCheckpoint) -> dict[str, Any]:
 
 
 def _table(found: Sequence[ListedCheckpoint], metric: str | None) -> list[str]:
-    """Aligned columns: numbers to the right, a column a metric; the reason in place of all where one is broken."""
+    """Aligned columns: numbers to the right, one column per metric; only the reason for a broken one."""
     names = list(dict.fromkeys(name for one in found if one.manifest for name in one.manifest.metrics))
     rows = [["step", "size", "ranks", "strategy", "samples", *names, ""]]
     for one in found:

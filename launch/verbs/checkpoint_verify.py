@@ -30,12 +30,12 @@ def main(arguments: Sequence[str]) -> int:
         one = verify(path, meter.advance)
         meter.clear()
         if one.problems and not path.exists():
-            continue  # a training run has pruned it meanwhile
+            continue  # a training run has just pruned it
         found.append((path, one))
         if not given.json:
             print(printable("\n".join(_lines(path, one))), flush=True)
     if given.json:
-        print(json.dumps([_facts(path, one) for path, one in found], indent=1))
+        print(json.dumps([_as_dict(path, one) for path, one in found], indent=1))
     return ExitCode.BAD_INPUT if any(one.problems for _, one in found) else ExitCode.DONE
 
 
@@ -57,16 +57,16 @@ def _lines(path: Path, one: Verified) -> list[str]:
     if one.problems:
         return [f"{path}: broken: {problem.sentence}" for problem in one.problems]
     counted = ", ".join(f"{n} {what}{'s' if n != 1 else ''}" for n, what in ((one.files, "file"), (one.blocks, "block")))
-    return [f"{path}: whole ({counted}, {one.bytes / 1e6:.1f} MB)"]
+    return [f"{path}: intact ({counted}, {one.bytes / 1e6:.1f} MB)"]
 
 
-def _facts(path: Path, one: Verified) -> dict[str, Any]:
+def _as_dict(path: Path, one: Verified) -> dict[str, Any]:
     problems = [{"problem": p.sentence, "file": p.file, "block": p.block} for p in one.problems]
     return {"path": str(path), "whole": not problems, "bytes": one.bytes, "files": one.files, "problems": problems}
 
 
 class _Meter:
-    """A line that is written over: how much is read, how fast, how long it will take."""
+    """A progress line: bytes read, rate, remaining time."""
 
     def __init__(self, total: int, shown: bool):
         self._total, self._shown, self._done = total, shown, 0

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     elif given.json:
         print(json.dumps(flat(config) | {"digest": digest(config)}, indent=1))
     else:
-        print(f"# experiment {digest(config)}, {config.micro_batches} micro-batches a step")
+        print(f"# experiment {digest(config)}, {config.micro_batches} micro-batches per step")
         for said in filled(*split_arguments(given.config)):
             print(f"# {said.key}={shown(said.value)} from {said.origin} ({said.written})")
         print(to_yaml(config), end="")

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     from phalanx.train.setup.same_data import changes
 
     if given.anchors and given.split != "train":
-        raise UserError("--anchors fits to what is trained on. Leave away --split val.")
+        raise UserError("--anchors fits to the training split. Leave out --split val.")
     dataset = open_split(config.data, given.split, config.seed)
     for sentence in changes(config, given.split, dataset):
         print(f"phalanx: {sentence}", file=sys.stderr)
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(output: Path) -> None:
-    """Whether a picture can be written there, before the work."""
+    """Refuses an output that cannot be written, before the work."""
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise UserError(f"-o {output}: a picture is a .png, .jpg or .webp. Name one, such as sheet.png.")
+        raise UserError(f"-o {output}: a picture needs the suffix .png, .jpg or .webp. Name one, such as sheet.png.")
     if not output.parent.is_dir():
         raise UserError(f"-o {output}: there is no folder {output.parent}. Make it, or name another.")

@@ -30,13 +30,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(path: Path) -> None:
-    """Whether a file can be written there, before the work.
+    """Refuses a file that cannot be written, before the work.
 
     Raises:
-        UserError: saying why not.
+        UserError: with the reason.
     """
     if path.suffix != ".json":
         raise UserError(f"--results {path}: COCO's results are JSON. Name a file such as results.json.")
     if path.is_dir() or not path.parent.is_dir():
         problem = "this is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise UserError(f"--results {path}: {problem}. Name a file in a folder that is there.")
+        raise UserError(f"--results {path}: {problem}. Name a file in an existing folder.")

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--kind {given.kind}: there is no such kind of network. There are: {', '.join(_kinds())}.")
     found = {name: registry.MODELS[name] for name in registry.names(given.kind)}
     if given.json:
-        print(json.dumps([_facts(name, spec) for name, spec in found.items()], indent=1))
+        print(json.dumps([_as_dict(name, spec) for name, spec in found.items()], indent=1))
     else:
         print("\n".join(_table(found)))
     return ExitCode.DONE
@@ -34,8 +34,8 @@ def _kinds() -> list[str]:
     return list(dict.fromkeys(spec.kind for spec in registry.MODELS.values()))
 
 
-def _facts(name: str, spec: ModelSpec) -> dict[str, Any]:
-    """What the table says; nothing is imported."""
+def _as_dict(name: str, spec: ModelSpec) -> dict[str, Any]:
+    """A network's entry in the table; imports nothing."""
     return {
         "name": name,
         "kind": spec.kind,
@@ -58,7 +58,7 @@ def _facts(name: str, spec: ModelSpec) -> dict[str, Any]:
 
 
 def _one(name: str) -> dict[str, Any]:
-    """What the table says of a network, and what building it tells, without memory."""
+    """A network's entry in the table, and what building it without memory shows."""
     try:
         registry.get(name).check()
         import torch
@@ -69,7 +69,7 @@ def _one(name: str) -> dict[str, Any]:
         raise UserError(str(error)) from None
     built = {"blocks": list(network.block_names)}  # type: ignore[arg-type]
     if name in registry.MODELS:
-        return _facts(name, registry.MODELS[name]) | built
+        return _as_dict(name, registry.MODELS[name]) | built
     params = sum(parameter.numel() for parameter in network.parameters())
     return {"name": name, "kind": "backbone", "params": params, "source": "timm", "weights": ["timm"]} | built
 
@@ -116,7 +116,7 @@ def _details(facts: Mapping[str, Any]) -> list[str]:
 
 def _parameters(facts: Mapping[str, Any]) -> str:
     auxiliary = facts.get("params_training", facts["params"]) - facts["params"]
-    return f"{facts['params']:,}" + (f", and {auxiliary:,} in auxiliary heads while training" if auxiliary else "")
+    return f"{facts['params']:,}" + (f", and {auxiliary:,} in auxiliary heads in training" if auxiliary else "")
 
 
 def _own(options: Mapping[str, Any]) -> list[str]:
@@ -127,7 +127,7 @@ def _backbones(facts: Mapping[str, Any]) -> str:
     if "model.backbone" not in facts.get("options", []):
         return facts.get("backbone") or ""
     own = facts["backbone"] or "none, which is the paper's network"
-    return f"{own} where it is not set; {', '.join(facts['backbones']) or 'any'}"
+    return f"{own} if it is not set; {', '.join(facts['backbones']) or 'any'}"
 
 
 def _weights(versions: Sequence[str]) -> list[str]:

@@ -60,6 +60,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _tell(count: int, total: int) -> None:
-    """How far it is, on a terminal."""
+    """Shows the progress on a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{count} of {total} images" if count < total else "\r\033[K", end="", file=sys.stderr, flush=True)

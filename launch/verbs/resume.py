@@ -13,7 +13,7 @@ from phalanx.dist.processes.stop import signals_blocked
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, forked, resumed
 from phalanx.launch.starting import start
-from phalanx.launch.verbs.submit import add_submit, hand_over
+from phalanx.launch.verbs.submit import add_submit, submit_run
 from phalanx.train.setup.checks import check
 
 
@@ -39,13 +39,13 @@ def main(arguments: Sequence[str]) -> int:
             return _fork(given, stop)
         if given.step is not None or given.no_start:
             option = "--no-start" if given.no_start else "--step"
-            raise UserError(f"{option} goes with --fork NAME. A run resumes from its newest intact checkpoint.")
+            raise UserError(f"{option} needs --fork NAME. A run resumes from its newest valid checkpoint.")
         config = resumed(given.run, given.config)
         if given.submit:
             _refuse_beside_submit(given)
-            return hand_over(config, given)
+            return submit_run(config, given)
         if given.dry_run or given.local or given.json:
-            raise UserError("--dry-run, --local and --json go with --submit.")
+            raise UserError("--dry-run, --local and --json need --submit.")
         return start("phalanx.launch.train", config, given.nproc, ["--resume", given.run, *given.config, *stop])
 
 
@@ -53,15 +53,15 @@ def _refuse_beside_submit(given: argparse.Namespace) -> None:
     if given.nproc is not None:
         raise UserError("--nproc is for this machine. With --submit set slurm.nodes and slurm.gpus_per_node or tasks_per_node.")
     if given.stop_at is not None:
-        raise UserError("--stop-at does not go with --submit: the job would requeue itself. Set train.steps.")
+        raise UserError("--stop-at cannot be combined with --submit: the job would requeue itself. Set train.steps.")
 
 
 def _fork(given: argparse.Namespace, stop: Sequence[str]) -> int:
-    """Makes the new run, then goes on with it."""
+    """Makes the new run, then resumes it."""
     if given.nproc is None and find().launcher != "alone":
         alone = f"`phalanx resume {given.run} --fork {given.fork} --no-start --nproc 1`"
         raise UserError(
-            f"--fork: every rank that {find().launcher} started would fork. Run {alone} alone, then resume the new run."
+            f"--fork: every rank that {find().launcher} started would fork. Run {alone} once, then resume the new run."
         )
     run, config = RunDirectory(Path(given.run)), forked(given.run, given.config, given.fork)
     new = RunDirectory.of(config)

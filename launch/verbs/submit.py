@@ -19,7 +19,7 @@ def main(arguments: Sequence[str]) -> int:
     add_config(parser)
     add_submit(parser)
     given = parser.parse_intermixed_args(arguments)
-    return hand_over(recipe(given.config), given)
+    return submit_run(recipe(given.config), given)
 
 
 def add_submit(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +28,7 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the run directory and the job as JSON")
 
 
-def hand_over(config: RunConfig, given: argparse.Namespace) -> int:
+def submit_run(config: RunConfig, given: argparse.Namespace) -> int:
     """Checks everything, then submits; prints the run directory and the job.
 
     Raises:

@@ -61,4 +61,4 @@ def test_anchors_of_no_boxes_are_refused(capsys: pytest.CaptureFixture[str], tmp
     assert main(["data", "configs/recipes/digits_resnet18.yaml", "--anchors", "-o", sheet]) == 2
     assert "anchors are fitted to boxes, and this data is for classification" in capsys.readouterr().err
     assert main(["data", RECIPE, "--anchors", "--split", "val", "-o", sheet]) == 2
-    assert "--anchors fits to what is trained on" in capsys.readouterr().err
+    assert "--anchors fits to the training split" in capsys.readouterr().err

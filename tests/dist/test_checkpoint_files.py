@@ -142,7 +142,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a missing manifest": (lambda c: (c / "manifest.json").unlink(), "has no manifest"),
     "a truncated manifest": (lambda c: (c / "manifest.json").write_text('{"format": '), "cannot be read"),
     "an edited manifest": (lambda c: _edit(c, lambda b: b.update(step=7), again=False), "was changed after it was written"),
-    "a manifest that leaves the directory": (lambda c: _edit(c, _escape, again=True), "no shard"),
+    "a manifest that leaves the directory": (lambda c: _edit(c, _escape, again=True), "not a shard"),
     "a manifest without checksums for all": (lambda c: _edit(c, _unvouched, again=True), "has no checksums for all of"),
     "a manifest with blocks of no bytes": (lambda c: _edit(c, _without_blocks, again=True), "has no checksums for all of"),
     "a renamed folder": (lambda c: _edit(c, lambda b: b.update(step=7), again=True), "it holds step 7"),
@@ -168,7 +168,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 
 def test_a_manifest_with_a_hole_is_broken(checkpoints: Path) -> None:
     _edit(checkpoints / "step-00000002", lambda b: b["tensors"]["weight"]["ranges"].pop(), again=True)
-    with pytest.raises(BrokenCheckpoint, match="not whole"):
+    with pytest.raises(BrokenCheckpoint, match="incomplete"):
         manifest.read(checkpoints / "step-00000002")
 
 

@@ -109,7 +109,7 @@ def test_words_and_numbers_are_read_as_a_person_means_them(tmp_path: Path, capsy
     ("arguments", "sentence"),
     [
         ((), "no CONFIG.yaml was given"),
-        ((DIGITS, "--nproc", "0"), "no whole number above zero"),
+        ((DIGITS, "--nproc", "0"), "not a positive integer"),
         ((DIGITS, "--what"), "unrecognized arguments: --what"),
     ],
 )
@@ -132,7 +132,7 @@ def test_a_run_that_is_not_there_or_has_no_checkpoint(refused: Refusal, tmp_path
     (run_directory / "checkpoints").mkdir(parents=True)
     (run_directory / "run.json").write_text('{"run": "x", "wandb": "x"}')
     (run_directory / "config.yaml").write_text(Path(DIGITS).read_text() + "name: started\n")
-    assert "has no checkpoint to go on from" in refused("resume", "runs/started")
+    assert "has no checkpoint to resume from" in refused("resume", "runs/started")
     assert "has no valid checkpoint" in refused("checkpoint", "consolidate", "runs/started", "-o", "x.safetensors")
 
 

@@ -121,8 +121,8 @@ REFUSED = {
     "a path": (["--fork", "../new"], "a folder's name: letters"),
     "no name": (["--fork", ""], "a folder's name: letters"),
     "no such step": (["--fork", "new", "--step", "3"], "no checkpoint of step 3. It has: 2, 4."),
-    "a step alone": (["--step", "2"], "--step goes with --fork NAME"),
-    "no start alone": (["--no-start"], "--no-start goes with --fork NAME"),
+    "a step alone": (["--step", "2"], "--step needs --fork NAME"),
+    "no start alone": (["--no-start"], "--no-start needs --fork NAME"),
     "too many ranks": (["--fork", "new", "--nproc", "3"], "3 ranks were asked for"),
     "without fork": (["optim.lr=0.5"], "start a new run from this checkpoint with `phalanx resume runs/old ... --fork NAME`"),
 }
@@ -148,7 +148,7 @@ def test_a_broken_checkpoint_is_skipped(old: Path, capsys: pytest.CaptureFixture
     (old / "checkpoints/step-00000004/manifest.json").unlink()
     new = make(old)
     assert directory.steps(new / "checkpoints") == [2]
-    assert "the checkpoint of step 4 was passed over: it has no manifest" in capsys.readouterr().err
+    assert "the checkpoint of step 4 was skipped: it has no manifest" in capsys.readouterr().err
 
 
 # -- killed at every instant

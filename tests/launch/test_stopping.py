@@ -146,7 +146,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     running.signal(signal.SIGINT)
     assert running.wait() == 1
     assert time.monotonic() - asked < 10
-    assert running.errors.count("interrupted twice: stopping at once") == 1 and "without a word" not in running.errors
+    assert running.errors.count("interrupted twice: stopping at once") == 1 and "without a report" not in running.errors
 
 
 def test_two_interrupts_while_ranks_are_starting_end_it(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_two_interrupts_while_ranks_are_starting_end_it(tmp_path: Path) -> None:
     assert running.wait(timeout=10) == 1
     assert not (tmp_path / "runs").exists()
     assert running.errors.count("phalanx: interrupted: stopping as soon as the ranks have started") == 1
-    assert running.errors.count("interrupted twice: stopping at once") == 1 and "without a word" not in running.errors
+    assert running.errors.count("interrupted twice: stopping at once") == 1 and "without a report" not in running.errors
 
 
 @pytest.mark.parametrize("who", ["command", "launcher"])

@@ -90,11 +90,11 @@ def test_a_job_that_fits_is_neither_refused_nor_warned_of() -> None:
         ("slurm.constraint=a100|h100", r"has the feature h100"),
         ("slurm.nodes=2 slurm.constraint=a100&nvlink", r"of the 2 nodes of partition gpu, 1 have all of .*=a100&"),
         ("slurm.nodes=2 slurm.exclude=gpu[1-2]", r"0 have all of slurm.exclude=gpu\[1-2\]"),
-        ("slurm.gpus_per_node=2 slurm.tasks_per_node=4", r"every rank needs a GPU of its own\. Set slurm.tasks_per_node=2"),
+        ("slurm.gpus_per_node=2 slurm.tasks_per_node=4", r"every rank needs its own GPU\. Set slurm.tasks_per_node=2"),
         ("dist.strategy=single slurm.tasks_per_node=2", r"dist.strategy=single runs on one rank, .* makes 2"),
-        ("dist.device=cuda", r"dist.device=cuda, but no GPUs are asked for\. Set slurm.gpus_per_node to at most 4"),
+        ("dist.device=cuda", r"dist.device=cuda, but no GPUs are requested\. Set slurm.gpus_per_node to at most 4"),
         ("slurm.time=2 slurm.signal_before_s=120", r"signal_before_s=120 is not less than slurm.time=2 \(120 s\)"),
-        ("slurm.signal_before_s=70000", r"SLURM takes at most 65535"),
+        ("slurm.signal_before_s=70000", r"SLURM accepts at most 65535"),
         ("slurm.extra.job-name=x", r"slurm.extra.job-name=x: Phalanx sets this option itself; .* set name"),
         ("slurm.extra.gres=gpu:a100:2", r"set slurm.gpus_per_node"),
         ("slurm.extra.ntasks_per_node=2", r"set slurm.tasks_per_node"),
@@ -150,13 +150,13 @@ def test_an_account_is_refused_where_slurm_enforces_it_and_warned_of_elsewhere()
     assert "are vision. Did you mean vision? Set slurm.account" in problem
     assert "are long, normal" in judged("slurm.qos=high", cluster=strict).problems[0]
     found = judged("slurm.account=other", cluster=known)
-    assert not found.problems and "enforces none" in found.warnings[0]
+    assert not found.problems and "does not enforce them" in found.warnings[0]
     assert judged("slurm.account=other") == Findings(), "where SLURM tells nothing, nothing is said"
 
 
 def test_a_partition_lets_in_only_its_accounts() -> None:
     closed = with_partition(accounts=frozenset(["vision"]))
-    assert "lets in vision only" in judged("slurm.account=speech", cluster=closed).problems[0]
+    assert "admits only vision" in judged("slurm.account=speech", cluster=closed).problems[0]
 
 
 def test_two_saves_must_fit_in_before_the_time_limit() -> None:

@@ -279,5 +279,5 @@ def test_a_place_that_cannot_hold_a_snapshot_is_refused(checkout: Path, tmp_path
         with pytest.raises(UserError, match=said):
             snapshot_of(checkout, *configured(tmp_path, f"runs={runs}"))
     (tmp_path / "runs/one/code").mkdir(parents=True)
-    with pytest.raises(UserError, match="no snapshot"):
+    with pytest.raises(UserError, match="not a snapshot"):
         snapshot_of(checkout, *configured(tmp_path))

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
             return _fork(given, stop)
         if given.step is not None or given.no_start:
             option = "--no-start" if given.no_start else "--step"
-            raise UserError(f"{option} needs --fork NAME. A run resumes from its newest valid checkpoint.")
+            raise UserError(f"{option} needs --fork NAME. A run resumes from its newest intact checkpoint.")
         config = resumed(given.run, given.config)
         if given.submit:
             _refuse_beside_submit(given)

@@ -133,7 +133,7 @@ def test_a_run_that_is_not_there_or_has_no_checkpoint(refused: Refusal, tmp_path
     (run_directory / "run.json").write_text('{"run": "x", "wandb": "x"}')
     (run_directory / "config.yaml").write_text(Path(DIGITS).read_text() + "name: started\n")
     assert "has no checkpoint to resume from" in refused("resume", "runs/started")
-    assert "has no valid checkpoint" in refused("checkpoint", "consolidate", "runs/started", "-o", "x.safetensors")
+    assert "has no intact checkpoint" in refused("checkpoint", "consolidate", "runs/started", "-o", "x.safetensors")
 
 
 def test_a_directory_that_holds_another_experiment(refused: Refusal, tmp_path: Path) -> None:

@@ -239,7 +239,7 @@ def test_the_newest_valid_one_is_taken_and_what_was_skipped_is_reported(small: P
     for number in (1, 2):
         harm(small, number)
     code, _, said = checkpoint("consolidate", small, "-o", "w.safetensors")
-    assert code == 2 and "no valid checkpoint; step 3: shards/rank-00001" in said and len(said.splitlines()) == 1
+    assert code == 2 and "no intact checkpoint; step 3: shards/rank-00001" in said and len(said.splitlines()) == 1
 
 
 def test_an_output_that_cannot_be_is_refused_and_nothing_is_overwritten(small: Path, checkpoint: Command) -> None:

@@ -61,20 +61,20 @@ def test_what_changed_is_a_table_before_and_now() -> None:
     report = resize(config("dist.strategy=fsdp", "dist.exchange=micro_batch", "data.workers=1"), 3)
     assert report.lines() == [
         "resumes at step 100 of 220, on 3 ranks (fsdp)",
-        "                        before                 now",
-        "  ranks                 2                      3",
-        "  strategy              ddp                    fsdp",
-        "  data.workers          2                      1",
-        "  dist.exchange         step                   micro_batch",
+        "                          before                 now",
+        "  ranks                   2                      3",
+        "  strategy                ddp                    fsdp",
+        "  data.workers            2                      1",
+        "  dist.exchange           step                   micro_batch",
         "  micro-batches per rank  4                      2 to 3",
         "  memory per rank         20.0 MB                6.7 MB",
-        "    weights             4.0 MB                 1.3 MB",
-        "    gradients           4.0 MB                 1.3 MB",
-        "    optimizer state     8.0 MB                 2.7 MB",
-        "    averaged weights    4.0 MB                 1.3 MB",
-        "  step                  100 of 220             100 of 220",
-        "  samples seen          3,200                  3,200",
-        "  data position         epoch 2, 326 of 1,437  epoch 2, 326 of 1,437",
+        "    weights               4.0 MB                 1.3 MB",
+        "    gradients             4.0 MB                 1.3 MB",
+        "    optimizer state       8.0 MB                 2.7 MB",
+        "    averaged weights      4.0 MB                 1.3 MB",
+        "  step                    100 of 220             100 of 220",
+        "  samples seen            3,200                  3,200",
+        "  data position           epoch 2, 326 of 1,437  epoch 2, 326 of 1,437",
     ]
     facts = report.to_json()
     assert facts["now"]["micro_batches"] == (2, 3) and facts["position"] == {"epoch": 2, "place": 326, "samples": 1437}

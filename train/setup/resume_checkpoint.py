@@ -26,7 +26,7 @@ def checkpoint_to_resume(run: RunDirectory, engine: Engine, config: RunConfig) -
     if path is None and skipped:
         step, problem = skipped[0]
         raise UserError(
-            f"{run.checkpoints}: none of {len(skipped)} checkpoints is valid; step {step}: {problem}. "
+            f"{run.checkpoints}: none of {len(skipped)} checkpoints is intact; step {step}: {problem}. "
             "Restore one from a copy, or move the run directory away to start again.",
             shared=True,
         )

@@ -56,7 +56,7 @@ def newest_checkpoint(run: RunDirectory) -> Chosen:
     if path is None:
         why = f"; step {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         remedy = "Restore one from a copy." if skipped else "Train it first."
-        raise UserError(f"{run.path} has no valid checkpoint{why}. {remedy}")
+        raise UserError(f"{run.path} has no intact checkpoint{why}. {remedy}")
     return Chosen(path, tuple(skipped))
 
 

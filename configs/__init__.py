@@ -1,1 +1,1 @@
-"""Recipes and cluster files: their schema, how they are read, and what may be wrong with them. No torch here."""
+"""Recipes and cluster files: schema, reading, and error messages. No torch here."""

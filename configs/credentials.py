@@ -1,4 +1,4 @@
-"""Finds keys, tokens and passwords in text that would be written into a run directory; says their names, never their values."""
+"""Finds keys, tokens and passwords in text that would be written into a run directory; never reports their values."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ _URL = re.compile(
     r"|https?://(?:(?=[A-Za-z_-]*\d)(?=[\d_-]*[A-Za-z])[\w-]{16,}@|hooks\.slack\.com/services/\w|[^\s/]+/t/\w\w-[0-9a-f]{8}-))"
 )
 _LONG = 20
-_RANDOM = r"(?=[^\s\d]{0,99}\d)(?=[^\sA-Za-z]{0,99}[A-Za-z])[^\s$`/;&|,]{8,200}"  # no path, no word
+_RANDOM = r"(?=[^\s\d]{0,99}\d)(?=[^\sA-Za-z]{0,99}[A-Za-z])[^\s$`/;&|,]{8,200}"  # neither a path nor a word
 # To a shell "X"=1, X="1" and X=$'1' are one, and so are X=1, X=${X:-1}, X=$(echo 1) and X=`echo 1`.
 _GIVES = re.compile(
     r"(?<==)(?:\$\{\w+:?[-=+](?=[^$`}])|(?:\$\(|`)\s*(?:(?:echo|printf)\s+(?:[-%]\S+\s+)*|base64\s+-\S+\s+<<<\s*)(?=[^\s$`]))"
@@ -31,7 +31,7 @@ _GIVEN = re.compile(
     r"(?:(?<!\S)--?|\bsetenv\s+|\bset\s+-\w+\s+|\bconfigure\s+set\s+(?:\w+\.)*|\bprintf\s+-v\s+|\bread\s+(?:-\w+\s+)*)([A-Za-z_][\w-]{0,99})"
     r"\s+(?:<<<\s*)?(?=([^\s;&|,-][^\s;&|,]{0,200}))"
 )
-_GAP = r".{0,200}"  # everything has a bound, or a long line would take minutes
+_GAP = r".{0,200}"  # everything is bounded, or a long line would take minutes
 _LOGIN = r"(?:\blogin\b|\bsudo\s+-S|\bkinit\b|--password-stdin)"
 _TOLD = r"\b(?:echo|printf|cat\s+<<<)\s+(?:[-%]\S+\s+)*"
 _COMMANDS = (
@@ -46,13 +46,13 @@ _COMMANDS = (
     ("a password", rf"\b(?:curl|wget)\b{_GAP}\s(?:-u|--user)[\s=]*[^\s:$]+:[^\s$]|\s-U\s*[^\s%$]+%[^\s$]"),
     ("an authorization", r"(?i)\bauthorization\W+(?:bearer|basic|token)\s+[^\s$`]"),
     ("a password", rf"\b(?:machine|login)\s+\S+{_GAP}\spassword\s+[^\s$`]|^\s*password\s+[^\s$`]+\s*$"),
-    # As rclone, dvc, git and npm are told them: a name, a blank, and what looks like nothing else.
+    # As in commands of rclone, dvc, git and npm: a name, a blank, and a random text.
     ("a password", rf"(?i)(?:secret_access_key|secret_key|api_?key|auth_?token|access_token|passw(?:or)?d)\s+{_RANDOM}"),
 )  # fmt: skip
 
 
 def found(text: str) -> str | None:
-    """The name of the first key, token or password that a text sets or holds; None where there is none."""
+    """The name of the first key, token or password that a text sets or holds; None without one."""
     if (unmistakable := token(text)) is not None:
         return unmistakable
     plain = re.sub(r"\$(?=[\"'])|[\"'\\]", "", text)
@@ -64,14 +64,14 @@ def found(text: str) -> str | None:
 
 
 def token(text: str) -> str | None:
-    """The same for what cannot be anything else: tokens in the form of a well-known service, a password in a URL."""
+    """The same for unambiguous ones only: tokens in the form of a well-known service, a password in a URL."""
     if _URL.search(text):
         return "a password in a URL"
     return "a token" if _TOKENS.search(text) else None
 
 
 def _is_secret(name: str, value: str) -> bool:
-    """Whether what a name is set to is to be kept secret. `MONKEY=1`, `KEY_FRAMES=3` and `TOKEN=$OTHER` are not."""
+    """Whether the value of a name is secret. `MONKEY=1`, `KEY_FRAMES=3` and `TOKEN=$OTHER` are not."""
     if _HARMLESS.fullmatch(value) or name in ("PWD", "OLDPWD"):
         return False
     words = [word.lower() for word in re.findall(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+", name)]
@@ -93,14 +93,14 @@ def _is_secret(name: str, value: str) -> bool:
     return last not in ("token", "secret") or not re.fullmatch(r"\d{1,4}", value)
 
 
-_REMEDY = "Remove it: a job gets the variables of the shell that submits it, and `wandb login` is done once for all runs."
+_REMEDY = "Remove it: a job gets the variables of the submitting shell, and `wandb login` is needed only once."
 
 
 def in_values(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Pairs of key and sentence for every key, token or password in a configuration, which is written into the run directory.
 
     Args:
-        values: by key, as `schema.flat` gives them.
+        values: by key, from `schema.flat`.
     """
     for key, value in values.items():
         for place, text in _texts(value, key):
@@ -110,7 +110,7 @@ def in_values(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
-    """All texts in a value, each with its place; that of a pair names it too, as NAME=VALUE."""
+    """All strings in a value, each with its place, and named pairs also as NAME=VALUE."""
     if isinstance(value, dict):
         for name, below in value.items():
             written = place if found(name) else f"{place}.{name}"
@@ -126,14 +126,14 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _long_token(text: str) -> str | None:
-    """Names of folders and files may begin as short tokens do."""
+    """A long token in a text: names of folders and files may begin like short ones."""
     if _URL.search(text) or any(len(match[0]) >= _LONG for match in _TOKENS.finditer(text)):
         return token(text)
     return None
 
 
 def _assigned(text: str) -> str | None:
-    """Options of somebody's own class are often called `key` or `token`: only names that mean nothing else count."""
+    """Options of a user's own class are often called `key` or `token`: only unambiguous names count."""
     for match in _ASSIGNED.finditer(text):
         plain = match[1].lower().replace("-", "_")
         unmistakable = ("password", "passwd", "api_key", "apikey", "secret_key", "access_key", "access_token", "hf_token")

@@ -1,25 +1,25 @@
-"""How Phalanx ends: the exit codes, and the error that means "bad input" rather than "a bug"."""
+"""The exit codes, and the errors for bad input as opposed to bugs."""
 
 import re
 from enum import IntEnum
 
-_LONGEST_LINE, _HEAD, _TAIL = 1_500, 900, 400  # characters: what is given is repeated, and may be a book
+_LONGEST_LINE, _HEAD, _TAIL = 1_500, 900, 400  # characters: messages repeat the input, which may be long
 
-# What would move a terminal's cursor, turn the text around, or cannot be written: it is shown, not done.
+# Characters that move a terminal's cursor, reverse the text, or cannot be written: shown as escapes.
 _UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class ExitCode(IntEnum):
-    """What a process of Phalanx returns. Launchers turn any of them into 1; `phalanx train` maps them back."""
+    """The exit codes. Launchers turn any of them into 1; `phalanx train` maps them back."""
 
     DONE = 0
     FAILED = 1
     BAD_INPUT = 2
-    STOPPED_EARLY = 75  # EX_TEMPFAIL of sysexits.h: a checkpoint is there, so requeueing is worth it
+    STOPPED_EARLY = 75  # EX_TEMPFAIL of sysexits.h: there is a checkpoint, so a requeue makes sense
 
 
 def printable(message: str) -> str:
-    """A message that is safe to print whatever it repeats: control characters as escapes, endless lines shortened."""
+    """A message that is safe to print with any content: control characters as escapes, endless lines shortened."""
     safe = _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), message)
     lines = (f"{line[:_HEAD]} ... {line[-_TAIL:]}" if len(line) > _LONGEST_LINE else line for line in safe.split("\n"))
     return "\n".join(lines)
@@ -35,10 +35,10 @@ class Stopped(Exception):
 
 
 class UserError(ValueError):
-    """Something that the user gave is wrong. The message says what, where and what to change; no traceback is shown.
+    """An error in the user's input. The message names what, where and what to change; no traceback is shown.
 
     Attributes:
-        shared: whether every rank raises the same, so that one of them may speak for all.
+        shared: whether every rank raises the same, so that one of them may report it for all.
     """
 
     def __init__(self, message: str, shared: bool = False):
@@ -51,24 +51,24 @@ class RunTaken(UserError):
 
 
 class NeverBegun(UserError):
-    """A new run was refused before its first step: nothing of it is left in the run directory."""
+    """A new run was refused before its first step: it leaves no run directory."""
 
 
 class TrainingFailed(RuntimeError):
-    """Training cannot go on for a reason that is no bug (a loss that is not finite, a disk that is full).
+    """Training cannot continue for a reason that is not a bug (a loss that is not finite, a full disk).
 
     Attributes:
-        shared: whether every rank raises the same, so that one of them may speak for all.
+        shared: whether every rank raises the same, so that one of them may report it for all.
     """
 
     shared = True
 
 
 class RunLost(TrainingFailed):
-    """The run directory is another trainer's, or is not there any more: nothing is written to it."""
+    """The run directory is another trainer's, or is gone: nothing is written to it."""
 
 
 class RanksApart(TrainingFailed):
-    """Ranks cannot reach each other: the network's fault, or a node's, and worth another try on other nodes."""
+    """Ranks cannot reach each other: the fault of the network or of a node, which may not recur on other nodes."""
 
     shared = False

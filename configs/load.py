@@ -1,4 +1,4 @@
-"""Reads YAML files and `key=value` overrides into one frozen `RunConfig`; reports everything that is wrong at once."""
+"""Reads YAML files and `key=value` overrides into one frozen `RunConfig`; reports all errors at once."""
 
 import os
 import re
@@ -25,15 +25,15 @@ OVERRIDE = re.compile(r"[A-Za-z_]\w*(\.[\w-]+)*=")
 
 
 def _refuse(problems: Sequence[tuple[Origin, str]]) -> UserError:
-    said = [f"{origin}: {sentence}" for origin, sentence in problems[:MOST]]
+    lines = [f"{origin}: {sentence}" for origin, sentence in problems[:MOST]]
     if (more := len(problems) - MOST) > 0:
-        said.append(f"and {more} more. Correct these first.")
-    return UserError("\n".join(said))
+        lines.append(f"and {more} more. Correct these first.")
+    return UserError("\n".join(lines))
 
 
 @dataclass
 class _Sources:
-    """What files and overrides say, merged, with the origin of every key."""
+    """The merged values of files and overrides, with the origin of every key."""
 
     files: Sequence[str]
     values: dict[str, Any] = field(default_factory=dict)
@@ -76,8 +76,8 @@ def load(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, An
 
     Args:
         files: paths of YAML files.
-        overrides: `key=value` texts, the value as YAML would have it.
-        base: values below everything else, as `RunConfig.model_dump` gives them (a run that is resumed).
+        overrides: `key=value` strings, the value in YAML.
+        base: values below everything else, from `RunConfig.model_dump` (of a resumed run).
 
     Raises:
         UserError: with one line for every problem found: file and line, key, value, what is allowed.
@@ -93,7 +93,7 @@ def load(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, An
 
 
 def stored(path: str) -> RunConfig:
-    """A resolved configuration read back as it was written: nothing fills it, and nothing can contradict it.
+    """A resolved configuration read back as written: without filling and contradictions.
 
     Raises:
         UserError: as `load`.
@@ -109,9 +109,9 @@ def filled(files: Sequence[str], overrides: Sequence[str] = (), base: dict[str, 
 
 
 def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> RunConfig:
-    """The configuration, in which a run's values count least, then foreign ones, then those of files and overrides."""
+    """The validated configuration. Later ones win: a run's values, other programs', then files and overrides."""
     values = merge(merge(base, filling.values), sources.values)
-    sources.origins = {key: said.origin for key, said in filling.filled.items()} | sources.origins
+    sources.origins = {key: lines.origin for key, lines in filling.filled.items()} | sources.origins
     problems = list(filling.problems)
     if sources.files and values.get("name") is None:
         values["name"] = _name_of(sources.files[0])
@@ -126,8 +126,8 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:
-        raise _refuse(problems + [(sources.where(key), said) for key, said in sentences(error, values)]) from None
-    # Beside contradictions between programs, those between keys would be their consequences.
+        raise _refuse(problems + [(sources.where(key), lines) for key, lines in sentences(error, values)]) from None
+    # Contradictions between keys may only follow from those between programs.
     problems = problems or [(sources.where(key), sentence) for key, sentence in contradictions(config)]
     if problems:
         raise _refuse(problems)
@@ -154,7 +154,7 @@ def _lookup(values: dict[str, Any], section: str, key: str, otherwise: Any = Non
 
 
 def _name_of(file: str) -> str:
-    """A run's name from that of a file: what no folder's name may hold is replaced."""
+    """A run's name from that of a file: invalid characters are replaced."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", Path(file).stem).lstrip("._-")[:128] or "run"
 
 

@@ -1,4 +1,4 @@
-"""Values whose type the schema leaves open (`options`): unquoted text means a number or a truth value, as in YAML 1.2."""
+"""Values whose type the schema leaves open (`options`): unquoted text means a number or a boolean, as in YAML 1.2."""
 
 import math
 import re
@@ -17,7 +17,7 @@ def typed(value: Any) -> Any:
     """Unquoted text to number or boolean (YAML 1.2 core schema).
 
     Raises:
-        ValueError: for numbers that no file could give back.
+        ValueError: for numbers that no file can represent.
     """
     if isinstance(value, dict):
         return {key: typed(below) for key, below in value.items()}
@@ -29,7 +29,7 @@ def typed(value: Any) -> Any:
         return value[0] in "tT"
     if re.fullmatch(r"[+-]?[0-9]+", value):
         if len(value) > _MOST_DIGITS:
-            raise ValueError(f"{brief(value)} is too long a number; put it in quotes if it is text")
+            raise ValueError(f"{brief(value)} is a too long number; put it in quotes if it is text")
         return int(value)
     if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", value):
         number = float(value)
@@ -37,12 +37,12 @@ def typed(value: Any) -> Any:
             raise ValueError(f"{brief(value)} is larger than any number of 64 bits; put it in quotes if it is text")
         return number
     if re.fullmatch(r"[+-]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", value):
-        raise ValueError(f"{value} is no finite number; leave it out, or put it in quotes if it is text")
+        raise ValueError(f"{value} is not a finite number; leave it out, or put it in quotes if it is text")
     return str(value)
 
 
 def faults(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Pairs of key and sentence for what `typed` refuses, found one by one."""
+    """Pairs of key and sentence for values that `typed` refuses."""
     if isinstance(value, dict):
         for name, below in value.items():
             yield from faults(below, f"{key}.{name}")
@@ -55,7 +55,7 @@ def faults(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 class Dumper(yaml.SafeDumper):
-    """Writes YAML that comes back to the same values: text that would be read as something else stands in quotes."""
+    """Writes YAML that is read back to the same values: ambiguous text is quoted."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
@@ -63,7 +63,7 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
         clear = typed(Plain(text)) == text
     except ValueError:
         clear = False
-    if not text.isprintable():  # line breaks, some of which YAML would fold
+    if not text.isprintable():  # line breaks, some of which YAML folds
         return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if clear else "'")
 

@@ -1,7 +1,7 @@
 """A user's own task, dataset or model: a class in a file, named `./file.py:Class`. Loaded without touching `sys.path`.
 
 A job on a cluster runs from a snapshot of the code (`phalanx.slurm.snapshot`): PHALANX_OWN_CODE names the folder in it
-where copies of such files lie, and a copy there wins over the file itself, which may have been edited since.
+with copies of such files, and a copy there overrides the file itself, which may have been edited since.
 """
 
 import ast
@@ -24,7 +24,7 @@ _NAMED = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 
 
 def is_own(name: str) -> bool:
-    """Whether a name means a class in the user's file."""
+    """Whether a name refers to a class in the user's file."""
     return _NAMED.fullmatch(name) is not None
 
 
@@ -36,10 +36,10 @@ def _parts(name: str) -> tuple[str, str]:
 
 
 def place(name: str) -> PurePosixPath:
-    """Where the copy of a name's file lies in a folder of such copies: at its own path, or under `elsewhere/`.
+    """The path of a file's copy in a folder of such copies: its own path, or under `elsewhere/`.
 
-    It depends on the name as written and on nothing else, so that a job finds it that starts in another folder, or on a
-    node that mounts the home directory in another place.
+    It depends only on the name as written, so that a job in another folder, or on a node that mounts the home directory
+    elsewhere, finds it.
     """
     path = PurePosixPath(_parts(name)[0])
     if path.is_absolute() or ".." in path.parts:
@@ -49,7 +49,7 @@ def place(name: str) -> PurePosixPath:
 
 
 def file_of(name: str) -> Path:
-    """The file that a name means: its copy in the folder PHALANX_OWN_CODE where there is one, else the file itself."""
+    """The file of a name: its copy in the folder PHALANX_OWN_CODE if there is one, else the file itself."""
     folder = os.environ.get(OWN_CODE)
     if folder and (copy := Path(folder, place(name))).is_file():
         return copy
@@ -57,17 +57,17 @@ def file_of(name: str) -> Path:
 
 
 def refuse_half(key: str, name: str) -> None:
-    """Refuses a name that is nobody's but was meant for a class of the user's own.
+    """Refuses an incomplete name of a user's own class.
 
     Raises:
-        UserError: saying how one is named.
+        UserError: with the form of such names.
     """
     if ".py" in name or name.startswith((".", "/", "~")) or re.fullmatch(r"\w+(\.\w+)*[.:][A-Z]\w*", name):
-        raise UserError(f"{key}={name}: a class of your own is named by its file and its name: ./file.py:Class. Write both.")
+        raise UserError(f"{key}={name}: your own class is named by file and class: ./file.py:Class. Write both.")
 
 
 def check(key: str, name: str) -> None:
-    """Whether the file is there, is Python, and defines the class as far as that can be told without running it.
+    """Checks that the file exists, is Python, and defines the class, as far as known without running it.
 
     Raises:
         UserError: naming the key and the file.
@@ -76,11 +76,11 @@ def check(key: str, name: str) -> None:
     if not path.is_file():
         raise UserError(
             f"{key}={name}: there is no file {_parts(name)[0]}{places.beginning(_parts(name)[0])}. "
-            "Give the path from the folder you start in."
+            "Give the path relative to the current folder."
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come when the file is run
+            warnings.simplefilter("ignore")  # they appear when the file is run
             source = path.read_bytes()
             compile(source, path, "exec", dont_inherit=True)
             names = _defined(ast.parse(source))
@@ -98,7 +98,7 @@ def check(key: str, name: str) -> None:
 
 
 def _defined(module: ast.Module) -> set[str] | None:
-    """The names that a module binds; None where only running it would tell."""
+    """The names that a module binds; None if only running it would show."""
     found: set[str] = set()
     waiting: list[ast.AST] = list(module.body)
     while waiting:
@@ -121,10 +121,10 @@ def _defined(module: ast.Module) -> set[str] | None:
 
 
 def load_own(key: str, name: str) -> Any:
-    """The class that `./file.py:Class` names.
+    """The class of `./file.py:Class`.
 
     Raises:
-        UserError: where the file or the class is not there. What the file itself raises passes as it is.
+        UserError: if the file or the class is missing. Exceptions of the file itself pass unchanged.
     """
     check(key, name)
     path, wanted = file_of(name).resolve(), _parts(name)[1]
@@ -133,7 +133,7 @@ def load_own(key: str, name: str) -> Any:
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # dataclasses and pickling look a class's module up by name
+        sys.modules[module_name] = module  # dataclasses and pickle look up a class's module by name
         spec.loader.exec_module(module)
     found = getattr(sys.modules[module_name], wanted, None)
     if found is None:
@@ -142,6 +142,6 @@ def load_own(key: str, name: str) -> Any:
 
 
 def load_ours(place: str) -> Any:
-    """The object that `package.module:name` names."""
+    """The object of `package.module:name`."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -1,7 +1,7 @@
-"""Folders and files that a recipe names: `~` is home, and what belongs to this machine is kept absolute.
+"""Folders and files that a recipe names: `~` is home, and machine-specific ones become absolute.
 
-A run may then be resumed from another folder. Keys of the experiment (`model.weights`, `./file.py:Class`) stay as they are
-written, since they are part of the digest; they are looked up from the folder that a command starts in.
+A run may then be resumed from another folder. Keys of the experiment (`model.weights`, `./file.py:Class`) stay as
+written, since they are part of the digest; they are relative to the current folder of a command.
 """
 
 import os
@@ -55,14 +55,14 @@ def _there(values: Any, key: list[str]) -> Any:
 
 
 def at_home(values: dict[str, Any]) -> dict[str, Any]:
-    """The values, `~` and `~user` replaced in those that name a folder or a file of this machine."""
+    """The values, with `~` and `~user` replaced in those that name a folder or a file of this machine."""
     for key in _HOME:
         values = _changed(values, key.split("."), os.path.expanduser)
     return values
 
 
 def absolute(values: dict[str, Any]) -> dict[str, Any]:
-    """The same, relative ones taken from the folder that the command starts in."""
+    """The values, with relative paths made absolute from the current folder."""
     for key in _KEPT_ABSOLUTE:
         values = _changed(values, key.split("."), lambda path: os.path.abspath(path) if path and "://" not in path else path)
     return values
@@ -78,10 +78,10 @@ def _changed(values: dict[str, Any], key: list[str], change: Any) -> dict[str, A
 
 
 def found(path: str) -> Path:
-    """The file or folder that a key of the experiment names."""
+    """The file or folder of a key of the experiment."""
     return Path(path).expanduser() if path.startswith("~") and os.path.expanduser(path) != path else Path(path)
 
 
 def beginning(path: str | Path) -> str:
-    """Where a relative path begins, for a message; nothing for an absolute one."""
+    """The base of a relative path, for a message; empty for an absolute one."""
     return "" if os.path.isabs(os.path.expanduser(path)) else f" (it is relative to {os.getcwd()})"

@@ -1,10 +1,10 @@
 """Every key of a recipe and of a cluster file: its type, default, meaning and tag.
 
-A tag says what a key belongs to. *experiment*: it changes the result, so it is part of the digest. *hardware*: where
+A key's tag is its category. *experiment*: it changes the result, so it is part of the digest. *hardware*: where
 and how the same experiment runs. *bookkeeping*: logging, checkpoints, tracking, and how long the run is.
 
-Defaults of experiment keys never change: a digest leaves out the keys that stand at their default, so that a new key
-does not make old runs strangers.
+Defaults of experiment keys never change: a digest leaves out the keys with their default values, so that a new key
+does not invalidate old runs.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class TaskConfig(Section):
 
 
 def _number(value: Any) -> Any:
-    """Text as a number: YAML's scalars are text, which `Literal` does not turn into numbers."""
+    """Text as a number: YAML's scalars are text, which `Literal` does not convert."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,4}\s*", value) else value
 
 
@@ -175,7 +175,7 @@ class Key:
 
 
 def _kind(annotation: Any) -> str:
-    """The type of a key as a person writes it: `int or null`, `off | all`."""
+    """The readable type of a key: `int or null`, `off | all`."""
     text = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
     if text and not getattr(annotation, "__args__", None):
         return {"NoneType": "null"}.get(text, text)
@@ -218,29 +218,29 @@ def flat(config: RunConfig) -> dict[str, Any]:
 
 
 def experiment_keys(config: RunConfig) -> dict[str, Any]:
-    """The keys that make the experiment."""
+    """The keys of the experiment."""
     values = flat(config)
     return {key.name: values[key.name] for key in keys() if key.tag == "experiment"}
 
 
 def digest(config: RunConfig) -> str:
-    """A name for the experiment: the same on any hardware, another when a key tagged *experiment* differs."""
+    """The id of the experiment: the same on any hardware, different if a key tagged *experiment* differs."""
     defaults = {key.name: json.loads(json.dumps(key.default)) for key in keys() if not key.required}
     telling = {k: v for k, v in experiment_keys(config).items() if k not in defaults or defaults[k] != v}
-    if config.data.on_error == "fail":  # then a bound ends a run, and changes nothing of what it learns
+    if config.data.on_error == "fail":  # then a bound ends a run, and does not change its result
         telling.pop("data.max_pixels", None)
     return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Pairs of key and sentence for values that are each allowed but do not go together."""
+    """Pairs of key and sentence for values that are allowed separately but not together."""
     train = config.train
     if train.global_batch % train.micro_batch:
         nearest = min(divisors(train.global_batch), key=lambda m: abs(m - train.micro_batch))
         multiple = max(1, round(train.global_batch / train.micro_batch)) * train.micro_batch
         yield (
             "train.micro_batch",
-            f"train.global_batch={train.global_batch} is no multiple of train.micro_batch={train.micro_batch}. "
+            f"train.global_batch={train.global_batch} is not a multiple of train.micro_batch={train.micro_batch}. "
             f"Set train.micro_batch={nearest}, or train.global_batch={multiple}.",
         )
     if train.steps is None and train.epochs is None:
@@ -251,7 +251,7 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
 
 
 def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Those of the section `data`, and of what follows it: losses, and what ends a run early."""
+    """Contradictions of the section `data`, and of losses, EMA and early stopping."""
     data = config.data
     if data.fold is not None and data.val_fraction is not None:
         yield "data.fold", "data.fold and data.val_fraction are two ways to split. Remove one."

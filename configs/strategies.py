@@ -1,4 +1,4 @@
-"""The strategies by name: what the ranks share out, and who runs it. One table for all who need to know. No torch here.
+"""The strategies by name: what they shard, and who runs them. The only table of strategies. No torch here.
 
 A new strategy is a line here, its name in `StrategyName`, and a module of `phalanx.dist.strategies` (docs/extending.md).
 """
@@ -15,10 +15,10 @@ class StrategySpec:
     """
     Attributes:
         module: of `phalanx.dist.strategies`; its `wrap` makes a model train over all ranks.
-        shards: what a rank holds a part of; it holds all of the rest.
+        shards: what is sharded; a rank holds all of the rest.
         collective: whether forwards and backwards wait for other ranks.
         deepspeed: whether DeepSpeed runs it (ZeRO); otherwise torch does.
-        exact_module: as `module`, with `dist.reduce=exact`; None where the strategy sums gradients in an order of its own.
+        exact_module: as `module`, with `dist.reduce=exact`; None if the strategy has its own order of summation.
         replicates: whether the weights are sharded among a few ranks (`dist.shard_ranks`), and each such group has a copy.
         one_rank: whether it runs on one rank only.
     """
@@ -38,7 +38,7 @@ class StrategySpec:
 
     @property
     def zero_stage(self) -> int:
-        """The stage of ZeRO: 1 shards the optimizer, 2 the gradients too, 3 the weights too. 0 where DeepSpeed has no part."""
+        """The stage of ZeRO: 1 shards the optimizer, 2 the gradients too, 3 the weights too. 0 without DeepSpeed."""
         return len(self.shards) if self.deepspeed else 0
 
 

@@ -1,4 +1,4 @@
-"""Files and folders that cannot be used: one sentence for what the operating system says of them."""
+"""Files and folders that cannot be used: one sentence for the operating system's error."""
 
 import errno
 import os
@@ -13,23 +13,23 @@ _WRONG = (errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def trouble(error: OSError) -> str | None:
-    """What is wrong with a place, and what to do; None for what may be a fault of the program."""
+    """The problem of a path, and what to do; None if it may be a bug."""
     if error.filename is None:
         return None
     place, said = error.filename, (error.strerror or "").lower()
     if error.errno in _DENIED:
         return f"{place}: {said}{owned_by(str(place))}. Ask the owner for access, or work as that user."
     if error.errno in _FULL:
-        return f"{place}: {said}. Make room there, then start again."
+        return f"{place}: {said}. Free space there, then start again."
     if error.errno == errno.EROFS:
-        return f"{place}: {said}. Choose another place."
+        return f"{place}: {said}. Choose another folder."
     if error.errno in _BROKEN:
-        return f"{place}: {said}. Look at its disk or file server, then start again."
+        return f"{place}: {said}. Check its disk or file server, then start again."
     return f"{place}: {said}. Check the path." if error.errno in _WRONG else None
 
 
 def owned_by(place: str) -> str:
-    """` (SOMETHING belongs to SOMEBODY)`, of the innermost part of a path that is another user's and is shut."""
+    """` (SOMETHING belongs to SOMEBODY)`, of the innermost part of a path that is another user's and not accessible."""
     for path in (Path(place), *Path(place).absolute().parents):
         with suppress(OSError, KeyError):
             owner = path.stat().st_uid

@@ -1,4 +1,4 @@
-"""The tasks by name: what each learns from, and with which networks. One table for all who need to know. No torch here."""
+"""The tasks by name: the data and the networks of each. The only table of tasks. No torch here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ NetworkKind = Literal["backbone", "segmentation", "detection"]
 class TaskSpec:
     """
     Attributes:
-        classes: `module:class` of the task, by the kind of data that it learns from.
-        network: the kind of network that it trains.
-        example: such a network, for advice.
+        classes: `module:class` of the task, by the kind of data.
+        network: the kind of network.
+        example: such a network, for messages.
         masks: for detection, whether objects have masks.
     """
 

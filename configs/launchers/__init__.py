@@ -1,1 +1,1 @@
-"""What `accelerate config`, `accelerate launch` and DeepSpeed files say about keys of ours."""
+"""Settings of `accelerate config`, `accelerate launch` and DeepSpeed files for keys of Phalanx."""

@@ -1,7 +1,7 @@
-"""What the user's `accelerate config`, or the `accelerate launch` that started this rank, says about a run. No accelerate here.
+"""A run's settings in the user's `accelerate config`, or in the `accelerate launch` that started this rank. No accelerate here.
 
 Names and defaults are those of accelerate 1.15: `commands/config/cluster.py` writes the file, `utils/launch.py` the variables.
-Answers that the questionnaire gives by itself (`mixed_precision: 'no'`, `distributed_type: MULTI_GPU`, ...) say nothing.
+The questionnaire's default answers (`mixed_precision: 'no'`, `distributed_type: MULTI_GPU`, ...) are ignored.
 """
 
 import math
@@ -18,7 +18,7 @@ from phalanx.configs.text.encodings import brief
 from phalanx.configs.text.yaml_reading import read
 
 CONFIG_FILE = "ACCELERATE_CONFIG_FILE"
-STARTED_BY_PHALANX = "PHALANX_MAILBOX"  # ranks of `phalanx train` have it: its accelerate launch passes no settings on
+STARTED_BY_PHALANX = "PHALANX_MAILBOX"  # set for ranks of `phalanx train`, whose accelerate launch passes no settings
 
 _SILENT_TYPES = ("no", "multi_gpu", "multi_cpu")
 _SHARDING = ("full_shard", "shard_grad_op", "no_shard", "hybrid_shard", "hybrid_shard_zero2")  # numbered from 1
@@ -37,7 +37,7 @@ _TYPES = {
     "DEEPSPEED": "ACCELERATE_USE_DEEPSPEED",
     "MEGATRON_LM": "ACCELERATE_USE_MEGATRON_LM",
 }
-# Sections of the file, and what their keys begin with once they are arguments of accelerate launch.
+# Sections of the file, and the prefixes of their keys as arguments of accelerate launch.
 _SECTIONS = {
     "fsdp_config": "fsdp_",
     "dynamo_config": "dynamo_",
@@ -60,7 +60,7 @@ class _Setting:
 
     @property
     def number(self) -> int:
-        """The whole number that it is; 0 where it is none."""
+        """The value as an integer; 0 if it is not one."""
         return int(self.word) if re.fullmatch(r"[0-9]{1,9}", self.word) else 0
 
 
@@ -68,10 +68,10 @@ _Settings = dict[str, _Setting]
 
 
 def statements(environment: Mapping[str, str] = os.environ) -> Statements:
-    """What accelerate's settings say: those of the launch that started this rank, else those of the config file.
+    """Accelerate's settings: those of the launch that started this rank, else those of the config file.
 
     Raises:
-        Problem: where the file cannot be read.
+        Problem: if the file cannot be read.
     """
     settings, result = _settings(environment), Statements()
     _precision(settings, result)
@@ -89,10 +89,10 @@ def statements(environment: Mapping[str, str] = os.environ) -> Statements:
 
 
 def gradient_accumulation(environment: Mapping[str, str] = os.environ) -> tuple[str, int] | None:
-    """The setting as it is written (`file:3: gradient_accumulation_steps=4`) and its number, under DeepSpeed; 1 says nothing.
+    """The setting as written (`file:3: gradient_accumulation_steps=4`) and its number, under DeepSpeed; None for 1.
 
     Raises:
-        Problem: where the file cannot be read.
+        Problem: if the file cannot be read.
     """
     settings = _settings(environment)
     kind, steps = settings.get("distributed_type"), settings.get("gradient_accumulation_steps")
@@ -102,7 +102,7 @@ def gradient_accumulation(environment: Mapping[str, str] = os.environ) -> tuple[
 
 
 def config_file(environment: Mapping[str, str] = os.environ) -> str | None:
-    """$ACCELERATE_CONFIG_FILE, where an empty one means none; else accelerate's own, if it is there."""
+    """$ACCELERATE_CONFIG_FILE, of which an empty one means none; else accelerate's default, if it exists."""
     named = environment.get(CONFIG_FILE)
     if named is not None:
         return os.path.expanduser(named) or None
@@ -189,10 +189,10 @@ def _dynamo(settings: _Settings, result: Statements) -> None:
 
 
 def _sharding(settings: _Settings) -> _Setting | None:
-    """FSDP1's strategy; None for FSDP2, which knows but true and false.
+    """FSDP1's strategy; None for FSDP2, which has only true and false.
 
     The questionnaire writes it as fsdp_reshard_after_forward; accelerate launch always gives fsdp_sharding_strategy too, which
-    is FULL_SHARD where nobody chose one.
+    is FULL_SHARD by default.
     """
     if "fsdp_version" in settings and settings["fsdp_version"].word == "2":
         return None
@@ -208,7 +208,7 @@ def _fsdp(settings: _Settings, kind: _Setting, result: Statements) -> None:
     if sharding is not None:
         word = _SHARDING[sharding.number - 1] if 0 < sharding.number <= len(_SHARDING) else sharding.word
         if word not in _SHARDING:
-            return _refuse(result, sharding, f"is no strategy of FSDP; wanted: {', '.join(_SHARDING).upper()}")
+            return _refuse(result, sharding, f"is not a strategy of FSDP; wanted: {', '.join(_SHARDING).upper()}")
         if word == "no_shard":
             return _say(result, sharding, "dist.strategy", "ddp")
         hybrid = word.startswith("hybrid")
@@ -255,7 +255,7 @@ def _deepspeed(settings: _Settings, kind: _Setting, result: Statements) -> None:
     elif stage is None:
         stage = _Setting("2", f"{kind.written}, whose zero_stage is 2 by default,", kind.origin)
     if stage is not None and stage.word not in ("0", "1", "2", "3"):
-        _refuse(result, stage, "is no stage of ZeRO; wanted: 0, 1, 2 or 3")
+        _refuse(result, stage, "is not a stage of ZeRO; wanted: 0, 1, 2 or 3")
     elif stage is not None:
         _say(result, stage, "dist.strategy", "ddp" if stage.word == "0" else f"zero{stage.word}")
     _offload(settings, result)
@@ -267,7 +267,7 @@ def _deepspeed(settings: _Settings, kind: _Setting, result: Statements) -> None:
         if not math.isfinite(norm):
             raise ValueError
     except ValueError:
-        return _refuse(result, clip, "is no number")
+        return _refuse(result, clip, "is not a number")
     _say(result, clip, "train.clip_norm", norm or None)
 
 

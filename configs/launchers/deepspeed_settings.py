@@ -1,7 +1,7 @@
-"""What a DeepSpeed JSON file says about a run. "auto" says nothing. No deepspeed here.
+"""A run's settings in a DeepSpeed JSON file. "auto" sets nothing. No deepspeed here.
 
-Names, defaults and meanings are those of deepspeed 0.19 (https://www.deepspeed.ai/docs/config-json). What concerns neither the
-experiment nor a key of ours (bucket sizes, overlap, ...) is not looked at here: it is passed on to DeepSpeed as it stands.
+Names, defaults and meanings are those of deepspeed 0.19 (https://www.deepspeed.ai/docs/config-json). Settings that concern
+neither the experiment nor a key of Phalanx (bucket sizes, overlap, ...) are passed on to DeepSpeed unchanged.
 """
 
 from typing import Any
@@ -20,18 +20,18 @@ _HALF = {
     "float16": "fp16",
     "torch.float16": "fp16",
 }
-# Parameters of DeepSpeed's optimizers that ask for another implementation of the same arithmetic.
+# Parameters of DeepSpeed's optimizers that select another implementation of the same arithmetic.
 _IMPLEMENTATION = ("torch_adam", "fused", "foreach", "fp32_optimizer_states", "capturable", "differentiable", "adam_w_mode")
-# Parameters that change the arithmetic, with the value that a recipe stands for.
+# Parameters that change the arithmetic, with the value that recipes mean.
 _ONLY = {"amsgrad": False, "maximize": False, "bias_correction": True, "dampening": 0, "decoupled_weight_decay": True}
 _SHARED = ("lr", "weight_decay")
 
 
 def read(path: str) -> dict[str, Any]:
-    """The object that a DeepSpeed JSON file holds.
+    """The object in a DeepSpeed JSON file.
 
     Raises:
-        Problem: where it cannot be read, is not JSON, or holds no object.
+        Problem: if it cannot be read, or is not a JSON object.
     """
     document = parse_json(read_text(path, "JSON"), path)
     if not isinstance(document, dict):
@@ -40,10 +40,10 @@ def read(path: str) -> dict[str, Any]:
 
 
 def statements(path: str, precision: str | None) -> Statements:
-    """What the file says of our keys, and what in it cannot be said here.
+    """The file's settings of our keys, and its settings that recipes do not have.
 
     Args:
-        precision: dist.precision as otherwise known, for the sections that leave it open ("enabled": "auto").
+        precision: dist.precision from other sources, for sections that leave it open ("enabled": "auto").
 
     Raises:
         Problem: where the file cannot be read.
@@ -52,10 +52,10 @@ def statements(path: str, precision: str | None) -> Statements:
 
 
 def deepspeed_gradient_accumulation(path: str) -> int | None:
-    """Micro-batches a rank and step (`gradient_accumulation_steps`); None where the file leaves them open.
+    """Micro-batches per rank and step (`gradient_accumulation_steps`); None if the file leaves them open.
 
     Raises:
-        Problem: where the file cannot be read, or they are no whole number above zero.
+        Problem: if the file cannot be read, or they are not a positive integer.
     """
     steps = read(path).get("gradient_accumulation_steps")
     if steps in (None, "auto"):
@@ -84,17 +84,17 @@ class _Reader:
         return self._result
 
     def _get(self, name: str) -> Any:
-        """The value at `section.key`; None where there is none, or "auto"."""
+        """The value at `section.key`; None if absent, or "auto"."""
         value: Any = self._document
         for part in name.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return None if value == "auto" else value
 
     def _section(self, name: str) -> dict[str, Any]:
-        """A section, empty where there is none; refused where it is no object."""
+        """A section, empty if absent; refused if it is not an object."""
         value = self._get(name)
         if value is not None and not isinstance(value, dict):
-            self._refuse(f"{name}={shown(value)}", "is not allowed; wanted: an object with keys of its own. Correct it")
+            self._refuse(f"{name}={shown(value)}", "is not allowed; wanted: an object with keys. Correct it")
         return value if isinstance(value, dict) else {}
 
     def _refuse(self, written: str, why: str) -> None:
@@ -107,7 +107,7 @@ class _Reader:
         self._result.say(self._origin, written, key, value, implied=True)
 
     def _enabled(self, name: str) -> bool:
-        """Whether a section says `"enabled": true`."""
+        """Whether a section has `"enabled": true`."""
         value = self._section(name).get("enabled")
         if value not in (None, "auto") and not isinstance(value, bool):
             self._refuse(f"{name}.enabled={shown(value)}", "is not allowed; wanted: true, false or auto. Correct it")
@@ -163,7 +163,7 @@ class _Reader:
             self._refuse("amp.enabled=true", "is not supported. Use bf16 or fp16")
 
     def _loss_scale(self, precision: str | None) -> None:
-        """Read where fp16 is on, or left to a recipe that has it on; elsewhere these values stand idle."""
+        """Reads the loss scale if fp16 is on, or left to a recipe that has it on; otherwise it is not used."""
         left_open = self._section("fp16").get("enabled") == "auto" and precision == "fp16"
         if not (self._section("fp16").get("enabled") is True or left_open):
             return
@@ -205,17 +205,17 @@ class _Reader:
             self._say(written, f"optim.{parameter}", value)
         elif parameter in _ONLY:
             if value != _ONLY[parameter]:
-                self._refuse(f"{written}={shown(value)}", f"cannot be said in a recipe. Set {shown(_ONLY[parameter])}")
+                self._refuse(f"{written}={shown(value)}", f"is not available in a recipe. Set {shown(_ONLY[parameter])}")
         elif parameter not in _IMPLEMENTATION:
-            self._refuse(f"{written}={shown(value)}", f"is no parameter that a recipe has for {name}. Remove it")
+            self._refuse(f"{written}={shown(value)}", f"is not a parameter of {name} in recipes. Remove it")
 
     def _unwritten(self, name: str, kind: str, parameters: dict[str, Any]) -> None:
-        """What DeepSpeed takes for parameters that are not there, where it is not what a recipe takes."""
+        """Adds DeepSpeed's defaults of missing parameters, where they differ from a recipe's."""
         if name == "sgd" and "momentum" not in parameters:
             self._imply("optimizer.type=SGD without momentum", "optim.momentum", 0.0)
         if name == "adamw" and parameters.get("torch_adam") and "weight_decay" not in parameters:
             self._imply("optimizer.params.torch_adam=true without weight_decay", "optim.weight_decay", 0.01)
-        # DeepSpeed's Adam is AdamW unless adam_w_mode=false, and without weight decay the two are one.
+        # DeepSpeed's Adam is AdamW unless adam_w_mode=false, and without weight decay the two are the same.
         if kind == "adam" and parameters.get("adam_w_mode") is False:
             written = "optimizer.params.adam_w_mode=false"
             if parameters.get("weight_decay"):

@@ -23,12 +23,12 @@ _MISSING = object()
 
 @dataclass
 class Filling:
-    """What other programs' settings add to a recipe.
+    """The values that other programs' settings add to a recipe.
 
     Attributes:
         values: nested, as a file's would be.
         filled: the statements behind them, by key.
-        problems: settings that contradict the recipe or each other, or that cannot be said here.
+        problems: settings that contradict the recipe or each other, or that recipes do not have.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -38,12 +38,12 @@ class Filling:
 
 @dataclass(frozen=True)
 class Written:
-    """What this invocation's files and overrides say, over the run that they go on with.
+    """The values of this command's files and overrides, above those of the run that it resumes.
 
     Attributes:
         explicit: nested values of files and overrides.
-        where: the origin of one of their keys.
-        base: nested values of a run that is resumed. Its experiment stands as if it had been written; the rest may change.
+        where: returns the origin of one of their keys.
+        base: nested values of a resumed run. Its experiment counts as if it had been written; the rest may change.
     """
 
     explicit: dict[str, Any]
@@ -51,7 +51,7 @@ class Written:
     base: dict[str, Any]
 
     def value(self, key: str) -> Any:
-        """What was set, or is part of the run's experiment; `_MISSING` where neither."""
+        """The value that was set, or is part of the run's experiment; `_MISSING` otherwise."""
         value = _lookup(self.explicit, key)
         return _lookup(self.base, key) if value is _MISSING and key in _EXPERIMENT else value
 
@@ -60,7 +60,7 @@ class Written:
 
 
 def fill(written: Written, environment: Mapping[str, str] = os.environ) -> Filling:
-    """Asks accelerate's settings and the DeepSpeed file for what the recipe leaves open."""
+    """Fills what the recipe leaves open from accelerate's settings and the DeepSpeed file."""
     result = Filling()
     accelerate = _asked(lambda: accelerate_settings.statements(environment), result)
     result.problems += accelerate.refused
@@ -72,18 +72,18 @@ def fill(written: Written, environment: Mapping[str, str] = os.environ) -> Filli
         deepspeed = _asked(lambda: deepspeed_settings.statements(path, precision), result)
         result.problems += deepspeed.refused
         said = said + deepspeed.said
-    for statement in sorted(said, key=lambda s: s.implied):  # what somebody wrote comes before a default
+    for statement in sorted(said, key=lambda s: s.implied):  # written values come before defaults
         _take(statement, written, result)
     return result
 
 
 def gradient_accumulation(config: RunConfig, environment: Mapping[str, str] = os.environ) -> Iterator[tuple[str, int]]:
-    """(setting as it is written, number) for each setting that fixes the micro-batches of a rank and step.
+    """(setting as written, number) for each setting that fixes the micro-batches per rank and step.
 
     Phalanx computes them from train.global_batch, train.micro_batch and the ranks: compare once those are known.
 
     Raises:
-        UserError: where a file cannot be read.
+        UserError: if a file cannot be read.
     """
     try:
         if (accelerate := accelerate_settings.gradient_accumulation(environment)) is not None:
@@ -95,10 +95,10 @@ def gradient_accumulation(config: RunConfig, environment: Mapping[str, str] = os
 
 
 def deepspeed_gradient_accumulation(path: str) -> int | None:
-    """`gradient_accumulation_steps` of a DeepSpeed JSON file; None where it leaves them open.
+    """`gradient_accumulation_steps` of a DeepSpeed JSON file; None if it leaves them open.
 
     Raises:
-        UserError: where the file cannot be read, or they are no whole number above zero.
+        UserError: if the file cannot be read, or they are not a positive integer.
     """
     try:
         return deepspeed_settings.deepspeed_gradient_accumulation(path)
@@ -115,7 +115,7 @@ def _asked(ask: Callable[[], Statements], result: Filling) -> Statements:
 
 
 def _deepspeed_file(written: Written, accelerate: Statements, result: Filling) -> str | None:
-    """The DeepSpeed file that counts: as written, else accelerate's, else that of the run, unless it now runs otherwise."""
+    """The DeepSpeed file in use: as written, else accelerate's, else the run's, unless it no longer uses DeepSpeed."""
     if written.is_explicit("dist.deepspeed"):
         explicit = _lookup(written.explicit, "dist.deepspeed")
         return explicit if isinstance(explicit, str) and isinstance(written.explicit["dist"], dict) else None
@@ -131,7 +131,7 @@ def _deepspeed_file(written: Written, accelerate: Statements, result: Filling) -
 
 
 def _take(statement: Statement, written: Written, result: Filling) -> None:
-    """Fills a key, or notes that it is contradicted."""
+    """Fills a key, or records a contradiction."""
     key, there = statement.key, written.value(statement.key)
     earlier = result.filled.get(key)
     if there is _MISSING and earlier is None:
@@ -148,7 +148,7 @@ def _take(statement: Statement, written: Written, result: Filling) -> None:
             place = "the command line" if written.where(key) == COMMAND_LINE else written.where(key)
             sentence = f"{meant} contradicts {key}={brief(shown(there))} of {place}. Remove one of them."
         else:
-            sentence = f"{meant} contradicts {key}={brief(shown(there))} of the run, whose experiment stands. Remove it."
+            sentence = f"{meant} contradicts {key}={brief(shown(there))} of the run, whose experiment cannot change. Remove it."
     else:
         assert earlier is not None
         if _typed(key, earlier.value) == _typed(key, statement.value):
@@ -160,7 +160,7 @@ def _take(statement: Statement, written: Written, result: Filling) -> None:
 
 
 def _lookup(values: Any, key: str) -> Any:
-    """The value of a dotted key; `_MISSING` where there is none. What is no section is found in place of its keys."""
+    """The value of a dotted key; `_MISSING` if there is none. A value in place of a section is returned for its keys."""
     for part in key.split("."):
         if not isinstance(values, dict):
             return values
@@ -181,7 +181,7 @@ def _field(key: str) -> FieldInfo:
 
 
 def _typed(key: str, value: Any) -> Any:
-    """A value as the schema would have it (`"3e-4"` is 0.0003); as it is where it is not allowed, which validation tells."""
+    """A value converted by the schema (`"3e-4"` is 0.0003); unchanged if it is not allowed, which validation reports."""
     field_of_key = _field(key)
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field_of_key.annotation, field_of_key])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What another program's settings say about a key of ours."""
+"""Settings of other programs for keys of Phalanx."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,13 +8,13 @@ from phalanx.configs.origin import Origin
 
 @dataclass(frozen=True)
 class Statement:
-    """One setting of another program, in the words of both.
+    """One setting of another program, and its meaning in Phalanx.
 
     Attributes:
-        origin: the file it stands in.
-        written: as it stands there: `zero_optimization.stage=3`.
-        key, value: what it means here: `dist.strategy`, `zero3`.
-        implied: nobody wrote it, it is the other program's default: it fills a key, and contradicts nothing.
+        origin: its file.
+        written: as in that file: `zero_optimization.stage=3`.
+        key, value: its meaning here: `dist.strategy`, `zero3`.
+        implied: it is the other program's default: it fills a key, and contradicts nothing.
     """
 
     origin: Origin
@@ -26,7 +26,7 @@ class Statement:
 
 @dataclass
 class Statements:
-    """All that a source says, and what in it cannot be said here."""
+    """All statements of a source, and its settings that recipes do not have."""
 
     said: list[Statement] = field(default_factory=list)
     refused: list[tuple[Origin, str]] = field(default_factory=list)
@@ -38,12 +38,12 @@ class Statements:
         self.refused.append((origin, sentence))
 
     def value(self, key: str) -> Any:
-        """What is said of a key; None where nothing is."""
+        """The value for a key; None without one."""
         return next((statement.value for statement in self.said if statement.key == key), None)
 
 
 def shown(value: Any) -> str:
-    """A value as a recipe would write it."""
+    """A value in the notation of recipes."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):

@@ -1,1 +1,1 @@
-"""What is said of a wrong recipe: the nearest key, words of other toolkits, refusals."""
+"""Messages on errors in recipes: the nearest key, synonyms of other toolkits, refusals."""

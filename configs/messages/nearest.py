@@ -1,4 +1,4 @@
-"""What an unknown key or value was meant to be: by the words of other toolkits first, then by spelling, else nothing."""
+"""Suggestions for unknown keys and values: by other toolkits' synonyms first, then by spelling."""
 
 import difflib
 import functools
@@ -25,7 +25,7 @@ def _names() -> tuple[str, ...]:
 
 
 def override(argument: str) -> str:
-    """A sentence, with a blank before it, about an argument that was meant as `key=value`, such as one with dashes."""
+    """A sentence, with a leading blank, about an argument intended as `key=value`, such as one with dashes."""
     match = re.fullmatch(r"[-+~]*([A-Za-z_]\w*(?:[.:/][\w-]+)*)(=?)(?s:.*)", argument[:1000])
     if match is None:
         return ""
@@ -42,7 +42,7 @@ def _plain(word: str) -> str:
 
 
 def key(unknown: str) -> str:
-    """A sentence, with a blank before it, that names the key that was meant, or says where all are."""
+    """A sentence, with a leading blank, that suggests the intended key, or the list of all."""
     word = _plain(unknown)
     section, _, last = word.rpartition(".")
     for spoken in (word, last):
@@ -62,7 +62,7 @@ def key(unknown: str) -> str:
 
 
 def _spelt(word: str, section: str, last: str) -> str | None:
-    """The key that is spelt nearly so: one of the same section, or of one that is spelt so, else of all; or a section."""
+    """The key of similar spelling: in the same section, or in a section of similar spelling, else in all; or a section."""
     sections = {name.rpartition(".")[0] for name in _names()}
     if section and section not in sections and (near := difflib.get_close_matches(section, sections, n=1, cutoff=0.75)):
         section = near[0]
@@ -79,7 +79,7 @@ def _spelt(word: str, section: str, last: str) -> str | None:
 
 
 def value(key: str, given: str) -> str:
-    """A sentence, with a blank before it, about a value in the words of another toolkit; nothing where it is not known."""
+    """A sentence, with a leading blank, about another toolkit's name of a value; empty if unknown."""
     word = _plain(given)
     there = synonyms.VALUES.get(key, {}).get(word)
     note = synonyms.VALUE_NOTES.get((key, word))

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong in a recipe, in our words: the key, what is there, what is allowed, what was probably meant."""
+"""Pydantic's errors in our messages: the key, its value, the allowed values, a suggestion."""
 
 import difflib
 import re
@@ -14,7 +14,7 @@ from phalanx.configs.text.encodings import brief
 
 MOST_UNKNOWN = 10
 MOST = 30
-_HIDDEN = ("slurm.setup", "slurm.extra")  # lines that may set a key or a password: never repeated
+_HIDDEN = ("slurm.setup", "slurm.extra")  # lines that may hold a key or a password: never repeated
 
 _WANTED = {
     "int_parsing": "a whole number",
@@ -31,8 +31,8 @@ _WANTED = {
     "string_unicode": "text",
     "list_type": "a list, such as [A, B]",
     "tuple_type": "a list, such as [A, B]",
-    "dict_type": "keys of its own, such as {{A: B}}",
-    "mapping_type": "keys of its own, such as {{A: B}}",
+    "dict_type": "a section of keys, such as {{A: B}}",
+    "mapping_type": "a section of keys, such as {{A: B}}",
     "greater_than": "a number greater than {gt}",
     "greater_than_equal": "a number of at least {ge}",
     "less_than": "a number less than {lt}",
@@ -48,21 +48,21 @@ _SECTIONS = {name.rpartition(".")[0] for name in _NAMES} - {""}
 
 
 def sentences(error: ValidationError, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Pairs of key and sentence, one for each key that is wrong.
+    """Pairs of key and sentence, one per wrong key.
 
     Args:
-        values: what was validated.
+        values: the validated values.
     """
     unknown: list[str] = []
-    said: set[str] = set()
+    reported: set[str] = set()
     for item in error.errors(include_url=False):
         if item["type"] == "extra_forbidden":
             unknown += _leaves(item["input"], ".".join(map(str, item["loc"])))
             continue
         key = _key(item["loc"])
-        if key in said:  # the members of a union each say what they wanted
+        if key in reported:  # each member of a union reports an error
             continue
-        said.add(key)
+        reported.add(key)
         yield key, _sentence(item, key, values)
     for key in unknown[:MOST_UNKNOWN]:
         yield key, f"unknown key {brief(key)}.{nearest.key(key)}"
@@ -74,14 +74,14 @@ def sentences(error: ValidationError, values: Mapping[str, Any]) -> Iterator[tup
 
 
 def _leaves(value: Any, key: str) -> list[str]:
-    """The keys below an unknown section, each to be named by itself; the key itself where there are none."""
+    """The keys below an unknown section, to be reported one by one; the key itself if there are none."""
     if not isinstance(value, dict) or not value:
         return [key]
     return [leaf for name, below in value.items() for leaf in _leaves(below, f"{key}.{name}")]
 
 
 def _key(place: tuple[int | str, ...]) -> str:
-    """The key or section that a place of pydantic's lies in."""
+    """The key or section of an error's location."""
     key = ""
     for part in place:
         longer = f"{key}.{part}" if key else str(part)
@@ -114,7 +114,7 @@ def _sentence(item: Any, key: str, values: Mapping[str, Any]) -> str:
 
 
 def _wanted(item: Any, kind: str) -> str:
-    if kind == "missing":  # of a list that must have so many
+    if kind == "missing":  # of a list of fixed length
         return "a list of two values"
     if kind == "value_error":
         return str(item["ctx"]["error"])
@@ -129,12 +129,12 @@ def _number(value: Any) -> str:
 
 
 def _inside(key: str, below: tuple[int | str, ...], values: Mapping[str, Any]) -> tuple[str, Any]:
-    """The part of a list or section that a place lies in, as a person writes it, and what is there."""
+    """The part of a list or section at an error's location, in a recipe's notation, and its value."""
     value: Any = values
     for name in key.split("."):
         value = value.get(name) if isinstance(value, Mapping) else None
     written = key
-    for part in below:  # between them stand pydantic's names of types
+    for part in below:  # pydantic's names of types are between them
         if isinstance(value, list | tuple) and isinstance(part, int) and part < len(value):
             written, value = f"{written}[{part}]", value[part]
         elif isinstance(value, Mapping) and part in value:

@@ -28,7 +28,7 @@ SECTIONS = {word: meant[0] for word, meant in _by_word({
     "slurm": "sbatch cluster",
 }).items()}  # fmt: skip
 
-# What is meant, one key or several, and the words for it.
+# The intended key or keys, and their synonyms.
 KEYS = _by_word({
     "train.global_batch train.micro_batch": "batch_size batch bs batchsize",
     "train.global_batch": "total_batch_size train_batch_size effective_batch_size ims_per_batch",
@@ -144,14 +144,14 @@ KEYS = _by_word({
 })  # fmt: skip
 
 _RESUME = "`phalanx resume RUN` resumes a run; `phalanx train` does so too where there is a run of that name."
-_RANKS = "`phalanx train --nproc N` says how many processes start here, slurm.gpus_per_node and slurm.nodes how many in a job."
+_RANKS = "`phalanx train --nproc N` sets the processes on this machine, slurm.gpus_per_node and slurm.nodes those of a job."
 _COMPUTED = "It follows from train.global_batch, train.micro_batch and the number of ranks."
 
-# Words for what is no key here, and where it is said instead.
+# Names of settings without a key, and what to use instead.
 ELSEWHERE = {word: sentence for sentence, words in {
     _RESUME: "resume resume_from resume_from_checkpoint ckpt_path auto_resume",
     _RANKS: "devices gpus num_gpus n_gpu num_processes nproc nproc_per_node world_size num_nodes",
-    "Launchers say it to each rank: remove it.": "local_rank",
+    "Launchers set it for each rank: remove it.": "local_rank",
     "An evaluation takes micro-batches of train.micro_batch samples.":
         "per_device_eval_batch_size eval_batch_size val_batch_size test_batch_size evaluate.batch_size",
     _COMPUTED:
@@ -163,7 +163,7 @@ ELSEWHERE = {word: sentence for sentence, words in {
     "Training is always shuffled, by seed.": "shuffle",
     "It is on where there are GPUs.": "pin_memory",
     "Loader processes always stay.": "persistent_workers",
-    "There is none; a smaller train.micro_batch (another experiment), fsdp or zero3 save memory.":
+    "It is not available; a smaller train.micro_batch (another experiment), fsdp or zero3 save memory.":
         "gradient_checkpointing grad_checkpointing",
     "It is on unless train.deterministic=true.": "benchmark",
 }.items() for word in words.split()}  # fmt: skip
@@ -294,7 +294,7 @@ VALUES = {key: _by_word(table) for key, table in {
     },
 }.items()}  # fmt: skip
 
-# What there is not, and what there is.
+# Unavailable settings, and the alternatives.
 _NOT_HERE = {
     ("dist.device", "Phalanx trains on CUDA devices and on the CPU."): "tpu npu xpu mps hpu xla rocm",
     ("dist.precision", "There is none of 8 bits."): "fp8 float8 int8 transformer_engine",
@@ -304,18 +304,18 @@ _NOT_HERE = {
 }  # fmt: skip
 
 VALUE_NOTES = {(key, word): note for (key, note), words in _NOT_HERE.items() for word in words.split()} | {
-    ("schedule.name", "cosine_with_restarts"): "cosine is there without restarts.",
-    ("schedule.name", "cosineannealingwarmrestarts"): "cosine is there without restarts.",
+    ("schedule.name", "cosine_with_restarts"): "cosine is available without restarts.",
+    ("schedule.name", "cosineannealingwarmrestarts"): "cosine is available without restarts.",
     ("optim.name", "adam"): "With optim.weight_decay=0 the two are the same.",
     ("schedule.name", "linear"): "With schedule.power=1 it is a line.",
     ("data.mean", "imagenet"): "ImageNet's is [0.485, 0.456, 0.406], and is taken for files where nothing is set.",
     ("data.std", "imagenet"): "ImageNet's is [0.229, 0.224, 0.225], and is taken for files where nothing is set.",
-    ("dist.strategy", "auto"): "The number of ranks is --nproc's.",
+    ("dist.strategy", "auto"): "The number of ranks is set by --nproc.",
     ("data.name", "imagenet"): "Its layout is that of folders, with data.train_split=train and data.val_split=val.",
     ("optim.name", "nesterov"): "Set optim.nesterov=true with it.",
 }
 
-# Networks on a backbone that is fixed, and those of the same kind on any.
+# Networks with a fixed backbone, and the same networks with any.
 ON_ANY_BACKBONE = {
     "fcn_resnet50": "fcn",
     "fcn_resnet101": "fcn",
@@ -328,7 +328,7 @@ ON_ANY_BACKBONE = {
     "retinanet_resnet50_fpn": "retinanet",
     "fcos_resnet50_fpn": "fcos",
 }
-# Names that hold a backbone's, and the network that is meant.
+# Names that include a backbone's, and the intended network.
 WITH_BACKBONE = {
     "maskrcnn": "mask_rcnn",
     "mask_rcnn": "mask_rcnn",

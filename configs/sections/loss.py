@@ -18,7 +18,7 @@ def _class_weights(value: Any) -> Any:
     except (TypeError, ValueError):
         numbers = []
     if not numbers or min(numbers) < 0 or max(numbers) == 0:
-        raise ValueError("balanced, or a list of numbers, one a class")
+        raise ValueError("balanced, or a list of numbers, one per class")
     return numbers
 
 
@@ -76,11 +76,11 @@ class LossConfig(Section):
 
 
 def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
-    """Pairs of key and sentence for values that are each allowed but do not go together, or not with the task."""
+    """Pairs of key and sentence for values that are allowed separately but not together, or not with the task."""
     if task in DETECTION:
         for key, field in LossConfig.model_fields.items():
             if getattr(loss, key) != field.default:
-                yield f"loss.{key}", f"loss.{key} is not for task.name={task}: a detector has losses of its own. Remove it."
+                yield f"loss.{key}", f"loss.{key} is not for task.name={task}: a detector has its own losses. Remove it."
         return
     if loss.pos_weight is not None and "bce" not in loss.names:
         yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
@@ -91,13 +91,13 @@ def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
     if loss.ohem_threshold is not None and "cross_entropy" not in loss.names:
         yield "loss.ohem_threshold", f"loss.ohem_threshold is for cross_entropy, not {loss.name}. Remove it."
     if loss.name in loss.add:
-        yield "loss.add", f"loss.add has {loss.name}, which is loss.name already, and counts 1. Remove it."
+        yield "loss.add", f"loss.add has {loss.name}, which is loss.name already, with weight 1. Remove it."
     if task == "segmentation" and loss.name not in PIXEL_LOSSES:
         yield "loss.name", f"loss.name={loss.name}: segmentation takes {', '.join(PIXEL_LOSSES)}. Set one of them."
     if task != "classification":
         return
     if loss.name == "dice":
-        yield "loss.name", "loss.name=dice is of pixels, for task.name=segmentation. Set cross_entropy, bce, focal, mse or l1."
+        yield "loss.name", "loss.name=dice needs task.name=segmentation. Set cross_entropy, bce, focal, mse or l1."
     for key in ("add", "ohem_threshold"):
         if value := getattr(loss, key):
-            yield f"loss.{key}", f"loss.{key}={value} is of pixels, for task.name=segmentation. Remove it."
+            yield f"loss.{key}", f"loss.{key}={value} needs task.name=segmentation. Remove it."

@@ -76,11 +76,11 @@ class ScheduleConfig(Section):
 
 
 def contradictions(optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[tuple[str, str]]:
-    """Pairs of key and sentence for values that are each allowed but do not go together."""
+    """Pairs of key and sentence for values that are allowed separately but not together."""
     if schedule.name == "step" and not schedule.milestones:
         yield "schedule.milestones", "schedule.name=step needs schedule.milestones. Set them, such as [0.33, 0.67]."
     for key in ("warmup_momentum", "warmup_bias_lr"):
         if getattr(schedule, key) is not None and not schedule.warmup_steps:
-            yield f"schedule.{key}", f"schedule.{key} needs a warm-up. Set schedule.warmup_steps, or leave it away."
+            yield f"schedule.{key}", f"schedule.{key} needs a warm-up. Set schedule.warmup_steps, or leave it out."
     if optim.nesterov and not optim.momentum:
         yield "optim.nesterov", "Nesterov momentum needs optim.momentum above 0. Set one, or optim.nesterov=false."

@@ -1,4 +1,4 @@
-"""What sections of the schema are made of: keys with a tag and a meaning, and the types that several sections use."""
+"""The parts of the schema's sections: keys with a tag and a meaning, and types that several sections use."""
 
 import math
 import re
@@ -28,7 +28,7 @@ def bookkeeping(default: Any, meaning: str, **constraints: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """Reads `1e5` and `1_000` as a person means them; leaves everything else for pydantic to judge."""
+    """Reads `1e5` and `1_000` as integers; leaves everything else to pydantic."""
     if isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?[eE]\+?[0-9]{1,2}", value.strip()):
         number = float(value)
         return int(number) if number.is_integer() else value
@@ -54,14 +54,14 @@ REQUIRED = ...
 
 
 class Section(BaseModel):
-    """A group of keys. Frozen, and no key but those named here is allowed."""
+    """A group of keys. Frozen, without other keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*")
     @classmethod
     def _one_line(cls, value: Any, info: ValidationInfo) -> Any:
-        """A second line of a text would be a command of its own in a batch script; null, not emptiness, says none."""
+        """Refuses a second line, which would be a command in a batch script, and empty text instead of null."""
         if info.field_name != "options" and _has_control(value):
             raise ValueError("text of one line, without control characters")
         if value == "" and cls.model_fields[str(info.field_name)].default is None:

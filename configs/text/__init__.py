@@ -1,1 +1,1 @@
-"""Reading YAML and JSON strictly, with the place of every value."""
+"""Strict reading of YAML and JSON, with the place of every value."""

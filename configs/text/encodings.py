@@ -1,4 +1,4 @@
-"""Text files as people have them: UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one; refused by the line."""
+"""Text files: UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one; others are refused with the line."""
 
 import codecs
 import os
@@ -9,7 +9,7 @@ from phalanx.configs import credentials, places
 from phalanx.configs.origin import Origin, Problem
 
 LARGEST = 1 << 20
-"""Bytes of a recipe or of another program's settings: a thousand times what they have."""
+"""The largest accepted recipe or settings file in bytes: a thousand times the usual size."""
 
 _MARKS = (  # UTF-32's first: its mark begins with that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -26,14 +26,14 @@ def decode(raw: bytes) -> str:
     """The text of a file.
 
     Raises:
-        ValueError: saying which byte of which line is no text, and what to do.
+        ValueError: with the byte and line that are not text, and what to do.
     """
     encoding = next((encoding for mark, encoding in _MARKS if raw.startswith(mark)), "utf-8")
     if encoding == "utf-8" and b"\0" in raw:
         nulls = raw.count(b"\0")
         if nulls * 3 > len(raw) and len(raw) % 2 == 0:
             raise ValueError("this looks like UTF-16 without a byte order mark. Save the file as UTF-8")
-        raise ValueError(f"this is no text file: line {_line(raw, raw.index(0))} holds a NUL byte. Give a text file")
+        raise ValueError(f"this is not a text file: line {_line(raw, raw.index(0))} holds a NUL byte. Give a text file")
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
@@ -57,7 +57,7 @@ def read_text(path: str, wanted: str = "YAML") -> str:
         wanted: what the file should hold, for the message.
 
     Raises:
-        Problem: where there is none, or it is no text.
+        Problem: if it does not exist, or is not text.
     """
     origin = Origin(brief(path, 300))
     try:
@@ -66,14 +66,14 @@ def read_text(path: str, wanted: str = "YAML") -> str:
             if stat.S_ISDIR(mode):
                 raise IsADirectoryError
             if not stat.S_ISREG(mode):
-                raise Problem(origin, f"this is a pipe or a device, which can be read but once. Give a {wanted} file.")
+                raise Problem(origin, f"this is a pipe or a device, which can be read only once. Give a {wanted} file.")
             raw = file.read(LARGEST + 1)
     except FileNotFoundError:
         raise Problem(origin, f"there is no such file{places.beginning(path)}. Check the path.") from None
     except IsADirectoryError:
         raise Problem(origin, f"this is a folder. Give a {wanted} file.") from None
     except ValueError:  # a NUL in the path
-        raise Problem(Origin(repr(path)), "this is no path of a file. Check it.") from None
+        raise Problem(Origin(repr(path)), "this is not a valid path. Check it.") from None
     except OSError as error:
         raise Problem(origin, f"the file cannot be read: {error.strerror}.") from None
     if len(raw) > LARGEST:
@@ -83,12 +83,12 @@ def read_text(path: str, wanted: str = "YAML") -> str:
     except ValueError as error:
         raise Problem(origin, f"{error}.") from None
     if (unseen := control(text)) is not None:
-        raise Problem(Origin(path, unseen[1]), f"{line_of(text, unseen[1])}: {unseen[0]} stands in this line. Remove it.")
+        raise Problem(Origin(path, unseen[1]), f"{line_of(text, unseen[1])}: {unseen[0]} is in this line. Remove it.")
     return text
 
 
 def control(text: str) -> tuple[str, int] | None:
-    """The first character that nobody can see, in words, and its line; None where there is none."""
+    """The description and line of the first invisible character; None without one."""
     if (found := _CONTROL.search(text)) is None:
         return None
     name = "half a character" if "\ud800" <= found[0] <= "\udfff" else f"the control character U+{ord(found[0]):04X}"
@@ -96,12 +96,12 @@ def control(text: str) -> tuple[str, int] | None:
 
 
 def has_control(text: str) -> bool:
-    """Whether text holds characters that nobody can see, half of a surrogate pair, or a second line."""
+    """Whether text holds invisible characters, half of a surrogate pair, or a second line."""
     return _CONTROL.search(text) is not None or bool(re.search("[\n\r\x85\u2028\u2029]", text))
 
 
 def line_of(text: str, line: int | None) -> str:
-    """A line of a text, counted from 1, for a message: short, printable, and not shown where it holds a key."""
+    """A line of a text, counted from 1, for a message: short, printable, and not shown if it holds a key."""
     lines = re.split("\r\n|\n|\r|\x85|\u2028|\u2029", text)
     if line is None or not 0 < line <= len(lines) or not lines[line - 1].strip():
         return "the text"
@@ -109,10 +109,10 @@ def line_of(text: str, line: int | None) -> str:
 
 
 def brief(value: object, length: int = _SHOWN) -> str:
-    """A value for a message: short, printable, and not shown where it holds a key, token or password."""
+    """A value for a message: short, printable, and not shown if it holds a key, token or password."""
     try:
         text = str(value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python does not print numbers of more than 4,300 digits
         text = "a number of thousands of digits"
     if credentials.found(text[:4096]):
         return "(not shown: it holds a key)"

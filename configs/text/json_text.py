@@ -1,4 +1,4 @@
-"""JSON as the standard has it: numbers that are finite, keys that stand once; refused in our words, by the line."""
+"""Standard JSON: finite numbers, unique keys; errors are reported with the line."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from phalanx.configs.text.encodings import brief, control, line_of
 _LONGEST = 300
 _DEEPEST = 32
 _SENTENCES = (
-    ("property name", "a key in double quotes must stand here; a comma before } is one too many"),
+    ("property name", "a key in double quotes is expected here; a comma before } is one too many"),
     (
         "Expecting value|trailing comma",
         "a value is missing or not JSON (text needs double quotes), or a comma is one too many",
@@ -44,7 +44,7 @@ def parse_json(text: str, path: str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        Problem: where it is not JSON.
+        Problem: if it is not JSON.
     """
     try:
         value = json.loads(
@@ -64,11 +64,11 @@ def parse_json(text: str, path: str) -> Any:
 
 
 def explain(error: json.JSONDecodeError) -> str:
-    """What is wrong at an error's place."""
+    """The explanation of an error."""
     return next((sentence for pattern, sentence in _SENTENCES if re.search(pattern, error.msg)), "it is broken here")
 
 
-_TOO_DEEP = f"more than {_DEEPEST} values lie within each other. Write it flatter."
+_TOO_DEEP = f"more than {_DEEPEST} levels of nesting. Write it flatter."
 
 
 def _check(value: Any, depth: int) -> None:
@@ -76,7 +76,7 @@ def _check(value: Any, depth: int) -> None:
         raise _Fault(_TOO_DEEP)
     for text in value if isinstance(value, dict) else [value] if isinstance(value, str) else []:
         if (unseen := control(text)) is not None:
-            raise _Fault(f"{unseen[0]} stands in the text {brief(text)!r}. Remove it.")
+            raise _Fault(f"{unseen[0]} is in the text {brief(text)!r}. Remove it.")
     for below in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
         _check(below, depth + 1)
 
@@ -94,9 +94,9 @@ def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _whole(text: str) -> int:
+def _integer(text: str) -> int:
     if len(text) > _LONGEST:
-        raise _Fault(f"{brief(text)} is too long a number. Correct it.")
+        raise _Fault(f"{brief(text)} is a too long number. Correct it.")
     return int(text)
 
 
@@ -108,4 +108,4 @@ def _finite(text: str) -> float:
 
 
 def _refuse_constant(text: str) -> NoReturn:
-    raise _Fault(f"{text} is no number of JSON. Correct it.")
+    raise _Fault(f"{text} is not a JSON number. Correct it.")

@@ -1,4 +1,4 @@
-"""Reads YAML into plain values, and notes the line of every key. Scalars stay text: the schema decides what they are."""
+"""Reads YAML into plain values, with the line of every key. Scalars stay text: the schema decides their types."""
 
 import re
 from typing import Any
@@ -11,10 +11,10 @@ from phalanx.configs.text.encodings import brief, control, line_of, read_text
 
 _DEEPEST = 32
 _TOO_DEEP = f"more than {_DEEPEST} values lie within each other. Write it flatter."
-_MOST = 20_000  # values, those that aliases repeat among them
+_MOST = 20_000  # values, counting those repeated by aliases
 _TAG = "tag:yaml.org,2002:"
 _NULL, _MERGE = _TAG + "null", _TAG + "merge"
-# Tags that say what the value is anyway, and the text that they allow.
+# Redundant tags, and the text that they allow.
 _SCALARS = {
     _TAG + "str": r"(?s).*",
     _NULL: r"|~|null|Null|NULL",
@@ -25,11 +25,11 @@ _SCALARS = {
 
 
 class Plain(str):
-    """Text without quotes: it may mean a number or a truth value, where the schema leaves the type open."""
+    """Text without quotes: it may mean a number or a boolean, if the schema leaves the type open."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose plain scalars stay text, so that the schema decides: `off` is a word here and false there.
+    """YAML whose plain scalars stay text, so that the schema decides: `off` may be a word or false.
 
     PyYAML follows YAML 1.1, in which `3e-4` is text and `no` and `on` are booleans. Only null is resolved.
     """
@@ -52,17 +52,17 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Fault(Exception):
-    """What is wrong at a place of the text, and what to change."""
+    """An error at a place of the text, and what to change."""
 
     def __init__(self, mark: yaml.Mark, sentence: str):
         self.line, self.sentence = mark.line + 1, sentence
 
 
 def parse(text: str, origin: Origin) -> tuple[Any, dict[str, Origin]]:
-    """The value of a YAML text, and where each of its keys stands (`{"train.steps": Origin}`).
+    """The value of a YAML text, and the place of each of its keys (`{"train.steps": Origin}`).
 
     Raises:
-        Problem: where it is not YAML, or holds what no recipe needs.
+        Problem: if it is not YAML, or uses features that no recipe needs.
     """
     origins: dict[str, Origin] = {}
     loader: _Loader | None = None
@@ -82,18 +82,18 @@ def parse(text: str, origin: Origin) -> tuple[Any, dict[str, Origin]]:
     except yaml.MarkedYAMLError as error:
         line, wrong = yaml_errors.explain(error)
         sentence = f"this is not YAML: {line_of(text, line)}: {wrong}."
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a character that cannot be, such as "\UFFFFFFFF"
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # an impossible character, such as "\UFFFFFFFF"
         line = text.count("\n", 0, getattr(error, "position", 0)) + 1 if loader is None else loader.line + 1
-        sentence = f"this is not YAML: {line_of(text, line)}: it holds a character that no text has. Remove it."
+        sentence = f"this is not YAML: {line_of(text, line)}: it holds an impossible character. Remove it."
     raise Problem(Origin(origin.file, line if origin != COMMAND_LINE else None), sentence)
 
 
 def _bound(node: yaml.Node, known: dict[int, tuple[int, int]], above: set[int]) -> tuple[int, int]:
-    """Values and levels of a node, counting again what aliases repeat; refused before anybody would spend time on them."""
+    """Values and levels of a node, including repeats by aliases; refused before they would take time."""
     if id(node) in known:
         return known[id(node)]
     if id(node) in above:
-        raise _Fault(node.start_mark, "an alias stands within what it repeats. Write the values out.")
+        raise _Fault(node.start_mark, "an alias is within what it repeats. Write the values out.")
     size, levels = 1, 1
     if isinstance(node, yaml.CollectionNode):
         above.add(id(node))
@@ -111,13 +111,13 @@ def _bound(node: yaml.Node, known: dict[int, tuple[int, int]], above: set[int]) 
 
 
 class _Values:
-    """From nodes to values."""
+    """Converts nodes to values."""
 
     def __init__(self, loader: _Loader, origin: Origin, origins: dict[str, Origin]):
         self._loader, self._origin, self._origins = loader, origin, origins
 
     def of(self, node: yaml.Node, path: str) -> Any:
-        """The value of a node; notes the line of every key on the way, and refuses a key that stands twice."""
+        """The value of a node; records the line of every key, and refuses repeated keys."""
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if node.tag != f"{_TAG}{'map' if isinstance(node, yaml.MappingNode) else 'seq'}":
@@ -130,7 +130,7 @@ class _Values:
     def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
         self._refuse_twice(node)
         self._loader.flatten_mapping(node)
-        node.value = list({key.value: (key, value) for key, value in node.value}.values())  # an alias may bring it here again
+        node.value = list({key.value: (key, value) for key, value in node.value}.values())  # an alias may repeat it
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)
@@ -147,19 +147,19 @@ class _Values:
                 continue
             self._scalar(key)
             if key.value in own:
-                raise _Fault(key.start_mark, f"the key {brief(key.value)!r} stands twice. Keep one of them.")
+                raise _Fault(key.start_mark, f"the key {brief(key.value)!r} occurs twice. Keep one of them.")
             own.add(key.value)
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         allowed, text = _SCALARS.get(node.tag), node.value
-        if node.tag == _MERGE and node.style is None:  # the text << where no key is
+        if node.tag == _MERGE and node.style is None:  # the text <<, not as a key
             return str(text)
         if allowed is None:
-            raise _Fault(node.start_mark, f"the tag {_tag(node)} is not for recipes. Remove it: a key knows its type.")
+            raise _Fault(node.start_mark, f"the tag {_tag(node)} is not for recipes. Remove it: the schema defines the type.")
         if not re.fullmatch(allowed, text):
-            raise _Fault(node.start_mark, f"{brief(text)!r} is not what its tag {_tag(node)} says. Correct one of them.")
+            raise _Fault(node.start_mark, f"{brief(text)!r} does not fit its tag {_tag(node)}. Correct one of them.")
         if (unseen := control(text)) is not None:
-            raise _Fault(node.start_mark, f"{unseen[0]} stands in this value. Remove it.")
+            raise _Fault(node.start_mark, f"{unseen[0]} is in this value. Remove it.")
         if node.tag == _NULL:
             return None
         mark = node.start_mark
@@ -172,10 +172,10 @@ def _tag(node: yaml.Node) -> str:
 
 
 def read(path: str) -> tuple[dict[str, Any], dict[str, Origin]]:
-    """The keys of a YAML file, and where each of them stands.
+    """The keys of a YAML file, and the place of each.
 
     Raises:
-        Problem: where it cannot be read, or holds no keys.
+        Problem: if it cannot be read, or holds no keys.
     """
     value, origins = parse(read_text(path), Origin(path))
     if value is None:
@@ -189,7 +189,7 @@ def override(text: str) -> tuple[dict[str, Any], dict[str, Origin]]:
     """The same for a `key=value` of the command line."""
     key, _, written = text.partition("=")
     if (unseen := control(written)) is not None:
-        raise Problem(COMMAND_LINE, f"{unseen[0]} stands in the value of {brief(key)}. Remove it.")
+        raise Problem(COMMAND_LINE, f"{unseen[0]} is in the value of {brief(key)}. Remove it.")
     value = "~" if written.strip() == "~" else parse(written, COMMAND_LINE)[0]  # home: null is written as null there
     return nested(key, value), {key: COMMAND_LINE}
 

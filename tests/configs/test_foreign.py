@@ -143,7 +143,10 @@ def test_answers_to_accelerate_config_fill_open_keys(accelerate: Write, answers:
             {"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 3, "offload_param_device": "cpu"}},
             "deepspeed_config.offload_param_device=cpu is not supported",
         ),
-        ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 4}}, "deepspeed_config.zero_stage=4 is no stage"),
+        (
+            {"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 4}},
+            "deepspeed_config.zero_stage=4 is not a stage",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_the_line(accelerate: Write, answers: dict[str, Any], sentence: str) -> None:
@@ -257,7 +260,7 @@ def test_defaults_of_deepspeed_fill_where_they_are_not_ours_and_contradict_nothi
         ({"zero_optimization": {"stage": 4}}, "zero_optimization.stage=4 is not allowed; wanted: 0, 1, 2 or 3"),
         ({"zero_optimization": 3}, "zero_optimization=3 is not allowed; wanted: an object"),
         ({"optimizer": {"type": "Lamb", "params": {}}}, "optimizer.type=Lamb is not supported"),
-        ({"optimizer": {"type": "SGD", "params": {"dampening": 0.1}}}, "dampening=0.1 cannot be said"),
+        ({"optimizer": {"type": "SGD", "params": {"dampening": 0.1}}}, "dampening=0.1 is not available"),
         ({"optimizer": {"type": "Adam", "params": {"adam_w_mode": False, "weight_decay": 0.1}}}, "adam_w_mode=false with"),
         ({"fp16": {"enabled": True, "loss_scale": 128}}, "fp16.loss_scale=128 fixes the loss scale"),
         ({"train_batch_size": "many"}, "train_batch_size=many (train.global_batch=many) contradicts train.global_batch=64"),
@@ -275,8 +278,8 @@ def test_what_a_recipe_cannot_say_is_refused(deepspeed: Write, settings: dict[st
         (None, "ds.json: there is no such file. Check the path."),
         ('{\n "a": 1,\n}', "ds.json:3: this is not JSON"),
         ("[1, 2]", "ds.json: the file holds no object."),
-        ('{"a": 1, "a": 2}', "ds.json: the key 'a' stands twice."),
-        ("\0", "ds.json: this is no text file"),
+        ('{"a": 1, "a": 2}', "ds.json: the key 'a' occurs twice."),
+        ("\0", "ds.json: this is not a text file"),
     ],
 )
 def test_a_deepspeed_file_that_cannot_be_read(tmp_path: Path, text: str | None, sentence: str) -> None:

@@ -93,7 +93,7 @@ def test_coco_is_found_by_explicit_paths(tmp_path: Path) -> None:
     (tmp_path / "train").rename(tmp_path / "pictures")
     options = {"annotations": "labels/instances_{split}.json", "images": "pictures"}
     assert len(open_split(DataConfig(name="coco", root=str(tmp_path), options=options), "train")) == 3
-    with pytest.raises(UserError, match=r"of the split train there is none of .*instances_train.json"):
+    with pytest.raises(UserError, match=r"the split train has none of .*instances_train.json"):
         open_split(DataConfig(name="coco", root=str(tmp_path)), "train")
 
 

@@ -196,5 +196,5 @@ def test_classes_count_the_background_where_the_network_does() -> None:
 
 @pytest.mark.parametrize("setting", ["loss.name=focal", "loss.label_smoothing=0.1"])
 def test_losses_that_are_not_a_detector_s_are_refused(setting: str) -> None:
-    with pytest.raises(UserError, match=r"a detector has losses of its own"):
+    with pytest.raises(UserError, match=r"a detector has its own losses"):
         configured(setting)

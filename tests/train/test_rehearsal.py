@@ -81,7 +81,7 @@ def saving(world: World, folder: Path, to_come: int) -> str | None:
 def test_a_save_that_would_fail_is_refused_before_the_first_step(pool: Pool, tmp_path: Path) -> None:
     assert pool.run(2, saving, tmp_path, 0) == [None, None] and not list(tmp_path.iterdir())
     (said,) = set(pool.run(2, saving, tmp_path, 10**18))
-    assert said is not None and "MB are free on the disk. Make room" in said and not list(tmp_path.iterdir())
+    assert said is not None and "MB are free on the disk. Free space" in said and not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     (said,) = set(pool.run(2, saving, tmp_path / "file", 0))
     assert said is not None and "file: Not a directory" in said

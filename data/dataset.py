@@ -24,7 +24,7 @@ class Dataset(Protocol):
         counts_of(i): of one sample, int64 `[classes]` (segmentation, detection).
         sizes: int32 `[samples, 2]`, height and width of each image, if known without reading it (detection).
         path(i): the file of a sample, for messages.
-        sample_names(): the name of each sample, in their order, by which a resume knows whether they are still the same.
+        sample_names(): the name of each sample, in their order, by which a resume checks that they are unchanged.
         fingerprints(): uint64 `[samples]`, of the labels or objects of each, by which a resume notices edits.
         has_masks: whether samples have `masks` (detection).
         image_id(i), category_ids: ids of images and classes in the annotation files, for results in COCO's format (detection).

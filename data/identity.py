@@ -15,8 +15,8 @@ class Identity:
 
     Attributes:
         samples: their number.
-        names: digest of their names; None where the dataset has none.
-        labels: digest of the class of each; None where the dataset does not tell, or a sample has not one class.
+        names: digest of their names; None if the dataset has none.
+        labels: digest of the class of each; None if unknown, or if a sample does not have one class.
         annotations: digest of the labels of each, where it may have several, or of its objects; None where the dataset does not
             tell, and in what runs of before have recorded.
     """

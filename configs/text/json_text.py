@@ -48,7 +48,7 @@ def parse_json(text: str, path: str) -> Any:
     """
     try:
         value = json.loads(
-            text, object_pairs_hook=each_key_once, parse_int=_whole, parse_float=_finite, parse_constant=_refuse_constant
+            text, object_pairs_hook=each_key_once, parse_int=_integer, parse_float=_finite, parse_constant=_refuse_constant
         )
         _check(value, 0)
     except json.JSONDecodeError as error:

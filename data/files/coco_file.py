@@ -198,7 +198,7 @@ def _json(path: Path) -> Any:
         raise UserError(f"{path}: this JSON is nested too deeply. {_REMEDY}") from None
     except KeyTwice as fault:
         raise UserError(f"{path}: in one of its objects {fault}, and one of the two would be lost. Keep one of them.") from None
-    except ValueError:  # Python's bound on the digits of a whole number
+    except ValueError:  # Python's bound on the digits of an integer
         raise UserError(f"{path}: this JSON has a number of thousands of digits. {_REMEDY}") from None
 
 

@@ -12,7 +12,7 @@ from phalanx.data.files.string_array import StringArray
 
 _SPACING = 2.0**-22  # twice the relative distance of neighbours in float32
 _TINY = 2.0**-126  # the smallest that float32 has in full
-_BEYOND = 1.0  # pixels that a box may reach beyond the image: annotations are rounded
+_BEYOND = 1.0  # pixels by which a box may exceed the image: annotations are rounded
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def fault_of(box: Sequence[float], width: float, height: float) -> tuple[str, st
     left, top, right, bottom = box
     shown = f"the box {', '.join(f'{value:g}' for value in box)} (left, top, right, bottom)"
     if not all(math.isfinite(value) for value in box):
-        return f"{shown} has a number that is none", "have boxes with numbers that are none"
+        return f"{shown} has a number that is NaN", "have boxes with numbers that are NaN"
     without_area = "have boxes without area"
     if right < left or bottom < top:
         return f"{shown} has a negative side", "have boxes with negative sides"
@@ -146,7 +146,7 @@ def fault_of(box: Sequence[float], width: float, height: float) -> tuple[str, st
     beyond = _BEYOND if max(width, height) > 1 else _BEYOND / 100
     inside = left < width and top < height and right > 0 and bottom > 0
     if not inside or left < -beyond or top < -beyond or right > width + beyond or bottom > height + beyond:
-        return f"{shown} reaches out of the image, which is {width:g} x {height:g}", "reach out of their images"
+        return f"{shown} exceeds the image, which is {width:g} x {height:g}", "exceed their images"
     within = max(left, 0.0), min(right, width), max(top, 0.0), min(bottom, height)
     return rounded if _vanishes(*within[:2]) or _vanishes(*within[2:]) else None
 

@@ -9,7 +9,7 @@ from phalanx.configs.errors import UserError
 from phalanx.data.files.text_file import decoded, lines, read_bytes, read_text, shown
 from phalanx.data.images.image_formats import SUFFIXES
 
-_FLAG = re.compile(r"(.*\S)\s+(-1|0|1)", re.DOTALL)  # lists of one class say of each image whether it is there
+_FLAG = re.compile(r"(.*\S)\s+(-1|0|1)", re.DOTALL)  # lists of one class add whether an image has it
 _TWO_PATHS = re.compile(r"(\S+\.[A-Za-z]{2,5})[\s,]+(\S+\.(?:xml|png|json|txt))", re.IGNORECASE)
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,100}?encoding\s*=\s*["']([A-Za-z0-9._-]{1,40})["']""")
 _ENCODINGS = re.compile(
@@ -50,7 +50,7 @@ def read_stems(listed: Path, there: Callable[[str], str | None]) -> list[str]:
         if "\\" in entry and there(entry) is None:
             entry = entry.replace("\\", "/")
         if entry.startswith("/") or ".." in PurePosixPath(entry).parts:
-            raise UserError(f"{listed}: line {number}: {shown(entry)} leads out of the dataset. Write the image's name alone.")
+            raise UserError(f"{listed}: line {number}: {shown(entry)} leads out of the dataset. Write only the image's name.")
         if (pair := _TWO_PATHS.fullmatch(entry)) and there(_meant(entry, there)) is None:
             raise UserError(
                 f"{listed}: line {number} has two paths, {shown(pair[1])} and {shown(pair[2])}, as PaddlePaddle's lists have. "

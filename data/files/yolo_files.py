@@ -139,18 +139,18 @@ def _without_images(labels: Path, stems: set[str]) -> tuple[str, ...]:
 
 
 def values_of_keypoints(root: Path) -> int | None:
-    """How many numbers follow a box in a line, as `kpt_shape` of `data.yaml` says: 0 where it says nothing.
+    """The number of keypoint values after a box, from `kpt_shape` of `data.yaml`; 0 without it.
 
     Raises:
         UserError: if it is not two numbers.
     """
     path = data_yaml(root)
-    told = read_keys(path).get("kpt_shape") if path.is_file() else None
-    if told is None:
+    value = read_keys(path).get("kpt_shape") if path.is_file() else None
+    if value is None:
         return None
-    points, each = map(values.whole, told) if isinstance(told, list) and len(told) == 2 else (None, None)
+    points, each = map(values.integer, value) if isinstance(value, list) and len(value) == 2 else (None, None)
     if points is None or points < 0 or each not in (2, 3):
-        raise UserError(f"{path}: kpt_shape is {shown(told)}. Write the number of keypoints and 2 or 3, as [17, 3].")
+        raise UserError(f"{path}: kpt_shape is {shown(value)}. Write the number of keypoints and 2 or 3, as [17, 3].")
     return points * each
 
 

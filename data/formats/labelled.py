@@ -92,8 +92,8 @@ class MultiLabelImages(ImageFiles):
     Args:
         labels: int32, the labels of all samples, concatenated.
         ends: int64 `[samples + 1]`: sample `i` has the labels from `ends[i]` to `ends[i + 1]`.
-        looked: where labels were looked for, for messages.
-        notes: sentences about what is odd.
+        looked: where labels were searched, for messages.
+        notes: warnings.
     """
 
     kind = "multilabel"

@@ -17,7 +17,7 @@ from phalanx.data.files.by_stem import ByStem
 from phalanx.data.files.objects import Faults, Found, fault_of
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.files.text_file import lines, read_text, shown
-from phalanx.data.files.values import number, whole
+from phalanx.data.files.values import integer, number
 from phalanx.data.files.yolo_files import SplitFiles, class_names, data_yaml, labels_elsewhere, split_files, values_of_keypoints
 from phalanx.data.files.yolo_keypoints import values_after_box
 from phalanx.data.formats.detected import DetectedImages
@@ -25,7 +25,7 @@ from phalanx.data.formats.detected import DetectedImages
 _REMEDY = "Correct it"
 _SHARES = "Write shares of the image's sides, from 0 to 1, instead of pixels"
 _OF_BOX = 5  # numbers of a line that is a class and a box
-_FAR_OUT = 2.0  # beyond it a number is hardly a share
+_FAR_OUT = 2.0  # a larger number is not a share
 
 
 def open_split(config: DataConfig, split: str) -> DetectedImages:

@@ -74,7 +74,7 @@ def classes_of(image: Any, content: bytes) -> NDArray[Any]:
         kind = "TIFF" if image.format == "TIFF" else "PBM"
         raise NoMeaning(f"this {kind} declares that white is zero, so its numbers may be intended as they are or inverted")
     _refuse_pages(image)
-    upright = _upright(image)  # as the image that it belongs to is read
+    upright = _upright(image)  # like the image that it belongs to
     depth, most, unsigned = _grey_depth(image, content), _portable_most(content), _is_unsigned(image)
     if upright.mode in ("P", "1"):
         return numpy.array(upright).astype(numpy.uint8, copy=False)

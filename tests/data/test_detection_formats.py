@@ -255,7 +255,7 @@ LEFT_OUT: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
     "YOLO class": (lambda root: _yolo(root, "2 0.5 0.5 0.1 0.1\n"), r"9\.txt: line 1: class 2, but there are 2, from 0"),
     "YOLO no area": (lambda root: _yolo(root, "1 0.9 0.5 1e-50 0.1\n"), r"9\.txt: line 1: the box .* has no area"),
     "YOLO rounded": (lambda root: _yolo(root, "1 0.9 0.5 1e-9 0.1\n"), r"9\.txt: line 1: the box .* has no area once"),
-    "YOLO outside": (lambda root: _yolo(root, "1 0.9 0.5 0.5 0.1\n"), r"9\.txt: line 1: the box .* reaches out of the image"),
+    "YOLO outside": (lambda root: _yolo(root, "1 0.9 0.5 0.5 0.1\n"), r"9\.txt: line 1: the box .* exceeds the image"),
 }  # fmt: skip
 
 

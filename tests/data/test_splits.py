@@ -68,7 +68,7 @@ def test_a_dataset_that_does_not_tell_its_classes_is_divided_at_random() -> None
     whole = Numbered(10, 10, labels=False)
     parts = [numbers(part(whole, config("digits", val_fraction=0.3), split, 1)) for split in ("train", "val")]
     assert sorted(parts[0] + parts[1]) == list(range(20)) and len(parts[1]) == 6
-    with pytest.raises(UserError, match="class_balanced needs one class a sample"):
+    with pytest.raises(UserError, match="class_balanced needs one class per sample"):
         balanced(whole, 1)
 
 

@@ -82,7 +82,7 @@ def test_a_job_that_fits_is_neither_refused_nor_warned_of() -> None:
         ("slurm.nodes=3", r"slurm.nodes=3: partition gpu has 2\. Set slurm.nodes=2, or slurm.partition to one with more: big"),
         ("slurm.gpus_per_node=8", r"at most 4 GPUs\. Set slurm.gpus_per_node=4, or slurm.partition to one with more: big\."),
         ("slurm.gpus_per_node=16", r"at most 4 GPUs\. Set slurm.gpus_per_node=4\."),
-        ("slurm.gpus_per_node=4 slurm.cpus_per_gpu=9", r"for 4 GPUs a node is 36 CPUs, .* at most 32\. Set .*gpu=8"),
+        ("slurm.gpus_per_node=4 slurm.cpus_per_gpu=9", r"for 4 GPUs per node is 36 CPUs, .* at most 32\. Set .*gpu=8"),
         ("slurm.tasks_per_node=33", r"for 33 ranks a node is 33 CPUs, .* Set slurm.tasks_per_node=32"),
         ("slurm.memory=1T", r"slurm.memory=1T: .* at most 262144M\. Set slurm.memory=262144M\."),
         ("slurm.time=1-00:01:00", r"the limit of partition gpu is 1-00:00:00\. Set slurm.time=1-00:00:00"),
@@ -180,7 +180,7 @@ def test_preemption_without_time_to_save_is_warned_of() -> None:
 
 def test_unused_gpus_are_warned_of() -> None:
     found = judged("slurm.gpus_per_node=4", "slurm.tasks_per_node=1")
-    assert not found.problems and "3 GPUs a node stay unused" in found.warnings[0]
+    assert not found.problems and "3 GPUs per node stay unused" in found.warnings[0]
 
 
 # --- the run directory

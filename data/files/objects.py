@@ -134,7 +134,7 @@ def fault_of(box: Sequence[float], width: float, height: float) -> tuple[str, st
     left, top, right, bottom = box
     shown = f"the box {', '.join(f'{value:g}' for value in box)} (left, top, right, bottom)"
     if not all(math.isfinite(value) for value in box):
-        return f"{shown} has a number that is NaN", "have boxes with numbers that are NaN"
+        return f"{shown} has a number that is not finite", "have boxes with numbers that are not finite"
     without_area = "have boxes without area"
     if right < left or bottom < top:
         return f"{shown} has a negative side", "have boxes with negative sides"

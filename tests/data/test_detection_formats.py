@@ -232,13 +232,13 @@ def _with_outline(outline: Any) -> Callable[[Path], DataConfig]:
 
 
 LEFT_OUT: dict[str, tuple[Callable[[Path], DataConfig], str]] = {
-    "outside": (_with_box([20, 4, 10, 20]), r"annotation 11 of 7\.png: the box 20, 4, 30, 24 .* reaches .* which is 24 x 48"),
-    "beside": (_with_box([24, 4, 1, 20]), r"annotation 11 of 7\.png: the box 24, 4, 25, 24 .* reaches .* which is 24 x 48"),
+    "outside": (_with_box([20, 4, 10, 20]), r"annotation 11 of 7\.png: the box 20, 4, 30, 24 .* exceeds .* which is 24 x 48"),
+    "beside": (_with_box([24, 4, 1, 20]), r"annotation 11 of 7\.png: the box 24, 4, 25, 24 .* exceeds .* which is 24 x 48"),
     "no area": (_with_box([2, 4, 0, 20]), r"annotation 11 of 7\.png: the box 2, 4, 2, 24 .* has no area"),
     "no area in float32": (_with_box([20.000001, 4, 1e-7, 20]), r"annotation 11 of 7\.png: the box .* no area once"),
     "rounded inside": (_with_box([24 - 1e-9, 4, 0.5, 20]), r"annotation 11 of 7\.png: the box .* no area once"),
     "negative": (_with_box([2, 4, -3, 20]), r"annotation 11 of 7\.png: the box 2, 4, -1, 24 .* has a negative side"),
-    "NaN": (_with_box([2, float("nan"), 3, 20]), r"annotation 11 of 7\.png: the box 2, nan, 5, nan .* that is none"),
+    "NaN": (_with_box([2, float("nan"), 3, 20]), r"annotation 11 of 7\.png: the box 2, nan, 5, nan .* not finite"),
     "category": (
         _changed(lambda content: content["annotations"][1].update(category_id=5)),
         r"instances_train\.json: annotation 12: there is no category 5",

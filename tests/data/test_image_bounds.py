@@ -104,5 +104,5 @@ def test_a_bound_is_another_experiment_only_where_it_decides_which_images_are_le
 
 def test_a_broken_header_is_told_without_the_words_of_a_parser(tmp_path: Path) -> None:
     (tmp_path / "a.pgm").write_bytes(b"P5 1\0\0 7 255\n" + bytes(99))
-    with pytest.raises(Unreadable, match=r"this image cannot be decoded \(what is in it is broken\)\. Replace it"):
+    with pytest.raises(Unreadable, match=r"this image cannot be decoded \(its content is broken\)\. Replace it"):
         read_image(str(tmp_path / "a.pgm"), "rgb")

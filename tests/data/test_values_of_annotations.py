@@ -262,7 +262,7 @@ ODD: dict[str, tuple[str, str]] = {
     "two documents": ("names: [a, b]\n---\nnames: [c]", r"line 2: this is not YAML: .*a second document begins here"),
     "a tab": ("names:\n\t- a", r"line 2: this is not YAML: `- a`: it is indented by a tab"),
     "a control character": ("names: [a, b]\nx: \x07", r"line 2 has a control character"),
-    "a list as a key": ("? [a]\n: b", r"line 1: a key is not a text"),
+    "a list as a key": ("? [a]\n: b", r"line 1: a key is not a string"),
     "deep": ("names: " + "[" * 3000, r"nested too deeply"),
     "a bomb": ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nnames: [*c, *c]", r"the name of class 0 is \[\]"),
     "an unknown alias": ("names: *x", r"line 1: this is not YAML: `names: \*x`: there is no anchor"),

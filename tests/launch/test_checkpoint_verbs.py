@@ -150,7 +150,7 @@ def test_verify_names_every_file_and_block_that_was_changed(
     assert code == 2
     first, second, third = shown.splitlines()
     assert first.endswith("step-00000001: broken: shards/rank-00001.safetensors was changed after it was written (block 0)")
-    assert second.endswith("broken: shards/rank-00000.safetensors is missing") and ": whole" in third
+    assert second.endswith("broken: shards/rank-00000.safetensors is missing") and ": intact" in third
     assert checkpoint("verify", small, "--step", "3")[0] == checkpoint("verify", step(small, 3))[0] == 0
     code, shown, _ = checkpoint("verify", step(small, 1), "--json")
     (problem,) = json.loads(shown)[0]["problems"]
@@ -198,7 +198,7 @@ def test_verify_shows_how_far_it_is_on_a_terminal(small: Path) -> None:
         assert process.wait(60) == 0
     finally:
         os.close(reader)
-    assert shown.count(b": whole") == 3 and b"\r\x1b[K" in shown
+    assert shown.count(b": intact") == 3 and b"\r\x1b[K" in shown
 
 
 # -- consolidate --------------------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_consolidated_weights_give_torchvision_what_evaluate_measures(tmp_path: 
 
     facts = json.loads(output.with_suffix(".json").read_text())
     assert facts["model"] | {"num_classes": 10, "in_channels": 1} == facts["model"]
-    registry.get(**facts["model"]).build().load_state_dict(state, strict=True)
+    registry.build(**facts["model"]).load_state_dict(state, strict=True)
 
 
 # -- diff ---------------------------------------------------------------------------------------------------------------

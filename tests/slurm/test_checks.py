@@ -83,7 +83,7 @@ def test_a_job_that_fits_is_neither_refused_nor_warned_of() -> None:
         ("slurm.gpus_per_node=8", r"at most 4 GPUs\. Set slurm.gpus_per_node=4, or slurm.partition to one with more: big\."),
         ("slurm.gpus_per_node=16", r"at most 4 GPUs\. Set slurm.gpus_per_node=4\."),
         ("slurm.gpus_per_node=4 slurm.cpus_per_gpu=9", r"for 4 GPUs per node is 36 CPUs, .* at most 32\. Set .*gpu=8"),
-        ("slurm.tasks_per_node=33", r"for 33 ranks a node is 33 CPUs, .* Set slurm.tasks_per_node=32"),
+        ("slurm.tasks_per_node=33", r"for 33 ranks per node is 33 CPUs, .* Set slurm.tasks_per_node=32"),
         ("slurm.memory=1T", r"slurm.memory=1T: .* at most 262144M\. Set slurm.memory=262144M\."),
         ("slurm.time=1-00:01:00", r"the limit of partition gpu is 1-00:00:00\. Set slurm.time=1-00:00:00"),
         ("slurm.constraint=a10", r"no node of partition gpu has the feature a10, but a100, nvlink\. Did you mean a100\?"),

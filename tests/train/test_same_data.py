@@ -247,7 +247,9 @@ def test_edited_labels_boxes_and_masks_are_refused_or_told_but_not_to_runs_of_be
     with pytest.raises(UserError, match=r"same \d samples, but some have other labels, boxes or masks.*data\.changed=accept"):
         held(run, config)
     training, validation = held(run, configured(name, tmp_path / "data", "data.changed=accept", *settings))
-    assert "some have other labels, boxes or masks; data.changed=accept" in training and "metrics are not comparable" in validation
+    assert (
+        "some have other labels, boxes or masks; data.changed=accept" in training and "metrics are not comparable" in validation
+    )
     content = json.loads(run.data.read_text())
     for split in content["splits"].values():
         del split["annotations"]

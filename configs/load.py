@@ -137,16 +137,16 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
 def _words_for_null(sources: _Sources) -> list[tuple[str, str]]:
     """Pairs of key and sentence for text keys that are given a word that means none: it would name a partition or a file.
 
-    They are null from then on, so that nothing else is said of them.
+    They are null from then on, so that no other error is reported for them.
     """
-    said = []
+    lines = []
     for name in _TEXTS:
         section, key = name.split(".")
         given = _lookup(sources.values, section, key)
         if isinstance(given, str) and given.lower() in ("none", "null", "nil", "false"):
-            said.append((name, f"{name}={given} would be taken as a name. Did you mean {name}=null?"))
+            lines.append((name, f"{name}={given} would be taken as a name. Did you mean {name}=null?"))
             sources.values = merge(sources.values, {section: {key: None}})
-    return said
+    return lines
 
 
 def _lookup(values: dict[str, Any], section: str, key: str, otherwise: Any = None) -> Any:

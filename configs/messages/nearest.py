@@ -119,7 +119,7 @@ def _in_other_form(name: str, key: str, known: Iterable[str]) -> str:
 
 
 def network(name: str, key: str = "model.name", known: Iterable[str] = ()) -> str:
-    """The same for a network's name, which may be one of timm's, or hold that of its backbone.
+    """The same for a network's name, which may be one of timm's, or include its backbone's.
 
     Args:
         known: the names that there are.

@@ -99,7 +99,7 @@ def _sentence(item: Any, key: str, values: Mapping[str, Any]) -> str:
     if kind in ("model_type", "model_attributes_type"):
         meant = nearest.of_section(key, item["input"])
         return (
-            f"{key} is a section with keys of its own, not {_shown(key, item['input'])}.{meant or ' Write its keys below it.'}"
+            f"{key} is a section, not {_shown(key, item['input'])}.{meant or ' Write its keys below it.'}"
         )
     written, value = _inside(key, below, values)
     wanted = _wanted(item, kind)

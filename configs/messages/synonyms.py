@@ -297,9 +297,9 @@ VALUES = {key: _by_word(table) for key, table in {
 # Unavailable settings, and the alternatives.
 _NOT_HERE = {
     ("dist.device", "Phalanx trains on CUDA devices and on the CPU."): "tpu npu xpu mps hpu xla rocm",
-    ("dist.precision", "There is none of 8 bits."): "fp8 float8 int8 transformer_engine",
+    ("dist.precision", "8 bits are not available."): "fp8 float8 int8 transformer_engine",
     ("optim.name", f"There are {', '.join(OPTIMIZERS)}."): "nadam radam lamb lars lion rmsprop muon adagrad adafactor auto",
-    ("schedule.name", "For a decay in steps there are step and schedule.gamma, for a smooth one cosine and polynomial."):
+    ("schedule.name", "Use step with schedule.gamma for a decay in steps, or cosine or polynomial for a smooth one."):
         "exp exponential exponentiallr plateau reducelronplateau inverse_sqrt onecycle onecyclelr",
 }  # fmt: skip
 

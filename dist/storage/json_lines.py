@@ -145,8 +145,8 @@ class JsonLines:
             os.close(self._file)
             raise
 
-    def _end_whole(self) -> None:
-        """Takes away a last line that a kill cut short, so that the next one does not join it."""
+    def _remove_partial_line(self) -> None:
+        """Removes a last line that a kill cut short, so that the next one is not appended to it."""
         size = os.fstat(self._file).st_size
         end = _end_of_data(self._file, size) if size > _LONGEST else size
         while end:

@@ -61,8 +61,8 @@ class DistributedFolder:
             metadata = self._reader.read_metadata()
         self.under, self._names = _model(metadata)
         self.averages = ""
-        # Only these are ever asked for: what DCP stored as an object it would unpickle.
-        self._stored = {name: _whole(stored, metadata) for name, stored in self._names.items()}
+        # Only these are requested: DCP would unpickle what it stored as an object.
+        self._stored = {name: _full(stored, metadata) for name, stored in self._names.items()}
         self.shapes = {name: tuple(found.size) for name, found in self._stored.items()}
 
     def read(self, name: str) -> Tensor:

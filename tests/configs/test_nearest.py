@@ -119,7 +119,7 @@ def test_where_nothing_was_meant_nothing_is_proposed(unknown: str) -> None:
         ("devices=4", "--nproc"),
         ("dist.find_unused_parameters=true", "not needed"),
         ("dist.device=tpu", "on the CPU."),
-        ("dist.precision=fp8", "none of 8 bits"),
+        ("dist.precision=fp8", "8 bits are not available"),
         ("optim.name=lamb", "There are sgd, adamw"),
         ("schedule.name=exp", "schedule.gamma"),
         ("data.on_error=stop", "Did you mean fail?"),

@@ -11,6 +11,13 @@ from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.forward_passes import ForwardPass
 
 
+class StatsGroup:
+    """The ranks that share statistics in the current forward pass; one object for all layers of a model."""
+
+    def __init__(self) -> None:
+        self.group: ProcessGroup | None = None
+
+
 @dataclass(frozen=True)
 class BatchNormGroup:
     """The ranks of a shared forward pass.

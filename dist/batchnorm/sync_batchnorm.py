@@ -14,14 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from phalanx.dist.batchnorm.groups import StatsGroup
+
 Group = torch.distributed.ProcessGroup
-
-
-class StatsGroup:
-    """The ranks that share statistics in the current forward pass; one object for all layers of a model."""
-
-    def __init__(self) -> None:
-        self.group: Group | None = None
 
 
 class _SynchronizedNorm(torch.autograd.Function):

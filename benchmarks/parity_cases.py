@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.microbatches.forward_passes import joint_size
+from phalanx.dist.microbatches.forward_passes import stats_group_size
 from phalanx.dist.microbatches.randomness import key, seed_everything
 
 if TYPE_CHECKING:
@@ -171,10 +171,10 @@ def by_hand(
     dtype: torch.dtype,
     report_after: tuple[int, ...] = REPORT_AFTER,
 ) -> dict[int, tuple[float, Tensors]]:
-    """The same training in plain torch, on one process: groups of micro-batches with joint statistics in one forward."""
+    """The same training in plain torch, on one process: micro-batches that synchronize statistics in one forward."""
     model = build(model_name).to(dtype).train()
-    joint = joint_size(sync_bn, micro_batches)
-    chains = [{n: b.clone() for n, b in model.named_buffers()} for _ in range(0, micro_batches, joint)]
+    group_size = stats_group_size(sync_bn, micro_batches)
+    chains = [{n: b.clone() for n, b in model.named_buffers()} for _ in range(0, micro_batches, group_size)]
     optimizer = OPTIMIZERS[optimizer_name](model.parameters())
     reports = {}
     for step in range(max(report_after)):
@@ -185,8 +185,8 @@ def by_hand(
         for group, chain in enumerate(chains):
             for name, buffer in model.named_buffers():
                 buffer.copy_(chain[name])
-            seed_everything(key(SEED, "noise", step, group * joint))
-            members = batches[group * joint : (group + 1) * joint]
+            seed_everything(key(SEED, "noise", step, group * group_size))
+            members = batches[group * group_size : (group + 1) * group_size]
             image = torch.cat([b["image"] for b in members]).to(dtype)
             found = losses(model, {"image": image, "target": torch.cat([b["target"] for b in members])})
             share = torch.stack([total / totals[name] if totals[name] else total for name, (total, _) in found.items()]).sum()
@@ -195,11 +195,11 @@ def by_hand(
             chains[group] = {n: b.clone() for n, b in model.named_buffers()}
         optimizer.step()
         if step + 1 in report_after:
-            reports[step + 1] = loss, _state(model, optimizer, chains, joint)
+            reports[step + 1] = loss, _state(model, optimizer, chains, group_size)
     return reports
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, chains: list[dict[str, Tensor]], joint: int) -> Tensors:
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, chains: list[dict[str, Tensor]], group_size: int) -> Tensors:
     """Everything under the names that a checkpoint gives it, flattened."""
     named = dict(model.named_parameters())
     state = {name: parameter.detach().clone() for name, parameter in named.items()}
@@ -207,7 +207,7 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, chains: list[dict
         moments = {k: v.clone() for k, v in optimizer.state[parameter].items() if v.dim()}
         state |= {f"{name}@{k}": v for k, v in moments.items()}
     for name in chains[0]:
-        state[f"{name}@micro_batches"] = torch.stack([chain[name] for chain in chains for _ in range(joint)])
+        state[f"{name}@micro_batches"] = torch.stack([chain[name] for chain in chains for _ in range(group_size)])
     return {name: tensor.numpy().reshape(-1) for name, tensor in state.items()}
 
 

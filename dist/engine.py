@@ -1,8 +1,8 @@
 """The engine: turns micro-batches into steps of the optimizer, on any number of ranks, under any strategy.
 
-It knows of ranks so that the loop and the models need not. A step goes like this: the weights of the losses are exchanged
-while the first forward runs; each turn, a micro-batch or several with joint statistics, runs with its own noise and its own
-BatchNorm statistics; the gradients meet in the backward of the last turn; then they are clipped and the optimizer steps.
+It knows of ranks so that the loop and the models need not. A step: the ranks exchange the weights of the losses while the
+first forward runs; each forward pass, of one micro-batch or of several that synchronize statistics, has its own noise and
+BatchNorm statistics; the gradients are reduced in the last backward; then they are clipped and the optimizer steps.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from phalanx.dist.comm.collectives import sum_exactly
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.ema.averaged_buffers import AveragedBuffers
 from phalanx.dist.ema.averaged_weights import Average
-from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes, joint_size
+from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes, stats_group_size
 from phalanx.dist.microbatches.micro_batch import MicroBatch, merge, to_device
 from phalanx.dist.microbatches.randomness import key, seed_everything, undisturbed
 from phalanx.dist.microbatches.sampler import Share, share
@@ -39,7 +39,7 @@ from phalanx.dist.step.step_metrics import Figures, StepFigures, StepMetrics
 from phalanx.dist.strategies.rates import Rates
 from phalanx.dist.strategies.strategy import Strategy
 
-if TYPE_CHECKING:  # the engine runs without pydantic, as `benchmarks/gpu.py` does on a bare machine
+if TYPE_CHECKING:  # the engine runs without pydantic, as in `benchmarks/gpu.py`
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.checkpoint.manifest import Manifest
 
@@ -49,20 +49,20 @@ class Engine:
 
     Args:
         model: a single-device model with initialised weights, on the CPU.
-        make_optimizer: from the named parameters that are trained.
-        learning_rate: of an update, counted from 0; or all that changes from update to update.
-        config: the run's.
-        world: the ranks, joined.
+        make_optimizer: makes the optimizer from the named trained parameters.
+        learning_rate: of an update, counted from 0; or all settings that change per update.
+        config: the run's configuration.
+        world: the joined ranks.
 
     Attributes:
-        model: what a task calls, under the strategy.
+        model: the wrapped model, which tasks call.
         plain: the same model without its strategy.
-        stop_agreed: whether the ranks agreed to stop after the step that is under way.
+        stop_agreed: whether the ranks agreed to stop after the current step.
         save_agreed: whether they agreed to save after it.
-        skipped: steps that took data but changed no weight, for overflow in fp16.
+        skipped: number of steps that took data but changed no weight, after an overflow in fp16.
 
     Raises:
-        UserError: where model, strategy, precision and ranks do not go together.
+        UserError: if model, strategy, precision and ranks do not fit together.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class Engine:
     ):
         self.world, self.config, dist = world, config, config.dist
         self.mine: Share = share(config.micro_batches, world.ranks.rank, world.ranks.world)
-        self._joint = joint_size(dist.sync_bn, config.micro_batches)
-        all_passes = forward_passes(config.micro_batches, self._joint, world.ranks.world)
+        self._group_size = stats_group_size(dist.sync_bn, config.micro_batches)
+        all_passes = forward_passes(config.micro_batches, self._group_size, world.ranks.world)
         self.passes: list[ForwardPass] = all_passes[world.ranks.rank]
         self._batchnorm_groups: dict[tuple[int, ...], BatchNormGroup] = make_groups(world, all_passes, dist.timeout_s)
         self._synchronizes = any(forward_pass.is_shared for own in all_passes for forward_pass in own)
@@ -88,7 +88,7 @@ class Engine:
         )
         self.model, self.unwrapped = self._strategy.model, self._strategy.unwrapped
         self._stats_group = sync_batchnorm.stats_group_of(self.unwrapped)
-        groups = self.mine.total // self._joint
+        groups = self.mine.total // self._group_size
         self._global_loss = GlobalLoss(groups, self._batchnorm_groups, self._strategy.grad_divisor)
         self.statistics = MicroBatchStatistics(self.unwrapped, self.mine)
         self._average = _average(config, self._strategy, self.statistics)
@@ -116,14 +116,14 @@ class Engine:
         stop: bool = False,
         save: bool = False,
     ) -> Iterator[MicroBatch]:
-        """This rank's turns of a step, one after another, each set up to run.
+        """Yields this rank's forward passes of a step, each set up to run.
 
         Args:
             step: number of steps finished before.
             batch: the micro-batches, on the CPU.
-            weights: of each, the weights of the losses that are known from its targets.
-            stop: whether this rank was asked to stop; all ranks will have agreed by the end of the step.
-            save: whether it is time for a checkpoint by this rank's clock; likewise.
+            weights: per micro-batch, the weights of losses known from its targets.
+            stop: whether this rank was asked to stop; all ranks agree by the end of the step.
+            save: whether a checkpoint is due by this rank's clock; likewise.
         """
         assert self._message is not None, "the engine must be warmed up first"
         self._step, self._agreed = step, None
@@ -136,7 +136,7 @@ class Engine:
                 yield self._set_up(forward_pass, batch)
 
     def _set_up(self, forward_pass: ForwardPass, batch: Sequence[MicroBatch]) -> MicroBatch:
-        """Selects a turn's statistics and partners; its samples, on the device. A filler runs the rank's last micro-batch."""
+        """Selects a pass's statistics and stats group; returns its samples. A filler runs the rank's last micro-batch."""
         self._pass = forward_pass
         self.statistics.select(forward_pass)
         self._stats_group.group = self._batchnorm_groups[forward_pass.ranks].statistics if forward_pass.is_shared else None
@@ -148,7 +148,7 @@ class Engine:
         return self.to_device(merge(own))
 
     def backward(self, losses: Losses) -> None:
-        """Adds a turn's gradients, each loss divided by its weight over the global batch."""
+        """Adds a forward pass's gradients, each loss divided by its weight over the global batch."""
         heartbeat.beat("backward")
         agreed = self._receive()
         if tuple(losses) != self._losses:
@@ -172,10 +172,10 @@ class Engine:
         return self._agreed
 
     def step(self) -> list[StepFigures]:
-        """Unscales, clips and steps; returns the figures of earlier steps that are known by now, on all ranks.
+        """Unscales, clips and steps; returns the figures of earlier steps that have become known, on all ranks.
 
         Raises:
-            TrainingFailed: where fp16 overflows with any loss scale.
+            TrainingFailed: if fp16 overflows with any loss scale.
         """
         heartbeat.beat("update")
         agreed = self._receive()
@@ -222,7 +222,7 @@ class Engine:
 
     @property
     def warm_up_share(self) -> Share:
-        """The micro-batches that `warm_up` needs: those of the first turn; all of this rank's where ranks run jointly."""
+        """The micro-batches that `warm_up` needs: those of the first pass; all of this rank's if passes are shared."""
         if self._synchronizes:
             return self.mine
         return Share(self.passes[0].first, self.passes[0].last, self.mine.total)
@@ -230,28 +230,28 @@ class Engine:
     def warm_up(self, losses_of: LossesOf, batch: Sequence[MicroBatch]) -> list[str]:
         """One discarded forward and backward, so that a fresh and a resumed run sum gradients in the same order.
 
-        DDP orders its gradient buckets anew after the first backward. What the pass changes (gradients, buffers,
-        statistics, random state) is put back. It also tells the names of the losses, and what would go wrong later.
+        DDP reorders its gradient buckets after the first backward. What the pass changes (gradients, buffers,
+        statistics, random state) is restored. It also determines the names of the losses, and finds later errors.
 
         Args:
             batch: the micro-batches of `warm_up_share`.
 
         Returns:
-            Sentences that the user should read.
+            Warnings for the user.
 
         Raises:
-            UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value a channel.
+            UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value per channel.
         """
         self.unwrapped.train()
         before = {n: b.clone() for n, b in self.unwrapped.named_buffers()}
         with undisturbed(self.world.device):
             with torch.compiler.set_stance("force_eager"):
-                # Turns that ranks run jointly end with another rank's backward: all forwards come first, and no backward,
-                # so that no rank is left waiting for what another one refuses.
+                # The backward of a shared pass waits for other ranks: all forwards come first, and no backward, so that no
+                # rank is left waiting if another one refuses.
                 forwards = self._rehearsal(batch, with_backward=not self._synchronizes)
                 backward = None if self._synchronizes else self._strategy.backward
                 self._losses = first_forward.inspect(
-                    self.world, self.model, self.unwrapped, losses_of, forwards, backward, self._joint
+                    self.world, self.model, self.unwrapped, losses_of, forwards, backward, self._group_size
                 )
             warnings = (
                 [] if self.mine.total == 1 else first_forward.changed_buffers(before, self.unwrapped, self.statistics.layers)
@@ -267,7 +267,7 @@ class Engine:
         return warnings if self.mine.total > 1 else []
 
     def _rehearsal(self, batch: Sequence[MicroBatch], with_backward: bool) -> Iterator[tuple[ForwardPass, MicroBatch]]:
-        """The turns of `warm_up_share`, each set up to run, with statistics that are thrown away."""
+        """The forward passes of `warm_up_share`, each set up to run, with discarded statistics."""
         rehearsed = self.passes if self._synchronizes else self.passes[:1]
         for forward_pass in rehearsed:
             with self._strategy.forward_backward(None, last=with_backward and forward_pass is rehearsed[-1]):
@@ -277,10 +277,10 @@ class Engine:
 
     def describe(self) -> list[str]:
         """The table of normalisation layers."""
-        return describe_normalisation(self.unwrapped, self._joint, self.config.train.micro_batch)
+        return describe_normalisation(self.unwrapped, self._group_size, self.config.train.micro_batch)
 
     def to_device(self, batch: MicroBatch) -> MicroBatch:
-        """The batch on this rank's device, floating point numbers in the format of the weights."""
+        """The batch on this rank's device, floating point numbers in the dtype of the weights."""
         return to_device(batch, self.world.device, self.dtype, self.config.dist.channels_last)
 
     # -- evaluation -----------------------------------------------------------------------------------------------------
@@ -290,7 +290,7 @@ class Engine:
         """A plain module with all weights on this rank, and BatchNorm's statistics averaged over micro-batches.
 
         With `train.ema` its weights are the averaged ones; with `train.ema_ramp` its statistics and other buffers are too.
-        Its forwards wait for no other rank, so that ranks may run different numbers of them. All ranks call together.
+        Its forwards wait for no other rank, so ranks may run different numbers of them. All ranks call together.
         """
         self.statistics.mean(self.world, None if self._average is None else self._average.statistics)
         averaged = nullcontext() if self._average is None else self._average.in_place_of_weights()
@@ -301,7 +301,7 @@ class Engine:
     # -- checkpoints ----------------------------------------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
-        """Everything of the model and the optimizer that a checkpoint holds, as this rank has it."""
+        """This rank's checkpoint entries of the model and the optimizer."""
         statistics = dict(self.statistics.rows())
         persistent = set(self.unwrapped.state_dict())
         result = [
@@ -315,14 +315,14 @@ class Engine:
         return [*self._strategy.entries(), *averages, *result]
 
     def scalars(self) -> dict[str, Any]:
-        """What a checkpoint holds besides tensors. Random numbers need no state: all are functions of the seed and the step."""
+        """A checkpoint's content besides tensors. Random numbers need no state: all are functions of the seed and the step."""
         state = {"optimizer": self._strategy.scalars()}
         if self._loss_scale is None:
             return state
         return state | {"loss_scale": self._loss_scale.to_json(), "skipped": self.skipped}
 
     def allocate_state(self, stored: "Manifest") -> None:
-        """Takes a checkpoint's scalars, and prepares the optimizer for its tensors; `entries` then lists all to be read."""
+        """Loads a checkpoint's scalars, and allocates the optimizer's tensors; `entries` then lists all to be read."""
         self._strategy.allocate_state(stored)
         if self._average is not None:
             self._average.allocate_state(stored)
@@ -331,7 +331,7 @@ class Engine:
             self.skipped = int(stored.state["skipped"])
 
     def after_load(self) -> None:
-        """The tensors of `entries` were filled from a checkpoint. All ranks call together."""
+        """To be called after the tensors of `entries` were loaded. All ranks call together."""
         self._strategy.after_load()
         if self._average is not None:
             self._average.after_load()

@@ -7,7 +7,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.configs.strategies import STRATEGIES, StrategySpec
 from phalanx.dist.checkpoint.layout import EMA, ITEM_SIZE, MICRO_BATCHES, elements
 from phalanx.dist.checkpoint.manifest import StoredTensor
-from phalanx.dist.microbatches.forward_passes import joint_size
+from phalanx.dist.microbatches.forward_passes import stats_group_size
 from phalanx.dist.microbatches.sampler import share
 
 _KINDS = ("model", "optimizer", "ema", "ema_buffers", "statistics")
@@ -164,6 +164,6 @@ def _on_host(sharing: Sharing) -> tuple[str, ...]:
 
 def _most_passes(config: RunConfig, world_size: int) -> int:
     """Forward passes of a step on the rank that has the most."""
-    joint = joint_size(config.dist.sync_bn, config.micro_batches)
+    group_size = stats_group_size(config.dist.sync_bn, config.micro_batches)
     shares = [share(config.micro_batches, rank, world_size) for rank in range(world_size)]
-    return max(-(-mine.last // joint) - mine.first // joint for mine in shares)
+    return max(-(-mine.last // group_size) - mine.first // group_size for mine in shares)

@@ -1,4 +1,4 @@
-"""From a single-device model to one that trains over all ranks: every change that is made to it, in one visible order."""
+"""From a single-device model to one that trains over all ranks: every change to it, in one visible order."""
 
 from typing import TYPE_CHECKING
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 def parallelize(
     model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share, synchronize: bool
 ) -> Strategy:
-    """Synchronized BatchNorm, memory format, precision, compilation, strategy: each sees what the one before it made.
+    """Synchronized BatchNorm, memory format, precision, compilation, strategy: each wraps the result of the one before.
 
     Args:
-        model: on the CPU, in the format of its weights.
-        mine: the micro-batches of a step that this rank runs.
-        synchronize: whether BatchNorm statistics see micro-batches on several ranks.
+        model: on the CPU, in the dtype of its weights.
+        mine: this rank's micro-batches of a step.
+        synchronize: whether BatchNorm statistics are synchronized over ranks.
 
     Raises:
-        UserError: where the strategy cannot run on so many ranks, or with such a model.
+        UserError: if the strategy cannot run on this number of ranks, or with this model.
     """
     model = _convert_batchnorm(model, world.device, synchronize)
     if config.dist.channels_last:
@@ -47,16 +47,16 @@ def _convert_batchnorm(model: nn.Module, device: torch.device, synchronize: bool
         kind = sync_batchnorm.CudaSyncBatchNorm if on_gpu else sync_batchnorm.CpuSyncBatchNorm
         model, _ = sync_batchnorm.convert(model, kind)
     else:
-        # A SyncBatchNorm of the user's own would share statistics behind the recipe's back.
+        # A user's own SyncBatchNorm would synchronize statistics against the recipe.
         model, _ = sync_batchnorm.convert(model, sync_batchnorm.CpuSyncBatchNorm, only=nn.SyncBatchNorm)
     return model
 
 
 def _compile(model: nn.Module, config: "DistConfig") -> None:
-    """The whole model where each rank holds all of it, else block by block, as blocks are gathered."""
+    """Compiles the full model if each rank holds all of it, else block by block, as blocks are gathered."""
     from torch._inductor import config as inductor
 
-    # Else dropout would draw other numbers than without compilation, and others again where the graph is cut elsewhere.
+    # Otherwise dropout would draw other numbers than without compilation, and others again after another graph break.
     inductor.fallback_random = True
     is_sharded = bool(STRATEGIES[config.strategy].shards)
     for module in [model.get_submodule(name) for name in blocks(model)] if is_sharded else [model]:

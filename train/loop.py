@@ -8,16 +8,20 @@ from phalanx.train.run import Run
 def train(run: Run) -> ExitCode:
     """Trains until the recipe's last step, until early stopping, or until asked to stop."""
     state, engine, task = run.state, run.engine, run.task
-    run.catch_up()
+    run.catch_up()  # a kill after a save may have left its evaluation undone
     if run.best.should_stop:
         return run.done()
     heartbeat.beat("loading", state.step + 1)
     for batch in run.loader.from_step(state.step, run.last_step):
+        # From the targets only: the ranks sum the losses' weights while the first forward runs.
         weights = [task.weights(micro_batch) for micro_batch in batch.micro_batches]
+        # One rank's signal or clock; the ranks agree in this step's message, and all act after the same step.
         flags = {"stop": run.asked_to_stop, "save": run.is_time_to_save}
         for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, **flags):
             engine.backward(task.losses(engine.model, micro_batch))
+        # A save in flight may still copy weights and optimizer state, which the update changes.
         run.saver.wait_for_copy()
+        # Of earlier steps: a step's figures reach all ranks with a later message, so that no host waits for its device.
         figures = engine.step()
         state.advance(batch.samples)
         run.ledger.write(state.step, batch)
@@ -30,6 +34,7 @@ def train(run: Run) -> ExitCode:
             run.save(awaited=stopping or last)  # before an evaluation, which may fail
         if run.due.evaluation(state.step) and not stopping:
             run.evaluate()
+        # A new best value is saved with its metrics, even between two regular checkpoints.
         if run.improved or run.best.should_stop:
             run.save(awaited=run.best.should_stop)
         if run.best.should_stop:

@@ -64,7 +64,7 @@ class Run:
         saved: step of the newest checkpoint; 0 for none.
         evaluated: whether, at the start, that checkpoint holds the evaluation after its step.
         best: the best value so far of the metric `checkpoint.best`, and the evaluations since.
-        passed_over: samples that could not be read.
+        skipped_samples: samples that could not be read.
         improved: whether the last evaluation, after this step, gave a better one.
     """
 
@@ -87,7 +87,7 @@ class Run:
     saved: int
     evaluated: bool
     best: Best
-    passed_over: SkippedSamples
+    skipped_samples: SkippedSamples
     improved: bool = False
     _begun: int = 0
     _begun_at: float = field(default_factory=time.monotonic)
@@ -191,7 +191,7 @@ class Run:
                 f"step {self.state.step}: a parameter is not finite, though no loss was. {self._last_good()} "
                 "Lower optim.lr, or set train.clip_norm."
             )
-        if (news := self.passed_over.news()) is not None:
+        if (news := self.skipped_samples.news()) is not None:
             self.tracker.event("unreadable", self.state.step, **news)
         if (problem := self._unwritten()) is not None:
             return self._report([Saved(self.state.step, None, problem, 0.0, 0.0)])

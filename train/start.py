@@ -27,7 +27,7 @@ from phalanx.train.optim.schedules import DEPENDS_ON_LENGTH, learning_rate
 from phalanx.train.run import Due
 from phalanx.train.setup import resume_checkpoint
 from phalanx.train.setup.build import Parts, build_distributed, build_local, length
-from phalanx.train.setup.build import data_info as facts_of
+from phalanx.train.setup.build import data_info as details_of
 from phalanx.train.setup.checks import check
 from phalanx.train.setup.data_check import check_data
 from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
@@ -43,7 +43,7 @@ from phalanx.train.tracking.tracker import Tracker
 
 
 def join_ranks(config: RunConfig, ranks: Ranks) -> tuple[World, int]:
-    """Checks, then joins the other ranks; returns the threads of this rank too."""
+    """Checks, then joins the other ranks; also returns the number of this rank's threads."""
     try:
         check(config, ranks.world)
     except UserError as error:
@@ -62,15 +62,15 @@ def run(
     stop_at: int | None = None,
     job_is_over: Callable[[str], bool] = lambda job: False,
 ) -> ExitCode:
-    """Trains, or goes on with the run of that name if it is there.
+    """Trains, or resumes the run of that name if it exists.
 
     Args:
-        stop_at: step to save and stop at, leaving the schedule as it is.
-        job_is_over: whether SLURM says that a job, in which another trainer had the run, does not run any more.
+        stop_at: step to save and stop at, without changing the schedule.
+        job_is_over: whether SLURM reports that the job of another trainer of the run has ended.
 
     Raises:
         UserError: on bad input.
-        TrainingFailed: where training cannot go on.
+        TrainingFailed: if training cannot continue.
     """
     directory = RunDirectory.of(config)
     owner = RunOwner(directory, ranks, job_is_over, lambda: stop.asked)
@@ -84,7 +84,7 @@ def run(
         except UserError as refusal:
             if not is_new or heartbeat.latest().step > 0:
                 raise
-            # The directory would be this experiment's from now on, and refuse the corrected recipe.
+            # Otherwise the directory would belong to this experiment, and refuse the corrected recipe.
             if world.ranks.is_main:
                 directory.forget()
             raise NeverBegun(str(refusal), shared=refusal.shared) from None
@@ -93,15 +93,15 @@ def run(
 def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_at: int | None, owner: RunOwner) -> ExitCode:
     directory, ranks = RunDirectory.of(config), world.ranks
     before = directory.read_config() if directory.exists() else None
-    goes_on = broadcast_object(world, bool(steps(directory.checkpoints)))
-    made = run_and_agree(world, lambda: build_local(config, goes_on))
+    resuming = broadcast_object(world, bool(steps(directory.checkpoints)))
+    made = run_and_agree(world, lambda: build_local(config, resuming))
     changed = (
-        run_and_agree(world, lambda: held_for_training(directory, config, made.training, made.validation)) if goes_on else []
+        run_and_agree(world, lambda: held_for_training(directory, config, made.training, made.validation)) if resuming else []
     )
-    doubts = changed + check_data(config, made.training, made.validation, world, goes_on)
+    doubts = changed + check_data(config, made.training, made.validation, world, resuming)
     parts = build_distributed(config, made, world)
     heartbeat.beat("restore")
-    stored, passed_over = resume_checkpoint.checkpoint_to_resume(directory, parts.engine, config)
+    stored, skipped = resume_checkpoint.checkpoint_to_resume(directory, parts.engine, config)
     state = TrainState() if stored is None else TrainState(stored.step, stored.samples)
     best = best_so_far(world, directory, config, state.step)
     due = Due.of(config, parts.last_step)
@@ -111,16 +111,16 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
     if stop_at is not None and state.step >= stop_at:
         raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
     run_on_main(world, lambda: directory.create(config, threads))
-    run_on_main(world, lambda: record(directory, facts_of(made.training, config), made.training, made.validation))
+    run_on_main(world, lambda: record(directory, details_of(made.training, config), made.training, made.validation))
     if stored is not None:
         parts.engine.allocate_state(stored)
         resume_checkpoint.fill(directory, parts.engine, stored)
-        resume_checkpoint.set_aside(directory, parts.engine, passed_over)
+        resume_checkpoint.set_aside(directory, parts.engine, skipped)
     run_on_main(world, lambda: cut_ledgers(directory.ledger, state.step))
     tracker = run_and_agree(world, lambda: Tracker(config, directory, ranks, state.step, parts.last_step))
     code = ExitCode.FAILED
     try:
-        _tell(config, before, stored, passed_over, world, parts, tracker)
+        _report_start(config, before, stored, skipped, world, parts, tracker)
         for sentence in doubts:
             tracker.progress.say(f"phalanx: {sentence}")
             tracker.event("warning", state.step, reason=sentence)
@@ -153,7 +153,7 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
     finally:
         heartbeat.beat("end")
         tracker.close(int(code))
-    # The first rank to end makes launchers end the others; the last words to a tracking server may take a while.
+    # After the first rank's exit launchers end the others; closing a tracker may take a while.
     barrier(world)
     leave()
     return code
@@ -162,12 +162,12 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
 def _claim(world: World, owner: RunOwner, config: RunConfig) -> None:
     """
     Raises:
-        RunTaken: on every rank, where another trainer has the run.
+        RunTaken: on every rank, if another trainer has the run.
     """
 
     def claim() -> None:
         owner.claim()
-        RunDirectory.of(config).refuse_another_experiment(config)  # one that came and went since the ranks were started
+        RunDirectory.of(config).refuse_another_experiment(config)  # claimed by another experiment since the ranks were started
 
     try:
         run_on_main(world, claim)
@@ -178,25 +178,25 @@ def _claim(world: World, owner: RunOwner, config: RunConfig) -> None:
 def _leave_as_it_is(
     config: RunConfig, before: RunConfig, reason: str, directory: RunDirectory, state: TrainState, world: World
 ) -> None:
-    """Says that there is nothing to do, and what config.yaml does not say because of it. All ranks call together."""
+    """Reports that there is nothing to do, and which changes config.yaml does not get. All ranks call together."""
     settled = broadcast_object(world, is_settled(directory))
     say = ProgressLine(state.step, state.step, world.ranks.is_main).say
     if not settled:
-        # The attempt that came so far was killed at its end, or its W&B run lacks something.
+        # The last attempt was killed at its end, or its W&B run is incomplete.
         tracker = run_and_agree(world, lambda: Tracker(before, directory, world.ranks, state.step, state.step))
         tracker.event("resume", state.step)
         tracker.event("done", state.step)
         tracker.close(int(ExitCode.DONE))
     say(reason)
     if (changed := changes(before, config, "hardware", "bookkeeping")) is not None:
-        say(f"phalanx: nothing was changed: config.yaml stays as it is, without {changed}")
+        say(f"phalanx: nothing was changed: config.yaml does not get {changed}")
     heartbeat.beat("end")
     barrier(world)
     leave()
 
 
 def _warm_up(config: RunConfig, directory: RunDirectory, state: TrainState, parts: Parts, tracker: Tracker) -> None:
-    """Whatever a step, an evaluation or a save may stumble over, it does so before anything is there to be lost."""
+    """Rehearses a step, an evaluation and a save, so that errors appear before there is anything to lose."""
     engine = parts.engine
     heartbeat.beat("warm-up")
     examples, local_ranks = parts.loader.examples(state.step, engine.warm_up_share), engine.world.ranks.local_world
@@ -214,7 +214,7 @@ def _warm_up(config: RunConfig, directory: RunDirectory, state: TrainState, part
 
 
 def _state_to_come(config: RunConfig, engine: Engine) -> int:
-    """Bytes of the optimizer's state that is not there before its first step."""
+    """Bytes of the optimizer's state, which does not exist before its first step."""
     if any(entry.kind == "optimizer" for entry in engine.entries()):
         return 0
     states = OPTIMIZERS[config.optim.name].state_tensors(config.optim)
@@ -223,25 +223,25 @@ def _state_to_come(config: RunConfig, engine: Engine) -> int:
     return states * plan.total_bytes(plan.tensor_infos(entries))
 
 
-def _tell(
+def _report_start(
     config: RunConfig,
     before: RunConfig | None,
     stored: Manifest | None,
-    passed_over: resume_checkpoint.SkippedCheckpoints,
+    skipped: resume_checkpoint.SkippedCheckpoints,
     world: World,
     parts: Parts,
     tracker: Tracker,
 ) -> None:
-    """Says and records how the run starts or goes on."""
+    """Reports and records how the run starts or resumes."""
     say, ranks = tracker.progress.say, world.ranks.world
     on = f"{ranks} rank{'s' if ranks > 1 else ''}"
-    for step, problem in passed_over:
-        say(f"phalanx: the checkpoint of step {step} was passed over: {problem}")
+    for step, problem in skipped:
+        say(f"phalanx: the checkpoint of step {step} was skipped: {problem}")
         tracker.event("passed_over", step, reason=problem)
-    facts: dict[str, Any] = {"world_size": ranks, "strategy": config.dist.strategy, "device": str(world.device)}
-    facts |= {"precision": config.dist.precision, "sync_bn": config.dist.sync_bn, "normalisation": parts.engine.describe()}
+    details: dict[str, Any] = {"world_size": ranks, "strategy": config.dist.strategy, "device": str(world.device)}
+    details |= {"precision": config.dist.precision, "sync_bn": config.dist.sync_bn, "normalisation": parts.engine.describe()}
     if stored is None:
-        tracker.event("start", 0, **facts)
+        tracker.event("start", 0, **details)
         say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {on}")
         if parts.loaded is not None:
             say(f"phalanx: {parts.loaded}")
@@ -252,7 +252,7 @@ def _tell(
     if before is not None and (changed := changes(before, config, "bookkeeping")) is not None:
         say(f"phalanx: changed from now on: {changed}")
     resized = _resized(config, before or config, stored, world, parts, tracker)
-    tracker.event("resume", stored.step, samples=stored.samples, **facts, report=resized.to_json())
+    tracker.event("resume", stored.step, samples=stored.samples, **details, report=resized.to_json())
     if stored.world_size != ranks:
         tracker.event("resize", stored.step, before=stored.world_size, after=ranks)
     for line in resized.lines():

@@ -32,11 +32,11 @@ class BatchNormGroup:
 
 
 def make_groups(
-    world: World, turns: Sequence[Sequence[ForwardPass]], timeout_s: float
+    world: World, all_passes: Sequence[Sequence[ForwardPass]], timeout_s: float
 ) -> dict[tuple[int, ...], BatchNormGroup]:
     """One group for every set of ranks that share a forward pass, keyed by those ranks. All ranks call together."""
     groups = {}
-    for ranks in sorted({forward_pass.ranks for own in turns for forward_pass in own if forward_pass.is_shared}):
+    for ranks in sorted({forward_pass.ranks for own in all_passes for forward_pass in own if forward_pass.is_shared}):
         timeout = timedelta(seconds=timeout_s)
         # On CPU too this group is not the gradients', whose all-reduce is under way in the same backward.
         statistics = torch.distributed.new_group(list(ranks), timeout=timeout)

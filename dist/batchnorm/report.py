@@ -9,9 +9,9 @@ from phalanx.dist.batchnorm.sync_batchnorm import CpuSyncBatchNorm, CudaSyncBatc
 from phalanx.dist.microbatches.forward_passes import ForwardPass
 
 
-def refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, forward_pass: ForwardPass, joint: int) -> None:
+def refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, forward_pass: ForwardPass, group_size: int) -> None:
     values = x.numel() // x.shape[1] if x.dim() > 1 else 0
-    if not layer.training or forward_pass.is_filler or values * joint != forward_pass.size:
+    if not layer.training or forward_pass.is_filler or values * group_size != forward_pass.size:
         return
     raise UserError(
         f"the BatchNorm layer {name} sees one value per channel ({list(x.shape)}), which has no variance. "
@@ -19,18 +19,21 @@ def refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, forward_pass: Forw
     )
 
 
-def describe_normalisation(model: nn.Module, joint: int, micro_batch: int) -> list[str]:
+def describe_normalisation(model: nn.Module, group_size: int, micro_batch: int) -> list[str]:
     """The table printed as a run starts: which layers share statistics, which are frozen or unchanged, what each sees."""
     rows: dict[tuple[str, str], int] = {}
     alone = f"{micro_batch} samples, 1 micro-batch"
-    shared = f"{micro_batch * joint} samples, {joint} micro-batches"
+    shared = f"{micro_batch * group_size} samples, {group_size} micro-batches"
     independent = 0
     for module in model.modules():
         if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's; other libraries call theirs the same
             row = ("BatchNorm, frozen", "nothing: its statistics are constants")
         elif isinstance(module, _BatchNorm):
             how = "converted" if isinstance(module, CpuSyncBatchNorm | CudaSyncBatchNorm) else "left as it is"
-            row = (f"BatchNorm, {'merged' if joint > 1 and how != 'converted' else how}", shared if joint > 1 else alone)
+            row = (
+                f"BatchNorm, {'merged' if group_size > 1 and how != 'converted' else how}",
+                shared if group_size > 1 else alone,
+            )
         elif isinstance(module, _InstanceNorm | nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
             independent += 1
             continue

@@ -40,7 +40,7 @@ class ForwardPass:
 FILLER = ForwardPass(0, 0, ())
 
 
-def forward_passes(micro_batches: int, joint: int, world: int) -> list[list[ForwardPass]]:
+def forward_passes(micro_batches: int, group_size: int, world: int) -> list[list[ForwardPass]]:
     """The forward passes of every rank, all lists of one length.
 
     Stats groups are intervals of ranks, taken from left to right; each gets the first pass in which all of its ranks are
@@ -48,15 +48,15 @@ def forward_passes(micro_batches: int, joint: int, world: int) -> list[list[Forw
 
     Args:
         micro_batches: of a step, `V`.
-        joint: micro-batches that synchronize statistics; divides `V`.
+        group_size: micro-batches that synchronize statistics; divides `V`.
     """
     taken: list[dict[int, ForwardPass]] = [{} for _ in range(world)]
     shares = [share(micro_batches, rank, world) for rank in range(world)]
-    for start in range(0, micro_batches, joint):
+    for start in range(0, micro_batches, group_size):
         parts = {
-            rank: (max(mine.first, start), min(mine.last, start + joint))
+            rank: (max(mine.first, start), min(mine.last, start + group_size))
             for rank, mine in enumerate(shares)
-            if mine.first < start + joint and mine.last > start
+            if mine.first < start + group_size and mine.last > start
         }
         when = next(place for place in range(micro_batches) if all(place not in taken[rank] for rank in parts))
         for rank, (first, last) in parts.items():
@@ -65,6 +65,6 @@ def forward_passes(micro_batches: int, joint: int, world: int) -> list[list[Forw
     return [[own.get(place, FILLER) for place in range(count)] for own in taken]
 
 
-def joint_size(sync_bn: int | str, micro_batches: int) -> int:
+def stats_group_size(sync_bn: int | str, micro_batches: int) -> int:
     """Micro-batches that share one BatchNorm statistic, from `dist.sync_bn`."""
     return {"off": 1, "all": micro_batches}.get(str(sync_bn)) or int(sync_bn)

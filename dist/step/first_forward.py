@@ -38,14 +38,14 @@ def inspect(
     losses_of: LossesOf,
     forwards: Iterable[tuple[ForwardPass, MicroBatch]],
     backward: Callable[[Tensor], None] | None,
-    joint: int,
+    group_size: int,
 ) -> tuple[str, ...]:
     """Runs and inspects forwards, each followed by its backward if one is given. All ranks call together.
 
     Args:
         model: the wrapped model, which tasks call.
         plain: the same model without its strategy.
-        joint: micro-batches that synchronize statistics.
+        group_size: micro-batches that synchronize statistics.
 
     Returns:
         Names of the losses.
@@ -56,7 +56,7 @@ def inspect(
     trained = [name for name, parameter in plain.named_parameters() if parameter.requires_grad]
     reached, names = set(trained), tuple[str, ...]()
     for forward_pass, micro_batch in forwards:
-        with watching(plain, forward_pass, joint) as seen:
+        with watching(plain, forward_pass, group_size) as seen:
             losses = losses_of(model, micro_batch)
         names, loss = tuple(losses), total(losses)
         reached &= seen.reached(loss)
@@ -103,12 +103,12 @@ class Inspection:
 
 
 @contextmanager
-def watching(model: nn.Module, forward_pass: ForwardPass, joint: int) -> Iterator[Inspection]:
+def watching(model: nn.Module, forward_pass: ForwardPass, group_size: int) -> Iterator[Inspection]:
     """Inspects the forwards that a model runs within the context.
 
     Args:
         forward_pass: the pass that runs.
-        joint: micro-batches that synchronize statistics.
+        group_size: micro-batches that synchronize statistics.
 
     Raises:
         UserError: in the forward, naming a BatchNorm layer that sees one value per channel.
@@ -123,7 +123,7 @@ def watching(model: nn.Module, forward_pass: ForwardPass, joint: int) -> Iterato
         hooks.append(module.register_forward_pre_hook(lambda m, _, n=name: inspection.note(m, n, recurse=n in whole)))
         if isinstance(module, _BatchNorm):
             hooks.append(
-                module.register_forward_pre_hook(lambda m, x, name=name: refuse_one_value(name, m, x[0], forward_pass, joint))
+                module.register_forward_pre_hook(lambda m, x, n=name: refuse_one_value(n, m, x[0], forward_pass, group_size))
             )
     try:
         yield inspection

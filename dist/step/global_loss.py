@@ -14,13 +14,13 @@ class GlobalLoss:
 
     Args:
         groups: number of stats groups of a step; without synchronized statistics, its micro-batches.
-        joint_groups: the process groups of this rank's shared forward passes, by their ranks.
+        stats_groups: the process groups of this rank's shared forward passes, by their ranks.
         grad_divisor: by which the strategy divides the sum of the ranks' gradients.
     """
 
-    def __init__(self, groups: int, joint_groups: Mapping[tuple[int, ...], BatchNormGroup], divides_by: int):
+    def __init__(self, groups: int, stats_groups: Mapping[tuple[int, ...], BatchNormGroup], grad_divisor: int):
         self.groups = float(groups)
-        self._joint_groups, self._divides_by = joint_groups, divides_by
+        self._stats_groups, self._grad_divisor = stats_groups, grad_divisor
 
     def part(
         self, total: Tensor, weight: float | Tensor, over_all: float | None, forward_pass: ForwardPass
@@ -36,14 +36,14 @@ class GlobalLoss:
             over_all: the weight over the global batch, if known.
         """
         if over_all is None:
-            weight = self._joint_weight(float(weight), forward_pass)
+            weight = self._group_weight(float(weight), forward_pass)
             total, over_all = total * (1 / weight if weight else 0.0), self.groups
-        return total, total * (self._divides_by / over_all if over_all else 0.0)
+        return total, total * (self._grad_divisor / over_all if over_all else 0.0)
 
-    def _joint_weight(self, weight: float, forward_pass: ForwardPass) -> float:
+    def _group_weight(self, weight: float, forward_pass: ForwardPass) -> float:
         """The weight over the ranks of a shared forward pass, equal on all of them."""
         if not forward_pass.is_shared:
             return weight
         sums = torch.tensor(weight, dtype=torch.float64)
-        torch.distributed.all_reduce(sums, group=self._joint_groups[forward_pass.ranks].control)
+        torch.distributed.all_reduce(sums, group=self._stats_groups[forward_pass.ranks].control)
         return float(sums)

@@ -1,4 +1,4 @@
-"""How a model trains over all ranks: a module for each way, chosen by name from the table of `phalanx.configs.strategies`."""
+"""The strategies that train a model over all ranks: one module each, selected by name from `phalanx.configs.strategies`."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", w
     """A model and its optimizer under the configured strategy. Its module's own `wrap` has the same arguments.
 
     Raises:
-        UserError: where the strategy cannot run on so many ranks, or with such a model.
+        UserError: if the strategy cannot run on this number of ranks, or with this model.
     """
     name = config.dist.strategy
     spec = STRATEGIES[name]
@@ -31,6 +31,6 @@ def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", w
     if spec.shards:
         group_of_one(world)
     module = spec.module if config.dist.reduce == "fast" else spec.exact_module
-    assert module is not None, "the configuration refuses dist.reduce=exact where there is no such module"
+    assert module is not None, "the configuration refuses dist.reduce=exact without such a module"
     wrapped: Strategy = importlib.import_module(f"{__name__}.{module}").wrap(model, make_optimizer, config, world, mine)
     return wrapped

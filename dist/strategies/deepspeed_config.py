@@ -1,4 +1,4 @@
-"""What DeepSpeed is told: written from the recipe, over the user's own DeepSpeed file. No torch here, and no deepspeed."""
+"""DeepSpeed's configuration: from the recipe, over the user's own DeepSpeed file. No torch here, and no deepspeed."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +9,7 @@ from phalanx.configs.origin import Problem
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.strategies import STRATEGIES
 
-# The recipe's: precision, clipping, batches and the optimizer are the engine's work under every strategy.
+# Set by the recipe: precision, clipping, batches and the optimizer are the engine's under every strategy.
 _OURS = (
     "train_batch_size",
     "train_micro_batch_size_per_gpu",
@@ -24,7 +24,7 @@ _OURS = (
     "optimizer",
     "scheduler",
 )
-# Would change what is summed, where weights lie, or when a step ends. Not false, 0, 1 or empty: refused.
+# Would change what is summed, where weights are, or when a step ends. Refused unless false, 0, 1 or empty.
 _UNFIT = (
     "zero_optimization.offload_param",
     "zero_optimization.cpu_offload_param",
@@ -52,7 +52,7 @@ def settings(config: RunConfig) -> dict[str, Any]:
     """DeepSpeed's configuration: a plain float32 ZeRO optimizer that neither scales, clips nor skips.
 
     Raises:
-        UserError: where the file `dist.deepspeed` cannot be read, or asks for what Phalanx cannot keep to.
+        UserError: if the file `dist.deepspeed` cannot be read, or has settings that Phalanx does not support.
     """
     given = _read(config.dist.deepspeed) if config.dist.deepspeed else {}
     given = _without_auto({key: value for key, value in given.items() if key not in _OURS})
@@ -60,21 +60,21 @@ def settings(config: RunConfig) -> dict[str, Any]:
     # That of the recipe: dist.offload.
     for key in ("offload_optimizer", "cpu_offload", "cpu_offload_use_pin_memory"):
         zero.pop(key, None)
-    # An option of DeepSpeed's that replaces torch.nn.functional.linear for good, in the whole process.
+    # This option of DeepSpeed permanently replaces torch.nn.functional.linear in the process.
     zero["memory_efficient_linear"] = False
     zero["stage"] = STRATEGIES[config.dist.strategy].zero_stage
     if config.dist.offload:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     elif zero["stage"] < 3:
-        zero["compute_grad_norm"] = False  # the norm would only serve its clipping, and wait for the device
+        zero["compute_grad_norm"] = False  # the norm is only used for its clipping, and waits for the device
     return {
         **given,
         "train_micro_batch_size_per_gpu": config.train.micro_batch,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0,  # not given, it would be 1
+        "gradient_clipping": 0.0,  # the default would be 1
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
-        "timers": {"throughput": {"enabled": False}},  # would wait for the device at every forward
+        "timers": {"throughput": {"enabled": False}},  # waits for the device at every forward
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": zero,
@@ -92,7 +92,7 @@ def _read(file: str) -> dict[str, Any]:
 
 
 def _unfit(given: dict[str, Any]) -> Iterator[str]:
-    """The keys that are set to something and can't be kept to."""
+    """The keys that are set but not supported."""
     for key in _UNFIT:
         section, _, name = key.rpartition(".")
         value = (given.get(section, {}) if section else given).get(name)
@@ -103,6 +103,6 @@ def _unfit(given: dict[str, Any]) -> Iterator[str]:
 
 
 def _without_auto(given: dict[str, Any]) -> dict[str, Any]:
-    """Hugging Face's word `auto` leaves a value to whoever reads the file; so it is left to DeepSpeed's own default."""
+    """Removes values `auto`, Hugging Face's placeholder, so that DeepSpeed's defaults apply."""
     inner = {key: _without_auto(value) if isinstance(value, dict) else value for key, value in given.items()}
     return {key: value for key, value in inner.items() if value != "auto"}

@@ -1,4 +1,4 @@
-"""A model's twin without weights, to be filled for an evaluation whose forwards wait for nobody."""
+"""A copy of a model without weights, to be filled for an evaluation whose forwards wait for no other rank."""
 
 import copy
 from collections.abc import Iterable, Iterator
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 
 def make_eval_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model that was not wrapped yet; its parameters have shapes but no memory."""
+    """A copy of a model that is not wrapped yet; its parameters have shapes but no memory."""
     shapes = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=False) for p in model.parameters()}
     return copy.deepcopy(model, dict(shapes))
 
 
 @contextmanager
 def filled(eval_copy: nn.Module, trained: nn.Module, weights: Iterable[tuple[str, Tensor]]) -> Iterator[nn.Module]:
-    """The twin with weights and the buffers of the model that is trained; both are gone afterwards.
+    """The copy with weights, and with the buffers of the trained model; both are removed afterwards.
 
     Args:
-        weights: every parameter's name and whole tensor.
+        weights: every parameter's name and full tensor.
     """
     places = _places(eval_copy)
     empty = dict(eval_copy.named_parameters())
@@ -38,7 +38,7 @@ def filled(eval_copy: nn.Module, trained: nn.Module, weights: Iterable[tuple[str
 
 
 def _places(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
-    """Where each parameter hangs, by the first of its names: a parameter may be used in several modules."""
+    """The modules and attributes of each parameter, by the first of its names: several modules may share one."""
     names = {id(p): name for name, p in model.named_parameters()}
     places: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in names.values()}
     for module in model.modules():

@@ -1,8 +1,8 @@
 """`dist.reduce=exact` under FSDP2: the reduce-scatter of a micro-batch becomes an exchange by shards, and the fixed tree sums.
 
-FSDP2 takes a reduce-scatter of one's own for each of its units. Here every rank sends each shard of its micro-batch's gradient
-to the rank that holds it, in as many bytes as a reduce-scatter; that rank puts what it received into the tree of
-`summation_tree`, and gives the total away after the step's last micro-batch.
+FSDP2 accepts a custom reduce-scatter for each of its units. Here every rank sends each shard of its micro-batch's gradient to
+the rank that holds it, in as many bytes as a reduce-scatter; that rank adds what it received by the tree of `summation_tree`,
+and returns the total after the step's last micro-batch.
 """
 
 from collections.abc import Sequence
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 
 class _TreeReduceScatter(ReduceScatter):
-    """The sums of one unit's shard on this rank.
+    """The sums of this rank's shard of one unit.
 
     Args:
-        everyones: the turns of every rank.
+        all_passes: the forward passes of every rank.
         total: micro-batches of a step.
 
     Attributes:
-        place: of the turn that runs; None in the warm-up.
+        place: index of the running pass; None in the warm-up.
     """
 
-    def __init__(self, everyones: Sequence[Sequence[ForwardPass]], total: int):
-        self._everyones, self._total = everyones, total
+    def __init__(self, all_passes: Sequence[Sequence[ForwardPass]], total: int):
+        self._all_passes, self._total = all_passes, total
         self._sums: dict[TreeNode, Tensor] = {}
         self.place: int | None = None
 
@@ -48,17 +48,17 @@ class _TreeReduceScatter(ReduceScatter):
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False) -> None:
-        """Takes this turn's gradients, [ranks * shard], and leaves the step's sum of this rank's shard, or zero, [shard]."""
+        """Takes this pass's gradients, [ranks * shard], and outputs the step's sum of this rank's shard, or zero, [shard]."""
         incoming = torch.empty_like(input_tensor)
         torch.distributed.all_to_all_single(incoming, input_tensor, group=group)
         output_tensor.zero_()
         if self.place is None:
             return
-        for own, piece in zip(self._everyones, incoming.chunk(len(self._everyones)), strict=True):
+        for own, piece in zip(self._all_passes, incoming.chunk(len(self._all_passes)), strict=True):
             forward_pass = own[self.place]
             if not forward_pass.is_filler:
                 summation_tree.add(self._sums, TreeNode(0, forward_pass.first), piece, self._total, Tensor.add_)
-        if self.place == len(self._everyones[0]) - 1:
+        if self.place == len(self._all_passes[0]) - 1:
             output_tensor.copy_(self._sums.pop(summation_tree.root(self._total)))
             assert not self._sums
 
@@ -68,14 +68,14 @@ class ExactFsdp(Fsdp):
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World, micro_batches: int):
         super().__init__(model, make_optimizer, config, world)
-        everyones = forward_passes(micro_batches, 1, world.ranks.world)
-        self._last, self._place = len(everyones[0]) - 1, 0
+        all_passes = forward_passes(micro_batches, 1, world.ranks.world)
+        self._last, self._place = len(all_passes[0]) - 1, 0
         self._sums: list[_TreeReduceScatter] = []
         for module in self.unwrapped.modules():
             if isinstance(module, FSDPModule):
-                self._sums.append(_TreeReduceScatter(everyones, micro_batches))
+                self._sums.append(_TreeReduceScatter(all_passes, micro_batches))
                 module.set_custom_reduce_scatter(self._sums[-1])
-                # Nothing is divided, before or after.
+                # No division, neither before nor after.
                 module.set_force_sum_reduction_for_comms(True)
                 module.set_gradient_divide_factor(1.0)
         self.grad_divisor = 1
@@ -87,12 +87,12 @@ class ExactFsdp(Fsdp):
         if number is None:
             return
         if self._place == self._last:
-            # The zeros of earlier turns would make a zero out of a negative zero.
+            # The zeros of earlier passes would turn a negative zero into zero.
             super().discard()
         self._place = 0 if self._place == self._last else self._place + 1
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """As DDP computes it: of whole gradients, one after another, so that it does not depend on the shards."""
+        """As under DDP: of full gradients, one after another, so that it does not depend on the sharding."""
         norms: list[Tensor] = []
         for parameter in self.parameters.values():
             if isinstance(parameter.grad, DTensor):
@@ -101,7 +101,7 @@ class ExactFsdp(Fsdp):
 
 
 def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Replicated:
-    """As `phalanx.dist.strategies.wrap`; one rank has nothing to shard."""
+    """As `phalanx.dist.strategies.wrap`; a single rank is not sharded."""
     if world.ranks.world == 1:
         return exact_replicated.wrap(model, make_optimizer, config, world, mine)
     return ExactFsdp(model, make_optimizer, config.dist, world, config.micro_batches)

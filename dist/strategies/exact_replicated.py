@@ -1,4 +1,4 @@
-"""`dist.reduce=exact` where every rank holds the whole model: gradients are summed by the fixed tree, in place of DDP."""
+"""`dist.reduce=exact` with the full model on every rank: gradients are summed by the fixed tree, instead of by DDP."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Exact(Replicated):
-    """`dist.reduce=exact`: the ranks exchange nothing but what the fixed tree of sums asks for."""
+    """`dist.reduce=exact`: the ranks exchange only what the fixed tree of sums needs."""
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, world: World, mine: Share):
         super().__init__(model, make_optimizer)

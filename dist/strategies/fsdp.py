@@ -1,7 +1,7 @@
-"""FSDP2 and HSDP: weights, gradients and optimizer state in shards, gathered block by block.
+"""FSDP2 and HSDP: weights, gradients and optimizer state are sharded, and gathered block by block.
 
-FSDP: Zhao et al., PyTorch FSDP, VLDB 2023 (arXiv:2304.11277); torch's second form of it, `fully_shard`, whose shards are
-contiguous ranges of each parameter. HSDP shards among a few ranks and copies across.
+FSDP: Zhao et al., PyTorch FSDP, VLDB 2023 (arXiv:2304.11277); torch's second version, `fully_shard`, whose shards are
+contiguous ranges of each parameter. HSDP shards within groups of ranks and replicates across.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +36,7 @@ class Fsdp(Replicated):
     """A model under FSDP2.
 
     Raises:
-        UserError: naming a parameter that cannot be sharded, or ranks that do not divide.
+        UserError: naming a parameter that cannot be sharded, or the possible numbers of ranks.
     """
 
     collective = True
@@ -66,7 +66,7 @@ class Fsdp(Replicated):
         self.unwrapped.set_requires_gradient_sync(last or self._config.exchange == "micro_batch")
 
     def gradients(self) -> list[Tensor]:
-        with torch.no_grad():  # where to_local gives the shard itself
+        with torch.no_grad():  # so that to_local returns the shard itself
             found = [p.grad for p in self.parameters.values() if p.grad is not None]
             return [g.to_local() if isinstance(g, DTensor) else g for g in found]
 
@@ -82,7 +82,7 @@ class Fsdp(Replicated):
         return filled(self._eval_copy, self.unwrapped, self._gathered())
 
     def _gathered(self) -> Iterable[tuple[str, Tensor]]:
-        """Every parameter whole, one after another."""
+        """Every full parameter, one after another."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 shards = parameter.to(self._device)
@@ -91,7 +91,7 @@ class Fsdp(Replicated):
 
 
 def _mesh(config: "DistConfig", world: World) -> DeviceMesh:
-    """All ranks in one shard; or, for hsdp, copies times shards, neighbours in a shard."""
+    """All ranks in one shard group; or, for hsdp, replicas times shards, with neighbours in a shard group."""
     ranks = world.ranks
     if not STRATEGIES[config.strategy].replicates:
         return init_device_mesh(world.device.type, (ranks.world,), mesh_dim_names=("shard",))
@@ -99,7 +99,7 @@ def _mesh(config: "DistConfig", world: World) -> DeviceMesh:
     if ranks.world % together:
         fits = ", ".join(str(n) for n in range(1, ranks.world + 1) if ranks.world % n == 0)
         raise UserError(
-            f"dist.strategy=hsdp: {ranks.world} ranks are no multiple of the {together} that share a copy of the weights. "
+            f"dist.strategy=hsdp: {ranks.world} ranks are not a multiple of the {together} that share a copy of the weights. "
             f"Set dist.shard_ranks to one of {fits}.",
             shared=True,
         )
@@ -108,16 +108,16 @@ def _mesh(config: "DistConfig", world: World) -> DeviceMesh:
 
 
 def _shard(model: nn.Module, config: "DistConfig", mesh: DeviceMesh, device: torch.device) -> None:
-    """Shards the blocks that the model names, then what is left."""
+    """Shards the model's blocks, then the rest."""
     half = precision.HALF.get(config.precision) if config.gather == "half" else None
-    # Inputs are left as autocast wants them; gradients are added up in float32.
+    # Inputs keep autocast's dtypes; gradients are accumulated in float32.
     gathered = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False)
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if config.offload else OffloadPolicy()
     whole = MixedPrecisionPolicy(cast_forward_inputs=False)
 
     def shard(module: nn.Module) -> None:
         if half is not None:
-            for layer in _kept_whole(module):
+            for layer in _kept_in_float32(module):
                 fully_shard(layer, mesh=mesh, mp_policy=whole, offload_policy=offload, reshard_after_forward=False)
         fully_shard(
             module,
@@ -132,8 +132,8 @@ def _shard(model: nn.Module, config: "DistConfig", mesh: DeviceMesh, device: tor
     shard(model)
 
 
-def _kept_whole(module: nn.Module) -> list[nn.Module]:
-    """Submodules with parameters of their own that autocast does not multiply with, such as BatchNorm; not yet sharded."""
+def _kept_in_float32(module: nn.Module) -> list[nn.Module]:
+    """Submodules whose own parameters autocast does not cast, such as BatchNorm's; before sharding."""
     return [
         m
         for m in module.modules()

@@ -43,12 +43,12 @@ def allocate_state(
     stored: "Mapping[str, StoredTensor]",
     stored_scalars: Scalars,
 ) -> None:
-    """Gives an optimizer that has not stepped yet the state of a checkpoint: scalars filled in, tensors empty, to be read."""
+    """Allocates a checkpoint's state in a fresh optimizer: with its scalars, and empty tensors to be read."""
     for name, parameter in parameters.items():
         state = {}
         for key, value in stored_scalars.get(name, {}).items():
             if isinstance(value, dict):
-                # Step counts stay on the CPU unless the optimizer is capturable or fused; torch moves them where it needs them.
+                # Step counts stay on the CPU unless the optimizer is capturable or fused; torch moves them if needed.
                 value = torch.tensor(value["value"], dtype=getattr(torch, value["dtype"]))
             state[key] = value
         for full_name, tensor in stored.items():

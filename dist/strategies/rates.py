@@ -1,16 +1,16 @@
-"""What an optimizer is set to for one update."""
+"""The optimizer's settings for one update."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
 class Rates(NamedTuple):
-    """Of one step.
+    """The settings of one step.
 
     Attributes:
         learning_rate: of all groups, times the `lr_factor` of each.
-        of_biases: the learning rate of groups marked `biases`; None: that of all.
-        momentum: of SGD, the first beta of Adam; None: as the optimizer was made.
+        of_biases: the learning rate of groups marked `biases`; None: `learning_rate`.
+        momentum: of SGD, or the first beta of Adam; None: unchanged.
     """
 
     learning_rate: float

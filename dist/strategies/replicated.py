@@ -1,4 +1,4 @@
-"""Every rank holds the whole model: alone, or under DDP."""
+"""Every rank holds the full model: a single rank, or DDP."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ MakeOptimizer = Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer]
 
 
 class Replicated:
-    """One rank alone: the base of the strategies whose optimizer is torch's over the model's own parameters."""
+    """A single rank; the base of strategies with a torch optimizer over the model's own parameters."""
 
     collective = False
     grad_divisor = 1
@@ -67,7 +67,7 @@ class Replicated:
         optimizer_state.allocate_state(self.optimizer, self.parameters, stored.tensors, stored.state["optimizer"])
 
     def after_load(self) -> None:
-        """The entries were the parameters themselves."""
+        """Does nothing: the entries are the parameters themselves."""
 
     def full_params(self) -> AbstractContextManager[nn.Module]:
         return nullcontext(self.unwrapped)
@@ -77,13 +77,13 @@ class Ddp(Replicated):
     """Gradients are averaged bucket by bucket while the backward runs (DDP: Li et al., VLDB 2020).
 
     Raises:
-        UserError: where Accelerate would wrap the model otherwise.
+        UserError: if Accelerate would wrap the model differently.
     """
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, world: World):
         super().__init__(model, make_optimizer)
         with warnings.catch_warnings():
-            # torch 2.14 has another word for broadcast_buffers=False, which torch 2.11 does not know.
+            # torch 2.14 has a new argument in place of broadcast_buffers=False, which torch 2.11 lacks.
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
             wrapped = world.accelerator.prepare_model(model)
         if not isinstance(wrapped, nn.parallel.DistributedDataParallel):
@@ -97,6 +97,6 @@ class Ddp(Replicated):
 
 
 def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Replicated:
-    """As `phalanx.dist.strategies.wrap`: DDP, or the bare model where there is one rank."""
+    """As `phalanx.dist.strategies.wrap`: DDP, or the bare model on a single rank."""
     model.to(world.device)
     return Replicated(model, make_optimizer) if world.ranks.world == 1 else Ddp(model, make_optimizer, world)

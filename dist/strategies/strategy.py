@@ -1,4 +1,4 @@
-"""What the engine asks of a strategy: how ranks share a model, its gradients and its optimizer."""
+"""The interface between the engine and the strategies: how ranks share a model, its gradients and its optimizer."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -17,10 +17,10 @@ class Strategy(Protocol):
     """A model and its optimizer, shared by all ranks.
 
     Attributes:
-        model: what a task calls while training.
-        unwrapped: the module that was built; its submodules and buffers have their plain names.
-        collective: whether forwards and backwards wait for other ranks; a rank short of micro-batches runs fillers.
-        grad_divisor: what the strategy divides the sum of the ranks' gradients by.
+        model: the wrapped model, which tasks call in training.
+        unwrapped: the original module; its submodules and buffers have their original names.
+        collective: whether forwards and backwards wait for other ranks; a rank without micro-batches runs fillers.
+        grad_divisor: by which the strategy divides the sum of the ranks' gradients.
     """
 
     model: nn.Module
@@ -29,39 +29,39 @@ class Strategy(Protocol):
     grad_divisor: int
 
     def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
-        """Wraps one forward and backward of this rank's; gradients meet in its last, or where memory asks for it.
+        """Wraps one forward and backward of this rank; gradients are reduced in the last, or earlier to save memory.
 
         Args:
-            number: of the micro-batch that runs in it, the first where several do; None for the warm-up.
+            number: its micro-batch's, the first of several; None in the warm-up.
         """
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """The backward of one turn; called within it."""
+        """The backward of one forward pass; called within `forward_backward`."""
         ...
 
     def gradients(self) -> list[Tensor]:
-        """After the last turn: the parts of the summed gradient that this rank holds, to be changed in place."""
+        """After the last pass: this rank's shards of the summed gradient, to be changed in place."""
         ...
 
     def sum_of_parts(self, value: Tensor) -> Tensor:
-        """The sum of a 0-dimensional tensor over the ranks that hold parts of one gradient: itself where each holds all."""
+        """The sum of a 0-dimensional tensor over the ranks that hold shards of a gradient; unchanged if each rank holds all."""
         ...
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The 2-norm of the whole gradient, from the parts held here, the same on all ranks."""
+        """The 2-norm of the full gradient, from this rank's shards, equal on all ranks."""
         ...
 
     def update(self, rates: Rates) -> None:
-        """The optimizer's step; gradients are gone afterwards."""
+        """The optimizer's step; frees the gradients."""
         ...
 
     def discard(self) -> None:
-        """Forgets the gradients."""
+        """Drops the gradients."""
         ...
 
     def entries(self) -> list[Entry]:
-        """Parameters, and the optimizer's state by their names, as far as held here: views, to be read and filled."""
+        """This rank's shards of parameters and of the optimizer's state: views, to be read and filled."""
         ...
 
     def scalars(self) -> dict[str, Any]:
@@ -69,13 +69,13 @@ class Strategy(Protocol):
         ...
 
     def allocate_state(self, stored: "Manifest") -> None:
-        """Gives an optimizer that has not stepped yet the state of a checkpoint, its tensors still to be filled."""
+        """Allocates a checkpoint's state in a fresh optimizer, with its tensors still to be filled."""
         ...
 
     def after_load(self) -> None:
-        """The tensors of the entries were filled from a checkpoint."""
+        """To be called after the entries' tensors were loaded."""
         ...
 
     def full_params(self) -> AbstractContextManager[nn.Module]:
-        """A plain module with all weights on this rank; its forwards wait for nobody. All ranks call together."""
+        """A plain module with all weights on this rank; its forwards wait for no other rank. All ranks call together."""
         ...

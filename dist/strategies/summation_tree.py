@@ -1,7 +1,7 @@
 """The fixed binary tree by which `dist.reduce=exact` adds up the gradients of a step's micro-batches. Pure functions.
 
 Leaves are the micro-batches `0` to `V-1`. Node `i` of level `l + 1` is the sum of nodes `2i` and `2i + 1` of level `l`, left
-to right; where there is no right one, the left one rises as it is. Floating point sums depend on their order; this order
+to right; without a right one, the left one moves up unchanged. Floating point sums depend on their order; this order
 depends on `V` alone, so that any division of the work among ranks gives the same bits.
 """
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class TreeNode(NamedTuple):
-    """A sum: of the micro-batches `place * 2**level` up to `(place + 1) * 2**level`, as far as there are any."""
+    """A sum: of the micro-batches `place * 2**level` up to `(place + 1) * 2**level`, as far as they exist."""
 
     level: int
     place: int
@@ -30,16 +30,16 @@ def _parent(node: TreeNode) -> TreeNode:
 
 
 def _has_right_sibling(node: TreeNode, total: int) -> bool:
-    """Whether a left node has a partner: whether any micro-batch lies to the right of it."""
+    """Whether a left node has a sibling: whether there is any micro-batch to the right of it."""
     return (node.place + 1) << node.level < total
 
 
 def add(sums: dict[TreeNode, T], node: TreeNode, value: T, total: int, plus: Callable[[T, T], T]) -> None:
-    """Puts a node's sum among the others, and adds up siblings as far as they are there.
+    """Adds a node's sum to the others, and combines siblings as far as they are present.
 
     Args:
         sums: nodes that wait for their siblings; changed in place.
-        plus: adds the right one to the left one.
+        plus: adds the right sum to the left one.
     """
     while node != root(total):
         if node.place % 2:
@@ -57,7 +57,7 @@ def add(sums: dict[TreeNode, T], node: TreeNode, value: T, total: int, plus: Cal
 
 
 def held(mine: Share) -> list[TreeNode]:
-    """The nodes that a rank is left with once its own micro-batches are added up, from left to right: few."""
+    """The few nodes that remain on a rank after its own micro-batches are added, from left to right."""
     sums: dict[TreeNode, int] = {}
     for number in range(mine.first, mine.last):
         add(sums, TreeNode(0, number), number, mine.total, lambda left, right: left)

@@ -1,7 +1,7 @@
-"""ZeRO by DeepSpeed: the optimizer's state in parts (stage 1), the gradients too (2), the weights too (3).
+"""ZeRO by DeepSpeed: shards the optimizer's state (stage 1), also gradients (2), also weights (3).
 
 Rajbhandari et al., ZeRO: Memory Optimizations Toward Training Trillion Parameter Models, SC 2020 (arXiv:1910.02054).
-DeepSpeed serves as a plain float32 optimizer over torch's own: precision, clipping and the cut of a step are the engine's.
+DeepSpeed is used as a plain float32 optimizer around torch's: precision, clipping and micro-batches are the engine's.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,10 +28,10 @@ from phalanx.dist.strategies.zero_parts import HeldRange, in_groups, in_shards
 
 
 class Zero:
-    """A model under DeepSpeed's ZeRO. A step's backwards add up; all ranks exchange at its last (stage 1), or at each.
+    """A model under DeepSpeed's ZeRO. A step's backwards accumulate; gradients are reduced at its last (stage 1), or at each.
 
     Raises:
-        UserError: where DeepSpeed cannot be used, or does not do as it is told; naming a parameter that it cannot share out.
+        UserError: if DeepSpeed cannot be used, or ignores its settings; naming a parameter that it cannot shard.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Zero:
         self._parts = self._find_parts()
 
     def _find_parts(self) -> dict[str, HeldRange]:
-        """By name, in the order of the model; under stages 1 and 2 only of what is trained."""
+        """The held ranges by name, in the order of the model; under stages 1 and 2 only of trained parameters."""
         names = {parameter: name for name, parameter in self.parameters.items()}
         find = in_shards if self._stage == 3 else in_groups
         found = dict(find(self._zero, names, self._rank))
@@ -90,17 +90,17 @@ class Zero:
         self._engine.step()
         if not self._engine.was_step_applied():
             raise TrainingFailed(
-                "the gradient is not a finite number, and DeepSpeed left the step out. "
-                "Look at the loss, lower optim.lr, or set train.clip_norm."
+                "the gradient is not finite, and DeepSpeed skipped the step. "
+                "Check the loss, lower optim.lr, or set train.clip_norm."
             )
         self._forget_sums()
 
     def discard(self) -> None:
-        """As DeepSpeed does where it leaves a step out by itself."""
+        """Drops the gradients as DeepSpeed does when it skips a step."""
         zero = self._zero
         zero.zero_grad(set_to_none=True)
         if self._stage < 3:
-            zero.micro_step_id = -1  # INITIAL_MICRO_STEP_ID: the next backward begins a step
+            zero.micro_step_id = -1  # INITIAL_MICRO_STEP_ID: the next backward starts a step
             for group in zero.averaged_gradients:
                 zero.averaged_gradients[group] = None
             zero.all_grad_tensors.clear()
@@ -111,7 +111,7 @@ class Zero:
         self._forget_sums()
 
     def _forget_sums(self) -> None:
-        """Sums that DeepSpeed overwrites in the next step, but only where a parameter is used in its first backward."""
+        """Clears sums, which DeepSpeed overwrites only if a parameter is used in the next step's first backward."""
         if self._stage == 3:
             self._zero.grad_partitions_flat_buffer.zero_()
         if self._offload:
@@ -120,7 +120,7 @@ class Zero:
                     flat.grad.zero_()
 
     def _flats(self) -> list[Tensor]:
-        """The float32 weights that the optimizer steps, one tensor a group."""
+        """The optimizer's float32 weights, one tensor per group."""
         return self._zero.fp32_partitioned_groups_flat if self._stage == 3 else self._zero.single_partition_of_fp32_groups
 
     # -- checkpoints ----------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class Zero:
         return optimizer_state.scalars(self._base, cast(Mapping[str, nn.Parameter], self._owners()))
 
     def _owners(self) -> dict[str, Tensor]:
-        """By the name of each parameter, the flat tensor under which the optimizer keeps its state."""
+        """The flat tensor that is the key of the optimizer's state, by the name of each parameter."""
         return {name: part.flat for name, part in self._parts.items()}
 
     def allocate_state(self, stored: Manifest) -> None:
@@ -163,7 +163,7 @@ class Zero:
                 self._base.state[flat] = state
 
     def after_load(self) -> None:
-        """Brings the weights that the model computes with up to what was read into the optimizer's."""
+        """Copies the loaded optimizer's weights to the model's."""
         zero = self._zero
         if self._stage < 3:
             zero.update_lp_params()
@@ -187,7 +187,7 @@ class Zero:
         yield self.unwrapped
 
     def _gathered(self) -> Iterable[tuple[str, Tensor]]:
-        """Every parameter whole, one after another."""
+        """Every full parameter, one after another."""
         for name, parameter in self.parameters.items():
             shard = parameter.ds_tensor.detach().to(self._device)  # type: ignore[attr-defined]
             flat = shard.new_empty(shard.numel() * self.grad_divisor)
@@ -197,21 +197,21 @@ class Zero:
 
 
 def _refuse_scalars(model: nn.Module, strategy: str) -> None:
-    """DeepSpeed hands weights out as bytes, which a tensor without dimensions cannot be viewed as."""
+    """Refuses tensors without dimensions: DeepSpeed broadcasts weights as bytes, which these cannot be viewed as."""
     for name, parameter in model.named_parameters():
         if parameter.dim() == 0:
             raise UserError(
-                f"the parameter {name} has no dimension, which DeepSpeed (dist.strategy={strategy}) cannot share out. "
+                f"the parameter {name} has no dimension, which DeepSpeed (dist.strategy={strategy}) cannot shard. "
                 "Give it the shape [1], or set dist.strategy=ddp.",
                 shared=True,
             )
 
 
 def _lay_out(model: nn.Module, device: torch.device) -> None:
-    """Buffers on the device, parameters in the order of their shape, whatever their memory format.
+    """Moves buffers to the device, and makes parameters contiguous in the order of their shape.
 
-    DeepSpeed moves parameters itself: under stage 3 a model need never lie whole on a GPU. It also makes flat tensors of
-    them, in that order, but first wants to hand out their bytes as they lie.
+    DeepSpeed moves parameters itself: under stage 3 a full model need never fit on a GPU. It also flattens them in that
+    order, but first broadcasts their bytes as stored.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.contiguous()
@@ -222,10 +222,10 @@ def _lay_out(model: nn.Module, device: torch.device) -> None:
 
 
 def _shared(names: list[str], scalars: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """The scalars of parameters that share one state.
+    """The scalars of parameters that share a state.
 
     Raises:
-        UserError: where they differ.
+        UserError: if they differ.
     """
     first: dict[str, Any] = scalars.get(names[0], {}) if names else {}
     for name in names:
@@ -239,7 +239,7 @@ def _shared(names: list[str], scalars: Mapping[str, dict[str, Any]]) -> dict[str
 
 
 def _scalar(value: Any) -> Any:
-    """A stored scalar as the optimizer has it: a 0-dimensional tensor on the CPU, or a plain value."""
+    """A stored scalar in the optimizer's form: a 0-dimensional tensor on the CPU, or a plain value."""
     return torch.tensor(value["value"], dtype=getattr(torch, value["dtype"])) if isinstance(value, dict) else value
 
 

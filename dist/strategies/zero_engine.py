@@ -1,4 +1,4 @@
-"""Starting DeepSpeed: quietly, on the ranks that have met already, and with a check that it does what it was asked to."""
+"""Starts DeepSpeed: quietly, in the existing process group, with a check that it follows its settings."""
 
 import logging
 import os
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 def start(model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, world: World) -> "DeepSpeedEngine":
-    """DeepSpeed's engine around a model and a torch optimizer over its parameters; a group of processes is there, even of one.
+    """DeepSpeed's engine around a model and a torch optimizer over its parameters; needs a process group, even of one rank.
 
     Raises:
-        UserError: where DeepSpeed is not installed, or would use another device, or fell back to something else.
+        UserError: if DeepSpeed is not installed, would use another device, or fell back to something else.
     """
     wanted = settings(config)
     if world.device.type == "cpu":
@@ -54,7 +54,7 @@ def _imported(strategy: str, device: torch.device) -> Any:
     if seen != device.type:
         raise UserError(f"DeepSpeed computes on {seen}, but this run on {device.type}. Unset DS_ACCELERATOR.", shared=True)
     if device.type == "cpu":
-        # Else it compiles an extension for a minute, which only its inference uses.
+        # Otherwise it compiles an extension for a minute, which only its inference uses.
         deepspeed.ops.__compatible_ops__ = {}
     logger = logging.getLogger("DeepSpeed")
     logger.setLevel(logging.ERROR)
@@ -68,8 +68,8 @@ def _imported(strategy: str, device: torch.device) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of DeepSpeed's own code, which are about torch's future and none of the user's business."""
-    # Those of its collectives come at every step, in torch's name.
+    """Suppresses warnings of DeepSpeed's own code, on future versions of torch."""
+    # Warnings of its collectives appear at every step, under torch's name.
     warnings.filterwarnings(
         "ignore", r"`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprecated", FutureWarning
     )
@@ -79,25 +79,25 @@ def _quiet() -> Iterator[None]:
 
 
 def _check(engine: "DeepSpeedEngine", optimizer: torch.optim.Optimizer, config: RunConfig, world: World) -> None:
-    """DeepSpeed falls back without a word where it thinks that it knows better."""
+    """Checks DeepSpeed's settings: it may fall back to others silently."""
     from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 
     stage = STRATEGIES[config.dist.strategy].zero_stage
     kind = DeepSpeedZeroOptimizer_Stage3 if stage == 3 else DeepSpeedZeroOptimizer
-    facts = {
+    expected = {
         "the stage": (engine.zero_optimization_stage(), stage),
         "the number of ranks": (engine.dp_world_size, world.ranks.world),
         "its optimizer": (type(engine.optimizer), kind),
         "the optimizer within": (type(engine.optimizer.optimizer), type(optimizer)),
-        "half precision of its own": (engine.fp16_enabled() or engine.bfloat16_enabled(), False),
-        "clipping of its own": (engine.gradient_clipping(), 0.0),
+        "its own half precision": (engine.fp16_enabled() or engine.bfloat16_enabled(), False),
+        "its own clipping": (engine.gradient_clipping(), 0.0),
         "the offload of the optimizer": (engine.zero_cpu_offload(), config.dist.offload),
     }
-    for what, (found, wanted) in facts.items():
+    for what, (found, wanted) in expected.items():
         if found != wanted:
             raise UserError(
-                f"DeepSpeed did not do as it was told: {what} is {found}, wanted {wanted}. "
-                "Look at the file dist.deepspeed, or set dist.strategy=fsdp.",
+                f"DeepSpeed ignored a setting: {what} is {found}, wanted {wanted}. "
+                "Check the file dist.deepspeed, or set dist.strategy=fsdp.",
                 shared=True,
             )

@@ -1,7 +1,7 @@
-"""Where ZeRO keeps a parameter: the range of it that this rank holds, in float32, among others in one flat tensor.
+"""ZeRO's storage of a parameter: this rank's range of it, in float32, within a flat tensor.
 
-Stages 1 and 2 lay all parameters of an optimizer's group end to end, and cut that evenly, so that a parameter may lie on
-several ranks; stage 3 cuts each parameter evenly. Both fill up with padding, which is nobody's.
+Stages 1 and 2 concatenate all parameters of an optimizer's group and cut them evenly, so that a parameter may span several
+ranks; stage 3 cuts each parameter evenly. Both add padding.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,13 +15,13 @@ from phalanx.dist.checkpoint.entries import Entry, EntryKind
 
 @dataclass(frozen=True)
 class HeldRange:
-    """The range of a parameter that this rank holds.
+    """This rank's range of a parameter.
 
     Attributes:
-        shape: of the whole parameter.
+        shape: shape of the full parameter.
         start: the range's first element in the flattened parameter.
-        size: its elements; none where other ranks hold the parameter.
-        flat: the tensor that DeepSpeed keeps it in, `[elements]`; the key of the optimizer's state, of the same shape.
+        size: its elements; 0 if other ranks hold the parameter.
+        flat: DeepSpeed's tensor with the range, `[elements]`; the key of the optimizer's state, of the same shape.
         offset: of the range in `flat`.
     """
 
@@ -32,24 +32,24 @@ class HeldRange:
     offset: int
 
     def entry(self, name: str, kind: EntryKind, flat: Tensor) -> Entry:
-        """What a checkpoint takes from `flat`, or from a state of its shape, for this parameter."""
+        """The checkpoint entry of this parameter, from `flat` or from a state of its shape."""
         held = flat.detach().narrow(0, self.offset, self.size)
         return Entry(name, kind, held, self.shape, self.start, replicated=False)
 
 
 def in_groups(zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> Iterator[tuple[str, HeldRange]]:
-    """The parts under stages 1 and 2.
+    """The ranges under stages 1 and 2.
 
     Args:
         zero: DeepSpeed's optimizer.
-        names: of the parameters.
+        names: the parameters' names.
     """
     for everything, mine, parameters in zip(
         zero.bit16_groups_flat, zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True
     ):
         first, last = rank * mine.numel(), (rank + 1) * mine.numel()
         for parameter in parameters:
-            # By its address, as round_robin_gradients has an order of its own.
+            # By address, as round_robin_gradients reorders.
             place = (parameter.data_ptr() - everything.data_ptr()) // parameter.element_size()
             start, stop = max(place, first), min(place + parameter.numel(), last)
             size = max(0, stop - start)
@@ -58,11 +58,11 @@ def in_groups(zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> Iterat
 
 
 def in_shards(zero: Any, names: Mapping[nn.Parameter, str], rank: int) -> Iterator[tuple[str, HeldRange]]:
-    """The parts under stage 3, also of parameters that are not trained.
+    """The ranges under stage 3, also of frozen parameters.
 
     Args:
         zero: DeepSpeed's optimizer.
-        names: of the parameters.
+        names: the parameters' names.
     """
     for flat, parameters in zip(zero.fp32_partitioned_groups_flat, zero.fp16_groups, strict=True):
         offset = 0

@@ -26,7 +26,7 @@ from benchmarks.support.rank_pool import Pool
     ],
     ids=str,
 )
-def test_what_one_strategy_saved_another_reads_and_goes_on_as_the_unbroken_run(pool: Pool, tmp_path: Path, pair: Pair) -> None:
+def test_what_one_strategy_saved_another_reads_and_resumes_as_the_unbroken_run(pool: Pool, tmp_path: Path, pair: Pair) -> None:
     found = Matrix(pool, tmp_path).measure(pair)
     assert found["ok"], found
 

@@ -96,7 +96,7 @@ def test_several_writers_at_once_agree(tmp_path: Path) -> None:
     assert len(kept(tmp_path / "cache")) == 40
 
 
-def test_a_full_disk_is_said_once_and_training_goes_on(tmp_path: Path) -> None:
+def test_a_full_disk_is_said_once_and_training_continues(tmp_path: Path) -> None:
     image_folder(tmp_path / "data")
     plain = open_split(config("image_folder", tmp_path / "data"), "train")
     reading, writing = os.pipe()

@@ -62,7 +62,7 @@ def test_coco_is_read_in_each_of_its_layouts(tmp_path: Path, layout: int) -> Non
     ]
 
 
-def test_an_area_that_is_not_told_is_that_of_the_mask_or_else_of_the_box(tmp_path: Path) -> None:
+def test_an_area_that_is_missing_is_that_of_the_mask_or_else_of_the_box(tmp_path: Path) -> None:
     content = copy.deepcopy(COCO)
     for annotation in content["annotations"]:
         annotation["segmentation"] = OUTLINES[annotation["id"]]
@@ -325,7 +325,7 @@ def test_an_image_of_another_size_than_its_annotations_say_is_named(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("made", "gone"), [(_coco, "train/9.png"), (_voc, "JPEGImages/9.png")], ids=["coco", "voc"])
-def test_an_image_that_is_listed_but_absent_is_named_or_passed_over_in_training(
+def test_an_image_that_is_listed_but_absent_is_named_or_skipped_in_training(
     tmp_path: Path, made: Callable[[Path], DataConfig], gone: str
 ) -> None:
     config = made(tmp_path)
@@ -338,7 +338,7 @@ def test_an_image_that_is_listed_but_absent_is_named_or_passed_over_in_training(
     assert torch.equal(skipping[len(data) - 1]["boxes"], data[0]["boxes"]) and skipping.met() == [len(data) - 1]
 
 
-def test_heights_and_widths_are_told_where_the_annotations_have_them(tmp_path: Path) -> None:
+def test_heights_and_widths_are_known_where_the_annotations_have_them(tmp_path: Path) -> None:
     sizes = dataset_info.sizes(open_split(_coco(tmp_path / "coco"), "train"))
     assert sizes is not None and sizes.tolist() == [[30, 40], [48, 24], [32, 32]]
     part = open_split(_voc(tmp_path / "voc").model_copy(update={"fold": "1/2"}), "train")

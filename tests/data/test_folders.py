@@ -87,7 +87,7 @@ def test_masks_in_linked_folders_go_with_their_images(tmp_path: Path) -> None:
     assert dataset.mask_path(2).endswith("masks/train/city/2.png")
 
 
-def test_suffixes_of_any_case_and_of_old_programs_are_images_and_others_are_told(tmp_path: Path) -> None:
+def test_suffixes_of_any_case_and_of_old_programs_are_images_and_others_are_reported(tmp_path: Path) -> None:
     image_folder(tmp_path)
     for name in ("a.Jpg", "b.JFIF", "c.jpe", "d.TIFF", "e.Png", "f.heic", "g.HEIC", "h.svg", ".i.heic", "notes.txt"):
         (tmp_path / "train/class-0" / name).write_bytes(b"")
@@ -97,7 +97,7 @@ def test_suffixes_of_any_case_and_of_old_programs_are_images_and_others_are_told
     assert "files of unsupported formats were left out (2 .heic, 1 .svg)" in said
 
 
-def test_a_folder_that_cannot_be_listed_is_told_and_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_listed_is_reported_and_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image_folder(tmp_path)
     monkeypatch.chdir(tmp_path / "train/class-0")
     for _ in range(20):  # longer than a path may be

@@ -157,7 +157,7 @@ def test_a_pipe_or_a_device_that_has_the_name_of_an_image_is_not_waited_for(tmp_
 # -- COCO
 
 
-def test_an_image_that_is_listed_under_two_ids_is_told(tmp_path: Path) -> None:
+def test_an_image_that_is_listed_under_two_ids_is_reported(tmp_path: Path) -> None:
     (note,) = dataset_info.notes(open_split(coco(tmp_path, ("images", 2, "file_name", "1.png")), "train"))
     assert "1 images are listed again under other ids" in note
 
@@ -178,7 +178,7 @@ def test_a_path_within_the_root_may_climb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format_of", ["voc", "coco"])
-def test_boxes_for_the_stored_pixels_of_a_turned_photograph_are_told_with_exif_and_a_remedy(
+def test_boxes_for_the_stored_pixels_of_a_rotated_photograph_are_reported_with_exif_and_a_remedy(
     tmp_path: Path, format_of: str
 ) -> None:
     if format_of == "voc":

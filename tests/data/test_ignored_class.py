@@ -83,7 +83,7 @@ def test_an_ignored_class_of_voc_is_taken_out_beside_its_borders(tmp_path: Path)
     assert len(dataset.classes) == 20 and dataset[0]["mask"].tolist() == [[255, 0], [255, 19]]
 
 
-def test_a_number_that_is_no_class_beside_an_ignored_one_is_told(tmp_path: Path) -> None:
+def test_a_number_that_is_no_class_beside_an_ignored_one_is_reported(tmp_path: Path) -> None:
     dataset = open_split(config("masks", folder(tmp_path, [[0, 1, 255]] * 2), ignore_index=1), "train")
     with pytest.raises(
         BadSample, match=r"class 255, but classes\.txt names 4 \(0 to 3\)\. Correct the mask, or name the class"

@@ -102,7 +102,7 @@ def test_a_bound_is_another_experiment_only_where_it_decides_which_images_are_le
     assert of("data.on_error=skip") != of("data.on_error=skip", "data.max_pixels=400000000")
 
 
-def test_a_broken_header_is_told_without_the_words_of_a_parser(tmp_path: Path) -> None:
+def test_a_broken_header_is_reported_without_the_words_of_a_parser(tmp_path: Path) -> None:
     (tmp_path / "a.pgm").write_bytes(b"P5 1\0\0 7 255\n" + bytes(99))
     with pytest.raises(Unreadable, match=r"this image cannot be decoded \(its content is broken\)\. Replace it"):
         read_image(str(tmp_path / "a.pgm"), "rgb")

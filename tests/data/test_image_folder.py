@@ -46,7 +46,7 @@ def test_without_splits_a_share_is_held_out(tmp_path: Path) -> None:
         open_split(config("image_folder", tmp_path), "train")
 
 
-def test_folders_that_cannot_be_are_told(tmp_path: Path) -> None:
+def test_folders_that_cannot_be_are_reported(tmp_path: Path) -> None:
     image_folder(tmp_path)
     with pytest.raises(UserError, match=r"val: there is no such folder\. Set data\.val_split"):
         open_split(config("image_folder", tmp_path), "val")

@@ -101,7 +101,7 @@ def test_a_list_that_cannot_be_gets_one_sentence_with_the_line(
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_a_label_that_the_training_list_lacks_is_told(pictures: Path) -> None:
+def test_a_label_that_the_training_list_lacks_is_reported(pictures: Path) -> None:
     write(pictures / "train.csv", "images/a.png,cat", "images/b.png,dog")
     write(pictures / "val.csv", "images/c.png,cat", "images/d.png,bird")
     with pytest.raises(UserError, match=r"val\.csv: line 2 has the label bird, which .*train\.csv does not have"):
@@ -110,7 +110,9 @@ def test_a_label_that_the_training_list_lacks_is_told(pictures: Path) -> None:
         open_split(config("list", pictures, val_split="test"), "val")
 
 
-def test_labels_whose_accents_are_stored_in_two_ways_are_one_class_and_those_of_another_case_are_told(pictures: Path) -> None:
+def test_labels_whose_accents_are_stored_in_two_ways_are_one_class_and_those_of_another_case_are_reported(
+    pictures: Path,
+) -> None:
     one, two = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     write(pictures / "train.csv", f"images/a.png,{two}", f"images/b.png,{one}", "images/c.png,dog")
     write(pictures / "val.csv", f"images/d.png,{two}")
@@ -129,7 +131,7 @@ def test_labels_whose_accents_are_stored_in_two_ways_are_one_class_and_those_of_
         assert "train.csv: the classes 'Dog' and 'dog' are learnt as two" in dataset_info.notes(dataset)[0]
 
 
-def test_a_list_named_as_text_is_told(pictures: Path) -> None:
+def test_a_list_named_as_text_is_reported(pictures: Path) -> None:
     write(pictures / "train.txt", "images/a.png,dog", "images/b.png,cat")
     with pytest.raises(UserError, match=r"train\.csv: there is no such file, but train\.txt lies beside it.* train\.txt\.$"):
         open_split(config("list", pictures), "train")

@@ -30,7 +30,7 @@ def test_a_jpeg_gives_what_pillow_gives(tmp_path: Path) -> None:
     assert torch.equal(read_image(str(path), "rgb").permute(1, 2, 0), torch.from_numpy(numpy.array(Image.open(path))))
 
 
-def test_a_jpeg_that_is_cut_short_is_told_and_one_with_more_behind_it_is_read(tmp_path: Path) -> None:
+def test_a_jpeg_that_is_cut_short_is_reported_and_one_with_more_behind_it_is_read(tmp_path: Path) -> None:
     content = io.BytesIO()
     picture(1).save(content, "JPEG", progressive=True, comment=b"the end of a thumbnail: \xff\xd9")
     whole, path = content.getvalue(), tmp_path / "a.jpg"
@@ -74,7 +74,7 @@ def _deep_colour_png(pixels: numpy.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
-def test_colours_of_16_bits_are_kept_and_a_broken_file_of_them_is_told(tmp_path: Path) -> None:
+def test_colours_of_16_bits_are_kept_and_a_broken_file_of_them_is_reported(tmp_path: Path) -> None:
     pixels = numpy.random.default_rng(1).integers(0, 1 << 16, (9, 7, 3), dtype=numpy.uint16)
     path = tmp_path / "deep.png"
     content = _deep_colour_png(pixels)

@@ -41,7 +41,7 @@ def test_samples_and_augmentation_do_not_depend_on_ranks_or_workers(world: int, 
         assert ids == expected_ids and torch.equal(images, expected)
 
 
-def test_a_loader_that_starts_later_goes_on_alike() -> None:
+def test_a_loader_that_starts_later_continues_alike() -> None:
     for (ids, images), (expected_ids, expected) in zip(_steps(1, 2, start=2), _steps(1, 0)[2:], strict=True):
         assert ids == expected_ids and torch.equal(images, expected)
 

@@ -50,7 +50,7 @@ def test_pixels_to_ignore_count_for_nothing(tmp_path: Path) -> None:
     assert far[0]["mask"].dtype == torch.uint8
 
 
-def test_a_class_out_of_range_is_told_with_the_file(tmp_path: Path) -> None:
+def test_a_class_out_of_range_is_reported_with_the_file(tmp_path: Path) -> None:
     masks(tmp_path)
     save(grey([[14] * 20] * 16), tmp_path / "masks/train/3.png")
     dataset = open_split(config("masks", tmp_path), "train")
@@ -63,14 +63,14 @@ def test_a_class_out_of_range_is_told_with_the_file(tmp_path: Path) -> None:
     assert int(open_split(config("masks", tmp_path, ignore_index=14), "train")[3]["mask"].min()) == 14
 
 
-def test_a_mask_of_another_size_is_told(tmp_path: Path) -> None:
+def test_a_mask_of_another_size_is_reported(tmp_path: Path) -> None:
     masks(tmp_path)
     save(grey([[0] * 10] * 16), tmp_path / "masks/val/1.png")
     with pytest.raises(BadSample, match=r"masks/val/1\.png: the mask is 10 x 16 pixels, but the image .*1\.jpg is 20 x 16"):
         open_split(config("masks", tmp_path), "val")[1]
 
 
-def test_a_mask_of_the_stored_pixels_of_a_turned_photograph_is_told_as_such(tmp_path: Path) -> None:
+def test_a_mask_of_the_stored_pixels_of_a_rotated_photograph_is_reported_as_such(tmp_path: Path) -> None:
     masks(tmp_path)
     turned = Image.Exif()
     turned[0x112] = 6
@@ -79,7 +79,7 @@ def test_a_mask_of_the_stored_pixels_of_a_turned_photograph_is_told_as_such(tmp_
         open_split(config("masks", tmp_path), "val")[1]
 
 
-def test_files_that_are_alone_are_told(tmp_path: Path) -> None:
+def test_files_that_are_alone_are_reported(tmp_path: Path) -> None:
     masks(tmp_path)
     (tmp_path / "masks/train/1.png").unlink()
     with pytest.raises(UserError, match=r"images/train/1\.jpg: this image has no mask of the same name\. 1 files are alone"):

@@ -153,7 +153,7 @@ def test_a_list_of_data_yaml_that_leads_out_or_nowhere_is_refused_with_its_line(
     assert "1 of 2 images are listed again" in said
 
 
-def test_labels_without_images_and_formats_that_are_not_read_are_told(tmp_path: Path) -> None:
+def test_labels_without_images_and_formats_that_are_not_read_are_reported(tmp_path: Path) -> None:
     told = yolo(tmp_path)
     (tmp_path / "labels/train/IMG_1.txt").write_text("1 0.5 0.5 0.1 0.1\n")
     (tmp_path / "images/train/IMG_1.heic").write_bytes(b"x")
@@ -161,7 +161,7 @@ def test_labels_without_images_and_formats_that_are_not_read_are_told(tmp_path: 
     assert "(1 .heic)" in left_out and "IMG_1.txt: there is no image of this name. 1 of 2 label files" in alone
 
 
-def test_yolo_without_any_folder_of_labels_pixels_and_blanks_in_names_are_told(tmp_path: Path) -> None:
+def test_yolo_without_any_folder_of_labels_pixels_and_blanks_in_names_are_reported(tmp_path: Path) -> None:
     told = yolo(tmp_path / "a", "1 12 20 5 6\n", "names: [cat, dog]")
     with pytest.raises(UserError, match="Write shares of the image's sides, from 0 to 1, instead of pixels"):
         open_split(told, "train")
@@ -229,7 +229,7 @@ def test_coco_s_images_are_found_below_images_and_by_names_from_the_root(tmp_pat
 # -- folders of classes
 
 
-def test_what_is_odd_in_folders_of_classes_is_told(tmp_path: Path) -> None:
+def test_what_is_odd_in_folders_of_classes_is_reported(tmp_path: Path) -> None:
     image_folder(tmp_path, (2, 2))
     save(picture(1), tmp_path / "train/stray.png")
     for name in ("@Recently-Snapshot", "#snapshot", "Network Trash Folder", "RECYCLER"):
@@ -272,7 +272,7 @@ def test_a_title_in_any_words_is_no_sample(tmp_path: Path, title: str) -> None:
     assert data.classes == ("cat", "dog") and len(data) == 2
 
 
-def test_lines_of_a_list_are_read_as_they_are_meant_or_told(tmp_path: Path) -> None:
+def test_lines_of_a_list_are_read_as_they_are_meant_or_reported(tmp_path: Path) -> None:
     save(picture(1), tmp_path / "images/a.png")
     file = tmp_path / "train.csv"
     file.write_text('images\\a.png,"big, cat"\nimages\\b.png,dog\n')

@@ -60,7 +60,7 @@ NOTHING: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("made", "sentence"), NOTHING.values(), ids=NOTHING)
-def test_a_training_split_without_anything_to_learn_is_refused_with_counts_and_a_validation_split_told(
+def test_a_training_split_without_anything_to_learn_is_refused_with_counts_and_a_validation_split_reported(
     tmp_path: Path, made: Any, sentence: str
 ) -> None:
     data = open_split(made(tmp_path), "train")
@@ -78,8 +78,8 @@ def test_training_looks_before_its_first_step_and_says_so_of_validation(tmp_path
         open_split(made(tmp_path / name), "train") for name, made in (("empty", lambda root: yolo(root, "")), ("full", yolo))
     )
     with pytest.raises(UserError, match="give the training split no object, so that nothing can be learnt"):
-        check_data(config, empty, full, alone, goes_on=False)
-    (said,) = check_data(config, full, empty, alone, goes_on=False)
+        check_data(config, empty, full, alone, resuming=False)
+    (said,) = check_data(config, full, empty, alone, resuming=False)
     assert "give the validation split no object" in said
 
 

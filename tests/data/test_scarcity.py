@@ -76,7 +76,7 @@ def test_too_few_open_files_are_refused_before_the_first_step() -> None:
         worker_memory.check(Load(1, limit), 2, 2, local_ranks=1)
 
 
-def test_many_more_loader_processes_than_cores_are_told_of() -> None:
+def test_many_more_loader_processes_than_cores_are_reported() -> None:
     cores = len(os.sched_getaffinity(0))
     assert worker_memory.doubt(1, 2 * cores) is None and worker_memory.doubt(0, 8) is None
     assert f"{64 * cores} loader processes on this node, which has {cores} core" in (worker_memory.doubt(64, cores) or "")

@@ -36,7 +36,7 @@ def test_no_picture_comes_twice_in_either_split_or_with_another_seed() -> None:
     assert len(seen) == 600
 
 
-def test_classes_take_turns_and_sizes_are_as_asked() -> None:
+def test_classes_alternate_and_sizes_are_as_asked() -> None:
     dataset = open_split(config("shapes", options={"size": 40, "train": 16, "val": 3}), "train")
     assert dataset_info.kind(dataset) == "classification" and dataset_info.class_counts(dataset) == [2] * 8
     assert [dataset[i]["target"] for i in range(16)] == dataset_info.labels(dataset).tolist()
@@ -92,7 +92,7 @@ def test_a_picture_takes_less_than_two_milliseconds() -> None:
         ({"train": 0}, "the split 'train' has no samples"),
     ],
 )
-def test_options_that_cannot_be_are_told(options: dict[str, object], said: str) -> None:
+def test_options_that_cannot_be_are_reported(options: dict[str, object], said: str) -> None:
     with pytest.raises(UserError) as raised:
         open_split(config("shapes", options=options), "train")
     assert said in str(raised.value)

@@ -82,7 +82,7 @@ def test_ids_are_written_into_results_as_the_file_has_them(tmp_path: Path) -> No
     ]
 
 
-def test_a_size_that_is_absent_is_told(tmp_path: Path) -> None:
+def test_a_size_that_is_absent_is_reported(tmp_path: Path) -> None:
     (note,) = dataset_info.notes(open_split(coco(tmp_path, ("images", 1, "height", None), ("images", 2, "width", 0)), "train"))
     assert "image 7 has no height and width. 2 of 3 images have none: the sizes of their files are used." in note
 

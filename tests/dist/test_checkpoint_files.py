@@ -154,7 +154,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.quick
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     checkpoints: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     harm, sentence = DAMAGE[damage]

@@ -18,7 +18,7 @@ def test_the_table_names_what_is_converted_merged_frozen_left_and_in_no_need() -
     def model() -> nn.Module:
         return nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3), FrozenBatchNorm2d(3), nn.LayerNorm(3), nn.GroupNorm(1, 3))
 
-    left = describe_normalisation(model(), joint=1, micro_batch=8)
+    left = describe_normalisation(model(), group_size=1, micro_batch=8)
     assert [line.split()[:3] for line in left] == [
         ["BatchNorm,", "frozen", "1"],
         ["BatchNorm,", "left", "as"],
@@ -26,8 +26,8 @@ def test_the_table_names_what_is_converted_merged_frozen_left_and_in_no_need() -
     ]
     assert "2 layers   each statistic sees 8 samples, 1 micro-batch" in left[1] and "its statistics are constants" in left[0]
     assert "2 layers   need nothing" in left[2]
-    assert "BatchNorm, merged" in describe_normalisation(model(), joint=2, micro_batch=8)[1]
-    converted = describe_normalisation(convert(model(), CpuSyncBatchNorm)[0], joint=2, micro_batch=8)
+    assert "BatchNorm, merged" in describe_normalisation(model(), group_size=2, micro_batch=8)[1]
+    converted = describe_normalisation(convert(model(), CpuSyncBatchNorm)[0], group_size=2, micro_batch=8)
     assert converted[0].startswith("BatchNorm, converted") and "16 samples, 2 micro-batches" in converted[0]
 
 
@@ -43,7 +43,7 @@ def test_parameters_are_found_by_the_graph_of_the_loss() -> None:
             return self.parts["used"](x) + self.parts["blocked"](x).detach()
 
     whole = Whole()
-    with watching(whole, ForwardPass(0, 1, (0,)), joint=1) as seen:
+    with watching(whole, ForwardPass(0, 1, (0,)), group_size=1) as seen:
         loss = whole(torch.ones(1, 2)).sum()
     assert seen.reached(loss) == {"parts.used.weight", "parts.used.bias"}
 
@@ -67,7 +67,7 @@ def test_a_buffer_that_changes_and_is_no_statistic_is_named() -> None:
 
 
 @pytest.mark.slow
-def test_one_value_a_channel_is_refused_with_the_layer_s_name_and_joint_statistics_help(tmp_path: Path) -> None:
+def test_one_value_per_channel_is_refused_with_the_layer_s_name_and_synchronized_statistics_help(tmp_path: Path) -> None:
     """At 32 pixels the last stage of a ResNet is one pixel: with one sample a micro-batch there is one value."""
     recipe = [DIGITS, FEW_EVALUATED, "train.global_batch=2", "train.micro_batch=1", "train.steps=1", "data.workers=0"]
     refused = phalanx("train", *recipe, "name=one", "--nproc", 2, cwd=tmp_path, expect=2)

@@ -63,7 +63,7 @@ def _line_of_the_sleep() -> int:
     return OWN_TASK.splitlines().index("            time.sleep(10_000)") + 1
 
 
-def test_a_rank_that_hangs_is_named_with_its_line_and_the_resumed_run_goes_on(folder: Path) -> None:
+def test_a_rank_that_hangs_is_named_with_its_line_and_the_resumed_run_resumes(folder: Path) -> None:
     options = ["task.name=./my_task.py:Sleeps", "checkpoint.every_steps=1", "train.steps=4", "dist.hang_s=4", "name=sleeps"]
     hanging = forked(*RECIPE, *options, cwd=folder, count=2)
     hanging.until(lambda: (folder / "slept").exists())

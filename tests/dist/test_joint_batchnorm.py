@@ -116,7 +116,7 @@ def without_communication(world: World) -> tuple[int, int]:
     return found.total(), together.total()
 
 
-def test_evaluation_and_turns_alone_exchange_nothing(pool: Pool) -> None:
+def test_evaluation_and_single_passes_exchange_nothing(pool: Pool) -> None:
     for alone, together in pool.run(2, without_communication):
         assert alone == 0 < together
 

@@ -32,9 +32,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("line", BROKEN.values(), ids=BROKEN)
-def test_a_broken_line_is_passed_over_and_reported_once(
-    line: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_broken_line_is_skipped_and_reported_once(line: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"step": 1}\n' + line + b'{"step": 3}\n')
     for _ in range(2):
@@ -116,14 +114,14 @@ def test_what_is_no_file_is_named_and_never_waited_for(tmp_path: Path, make: Cal
             read(path)
 
 
-def test_a_line_without_end_is_passed_over_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_without_end_is_skipped_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_lines, "_LONGEST", 64)
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b'{"a": 1}\n' + b"\0" * 1000 + b'\n{"a": 2}\n' + b"\0" * 640)
     assert [line["a"] for line in read_lines(path)] == [1, 2]
 
 
-def test_a_hole_larger_than_any_disk_is_passed_over_and_cut_away(tmp_path: Path) -> None:
+def test_a_hole_larger_than_any_disk_is_skipped_and_cut_away(tmp_path: Path) -> None:
     path, size = tmp_path / "metrics.jsonl", 1 << 42
     path.write_bytes(b'{"step": 1}\n')
     os.truncate(path, size)

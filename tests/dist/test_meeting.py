@@ -80,7 +80,7 @@ def test_ranks_started_by_hand_meet_whoever_comes_first() -> None:
     assert one.get("key") == b"value"
 
 
-def test_ranks_of_several_nodes_started_by_hand_meet_at_the_address_that_they_are_told() -> None:
+def test_ranks_of_several_nodes_started_by_hand_meet_at_the_address_that_they_are_given() -> None:
     own = next((address for address in network.interfaces().values() if not address.startswith("127.")), "127.0.0.1")
     port, nodes = _free_port(), [Ranks(rank, 2, 0, 1, rank, "torchrun") for rank in (0, 1)]
     environment = {"MASTER_ADDR": own, "MASTER_PORT": str(port)}

@@ -162,7 +162,7 @@ def saves_three(world: World, folder: Path) -> list[str | None]:
 STRAYS = (".saving-x", ".pruned-", ".pruned-00000001-mine", ".replaced-x", ".nfs000000000123", "step-00000001x", "notes.txt")
 
 
-def test_links_and_stray_files_among_checkpoints_neither_end_saving_nor_go_and_are_told_once(
+def test_links_and_stray_files_among_checkpoints_neither_end_saving_nor_go_and_are_reported_once(
     pool: Pool, tmp_path: Path
 ) -> None:
     folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
@@ -207,7 +207,7 @@ def test_the_newest_every_nth_and_the_best_are_kept() -> None:
     assert superseded(steps, {}, Retention(keep=1, best="val/top1")) == steps[:9]
 
 
-def test_losses_and_errors_are_better_when_smaller_unless_told_otherwise() -> None:
+def test_losses_and_errors_are_better_when_smaller_unless_configured_otherwise() -> None:
     assert is_better("val/top1", "auto", 2, 1) and not is_better("val/top1", "auto", 1, 1)
     assert is_better("val/loss", "auto", 1, 2) and is_better("val/top1", "min", 1, 2) and is_better("val/loss", "max", 2, 1)
     assert is_better("val/top1", "auto", 1, float("nan")) and not is_better("val/top1", "auto", float("nan"), 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes, joint_size
+from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes, stats_group_size
 
 CASES = [(v, n, w) for v in range(1, 17) for w in range(1, v + 1) for n in range(1, v + 1) if v % n == 0]
 
@@ -14,7 +14,7 @@ def test_every_micro_batch_runs_once_on_the_rank_whose_share_it_is_in() -> None:
             assert numbers == list(range(rank * micro_batches // world, (rank + 1) * micro_batches // world))
 
 
-def test_ranks_with_joint_statistics_run_them_in_the_same_turn() -> None:
+def test_ranks_that_synchronize_statistics_run_them_in_the_same_forward_pass() -> None:
     for micro_batches, joint, world in CASES:
         everyone = forward_passes(micro_batches, joint, world)
         assert len({len(own) for own in everyone}) == 1
@@ -29,7 +29,7 @@ def test_ranks_with_joint_statistics_run_them_in_the_same_turn() -> None:
                 assert start % joint == 0 and numbers == list(range(start, start + joint))
 
 
-def test_no_more_turns_than_the_busiest_rank_needs() -> None:
+def test_no_more_passes_than_the_busiest_rank_needs() -> None:
     for micro_batches, joint, world in CASES:
         everyone = forward_passes(micro_batches, joint, world)
         assert len(everyone[0]) == max(sum(not turn.is_filler for turn in own) for own in everyone)
@@ -43,5 +43,5 @@ def test_a_group_that_spans_ranks_is_shared_and_one_within_a_rank_is_merged() ->
 
 
 @pytest.mark.parametrize(("sync_bn", "expected"), [("off", 1), ("all", 8), (2, 2), (4, 4)])
-def test_the_setting_says_how_many_are_joint(sync_bn: int | str, expected: int) -> None:
-    assert joint_size(sync_bn, 8) == expected
+def test_the_setting_says_how_many_share_statistics(sync_bn: int | str, expected: int) -> None:
+    assert stats_group_size(sync_bn, 8) == expected

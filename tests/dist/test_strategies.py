@@ -324,7 +324,7 @@ def gone_on(world: World, settings: RunConfig, folder: Path) -> dict[str, Tensor
     ("before", "after"),
     [("ddp", "fsdp"), ("fsdp", "hsdp"), ("hsdp", "zero3"), ("zero3", "zero2"), ("zero2", "ddp"), ("zero1", "fsdp")],
 )
-def test_a_run_goes_on_under_another_strategy_on_other_ranks(pool: Pool, before: str, after: str, tmp_path: Path) -> None:
+def test_a_run_resumes_under_another_strategy_on_other_ranks(pool: Pool, before: str, after: str, tmp_path: Path) -> None:
     single = ["dist.precision=fp32"]
     pool.run(4, saved, config(before, *single), tmp_path)
     expected = by_hand(FrozenBackbone, torch.float32)

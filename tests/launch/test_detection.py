@@ -89,7 +89,7 @@ def test_images_in_their_own_aspect_are_grouped_alike_on_any_number_of_ranks_and
 
 
 @pytest.mark.slow
-def test_a_mask_r_cnn_is_killed_goes_on_and_is_evaluated_and_predicts(tmp_path: Path) -> None:
+def test_a_mask_r_cnn_is_killed_resumes_and_is_evaluated_and_predicts(tmp_path: Path) -> None:
     length = ["train.steps=4"]
     ranks(1, *MASKS, *length, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"

@@ -78,7 +78,7 @@ def _without_time(line: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in line.items() if k != "time"}
 
 
-def test_a_run_stopped_on_4_ranks_goes_on_on_1_2_and_3(tmp_path: Path) -> None:
+def test_a_run_stopped_on_4_ranks_resumes_on_1_2_and_3(tmp_path: Path) -> None:
     # Rounding grows fast where BatchNorm sees few values: here each of its statistics is over at least 16.
     wide = ["model.stem=small", "data.image_size=16", "train.global_batch=16"]
     recipe = [*RECIPE, *wide, "dist.precision=fp64", "train.steps=5", "checkpoint.every_steps=100", "checkpoint.keep=10"]
@@ -117,7 +117,7 @@ SMALL += [FEW_EVALUATED]
 
 
 @pytest.mark.parametrize("strategy", ["fsdp", "zero2"])
-def test_a_killed_run_in_shards_and_half_precision_goes_on_bitwise(tmp_path: Path, strategy: str) -> None:
+def test_a_killed_run_in_shards_and_half_precision_resumes_bitwise(tmp_path: Path, strategy: str) -> None:
     how = [f"dist.strategy={strategy}", "dist.precision=bf16", "dist.sync_bn=2"]
     recipe = [*SMALL, *how, "train.steps=8", "checkpoint.every_steps=2", "checkpoint.keep=10"]
     ranks(2, *recipe, "name=unbroken", cwd=tmp_path)

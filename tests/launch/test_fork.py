@@ -50,7 +50,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_a_fork_goes_on_as_another_experiment_and_the_old_run_stays_byte_for_byte(old: Path) -> None:
+def test_a_fork_resumes_as_another_experiment_and_the_old_run_stays_byte_for_byte(old: Path) -> None:
     before = contents(old)
     changes = ["optim.lr=0.001", "model.freeze=[layer1.*]", "checkpoint.keep=1", "checkpoint.every_steps=1", "train.steps=6"]
     said = phalanx("resume", old, *changes, "--fork", "new", cwd=Path())

@@ -27,7 +27,7 @@ def test_the_best_checkpoint_is_saved_at_once_and_kept(tmp_path: Path) -> None:
     assert "Traceback" not in refused.errors and not lines(tmp_path / "runs/b/metrics.jsonl")  # before the first step
 
 
-def test_a_full_disk_keeps_what_is_there_and_the_run_goes_on_once_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_what_is_there_and_the_run_continues_once_there_is_room(tmp_path: Path) -> None:
     """A checkpoint of this ResNet-18 is 90 MB, the disk 150 MB."""
     with disk_in_memory(tmp_path / "disk", 150) as disk:
         full = phalanx(

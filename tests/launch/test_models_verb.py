@@ -27,7 +27,7 @@ def test_the_table_is_aligned_and_has_thousands_separators(capsys: pytest.Captur
     assert lines[0].index("source") == resnet50.index("He et al.")
 
 
-def test_of_one_network_options_features_and_blocks_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_one_network_options_features_and_blocks_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "googlenet"]) == 0
     shown = capsys.readouterr().out
     for fact in (
@@ -42,7 +42,9 @@ def test_of_one_network_options_features_and_blocks_are_told(capsys: pytest.Capt
     assert (facts["name"], facts["params"], len(facts["blocks"])) == ("vit_b_16", 86_567_656, 12)
 
 
-def test_of_a_network_for_segmentation_its_own_options_and_its_backbone_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_network_for_segmentation_its_own_options_and_its_backbone_are_reported(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main(["models", "deeplabv3_resnet50"]) == 0
     shown = capsys.readouterr().out
     for fact in ("42,004,074", "66.40, mIoU on COCO", "multi_grid=null", "model.backbone resnet50", "from backbone.layer1.0"):

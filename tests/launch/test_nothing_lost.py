@@ -68,7 +68,7 @@ def test_a_run_saves_by_time_and_a_command_with_nothing_to_do_changes_nothing(tm
     before = contents(run)
     said = ranks(1, *SMALL, "train.steps=2", "checkpoint.keep=7", cwd=tmp_path).output
     assert "the run is at step 3 already, past its 2 steps" in said
-    assert "nothing was changed: config.yaml stays as it is, without train.steps=2 (3 in config.yaml)" in said
+    assert "nothing was changed: config.yaml does not get train.steps=2 (3 in config.yaml)" in said
     assert "checkpoint.keep=7 (3 in config.yaml)" in said and contents(run) == before
     refused = ranks(1, *SMALL, "train.steps=4", "--stop-at", "3", cwd=tmp_path, expect=2)
     assert "--stop-at 3: the run is at step 3 already" in refused.errors and contents(run) == before

@@ -226,7 +226,7 @@ def test_states_of_local_runs_are_true(fresh: RunDirectory) -> None:
         assert (status(fresh).state, status(fresh).reason) == (state, f"because of {event}")
 
 
-def test_a_run_that_was_killed_is_told_from_one_that_runs_elsewhere(fresh: RunDirectory) -> None:
+def test_a_run_that_was_killed_is_distinguished_from_one_that_runs_elsewhere(fresh: RunDirectory) -> None:
     _happened(fresh, "start", "preempt")
     folder = owner_record.folder_of(fresh)
     folder.mkdir()

@@ -168,7 +168,7 @@ def test_what_does_not_go_together_is_a_sentence(folder: Path, tmp_path: Path, k
     assert said in refused(tmp_path, f"data.root={folder / 'masks'}", *keys)
 
 
-def test_a_crop_larger_than_the_images_is_told_and_trains_all_the_same(folder: Path, tmp_path: Path) -> None:
+def test_a_crop_larger_than_the_images_is_reported_and_trains_all_the_same(folder: Path, tmp_path: Path) -> None:
     keys = [f"data.root={folder / 'masks'}", "data.image_size=96", "train.steps=1", "name=large"]
     said = phalanx("train", *RECIPE, *keys, cwd=tmp_path).output
     assert "data.image_size=96: of 4 images checked none is larger than 44 x 40 (height x width)" in said

@@ -250,7 +250,7 @@ def test_deep_supervision_is_evaluated_by_the_mean_of_its_heads() -> None:
     assert list(heads) == ["out", "aux1", "aux2", "aux3"]
 
 
-def test_an_attention_gate_lets_through_what_it_is_told_to() -> None:
+def test_an_attention_gate_lets_through_what_it_is_given() -> None:
     from phalanx.models.segmentation.attention_unet import AttentionGate
 
     gate, skip, gating = AttentionGate(4, 8).eval(), torch.randn(1, 4, 9, 7), torch.randn(1, 8, 5, 4)

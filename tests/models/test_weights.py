@@ -321,7 +321,7 @@ WRAPPED = ["net.", "backbone.", "encoder.", "module.module.", "student.", "ema.m
 
 
 @pytest.mark.parametrize("prefix", WRAPPED)
-def test_the_prefix_of_the_network_s_names_is_taken_away_and_what_lies_beside_is_told_and_left(
+def test_the_prefix_of_the_network_s_names_is_taken_away_and_tensors_beside_it_are_reported_and_left(
     tmp_path: Path, prefix: str
 ) -> None:
     state = {prefix + name: tensor for name, tensor in network(1).state_dict().items()}
@@ -385,7 +385,7 @@ def test_where_nothing_fits_the_sentence_is_about_the_names_without_usual_prefix
 
 
 @pytest.mark.parametrize("key", ["state_dict_ema", "model_ema"])
-def test_averaged_weights_beside_others_are_told_and_taken_by_their_prefix(tmp_path: Path, key: str) -> None:
+def test_averaged_weights_beside_others_are_reported_and_taken_by_their_prefix(tmp_path: Path, key: str) -> None:
     averaged = AveragedModel(network(3)).state_dict() if key == "model_ema" else network(3).state_dict()
     plain = "model" if key == "model_ema" else "state_dict"
     torch.save({plain: network(1).state_dict(), key: averaged, "epoch": 3}, tmp_path / "best.pth")

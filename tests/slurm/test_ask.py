@@ -130,7 +130,7 @@ def test_a_requeued_job_keeps_its_number_and_counts(here: VirtualCluster) -> Non
 
 
 @pytest.mark.slurm
-def test_what_slurm_refuses_is_told_in_its_words(here: VirtualCluster) -> None:
+def test_what_slurm_refuses_is_reported_in_its_words(here: VirtualCluster) -> None:
     with pytest.raises(SlurmError, match=r"^scontrol requeue 999999: .*Invalid job id") as refused:
         ask.requeue("999999")
     assert shlex.split(refused.value.command) == ["scontrol", "requeue", "999999"]

@@ -78,7 +78,7 @@ def test_every_cluster_file_gives_a_batch_script(tmp_path: Path) -> None:
         assert subprocess.run(["bash", "-n"], input=shown, text=True).returncode == 0 and "#SBATCH --gpus-per-node" in shown
 
 
-def test_a_run_goes_on_in_the_background_of_this_machine(tmp_path: Path) -> None:
+def test_a_run_resumes_in_the_background_of_this_machine(tmp_path: Path) -> None:
     recipe = [DIGITS, "model.stem=small", "data.image_size=8", "data.workers=0", "train.global_batch=16", "train.micro_batch=8"]
     told = phalanx(
         "submit", *recipe, "train.steps=100000", "name=here", "slurm.tasks_per_node=2", "--local", cwd=tmp_path

@@ -96,7 +96,7 @@ def _start_node(cluster: VirtualCluster, node: str) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_whenever_a_signal_comes_the_run_saves_and_goes_on_and_cancelled_it_stays_so(
+def test_whenever_a_signal_comes_the_run_saves_and_resumes_and_cancelled_it_stays_so(
     cluster: VirtualCluster, tmp_path: Path
 ) -> None:
     where = ["slurm.tasks_per_node=2", "slurm.time=30", "slurm.max_requeues=9"]

@@ -195,7 +195,7 @@ def test_what_was_measured_is_drawn_into_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [Detection, Instances])
-def test_only_detections_of_a_good_score_are_drawn_though_all_are_told(kind: type[Detection]) -> None:
+def test_only_detections_of_a_good_score_are_drawn_though_all_are_reported(kind: type[Detection]) -> None:
     asked = task(kind)
     first = next(iter(asked.predict(Guess(), batch())))
     scores = [one["score"] for one in first["objects"]]

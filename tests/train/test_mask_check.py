@@ -70,7 +70,7 @@ def test_one_pixel_of_another_class_in_one_mask_is_enough(pool: Pool, tmp_path: 
     assert found(pool, folder(tmp_path, {17: [1]})) == ["told"]
 
 
-def test_a_validation_split_of_one_class_is_told(pool: Pool, tmp_path: Path) -> None:
+def test_a_validation_split_of_one_class_is_reported(pool: Pool, tmp_path: Path) -> None:
     folder(tmp_path, {3: [1]})
     kind, sentence = found(pool, folder(tmp_path, {}, count=2, split="val"), "val")
     assert kind == "told" and sentence.startswith(

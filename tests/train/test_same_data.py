@@ -178,7 +178,9 @@ SAMPLES: list[tuple[Write, str]] = [
 
 
 @pytest.mark.parametrize(("change", "said"), SAMPLES)
-def test_training_samples_that_are_others_are_refused_or_accepted_and_told(tmp_path: Path, change: Write, said: str) -> None:
+def test_training_samples_that_are_others_are_refused_or_accepted_and_reported(
+    tmp_path: Path, change: Write, said: str
+) -> None:
     root = image_folder(image_folder(tmp_path / "data"), split="val")
     config = configured("image_folder", root)
     run = begun(config)
@@ -234,7 +236,7 @@ EDITED: list[tuple[str, Write, Write]] = [
 
 
 @pytest.mark.parametrize(("name", "write", "change"), EDITED)
-def test_edited_labels_boxes_and_masks_are_refused_or_told_but_not_to_runs_of_before(
+def test_edited_labels_boxes_and_masks_are_refused_or_reported_but_not_to_runs_of_before(
     tmp_path: Path, name: str, write: Write, change: Write
 ) -> None:
     write(tmp_path / "data")
@@ -271,7 +273,7 @@ def test_objects_in_another_order_and_categories_with_other_ids_are_no_edit(tmp_
     assert held_for_training(run, config, training, validation) == []
 
 
-def test_another_validation_split_is_told_and_nothing_refused(tmp_path: Path) -> None:
+def test_another_validation_split_is_reported_and_nothing_refused(tmp_path: Path) -> None:
     root = image_folder(image_folder(tmp_path / "data"), split="val")
     config = configured("image_folder", root)
     run = begun(config)

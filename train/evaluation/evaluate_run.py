@@ -87,9 +87,9 @@ def evaluate_run(
     """
     world, _ = join_ranks(config, ranks)
     run = RunDirectory.of(config)
-    ingredients = run_and_agree(world, lambda: build_local(_on_split(config, request.split), goes_on=True))
-    run_and_agree(world, lambda: refuse_other_classes(run, config, ingredients.training))
-    parts = build_distributed(config, ingredients, world)
+    local = run_and_agree(world, lambda: build_local(_on_split(config, request.split), resuming=True))
+    run_and_agree(world, lambda: refuse_other_classes(run, config, local.training))
+    parts = build_distributed(config, local, world)
     stored = resume_checkpoint.chosen(run, parts.engine, config, request.step, request.best)
     parts.engine.allocate_state(stored)
     resume_checkpoint.fill(run, parts.engine, stored)
@@ -99,17 +99,17 @@ def evaluate_run(
     if request.also:
         if not isinstance(task, Combines):
             raise UserError(f"task.name={config.task.name} does not support ensembles. Leave out --also.", shared=True)
-        known = data_info(ingredients.training, config)
+        known = data_info(local.training, config)
         found = run_and_agree(world, lambda: [another(text, config, known, world.device) for text in request.also])
         checkpoints += [path for path, _ in found]
         combined = _ensemble_with(task, [network for _, network in found])
-    with _results(request, config, task, ingredients.validation, world):
+    with _results(request, config, task, local.validation, world):
         sums = measure(parts.engine, task, parts.evaluation, combined)
     if ranks.is_main:
         details = task.details(sums) if isinstance(task, Details) else {}
         held_out = config.data.fold or config.data.val_fraction
         split = request.split or ("val" if held_out else config.data.val_split)
-        notes = [] if request.split else held_for_evaluation(run, ingredients.validation)
+        notes = [] if request.split else held_for_evaluation(run, local.validation)
         evaluation = Evaluation(stored.step, split, [str(path) for path in checkpoints], task.metrics(sums), details, notes)
         problem = _write(run.path / FILE, evaluation)
         if isinstance(task, Illustrates):

@@ -1,4 +1,4 @@
-"""From a configuration to its parts: data, task, model, engine. One visible order, nothing else."""
+"""From a configuration to a run's parts: data, task, model, engine, in one visible order."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import nn
 from phalanx.configs import places
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import ModelConfig, RunConfig
-from phalanx.data import dataset_info as data_facts
+from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
 from phalanx.data.loading import order
 from phalanx.data.loading.loader import EvaluationLoader, Loader, Samples
@@ -35,10 +35,10 @@ from phalanx.train.tasks import DataInfo, Task
 
 @dataclass(frozen=True)
 class LocalParts:
-    """What can be made on each rank by itself.
+    """The parts that each rank makes by itself.
 
     Attributes:
-        loaded: which weights of others the model starts from, if any.
+        loaded: the pretrained weights that the model starts from, if any.
         last_step: the run's number of steps.
     """
 
@@ -52,7 +52,7 @@ class LocalParts:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of, on all ranks."""
+    """The parts of a run, on all ranks."""
 
     training: Dataset
     task: Task
@@ -65,50 +65,50 @@ class Parts:
 
 
 def length(config: RunConfig, samples: int) -> int:
-    """The run's number of steps: `train.steps`, else so many that `train.epochs` are whole."""
+    """The run's number of steps: `train.steps`, else that of `train.epochs`, rounded up."""
     if config.train.steps is not None:
         return config.train.steps
     assert config.train.epochs is not None
     return max(1, math.ceil(config.train.epochs * samples / config.train.global_batch))
 
 
-def build_local(config: RunConfig, goes_on: bool = False) -> LocalParts:
-    """Opens the data, builds task and model, the same on every rank.
+def build_local(config: RunConfig, resuming: bool = False) -> LocalParts:
+    """Opens the data, builds task and model, equal on every rank.
 
     Args:
-        goes_on: whether a checkpoint will fill the model, so that it starts from nobody's weights.
+        resuming: whether a checkpoint will fill the model, so that pretrained weights are not loaded.
 
     Raises:
-        UserError: where the data or the weights cannot be used.
+        UserError: if the data or the weights cannot be used.
     """
     training, validation = (open_split(config.data, split, config.seed) for split in ("train", "val"))
     validation = by_name(validation, training, config.data.val_split)
     known = data_info(training, config)
     task, last_step = tasks.build(config, known), length(config, len(training))
     model = network(config, known)
-    # A run that goes on has its own weights; the file that it once started from may be gone.
-    loaded = None if goes_on else _start_from(config.model, model)
+    # A resumed run has its own weights; the file that it started from may be gone.
+    loaded = None if resuming else _start_from(config.model, model)
     return LocalParts(training, validation, task, model, loaded, last_step)
 
 
 def data_info(training: Dataset, config: RunConfig) -> DataInfo:
-    """What the task and the network need to know of the data. Classes are counted only where the loss asks for it."""
+    """The metadata of the training data for the task and the network. Classes are counted only if the loss needs it."""
     counted = "balanced" in (config.loss.class_weights, config.loss.pos_weight)
-    counts = data_facts.class_counts(training) if counted else None
+    counts = dataset_info.class_counts(training) if counted else None
     size = config.data.image_size
     return DataInfo(
         classes=tuple(training.classes),
         channels=training.channels,
-        kind=data_facts.kind(training),
+        kind=dataset_info.kind(training),
         samples=len(training),
         class_counts=None if counts is None else tuple(counts),
         image_size=(size, size) if isinstance(size, int) else size,
-        ignored=data_facts.ignored(training),
+        ignored=dataset_info.ignored(training),
     )
 
 
 def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Parts:
-    """Spreads them over the ranks. All ranks call together."""
+    """Wraps the parts for all ranks. All ranks call together."""
     engine = Engine(
         made.model,
         optimizers.optimizer_factory(config.optim, made.model, config.schedule.warmup_bias_lr is not None),
@@ -132,10 +132,10 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Takes parameters out of the training, by shell patterns of their names.
+    """Freezes parameters, by shell patterns of their names.
 
     Raises:
-        UserError: where a pattern names none, or none is left.
+        UserError: if a pattern matches none, or none is left to train.
     """
     names = dict(model.named_parameters())
     for pattern in patterns:
@@ -146,7 +146,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 
 
 def network(config: RunConfig, data_info: DataInfo) -> nn.Module:
-    """The network, its weights drawn from the seed alone."""
+    """The network, with weights drawn from the seed."""
     seed_everything(key(config.seed, "initialisation"))
     classes = len(data_info.classes)
     try:
@@ -166,7 +166,7 @@ def network(config: RunConfig, data_info: DataInfo) -> nn.Module:
 
 
 def statistics(config: RunConfig, channels: int) -> Statistics | None:
-    """How published weights want images normalised, where the network starts from such."""
+    """The images' normalisation for pretrained weights, if the network starts from such."""
     model = config.model
     backbone = registry.get(model.name).backbone_name(model.backbone)
     if model.backbone_weights is not None and backbone is not None:
@@ -175,7 +175,7 @@ def statistics(config: RunConfig, channels: int) -> Statistics | None:
 
 
 def _start_from(config: ModelConfig, model: nn.Module) -> weights.Loaded | None:
-    """Fills the network, or its backbone, from published weights, or a file or folder of somebody's, if any were given."""
+    """Loads pretrained weights into the network or its backbone, from a published name, a file or a folder, if given."""
     backbone = registry.get(config.name).backbone_name(config.backbone)
     try:
         if config.weights is not None:

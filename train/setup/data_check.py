@@ -15,7 +15,7 @@ from phalanx.train.setup.mask_check import check_masks
 _NAMED = 10  # files named in an event
 
 
-def check_data(config: RunConfig, training: Dataset, validation: Dataset, world: World, goes_on: bool) -> list[str]:
+def check_data(config: RunConfig, training: Dataset, validation: Dataset, world: World, resuming: bool) -> list[str]:
     """Checks both splits as set by `data.check`; quickly on a resume, whose data has been checked.
 
     All ranks call together.
@@ -26,11 +26,11 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
     Raises:
         UserError: on every rank, if a sample cannot be used, or there is nothing to learn.
     """
-    settings = config.data.model_copy(update={"check": "quick"}) if goes_on else config.data
+    settings = config.data.model_copy(update={"check": "quick"}) if resuming else config.data
     splits: tuple[tuple[Split, Dataset], ...] = (("train", training), ("val", validation))
     rank, ranks = world.ranks.rank, world.ranks.world
     refuse_nothing(training)
-    said = [] if goes_on else nothing_in_validation(validation)
+    said = [] if resuming else nothing_in_validation(validation)
     for split, dataset in splits:
         progress = f"phalanx: {split}" if world.ranks.is_main else None
 
@@ -39,8 +39,8 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
 
         problems = merged(gather_json(world, run_and_agree(world, found)))
         said += judge(problems, dataset, settings, split)
-        said += [] if goes_on else dataset_info.notes(dataset)
-    if not goes_on and dataset_info.kind(training) == "segmentation":
+        said += [] if resuming else dataset_info.notes(dataset)
+    if not resuming and dataset_info.kind(training) == "segmentation":
         for split, dataset in splits:
             said += check_masks(config, dataset, split, world)
         said += run_and_agree(world, lambda: enlarged(training, settings))

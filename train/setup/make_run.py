@@ -62,7 +62,7 @@ def make_run(
         saver=Saver(world, directory.checkpoints, _retention(keeping), keeping.asynchronous, owner.problem),
         saved=state.step,
         evaluated=evaluated,
-        passed_over=SkippedSamples(parts.training, world),
+        skipped_samples=SkippedSamples(parts.training, world),
         best=best or Best(keeping, config.train.patience),
     )
 

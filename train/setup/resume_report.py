@@ -119,13 +119,13 @@ class ResumeReport:
         """For events.jsonl."""
         epoch, place = self.position
         settings = {"before": self.before, "now": self.now}
-        facts = {name: self._summary(setting) for name, setting in settings.items()}
+        summary = {name: self._summary(setting) for name, setting in settings.items()}
         changed = {key: [old, new] for key, old, new in self.changed_keys}
-        return {**facts, "changed": changed, "position": {"epoch": epoch, "place": place, "samples": self.samples}}
+        return {**summary, "changed": changed, "position": {"epoch": epoch, "place": place, "samples": self.samples}}
 
     def _summary(self, setting: Setting) -> dict[str, Any]:
-        facts = {"world_size": setting.world_size, "strategy": setting.strategy, "last_step": setting.last_step}
-        return facts | {"micro_batches": setting.micro_batches, "memory": asdict(setting.memory(self.stored))}
+        summary = {"world_size": setting.world_size, "strategy": setting.strategy, "last_step": setting.last_step}
+        return summary | {"micro_batches": setting.micro_batches, "memory": asdict(setting.memory(self.stored))}
 
 
 def _memory_rows(before: RankMemory, now: RankMemory) -> Iterator[Row]:

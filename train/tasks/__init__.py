@@ -30,16 +30,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class DataInfo:
-    """What a task and a model need to know of the training data.
+    """The metadata of the training data for a task and a model.
 
     Attributes:
         classes: their names, in the order of their numbers.
-        channels: of an image, as the network sees it.
-        kind: what there is to learn: classification, multilabel, segmentation or detection.
-        samples: their number; 0 where nobody needs it.
-        class_counts: samples of each class (pixels, boxes); None where the data does not say, or nobody needs them.
-        image_size: height and width that the network sees, in pixels; None where they are not known.
-        ignored: the number, in masks, of pixels that count for nothing; None where it is `data.ignore_index`.
+        channels: of the network's input.
+        kind: the kind of targets: classification, multilabel, segmentation or detection.
+        samples: their number; 0 if not needed.
+        class_counts: samples of each class (pixels, boxes); None if unknown or not needed.
+        image_size: height and width of the network's input, in pixels; None if unknown.
+        ignored: the number, in masks, of ignored pixels; None if it is `data.ignore_index`.
     """
 
     classes: tuple[str, ...]
@@ -53,21 +53,21 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Rows:
-    """A measure that is no sum: a row a sample, `[n, columns]`; `metrics` gets those of all batches, in their order."""
+    """A measure that is not a sum: one row per sample, `[n, columns]`; `metrics` gets those of all batches, in order."""
 
     values: "Tensor"
 
 
 class Task(Protocol):
-    """What is learnt; its constructor takes `(config, data, **config.task.options)`.
+    """A task; its constructor takes `(config, data, **config.task.options)`.
 
     A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` or `mask` as
-    `phalanx.data.transforms.pipeline` has them, `id` [B], `epoch` [B]; or of lists of tensors, where sizes differ.
-    A task may do more: see `Details`, `Illustrates`, `GivesResults`, `Combines` and `Predicts`.
+    `phalanx.data.transforms.pipeline` makes them, `id` [B], `epoch` [B]; or of lists of tensors, if sizes differ.
+    Optional features of tasks: see `Details`, `Illustrates`, `GivesResults`, `Combines` and `Predicts`.
     """
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
-        """What each loss will be divided by, from the targets alone, on the CPU: samples, valid pixels, boxes.
+        """The divisor of each loss, from the targets only, on the CPU: samples, valid pixels, boxes.
 
         The engine adds them over all micro-batches of the step. A loss whose weight depends on predictions is left out:
         it is averaged over micro-batches instead.
@@ -77,60 +77,60 @@ class Task(Protocol):
     def losses(self, model: "nn.Module", batch: Mapping[str, Any]) -> "dict[str, tuple[Tensor, Any]]":
         """Each loss as (sum over the micro-batch, weight). Always the same names in the same order.
 
-        A weight is a number, or a 0-dimensional tensor, which is only brought to the host where `weights` leaves it out.
+        A weight is a number, or a 0-dimensional tensor, which is only copied to the host if `weights` leaves it out.
         """
         ...
 
     def measure(self, model: "nn.Module", batch: Mapping[str, Any]) -> "dict[str, Tensor | Rows]":
         """Sums over an evaluation batch, as tensors of any shape, or `Rows`; always the same names.
 
-        Whole numbers are exact in any order, and cost least; floating point sums are added in the order of the batches.
+        Integers are exact in any order, and cheapest; floating point sums are added in the order of the batches.
         """
         ...
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Metrics from the sums over the whole split, such as `{"top1": 0.97}`.
 
-        Always the same names. A sum of shape [] is a number; others, and rows, are tensors on the CPU. Asked once for a few
-        samples before the first step, so that what is wrong with an evaluation shows before anything is trained.
+        Always the same names. A sum of shape [] is a number; others, and rows, are tensors on the CPU. Called once for a few
+        samples before the first step, so that errors of an evaluation appear before training.
         """
         ...
 
 
 @runtime_checkable
 class Details(Protocol):
-    """A task that can tell more than numbers for the log."""
+    """A task with results beyond numbers for the log."""
 
     def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON values from what `metrics` gets too: a confusion matrix, a row a class. For `phalanx evaluate`."""
+        """JSON values from the input of `metrics`: a confusion matrix, one row per class. For `phalanx evaluate`."""
         ...
 
 
 @runtime_checkable
 class Illustrates(Protocol):
-    """A task that draws what it has measured."""
+    """A task that draws its measures."""
 
     def pictures(self, sums: Mapping[str, Any]) -> "dict[str, Image]":
-        """Pictures by name, from what `metrics` gets too. For `phalanx evaluate`."""
+        """Pictures by name, from the input of `metrics`. For `phalanx evaluate`."""
         ...
 
 
 @runtime_checkable
 class GivesResults(Protocol):
-    """A task whose predictions others evaluate too, in COCO's format of results."""
+    """A task that writes predictions in COCO's format of results."""
 
     def give_results(self, keep: "Callable[[int, list[dict[str, Any]]], None]", dataset: "Dataset") -> None:
-        """From now on `measure` hands over the entries of each image, with the number of its sample, in rising order.
+        """From now on `measure` passes the entries of each image to `keep`, with its sample's number, in ascending order.
 
         Args:
-            dataset: that is measured, which has the ids.
+            dataset: the evaluated one, which has the ids.
         """
         ...
 
 
 @runtime_checkable
 class Combines(Protocol):
-    """A task whose networks can be asked together."""
+    """A task that supports ensembles."""
 
     def combine(self, models: "Sequence[nn.Module]") -> "nn.Module":
         """A network whose prediction is the mean of theirs."""
@@ -139,42 +139,42 @@ class Combines(Protocol):
 
 @runtime_checkable
 class Predicts(Protocol):
-    """A task that can say what it sees in an image, and draw it."""
+    """A task that predicts images, and draws predictions."""
 
     def predict(self, model: "nn.Module", batch: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-        """What is seen in each image of a batch without targets, as JSON values; or more, for a task that `Writes`.
+        """The predictions on a batch without targets, as JSON values; or more, for a task that `Writes`.
 
-        A batch has `size` [B, 2] too: height and width of the images themselves.
+        A batch also has `size` [B, 2]: height and width of the original images.
         """
         ...
 
     def draw(self, image: "Image", prediction: Mapping[str, Any]) -> "Image":
-        """A picture of a prediction on the image that it is of, as it was read from its file."""
+        """A picture of a prediction on its image, as read from the file."""
         ...
 
 
 @runtime_checkable
 class Writes(Protocol):
-    """A task whose predictions hold more than JSON does, such as the class of every pixel."""
+    """A task whose predictions do not fit into JSON, such as the class of every pixel."""
 
     def write(self, prediction: Mapping[str, Any], folder: "Path", place: "Path", probabilities: bool) -> dict[str, Any]:
-        """Writes what JSON does not hold into files below a folder.
+        """Writes these into files below a folder.
 
         Args:
-            place: of the image in the folder: its name, or its way from the folder that was given, without the suffix.
-            probabilities: whether those of every class were asked for.
+            place: the image's path in the folder, relative to the given one, without the suffix.
+            probabilities: whether those of every class were requested.
 
         Returns:
-            The prediction as JSON values, files by their place in the folder.
+            The prediction as JSON values, with files by their path in the folder.
 
         Raises:
-            OSError: where a file cannot be written.
+            OSError: if a file cannot be written.
         """
         ...
 
 
 def check(name: str) -> None:
-    """Whether there is such a task.
+    """Refuses an unknown task.
 
     Raises:
         UserError: with the nearest name.
@@ -192,7 +192,7 @@ def build(config: RunConfig, data: DataInfo) -> Task:
     """The configured task.
 
     Raises:
-        UserError: where there is none of that name, or it cannot learn from this kind of data.
+        UserError: if there is none of that name, or it does not fit this kind of data.
     """
     name = config.task.name
     check(name)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.data import dataset_info as data_facts
+from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
 from phalanx.data.transforms.fit import evaluated_placement
 from phalanx.dist.microbatches.randomness import key
@@ -74,8 +74,8 @@ class Detection:
     # -- evaluation
 
     def give_results(self, keep: Callable[[int, list[dict[str, Any]]], None], dataset: Dataset) -> None:
-        categories = data_facts.category_ids(dataset)
-        self._results = lambda number, seen: keep(number, results(seen, data_facts.image_id(dataset, number), categories))
+        categories = dataset_info.category_ids(dataset)
+        self._results = lambda number, seen: keep(number, results(seen, dataset_info.image_id(dataset, number), categories))
 
     def measure(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor | Rows]:
         numbers, truth = batch["id"].tolist(), self._of_each(batch, _TRUE)

@@ -32,8 +32,8 @@ class OwnOption:
     """An option that only one network has, a key of `model.options`.
 
     Attributes:
-        kind: of its values; numbers are whole and positive.
-        words: those that there are.
+        kind: of its values; numbers are positive integers.
+        words: the allowed words.
     """
 
     kind: Literal["true or false", "a number", "a list of numbers", "a word"]
@@ -61,22 +61,22 @@ class ModelCard:
     Attributes:
         family: its paper's.
         params: parameters for `classes` and 3 channels, as `params_source` has them.
-        score: what `score_of` says, in per cent, of the first of `weights`, as torchvision documents it.
+        score: the metric `score_of` in per cent of the first of `weights`, as documented by torchvision.
         weights: versions of published weights, the default first.
         channels: of the maps of features.
-        params_training: all parameters while training, where auxiliary heads add to `params`.
+        params_training: all parameters in training, if auxiliary heads add to `params`.
         patch: sides of images must be multiples of it.
         kind: `backbone`, `segmentation` or `detection`.
-        classes: outputs where nobody says how many.
-        params_source: who says how many parameters there are, `derived` where nobody does.
-        backbone: the one it has where nobody names another; None: none.
+        classes: default number of outputs.
+        params_source: the source of the number of parameters, `derived` without one.
+        backbone: the default one; None: none.
         backbones: those that it takes; empty: all.
-        output_stride: of the backbone where nobody sets it; None: the backbone's own.
+        output_stride: the backbone's default; None: the backbone's own.
         own: what `model.options` takes.
-        background: whether `classes` counts what is no object, as the first.
-        masks: whether it tells the mask of each object (detection).
+        background: whether `classes` includes the background, as the first.
+        masks: whether it predicts the mask of each object (detection).
         image_statistics: by version of published weights, mean and standard deviation of each channel of the images that they
-            were trained on, for pixels of 0 to 1, where these are not ImageNet's.
+            were trained on, for pixels of 0 to 1, if these are not ImageNet's.
         frozen_eps: by version of published weights, what frozen BatchNorm added to variances when they were trained.
     """
 

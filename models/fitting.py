@@ -12,14 +12,14 @@ from phalanx.models.backbones.vit import VisionTransformer, interpolated
 
 @dataclass(frozen=True)
 class WeightFit:
-    """How a tensor is made to fit: what is done to it, and that in words."""
+    """How a tensor is made to fit: the function, and its description."""
 
     change: Callable[[Tensor], Tensor]
-    said: str
+    description: str
 
 
 def fit(model: nn.Module, name: str, given: tuple[int, ...], own: tuple[int, ...]) -> WeightFit | None:
-    """How a tensor of somebody's weights is made to fit a model; None where it fits as it is, or there is no usual way.
+    """How a pretrained tensor is made to fit a model; None if it fits as it is, or there is no usual way.
 
     Args:
         given: its shape there.
@@ -29,10 +29,10 @@ def fit(model: nn.Module, name: str, given: tuple[int, ...], own: tuple[int, ...
         return None
     if name == getattr(model, "input_weight", None) and _differ_in_channels(given, own):
         channels = own[1]
-        said = (
+        description = (
             "has its three input channels summed" if channels == 1 else f"has its three input channels repeated to {channels}"
         )
-        return WeightFit(lambda weight: for_channels(weight, channels), said)
+        return WeightFit(lambda weight: for_channels(weight, channels), description)
     if isinstance(model, VisionTransformer) and name == "encoder.pos_embedding" and _is_square(given) and given[2] == own[2]:
         side, grid = math.isqrt(given[1] - 1), model.grid
         return WeightFit(
@@ -54,11 +54,11 @@ def for_channels(weight: Tensor, channels: int) -> Tensor:
     """A first convolution for images of other channels than three.
 
     One channel gets the sum over the three: the network gives for a grey image what it gave for the same image in three
-    equal channels. More are the three in turn, scaled so that their sum stays about the same.
+    equal channels. More repeat the three, scaled so that their sum stays about the same.
 
     Shape: [out, 3, h, w] to [out, channels, h, w].
     """
     if channels == 1:
         return weight.sum(dim=1, keepdim=True)
-    turns = torch.arange(channels) % 3
-    return weight[:, turns] * (3 / channels)
+    order = torch.arange(channels) % 3
+    return weight[:, order] * (3 / channels)

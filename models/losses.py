@@ -1,12 +1,12 @@
 """Losses of samples, and of pixels, each as a sum over a batch and the weight that the sum is to be divided by.
 
 The two are kept apart because a global batch is larger than what a device sees: sums and weights of all its parts are added
-first, and divided once. Each loss divided by its weight is torch's own mean, but for focal, as said there.
+first, and divided once. Each loss divided by its weight is torch's own mean, except for focal, as stated there.
 
-Targets are whole numbers `[B]`, the class of each sample, where a negative one counts for nothing; or floating point numbers
-`[B, classes]`: probabilities of the classes, as MixUp makes them, or several labels of 0 and 1, where a negative one is unknown
-and counts for nothing. All but `Distance` take pixels too, each a sample of its own: logits `[B, classes, H, W]`, targets
-`[B, H, W]` of whole numbers.
+Targets are integers `[B]`, the class of each sample, of which negative ones are ignored; or floating point numbers
+`[B, classes]`: probabilities of the classes, as from MixUp, or several labels of 0 and 1, of which negative ones are unknown
+and ignored. All but `Distance` also take pixels, each as a sample: logits `[B, classes, H, W]`, targets
+`[B, H, W]` of integers.
 """
 
 from dataclasses import dataclass

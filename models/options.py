@@ -16,7 +16,7 @@ class Options:
     Attributes:
         num_classes: outputs.
         in_channels: channels of the image.
-        image_size: height and width in pixels; the network's own, mostly 224, where it is None.
+        image_size: height and width in pixels; the network's own, mostly 224, if None.
         stem: `small` keeps a ResNet's first layers at the image's own size.
         dropout: before the last linear layers; None: the network's own.
         drop_path: rate of stochastic depth in the last block, rising from 0 in the first; None: the network's own.

@@ -1,4 +1,4 @@
-"""Losses that need whole images of pixels: Dice; and which pixels are hard, for those that only these are to count in."""
+"""Losses over full images: Dice; and the selection of hard pixels, for losses that count only these."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -35,7 +35,7 @@ class Dice:
     smooth: float = 1.0
 
     def total(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The sum over images. Shape: [B, classes, H, W] and whole numbers [B, H, W], negative where nothing is known."""
+        """The sum over images. Shape: [B, classes, H, W] and integers [B, H, W], negative where unknown."""
         given = logits.softmax(dim=1) if self.probabilities == "softmax" else logits.sigmoid()
         labels, known = dense(target, self.classes, given.dtype)
         given = given * known
@@ -69,7 +69,7 @@ def hard_pixels(logits: Tensor, target: Tensor, threshold: float, keep: float) -
         threshold: of the probability, between 0 and 1.
         keep: least share of an image's known pixels that count, between 0 and 1.
 
-    Shape: [B, classes, H, W] and whole numbers [B, H, W], negative where nothing is known, to [B, H, W].
+    Shape: [B, classes, H, W] and integers [B, H, W], negative where unknown, to [B, H, W].
     """
     with torch.no_grad():
         known = (target >= 0).flatten(1)

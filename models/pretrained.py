@@ -25,8 +25,8 @@ def file(name: str, weights: str) -> Path:
         weights: `torchvision`, `torchvision/VERSION` or `timm`.
 
     Raises:
-        BadOption: where there are no such weights.
-        BadWeights: where they cannot be fetched.
+        BadOption: if there are no such weights.
+        BadWeights: if they cannot be downloaded.
     """
     version = registry.get(name).weights_version(weights)
     if timm_networks.is_one(name):
@@ -43,8 +43,8 @@ def file(name: str, weights: str) -> Path:
     except (OSError, urllib.error.URLError, RuntimeError) as error:
         why = str(getattr(error, "reason", error))
         raise BadWeights(
-            f"model.weights={weights}: {url} cannot be fetched ({why}). Fetch it where there is a network, and put it at "
-            f"{path} (the environment variable TORCH_HOME moves that folder), or name a file of your own."
+            f"model.weights={weights}: {url} cannot be downloaded ({why}). Download it where there is a network, and put it at "
+            f"{path} (the environment variable TORCH_HOME moves that folder), or name your own file."
         ) from None
     return path
 
@@ -72,5 +72,5 @@ def _of_timm(name: str, weights: str) -> Path:
         cache = os.environ.get("HF_HOME", "~/.cache/huggingface")
         raise BadWeights(
             f"model.weights={weights}: the weights of {name} cannot be fetched ({why}). Fetch them "
-            f"where there is a network into {cache}, or name a file of your own."
+            f"where there is a network into {cache}, or name your own file."
         ) from None

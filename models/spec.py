@@ -69,7 +69,7 @@ class ModelSpec(ModelCard):
                 `options`, as `phalanx.models.options.Options` has them.
 
         Raises:
-            UnknownModel: where timm has no such network.
+            UnknownModel: if timm has no such network.
             BadOption: naming the key of the recipe.
         """
         self.check(**options)
@@ -85,7 +85,7 @@ class ModelSpec(ModelCard):
             options: as for `build`, but for those of the head.
 
         Raises:
-            UnknownModel: where it is not a backbone, or timm has no such network.
+            UnknownModel: if it is not a backbone, or timm has no such network.
             BadOption: naming the key of the recipe.
         """
         self.check(**options)
@@ -112,7 +112,7 @@ class ModelSpec(ModelCard):
             BadOption: naming the key of the recipe.
         """
         if self.is_timm:
-            return  # timm itself says what its networks take, when they are built
+            return  # timm checks its networks' options itself, when they are built
         wanted = _options(options)
         self._check_options(wanted)
         self._check_own_options(wanted)
@@ -169,7 +169,7 @@ class ModelSpec(ModelCard):
         own.check(image_size=options.image_size, output_stride=options.output_stride)
 
     def _filled_in(self, options: Options) -> Options:
-        """With the network's own backbone, its stride where the backbone can have it, and all of its own options."""
+        """With the network's own backbone, its stride if the backbone supports it, and all of its own options."""
         if self.is_timm:
             return options
         backbone, stride = options.backbone or self.backbone, options.output_stride
@@ -247,7 +247,7 @@ class ModelSpec(ModelCard):
             None for weights of one's own, or none.
 
         Raises:
-            BadOption: where there are no such weights.
+            BadOption: if there are no such weights.
         """
         if weights is None or not is_pretrained(weights) or channels not in (1, 3):
             return None
@@ -262,7 +262,7 @@ class ModelSpec(ModelCard):
         """What frozen BatchNorm adds to variances where a network starts from published weights; None: what it always does.
 
         Raises:
-            BadOption: where there are no such weights.
+            BadOption: if there are no such weights.
         """
         if weights is None or not is_pretrained(weights):
             return None
@@ -272,7 +272,7 @@ class ModelSpec(ModelCard):
 def refuse_without_timm(name: str) -> None:
     """
     Raises:
-        UnknownModel: where timm is not installed.
+        UnknownModel: if timm is not installed.
     """
     if not timm_networks.is_installed():
         raise UnknownModel(f"{name!r} needs the package timm. Install it: pip install timm.")

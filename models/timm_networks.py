@@ -1,4 +1,4 @@
-"""`timm/NAME`: any network of timm (pytorch-image-models), where that package is installed. It is imported when it is used."""
+"""`timm/NAME`: any network of timm (pytorch-image-models), if that package is installed. It is imported on use."""
 
 import difflib
 import importlib.util
@@ -50,7 +50,7 @@ def pyramid(name: str, options: Options, channels: tuple[int, ...]) -> "Pyramid"
     """The maps of timm's `features_only`. Its parameters have timm's names of that form, which for most networks are others.
 
     Args:
-        channels: of no use here, since timm's network says its own.
+        channels: unused, since timm's network has its own.
 
     Raises:
         NoSuchNetwork: with the nearest names.
@@ -115,8 +115,8 @@ def weights_file(name: str) -> Path:
     """timm's weights, in safetensors, from the Hugging Face hub or its cache.
 
     Raises:
-        OSError: where they cannot be had.
-        LookupError: where timm publishes none.
+        OSError: if they cannot be downloaded.
+        LookupError: if timm publishes none.
     """
     import timm
     from huggingface_hub import hf_hub_download

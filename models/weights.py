@@ -1,4 +1,4 @@
-"""Starting from somebody's weights. Nothing is unpickled, and every tensor must fit."""
+"""Loading pretrained weights. Nothing is unpickled, and every tensor must fit."""
 
 import difflib
 import fnmatch
@@ -32,7 +32,7 @@ class Loaded:
         prefix: what was taken from the front of every name.
         zeroed: BatchNorm's counters that the file lacks.
         fresh: tensors of the model that start fresh, as asked.
-        fitted: what was done to tensors of another shape, in words.
+        fitted: descriptions of how tensors of another shape were fitted.
         rest: names of tensors in the file that are not the network's.
         averages: the key of averaged weights in the file, which were not taken.
     """
@@ -74,12 +74,12 @@ def load(
     unused: Sequence[str] = (),
     prefix: str | None = None,
 ) -> Loaded:
-    """Fills a model; beside it no more than one tensor is in memory at a time, where the format allows it.
+    """Fills a model; besides it only one tensor is in memory at a time, if the format allows it.
 
     Args:
         model: on the CPU.
         path: what `open_source` takes.
-        source: the opened weights, where another reader opened them.
+        source: the opened weights, if another reader opened them.
         fresh: shell patterns of names of tensors that stay as they are; the file may lack them, or have them in another shape.
         unused: patterns of names of tensors in the file that the model needs not.
         prefix: what stands before the network's names in the file; None to find it.
@@ -113,7 +113,7 @@ def load(
             for name, given in names.items():
                 change = fits[name].change if name in fits else None
                 own[name].copy_(_read(path, opened, given, own[name], change))
-        done = tuple(f"{name} {fit.said}" for name, fit in fits.items())
+        done = tuple(f"{name} {fit.description}" for name, fit in fits.items())
         return Loaded(path, len(names), opened.under, found.prefix, len(zeroed), len(kept), done, rest, opened.averages)
 
 
@@ -151,10 +151,10 @@ def open_source(path: Path, prefix: str | None = None) -> Source:
     Args:
         path: a `.safetensors`; a folder with `model.safetensors`, or with an index of several; a `.pth`, `.pt` or `.bin` with a
             state dict, alone or under a usual key; a folder of DeepSpeed.
-        prefix: where it begins with the key of a state dict, that one is meant.
+        prefix: selects the state dict whose key it begins with.
 
     Raises:
-        BadWeights: where there is nothing, or nothing that can be read without unpickling.
+        BadWeights: if there is nothing, or nothing that can be read without unpickling.
     """
     _refuse_our_own(path)
     if not path.exists():

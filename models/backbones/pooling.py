@@ -1,4 +1,4 @@
-"""Average pooling to a fixed size whose gradient is deterministic on GPUs, where torch's has none that is."""
+"""Average pooling to a fixed size whose gradient is deterministic on GPUs, unlike torch's."""
 
 import torch
 import torch.nn.functional as F

@@ -23,7 +23,7 @@ class Pyramid(nn.Module):
         strides: pixels of the image to one of the map, along height and width.
         block_names: what FSDP2 gathers at a time.
         left_out: names of the head's children.
-        input_weight: the name of the first convolution's weight, where the network says it.
+        input_weight: the name of the first convolution's weight, if the network has it.
 
     Shape: [B, in_channels, H, W] to a list of [B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])].
     """

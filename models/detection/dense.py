@@ -1,4 +1,4 @@
-"""RetinaNet and FCOS, which tell of every place of every map at once what is there, as torchvision has them.
+"""RetinaNet and FCOS, which predict at every place of every map at once, as in torchvision.
 
 Lin et al., Focal Loss for Dense Object Detection, ICCV 2017 (arXiv:1708.02002); Tian et al., FCOS, ICCV 2019
 (arXiv:1904.01355). Names of parameters, initialisation, losses and detections are torchvision's, so its weights fit. For 91
@@ -26,7 +26,7 @@ from phalanx.models.options import Options
 _STRIDES, _LEVELS = (8, 16, 32), 5
 _RATIOS = (0.5, 1.0, 2.0)  # height to width of anchors
 _SCALES = (1, 2 ** (1 / 3), 2 ** (2 / 3))  # of the anchors of a place
-Said = dict[str, Tensor]
+Outputs = dict[str, Tensor]
 
 
 class _Dense:
@@ -50,21 +50,21 @@ class _Dense:
         batch = together(images)
         listed = ImageList(batch, [(image.shape[-2], image.shape[-1]) for image in images])
         maps = list(self.backbone(batch).values())
-        said = {name: wide(value) for name, value in self.head(maps).items()}  # [B, places, ...] each
+        outputs = {name: wide(value) for name, value in self.head(maps).items()}  # [B, places, ...] each
         like = wide(batch[:0])
         anchors = self.anchor_generator(listed, [like.new_empty(each.shape[-2:]) for each in maps])
         per_place = self.anchor_generator.num_anchors_per_location()[0]
         counts = [each.shape[-2] * each.shape[-1] * per_place for each in maps]
         if targets is not None:
             own = [target | {"labels": target["labels"] + 1} for target in on_device(targets, batch)]
-            return self._losses(own, said, anchors, counts)
-        return self._detections(said, anchors, counts, listed.image_sizes, inference or Inference())
+            return self._losses(own, outputs, anchors, counts)
+        return self._detections(outputs, anchors, counts, listed.image_sizes, inference or Inference())
 
     def _detections(
-        self: Any, said: Said, anchors: Sequence[Tensor], counts: Sequence[int], sizes: Sequence[Any], wanted: Inference
+        self: Any, outputs: Outputs, anchors: Sequence[Tensor], counts: Sequence[int], sizes: Sequence[Any], wanted: Inference
     ) -> list[dict[str, Tensor]]:
         self.score_thresh, self.nms_thresh, self.detections_per_img = wanted.score, wanted.nms_iou, wanted.detections
-        of_maps = {name: list(value.split(counts, dim=1)) for name, value in said.items()}
+        of_maps = {name: list(value.split(counts, dim=1)) for name, value in outputs.items()}
         of_maps["cls_logits"] = [_without_background(each) for each in of_maps["cls_logits"]]
         found = self.postprocess_detections(of_maps, [list(each.split(counts)) for each in anchors], sizes)
         return [one | {"labels": one["labels"] - 1} for one in found]
@@ -78,7 +78,7 @@ def _without_background(logits: Tensor) -> Tensor:
 class _CoarseMaps(LastLevelP6P7):
     """The two coarsest maps, out of autocast, which costs next to nothing.
 
-    On CPUs the weight's gradient of a convolution in bf16 is partly memory that nobody has written, where a 3x3 kernel with
+    On CPUs the weight's gradient of a convolution in bf16 is partly uninitialized memory, if a 3x3 kernel with
     stride 2 sees one pixel: torch 2.14 (oneDNN), images of up to 64 pixels.
     """
 
@@ -100,9 +100,9 @@ class RetinaNet(_Dense, detection.RetinaNet):
         self._prepare(backbone)
 
     def _losses(
-        self, targets: Sequence[Mapping[str, Any]], said: Said, anchors: Sequence[Tensor], counts: Sequence[int]
+        self, targets: Sequence[Mapping[str, Any]], outputs: Outputs, anchors: Sequence[Tensor], counts: Sequence[int]
     ) -> dict[str, tuple[Tensor, Any]]:
-        means, images = self.compute_loss(targets, said, anchors), float(len(targets))
+        means, images = self.compute_loss(targets, outputs, anchors), float(len(targets))
         return {"classes": (means["classification"] * images, images), "boxes": (means["bbox_regression"] * images, images)}
 
 
@@ -110,7 +110,7 @@ class _FcosHead(FCOSHead):
     """Tells sums, and the places of objects that they are to be divided by."""
 
     def compute_loss(
-        self, targets: Any, head_outputs: Said, anchors: Sequence[Tensor], matched_idxs: Sequence[Tensor]
+        self, targets: Any, head_outputs: Outputs, anchors: Sequence[Tensor], matched_idxs: Sequence[Tensor]
     ) -> dict[str, tuple[Tensor, Any]]:
         means = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
         places = max(1, sum(int((matched >= 0).sum()) for matched in matched_idxs))
@@ -125,9 +125,9 @@ class Fcos(_Dense, detection.FCOS):
         self._prepare(backbone)
 
     def _losses(
-        self, targets: Sequence[Mapping[str, Any]], said: Said, anchors: Sequence[Tensor], counts: Sequence[int]
+        self, targets: Sequence[Mapping[str, Any]], outputs: Outputs, anchors: Sequence[Tensor], counts: Sequence[int]
     ) -> dict[str, tuple[Tensor, Any]]:
-        found: dict[str, tuple[Tensor, Any]] = self.compute_loss(targets, said, anchors, counts)
+        found: dict[str, tuple[Tensor, Any]] = self.compute_loss(targets, outputs, anchors, counts)
         names = {"classification": "classes", "bbox_regression": "boxes", "bbox_ctrness": "centreness"}
         return {names[name]: pair for name, pair in found.items()}
 
@@ -135,7 +135,7 @@ class Fcos(_Dense, detection.FCOS):
 def known_weights(
     name: str, targets: Sequence[Mapping[str, Any]], images: Tensor | Sequence[Tensor], own: Mapping[str, Any]
 ) -> dict[str, float]:
-    """What the losses are divided by, as far as the batch tells it: RetinaNet's by the number of images."""
+    """The losses' divisors, as far as the batch determines them: RetinaNet's by the number of images."""
     return dict.fromkeys(("classes", "boxes"), float(len(targets))) if name.startswith("retinanet") else {}
 
 

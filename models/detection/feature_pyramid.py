@@ -55,7 +55,7 @@ def feature_pyramid(
     """The pyramid on the backbone that the options name.
 
     Args:
-        options: `norm=frozen` of its own options freezes the backbone's BatchNorm.
+        options: its option `norm=frozen` freezes the backbone's BatchNorm.
         strides: of the maps that go in.
 
     Raises:
@@ -83,7 +83,7 @@ def anchor_sizes(options: Options, levels: int) -> tuple[int, ...]:
     """Of each map of the pyramid, the side of its anchors in pixels.
 
     Raises:
-        BadOption: where there are not as many as maps.
+        BadOption: if there are not as many as maps.
     """
     sizes = tuple(options.own("anchors"))
     if len(sizes) != levels:

@@ -1,6 +1,6 @@
 """BatchNorm whose statistics and factors are constants, as detectors have it that start from a trained backbone.
 
-Two images a device say too little of a channel's mean (Ren et al., arXiv:1506.01497, code; He et al., arXiv:1703.06870, code).
+Two images per device say too little of channel means (Ren et al., arXiv:1506.01497, code; He et al., arXiv:1703.06870, code).
 """
 
 from torch import nn
@@ -10,7 +10,7 @@ from torchvision.ops import FrozenBatchNorm2d
 def freeze(module: nn.Module) -> None:
     """Puts torchvision's FrozenBatchNorm2d in the place of every BatchNorm, under the same names.
 
-    Weight and bias become buffers: they are no parameters any more.
+    Weight and bias become buffers instead of parameters.
     """
     for name, layer in list(module.named_modules()):
         if isinstance(layer, nn.BatchNorm2d):

@@ -25,7 +25,7 @@ def paste(masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
         rows, columns = _centres(top, bottom, size[0], mask), _centres(left, right, size[1], mask)
         if not len(rows) or not len(columns):
             continue
-        # grid_sample counts from -1 to 1 over the mask's whole extent.
+        # grid_sample counts from -1 to 1 over the mask's full extent.
         down, across = (2 * (rows + 0.5 - top) / (bottom - top) - 1), (2 * (columns + 0.5 - left) / (right - left) - 1)
         y, x = torch.meshgrid(down, across, indexing="ij")
         grid = torch.stack([x, y], dim=-1).to(mask.dtype)

@@ -1,4 +1,4 @@
-"""The region proposal network: where there may be an object, of whatever class.
+"""The region proposal network: where there may be an object of any class.
 
 Ren et al., Faster R-CNN, NeurIPS 2015 (arXiv:1506.01497), section 3; on all maps of a pyramid: Lin et al. (arXiv:1612.03144),
 section 4.1. torchvision's, with its names of parameters and its proposals; here its anchors are sampled by a generator of each
@@ -31,7 +31,7 @@ class ProposalNetwork(RegionProposalNetwork):
 
     Args:
         anchors: makes anchors for each place of each map.
-        head: says of each anchor whether there is an object, and where.
+        head: predicts per anchor whether there is an object, and where.
     """
 
     def __init__(self, anchors: torch.nn.Module, head: torch.nn.Module):
@@ -44,7 +44,7 @@ class ProposalNetwork(RegionProposalNetwork):
         targets: Sequence[Mapping[str, Any]] | None = None,
         generators: Sequence[torch.Generator] = (),
     ) -> tuple[list[Tensor], dict[str, tuple[Tensor, Any]]]:
-        objectness, deltas = ([wide(each) for each in said] for said in self.head(list(features.values())))
+        objectness, deltas = ([wide(each) for each in outputs] for outputs in self.head(list(features.values())))
         anchors: list[Tensor] = self.anchor_generator(images, objectness)  # [anchors, 4] of each image
         counts = [each[0].numel() for each in objectness]
         logits, moves = concat_box_prediction_layers(objectness, deltas)  # [B * anchors, 1], [B * anchors, 4]

@@ -34,7 +34,7 @@ _LAYERS = [256, 256, 256, 256]
 
 
 class RegionNetwork(nn.Module):
-    """A network that proposes regions, and looks at each again.
+    """A network that proposes regions, and classifies each.
 
     Called with targets, while training, it gives the losses `rpn_objectness`, `rpn_boxes`, `classes`, `boxes` and maybe
     `masks`, each a sum and a weight; without, for each image `boxes` [k, 4] in pixels of the given image, `scores` [k], best
@@ -45,7 +45,7 @@ class RegionNetwork(nn.Module):
         backbone_name: of the submodule that weights of classification fit.
 
     Shape: images [B, C, H, W], or B of [C, h, w], normalised; targets: for each image `boxes` [n, 4], `labels` [n] from 0,
-        `masks` bool [n, H, W] where there are masks, and `seed`, a number from which its anchors and proposals are drawn.
+        `masks` bool [n, H, W] if there are masks, and `seed`, a number from which its anchors and proposals are drawn.
     """
 
     backbone_name = "backbone.body"

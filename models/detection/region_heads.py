@@ -1,7 +1,7 @@
 """What is in each proposal: its class, a better box, and its mask.
 
 Girshick, Fast R-CNN, ICCV 2015 (arXiv:1504.08083), section 2; masks and RoIAlign: He et al., Mask R-CNN, ICCV 2017
-(arXiv:1703.06870), section 3; which map a proposal is looked at on: Lin et al. (arXiv:1612.03144), equation 1. torchvision's,
+(arXiv:1703.06870), section 3; which map a proposal is assigned to: Lin et al. (arXiv:1612.03144), equation 1. torchvision's,
 with its names of parameters and its detections; here proposals are sampled by a generator of each image's own, losses are sums,
 and boxes are never in half precision.
 """
@@ -48,7 +48,7 @@ class RegionHeads(RoIHeads):
     """Losses of sampled proposals, or detections.
 
     Args:
-        strides: of the maps that proposals are looked at on.
+        strides: of the maps that proposals are assigned to.
         samples: proposals of an image that are learnt.
         masks: head and predictor of masks, if there are any.
     """
@@ -61,11 +61,11 @@ class RegionHeads(RoIHeads):
         box_predictor: nn.Module,
         masks: tuple[nn.Module, nn.Module] | None = None,
     ):
-        said = Inference()
+        defaults = Inference()
         super().__init__(
             *(_pool(strides, 7), box_head, box_predictor),
             *(0.5, 0.5, samples, _POSITIVES, None),
-            *(said.score, said.nms_iou, said.detections),
+            *(defaults.score, defaults.nms_iou, defaults.detections),
         )
         self._samples = samples
         if masks is not None:
@@ -80,7 +80,7 @@ class RegionHeads(RoIHeads):
         targets: Sequence[Mapping[str, Any]],
         generators: Sequence[torch.Generator],
     ) -> dict[str, tuple[Tensor, Any]]:
-        """The losses `classes`, `boxes` and, where there are masks, `masks`; weights are proposals of this batch.
+        """The losses `classes`, `boxes` and, if there are masks, `masks`; weights are proposals of this batch.
 
         Args:
             features: maps [B, channels, h, w] by name.
@@ -90,7 +90,7 @@ class RegionHeads(RoIHeads):
             generators: of each image.
         """
         samples = [self._sampled(*each) for each in zip(proposals, targets, generators, strict=True)]
-        logits, moves = self._said(features, [sample.boxes for sample in samples], sizes)
+        logits, moves = self._outputs(features, [sample.boxes for sample in samples], sizes)
         labels = torch.cat([sample.labels for sample in samples])
         found = {"classes": (F.cross_entropy(logits[: len(labels)], labels, reduction="sum"), len(labels))}
         found["boxes"] = (self._of_boxes(moves, samples, targets), len(labels))
@@ -107,7 +107,7 @@ class RegionHeads(RoIHeads):
         both = torch.cat([positive, negative])
         return _Sample(candidates[both], labels[both], objects[both], len(positive))
 
-    def _said(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
+    def _outputs(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
         """Logits [n, classes], and what moves the boxes of each class, [n, 4 * classes]."""
         seen = self.box_roi_pool(features, _at_least_one(boxes, sizes) if self.training else boxes, sizes)
         logits, moves = self.box_predictor(self.box_head(seen))
@@ -152,7 +152,7 @@ class RegionHeads(RoIHeads):
         self, features: Mapping[str, Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], wanted: Inference
     ) -> list[dict[str, Tensor]]:
         """Of each image `boxes` [k, 4], `scores` [k], best first, `labels` [k] from 0, maybe `masks` [k, 28, 28]."""
-        logits, moves = self._said(features, proposals, sizes)
+        logits, moves = self._outputs(features, proposals, sizes)
         self.score_thresh, self.nms_thresh, self.detections_per_img = wanted.score, wanted.nms_iou, wanted.detections
         boxes, scores, labels = self.postprocess_detections(logits, moves, proposals, sizes)
         found = [
@@ -178,7 +178,7 @@ def _pool(strides: Sequence[int], side: int) -> MultiScaleRoIAlign:
 
 
 def _at_least_one(boxes: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor]:
-    """The boxes; where no image has any, the whole of the first, of which nothing is learnt.
+    """The boxes; if no image has any, the full first image, with weight 0.
 
     So BatchNorm has something to see, and each parameter a gradient, which is zero.
     """

@@ -1,4 +1,4 @@
-"""What a detector learns from, where it computes."""
+"""A detector's targets, on its device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Boxes have no room in half precision: from 512 pixels on bf16 tells four apart, and from 2048 on fp16 two."""
+"""Half precision is too coarse for boxes: from 512 pixels on bf16 has steps of four, and from 2048 on fp16 of two."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Weights in a folder of DeepSpeed: a universal checkpoint, or a ZeRO one of stage 1 or 2, which holds the model whole."""
+"""Weights in a folder of DeepSpeed: a universal checkpoint, or a ZeRO one of stage 1 or 2, which holds the full model."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def _tagged(folder: Path) -> Path | None:
 
 
 def open_folder(folder: Path) -> Source:
-    """A universal checkpoint's tensors, or the model that stages 1 and 2 save whole.
+    """A universal checkpoint's tensors, or the full model that stages 1 and 2 save.
 
     Raises:
         BadWeights: under stage 3, under tensor parallelism, and where a file asks for more than tensors.
@@ -72,7 +72,7 @@ def open_folder(folder: Path) -> Source:
     if len(models) > 1:
         raise BadWeights(f"{folder}: the model is cut into {len(models)} tensor-parallel parts. {_conversion(folder)}")
     if models:
-        return _whole(models[0])
+        return _full(models[0])
     if any(folder.glob("zero_pp_rank_*_model_states.pt")):
         raise BadWeights(f"{folder}: ZeRO-3 has cut every weight into the ranks' parts. {_conversion(folder)}")
     newest = _tagged(folder)
@@ -80,7 +80,7 @@ def open_folder(folder: Path) -> Source:
     return open_folder(newest)
 
 
-def _whole(path: Path) -> InMemory:
+def _full(path: Path) -> InMemory:
     try:
         return torch_file.open_file(path)
     except BadWeights:

@@ -1,4 +1,4 @@
-"""Names of tensors in somebody's file and in our model: what stands before them, and what lies beside them."""
+"""Names of tensors in a file of pretrained weights and in our model: prefixes, and further tensors."""
 
 import re
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ def without_prefix(given: ShapesByName, own: ShapesByName, flat: bool, asked: st
         asked: the prefix that is meant; None to look for it.
 
     Raises:
-        BadWeights: where as many names lie under another prefix, or none under the one that is asked for.
+        BadWeights: if as many names have another prefix, or none has the requested one.
     """
     if asked is not None:
         prefix = asked if asked in ("", ".") or asked.endswith(".") else f"{asked}."

@@ -25,7 +25,7 @@ class SafetensorsFiles:
         self._file_of: dict[str, safe_open] = {}
         for path in files:
             if not path.is_file():  # a pipe would be waited for
-                raise ValueError(f"{path.name} is no file")
+                raise ValueError(f"{path.name} is not a file")
             file = self._files.enter_context(safe_open(path, framework="pt", device="cpu"))
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 if name in self._file_of:
@@ -45,22 +45,22 @@ def open_index(index: Path) -> SafetensorsFiles:
     """The files that an index names, all of them beside it.
 
     Raises:
-        BadWeights: where the index names a file that is not there, or a tensor that no file has.
+        BadWeights: if the index names a missing file, or a tensor that no file has.
     """
     try:
         where = dict(json.loads(index.read_text(), object_pairs_hook=_each_key_once)["weight_map"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise BadWeights(
-            f"{index}: this is no index of safetensors files: JSON with a 'weight_map', each key once. Write it again."
+            f"{index}: this is not an index of safetensors files: JSON with a 'weight_map', each key once. Write it again."
         ) from None
     names = sorted({str(file) for file in where.values()})
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():
-            raise BadWeights(f"{index}: it names the file {name}, which does not lie beside it. Copy the whole folder.")
+            raise BadWeights(f"{index}: it names the file {name}, which is missing. Copy the complete folder.")
     source = SafetensorsFiles([index.parent / name for name in names])
     lost = [name for name in where if name not in source.shapes]
     if lost:
-        raise BadWeights(f"{index}: no file has the tensor {lost[0]} that it names. Copy the whole folder again.")
+        raise BadWeights(f"{index}: no file has the tensor {lost[0]} that it names. Copy the complete folder again.")
     return source
 
 

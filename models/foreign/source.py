@@ -1,4 +1,4 @@
-"""What a reader of somebody's weights gives: names and shapes first, then one tensor at a time."""
+"""The interface of readers of pretrained weights: names and shapes first, then one tensor at a time."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 
 # What a reader that meets nonsense lets through from Python and from parsers.
 _FROM_PYTHON = re.compile(r"invalid literal|codec can't|while parsing|unpack|out of range|object|Exceeds the limit|recursion")
-# The long advice of libraries, which names switches of their own.
+# The long advice of libraries, which names their own switches.
 _FROM_LIBRARIES = (
     (re.compile(r"TorchScript"), "it is a TorchScript archive, which holds a program"),
     (re.compile(r"central directory|Invalid argument|EOF|inline_container|deserializing header|hasRecord|^\d+$"),
@@ -20,7 +20,7 @@ _LONGEST = 300  # characters of a reason: it may repeat the file
 
 
 class BadWeights(ValueError):
-    """The file or folder of weights cannot be used; the message says why."""
+    """The file or folder of weights cannot be used; the message has the reason."""
 
 
 class Source(Protocol):
@@ -40,7 +40,7 @@ class Source(Protocol):
 
     @property
     def averages(self) -> str:
-        """The key of averaged weights (EMA) beside them, which were not taken; empty where there are none."""
+        """The key of averaged weights (EMA) beside them, which were not loaded; empty without any."""
 
     def read(self, name: str) -> Tensor:
         """One tensor, in CPU memory; it may be a view of the file."""
@@ -66,14 +66,14 @@ class InMemory:
 
 
 def reason(error: Exception) -> str:
-    """Why a library's safe reader does not take a file, in a few words."""
+    """A short reason why a library's safe reader refuses a file."""
     asked = re.search(r"GLOBAL ([\w.]+)", str(error))
     if asked:
-        return f"it asks for {asked[1]}, which is no tensor"
-    said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    if (ours := next((words for pattern, words in _FROM_LIBRARIES if pattern.search(said)), None)) is not None:
+        return f"it asks for {asked[1]}, which is not a tensor"
+    message = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if (ours := next((own for pattern, own in _FROM_LIBRARIES if pattern.search(message)), None)) is not None:
         return ours
-    return "its content is broken" if _FROM_PYTHON.search(said) else said[:_LONGEST]
+    return "its content is broken" if _FROM_PYTHON.search(message) else message[:_LONGEST]
 
 
 def _other_kind(path: Path) -> str | None:
@@ -98,6 +98,4 @@ def unreadable(path: Path, error: Exception) -> BadWeights:
     """The refusal of a file that its library's safe reader does not take."""
     if (kind := _other_kind(path)) is not None:
         return BadWeights(f"{path}: {kind}")
-    return BadWeights(
-        f"{path}: these are no weights that can be read safely ({reason(error)}). Save the model's state_dict alone."
-    )
+    return BadWeights(f"{path}: these weights cannot be read safely ({reason(error)}). Save only the model's state_dict.")

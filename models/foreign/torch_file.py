@@ -16,9 +16,9 @@ _ZIP = b"PK\x03\x04"
 
 
 def load(path: Path) -> Any:
-    """What a file holds; its tensors are mapped, not read, where torch's newer format allows it."""
+    """The content of a file; its tensors are mapped, not read, if torch's newer format allows it."""
     if not path.is_file():  # a pipe would be waited for
-        raise ValueError(f"{path.name} is no file")
+        raise ValueError(f"{path.name} is not a file")
     with open(path, "rb") as file:
         mapped = file.read(len(_ZIP)) == _ZIP
     with warnings.catch_warnings():
@@ -41,10 +41,10 @@ def open_file(path: Path, prefix: str | None = None) -> InMemory:
     """A state dict, maybe with plain values beside it; or a dict that holds one under a usual key, or only one.
 
     Args:
-        prefix: where it begins with the key of one, that one is meant.
+        prefix: selects the state dict whose key it begins with.
 
     Raises:
-        BadWeights: where it holds none, or several.
+        BadWeights: if it holds none, or several.
     """
     held = load(path)
     if are_tensors(held):

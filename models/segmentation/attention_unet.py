@@ -20,7 +20,7 @@ class AttentionGate(nn.Module):
 
     Args:
         channels: of the skip connection, and of the sum.
-        gating: channels of the coarser map that says where to look.
+        gating: channels of the coarser map that controls the gate.
 
     Shape: [B, channels, H, W] and [B, gating, ceil(H / 2), ceil(W / 2)] to [B, channels, H, W].
     """

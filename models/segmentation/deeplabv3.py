@@ -28,7 +28,7 @@ def build(name: str, options: Options) -> DeepestMap:
     Shape: [B, in_channels, H, W] to [B, num_classes, H, W]; while training `out` and `aux1`.
 
     Raises:
-        BadOption: where a backbone has other blocks than the factors are for.
+        BadOption: if a backbone's blocks do not match the factors.
     """
     backbone = encoder(options)
     if options.own("multi_grid"):
@@ -47,7 +47,7 @@ def apply_multi_grid(backbone: Pyramid, factors: Sequence[int], name: str) -> No
     """Multiplies the dilations of a ResNet's last stage: block i's is `factors[i]` times what its stride asks for.
 
     Raises:
-        BadOption: where the stage has another number of blocks, or there is none.
+        BadOption: if the stage has another number of blocks, or does not exist.
     """
     stage = getattr(backbone, "layer4", None)
     blocks = list(stage.children()) if isinstance(stage, nn.Sequential) else []

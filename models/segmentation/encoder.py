@@ -28,7 +28,7 @@ def fine_map(backbone: Pyramid, options: Options) -> int:
     """The place of the deepest map with a stride of 4.
 
     Raises:
-        BadOption: where the backbone has none.
+        BadOption: if the backbone has none.
     """
     places = [place for place, stride in enumerate(backbone.strides) if stride == 4]
     if not places:

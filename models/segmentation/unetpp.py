@@ -1,7 +1,7 @@
 """UNet++: Zhou et al., A Nested U-Net Architecture for Medical Image Segmentation, DLMIA 2018 (arXiv:1807.10165).
 
 As in the paper: 32 to 512 channels, nodes of two 3x3 convolutions, up-convolutions of 2x2; 9.04M parameters, as the paper says.
-With deep supervision each of the four nodes of full size has a head and a loss of its own, and evaluation takes the mean of
+With deep supervision each of the four nodes of full size has its own head and loss, and evaluation takes the mean of
 their logits (the paper's accurate mode takes that of their outputs).
 """
 

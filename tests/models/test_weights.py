@@ -104,7 +104,7 @@ def test_an_index_that_names_what_is_not_there_is_refused(tmp_path: Path) -> Non
     index.write_text('{"weight_map": {"head.bias": "a", "head.bias": "b"}}')
     assert "each key once" in refusal(index)
     index.write_text("[]")
-    assert "no index" in refusal(index)
+    assert "not an index" in refusal(index)
 
 
 def test_tied_weights_load_from_the_one_name_that_was_stored(tmp_path: Path) -> None:

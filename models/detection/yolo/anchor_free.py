@@ -1,4 +1,4 @@
-"""YOLOX: no anchors; each cell tells one box, and objects choose the cells that learn them.
+"""YOLOX: no anchors; each cell predicts one box, and objects choose the cells that learn them.
 
 Ge et al., YOLOX: Exceeding YOLO Series in 2021, arXiv:2107.08430.
 """
@@ -19,16 +19,16 @@ _LARGEST_LOGARITHM = 15.0  # of a side in strides: what is larger has no exponen
 class YoloX(Yolo):
     """YOLOX, without the L1 loss of its last epochs."""
 
-    def _flat(self, said: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What is said of all cells [B, cells, 5 + classes], its boxes [B, cells, 4], their centres and strides."""
-        centres, strides = places([each.shape[1:3] for each in said], STRIDES, said[0])
-        flat = torch.cat([each.flatten(1, 2) for each in said], dim=1)
+    def _flat(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The predictions of all cells [B, cells, 5 + classes], their boxes [B, cells, 4], their centres and strides."""
+        centres, strides = places([each.shape[1:3] for each in outputs], STRIDES, outputs[0])
+        flat = torch.cat([each.flatten(1, 2) for each in outputs], dim=1)
         middle = flat[..., :2] * strides[:, None] + centres - strides[:, None] / 2
         half = flat[..., 2:4].clamp(max=_LARGEST_LOGARITHM).exp() * strides[:, None] / 2
         return flat, torch.cat([middle - half, middle + half], dim=-1), centres, strides
 
-    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
-        flat, boxes, centres, strides = self._flat(said)
+    def _losses(self, outputs: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
+        flat, boxes, centres, strides = self._flat(outputs)
         zero = flat.sum() * 0.0
         of_boxes, of_classes, found, count = zero, zero, torch.zeros_like(flat[..., 4]), 0
         split = zip(there.boxes.split(there.counts), there.labels.split(there.counts), strict=True)
@@ -47,7 +47,7 @@ class YoloX(Yolo):
         weight = max(1, count)
         return {"boxes": (of_boxes * _BOXES, weight), "objects": (of_objects, weight), "classes": (of_classes, weight)}
 
-    def _decoded(self, said: list[Tensor]) -> tuple[Tensor, Tensor]:
-        flat, boxes, _, _ = self._flat(said)
+    def _decoded(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        flat, boxes, _, _ = self._flat(outputs)
         sure = flat[..., 4:].sigmoid()
         return boxes, sure[..., :1] * sure[..., 1:]

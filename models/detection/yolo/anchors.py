@@ -1,4 +1,4 @@
-"""YOLOv3 and v5: boxes told as changes of anchors.
+"""YOLOv3 and v5: boxes as offsets of anchors.
 
 Redmon and Farhadi, YOLOv3: An Incremental Improvement, arXiv:1804.02767; v5, which has no paper of its authors: Terven et al.,
 A Comprehensive Review of YOLO, arXiv:2304.00501, section 9. v3 here learns as v5 does: objects are matched by shape, boxes
@@ -40,19 +40,19 @@ class AnchorYolo(Yolo):
                 bias[:, 4] += math.log(8 / (_SIDE / stride) ** 2)  # about eight objects an image
                 bias[:, 5:] += math.log(0.6 / (classes - 0.99))
 
-    def _box(self, said: Tensor, column: Tensor, row: Tensor, anchor: Tensor, stride: int) -> Tensor:
-        """Boxes [..., 4] in pixels of what is said [..., 5 + classes] of cells. A side is at most four times its anchor's."""
-        told = said[..., :4].sigmoid()
-        centre = (2 * told[..., :2] - 0.5 + torch.stack([column, row], dim=-1)) * stride
-        half = (2 * told[..., 2:]).square() * anchor / 2
+    def _box(self, outputs: Tensor, column: Tensor, row: Tensor, anchor: Tensor, stride: int) -> Tensor:
+        """Boxes [..., 4] in pixels, from the outputs [..., 5 + classes] of cells. A side is at most four times its anchor's."""
+        shares = outputs[..., :4].sigmoid()
+        centre = (2 * shares[..., :2] - 0.5 + torch.stack([column, row], dim=-1)) * stride
+        half = (2 * shares[..., 2:]).square() * anchor / 2
         return torch.cat([centre - half, centre + half], dim=-1)
 
-    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
+    def _losses(self, outputs: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
         zero = (
-            torch.stack([each.sum() for each in said]).sum() * 0.0
+            torch.stack([each.sum() for each in outputs]).sum() * 0.0
         )  # where no object is matched, every parameter is reached all the same
         boxes, of_classes, of_objects, count = zero, zero, zero, 0
-        for place, (each, matches) in enumerate(zip(said, _matches(there, self.anchors, said), strict=True)):
+        for place, (each, matches) in enumerate(zip(outputs, _matches(there, self.anchors, outputs), strict=True)):
             image, anchor, row, column, number = matches
             picked = each[image, anchor, row, column]  # [n, 5 + classes]
             shapes = picked.new_tensor(self.anchors[place])[anchor]
@@ -74,9 +74,9 @@ class AnchorYolo(Yolo):
             "classes": (of_classes * (_CLASSES * self.classes / 80), count),
         }
 
-    def _decoded(self, said: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _decoded(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         boxes, scores = [], []
-        for place, each in enumerate(said):
+        for place, each in enumerate(outputs):
             batch, _, height, width, numbers = each.shape
             row = torch.arange(height, device=each.device).view(-1, 1).expand(height, width)
             column = torch.arange(width, device=each.device).expand(height, width)

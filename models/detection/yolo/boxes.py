@@ -40,7 +40,7 @@ def iou(one: Tensor, other: Tensor) -> Tensor:
 def complete_iou(one: Tensor, other: Tensor) -> Tensor:
     """CIoU: less where centres are apart and where aspects differ (Zheng et al., arXiv:1911.08287, equations 7 to 12).
 
-    As there, the weight of the aspects' difference is no function of the boxes where gradients are made.
+    As there, the weight of the aspects' difference is a constant for gradients.
 
     Shape: [n, 4] and [n, 4] to [n].
     """

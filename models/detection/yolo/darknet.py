@@ -13,7 +13,7 @@ _STAGES = ((64, 1), (128, 2), (256, 8), (512, 8), (1024, 4))  # channels and res
 
 
 def _five(channels: int, half: int) -> nn.Sequential:
-    """Convolutions 1x1 and 3x3 in turn. Shape: [B, channels, H, W] to [B, half, H, W]."""
+    """Alternating 1x1 and 3x3 convolutions. Shape: [B, channels, H, W] to [B, half, H, W]."""
     widths = [channels, half, 2 * half, half, 2 * half, half]
     kernels = (1, 3, 1, 3, 1)
     layers = zip(widths[:-1], widths[1:], kernels, strict=True)

@@ -12,7 +12,7 @@ from phalanx.models.detection.inference import Inference, best
 from phalanx.models.detection.yolo.layers import Conv
 
 LossTerms = dict[str, tuple[Tensor, Any]]
-_CANDIDATES = 3000  # most detections an image that non-maximum suppression looks at
+_CANDIDATES = 3000  # most detections per image that enter non-maximum suppression
 
 
 class Objects(NamedTuple):
@@ -47,7 +47,7 @@ class Yolo(nn.Module):
 
     Args:
         body: from images to three maps; its `block_names` and `channels` are read.
-        head: from maps to what is said of each of their cells.
+        head: from maps to the predictions of each cell.
 
     Shape: images [B, C, H, W], or B of [C, h, w], normalised; targets: for each image `boxes` [n, 4] and `labels` [n].
     """
@@ -65,23 +65,23 @@ class Yolo(nn.Module):
         inference: Inference | None = None,
     ) -> Any:
         batch = together(images)
-        said = self.head(self.body(batch))
-        # Boxes of hundreds of pixels have no room in half precision.
-        said = [each.float() if each.dtype in (torch.float16, torch.bfloat16) else each for each in said]
+        outputs = self.head(self.body(batch))
+        # Half precision is too coarse for boxes of hundreds of pixels.
+        outputs = [each.float() if each.dtype in (torch.float16, torch.bfloat16) else each for each in outputs]
         size = (batch.shape[-2], batch.shape[-1])
         if targets is not None:
-            return self._losses(said, objects(targets, said[0]), size)
-        boxes, scores = self._decoded(said)
+            return self._losses(outputs, objects(targets, outputs[0]), size)
+        boxes, scores = self._decoded(outputs)
         sizes = [tuple(image.shape[-2:]) for image in images]
         wanted = inference or Inference()
         return [_detections(*each, wanted) for each in zip(boxes, scores, sizes, strict=True)]
 
     @abstractmethod
-    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
-        """The losses, from what the head says of images [H, W] in size."""
+    def _losses(self, outputs: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
+        """The losses, from the head's outputs on images [H, W] in size."""
 
     @abstractmethod
-    def _decoded(self, said: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def _decoded(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Boxes [B, cells, 4] in pixels, and scores [B, cells, classes] from 0 to 1."""
 
     def fuse(self) -> "Yolo":

@@ -1,4 +1,4 @@
-"""YOLOv8: no anchors and no word for the object; each side of a box is the mean of a distribution.
+"""YOLOv8: no anchors and no objectness; each side of a box is the mean of a distribution.
 
 It has no paper of its authors: Terven et al., A Comprehensive Review of YOLO, arXiv:2304.00501, section 12. Assignment: Feng et
 al., arXiv:2108.07755; distributions: Li et al., arXiv:2006.04388; CIoU: Zheng et al., arXiv:1911.08287.
@@ -25,17 +25,17 @@ class YoloV8(Yolo):
         super().__init__(body, head, classes)
         self.head: DistributionHead = head
 
-    def _flat(self, said: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def _flat(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Of all cells logits of distances [B, cells, 4, BINS] and classes, boxes [B, cells, 4], their centres and strides."""
-        centres, strides = places([each.shape[1:3] for each in said], STRIDES, said[0])
-        flat = torch.cat([each.flatten(1, 2) for each in said], dim=1)
+        centres, strides = places([each.shape[1:3] for each in outputs], STRIDES, outputs[0])
+        flat = torch.cat([each.flatten(1, 2) for each in outputs], dim=1)
         bins = flat[..., : 4 * BINS].unflatten(-1, (4, BINS))
         distances = bins.softmax(dim=-1) @ self.head.projection.to(bins.dtype) * strides[:, None]
         boxes = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], dim=-1)
         return bins, flat[..., 4 * BINS :], boxes, centres, strides
 
-    def _losses(self, said: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
-        bins, logits, boxes, centres, strides = self._flat(said)
+    def _losses(self, outputs: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
+        bins, logits, boxes, centres, strides = self._flat(outputs)
         of_boxes = of_distances = (bins.sum() + logits.sum()) * 0.0
         wanted, total = torch.zeros_like(logits), logits.new_zeros(())
         split = zip(there.boxes.split(there.counts), there.labels.split(there.counts), strict=True)
@@ -58,8 +58,8 @@ class YoloV8(Yolo):
             "distances": (of_distances * _DISTANCES, weight),
         }
 
-    def _decoded(self, said: list[Tensor]) -> tuple[Tensor, Tensor]:
-        _, logits, boxes, _, _ = self._flat(said)
+    def _decoded(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+        _, logits, boxes, _, _ = self._flat(outputs)
         return boxes, logits.sigmoid()
 
 

@@ -1,4 +1,4 @@
-"""What the YOLO networks say of each place of their maps."""
+"""The YOLO networks' prediction heads."""
 
 import math
 from collections.abc import Sequence
@@ -53,8 +53,8 @@ class DecoupledHead(nn.Module):
         for place, x in enumerate(maps):
             x = self.stems[place](x)
             of_classes, of_boxes = self.class_convs[place](x), self.box_convs[place](x)
-            said = [self.boxes[place](of_boxes), self.objects[place](of_boxes), self.classes[place](of_classes)]
-            found.append(torch.cat(said, dim=1).permute(0, 2, 3, 1))
+            outputs = [self.boxes[place](of_boxes), self.objects[place](of_boxes), self.classes[place](of_classes)]
+            found.append(torch.cat(outputs, dim=1).permute(0, 2, 3, 1))
         return found
 
 
@@ -63,7 +63,7 @@ def _twice(conv: ConvOf, channels: int) -> nn.Sequential:
 
 
 class DistributionHead(nn.Module):
-    """v8: for each side of the box a distribution of its distance, and the classes; no word for the object.
+    """v8: for each side of the box a distribution of its distance, and the classes; no objectness.
 
     Shape: maps [B, channels[i], h, w] to [B, h, w, 4 * BINS + classes] each.
     """

@@ -80,7 +80,7 @@ def refine(image: Tensor, log_probabilities: Tensor, parameters: Parameters | No
         [C, H, W], float32, with a sum of 1 at each pixel.
 
     Raises:
-        ValueError: where the sizes differ, or a standard deviation is too small for the lattice.
+        ValueError: if the sizes differ, or a standard deviation is too small for the lattice.
     """
     parameters = parameters or Parameters()
     if image.shape[-2:] != log_probabilities.shape[-2:]:

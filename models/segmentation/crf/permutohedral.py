@@ -5,9 +5,9 @@ Adams, Baek and Davis, Fast High-Dimensional Filtering Using the Permutohedral L
 Space is cut into equal simplices. Each point is splatted onto the d + 1 vertices of its simplex, by barycentric weights; the
 vertices that are there are blurred with [1/4, 1/2, 1/4] along the d + 1 directions of the lattice; and each point takes a mean
 of its vertices, by the same weights. What a point gives itself is what the paper's equation of variances makes of it, so
-that the whole is about a Gaussian, up to a factor: it decreases a little too slowly, and is a little different in every place.
+that the result is about a Gaussian, up to a factor: it decreases a little too slowly, and is a little different in every place.
 
-Vertices have whole coordinates `x_0, ..., x_d`, whose sum is zero, all congruent modulo d + 1. Here a vertex is one whole
+Vertices have integer coordinates `x_0, ..., x_d`, whose sum is zero, all congruent modulo d + 1. Here a vertex is one whole
 number: its first d coordinates divided by d + 1, in a mixed base, and their common remainder.
 """
 
@@ -26,7 +26,7 @@ class PermutohedralLattice:
         points: [N, d], floating point, in units of the Gaussian's standard deviation.
 
     Raises:
-        ValueError: where the points are too far apart for their vertices to be numbered.
+        ValueError: if the points are too far apart for their vertices to be numbered.
     """
 
     def __init__(self, points: Tensor):

@@ -56,7 +56,7 @@ def open_index(index: Path) -> SafetensorsFiles:
     names = sorted({str(file) for file in where.values()})
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():
-            raise BadWeights(f"{index}: it names the file {name}, which is missing. Copy the complete folder.")
+            raise BadWeights(f"{index}: it names the file {name}, which is not beside it. Copy the complete folder.")
     source = SafetensorsFiles([index.parent / name for name in names])
     lost = [name for name in where if name not in source.shapes]
     if lost:

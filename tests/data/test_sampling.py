@@ -107,5 +107,5 @@ def test_boxes_are_counted_as_often_as_they_come() -> None:
 
 
 def test_objects_that_are_not_counted_cannot_be_evened_out() -> None:
-    with pytest.raises(UserError, match=r"data\.sampling=class_balanced needs .* or, for detection, one with the method"):
+    with pytest.raises(UserError, match=r"data\.sampling=class_balanced needs .* for detection, one with the method"):
         resampled(Noise("detection"), recipe().data, 1)

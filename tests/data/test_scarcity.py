@@ -23,7 +23,7 @@ SHARED = "/dev/shm, through which loader processes send batches, is full or too 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a loader process was killed: most often"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a loader process was killed: usually"),
         (RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"), "a loader process ended without a report"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. "), "ended: Segmentation fault"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that"), SHARED),

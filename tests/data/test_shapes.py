@@ -86,8 +86,8 @@ def test_a_picture_takes_less_than_two_milliseconds() -> None:
     ("options", "said"),
     [
         ({"sise": 3}, "data.options.sise: shapes takes size, train"),
-        ({"size": 8}, "data.options.size=8: must be a whole number of at least 16"),
-        ({"train": "many"}, "data.options.train=many: must be a whole number"),
+        ({"size": 8}, "data.options.size=8: must be an integer of at least 16"),
+        ({"train": "many"}, "data.options.train=many: must be an integer"),
         ({"target": "cls"}, "data.options.target=cls: shapes has class, mask, boxes"),
         ({"train": 0}, "the split 'train' has no samples"),
     ],

@@ -29,7 +29,7 @@ class _Fault(Exception):
 
 
 class KeyTwice(ValueError):
-    """A key stands twice in an object, of which a parser would take the last without a word.
+    """A key occurs twice in an object, of which a parser would silently take the last.
 
     Attributes:
         key: as a sentence shows it.
@@ -37,7 +37,7 @@ class KeyTwice(ValueError):
 
     def __init__(self, key: str):
         self.key = repr(brief(key))
-        super().__init__(f"the key {self.key} stands twice")
+        super().__init__(f"the key {self.key} occurs twice")
 
 
 def parse_json(text: str, path: str) -> Any:
@@ -85,7 +85,7 @@ def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object, for `json.loads(object_pairs_hook=...)`.
 
     Raises:
-        KeyTwice: where a key stands twice.
+        KeyTwice: if a key occurs twice.
     """
     found = dict(pairs)
     if len(found) < len(pairs):

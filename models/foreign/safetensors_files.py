@@ -67,5 +67,5 @@ def open_index(index: Path) -> SafetensorsFiles:
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands twice, of which the last would count")
+        raise ValueError("a key occurs twice, of which the last would count")
     return found

@@ -51,11 +51,11 @@ def lines(run: RunDirectory, rank: int | None, count: int) -> list[str]:
     first = reports[0] if reports else None
     told = [] if first is None or (first.echo and not first.apart and lost) else _described(first)
     if not told and lost:
-        found = [f"the first rank to end, by srun: {lost}"]
+        told = [f"the first rank to end, by srun: {lost}"]
     if not told and first:
         told = _described(first)
     if others := len(reports) - 1 if first and not first.apart else 0:  # the others report the same
-        found.append(f"{others} more rank{'s' if others > 1 else ''} failed after it: errors/ has their reports")
+        told.append(f"{others} more rank{'s' if others > 1 else ''} failed after it: errors/ has their reports")
     shown = rank if rank is not None else first.rank if first and (first.apart or not first.echo) else 0
     return [*map(printable, told), *_tail(run, shown, count, wanted=rank is not None)]
 

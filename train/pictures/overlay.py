@@ -66,7 +66,7 @@ def outlines(classes: NDArray[Any]) -> NDArray[numpy.bool_]:
     return found
 
 
-def _rows(legend: Sequence[tuple[int, str, float]], width: int) -> list[list[tuple[int, int, str, str]]]:
+def _rows(legend: Sequence[tuple[int, str, float]], available: int) -> list[list[tuple[int, int, str, str]]]:
     """The legend's entries, row by row: left edge, number of the class, name, percentage."""
     face = font(_TEXT_SIZE)
     rows: list[list[tuple[int, int, str, str]]] = [[]]
@@ -74,9 +74,9 @@ def _rows(legend: Sequence[tuple[int, str, float]], width: int) -> list[list[tup
     for index, name, share in legend:
         percent = f"{share:.0%}" if share >= 0.01 else "<1%"
         around = _SWATCH + 7 + 6 + text_width(percent, face)
-        name = shortened(name, face, max(0, width - around))
+        name = shortened(name, face, max(0, available - around))
         width = around + text_width(name, face)
-        if rows[-1] and x + width > _MARGIN + width:
+        if rows[-1] and x + width > _MARGIN + available:
             rows.append([])
             x = _MARGIN
         rows[-1].append((x, index, name, percent))

@@ -108,6 +108,8 @@ def _same(sample: dict[str, Any]) -> dict[str, Any]:
 _same.ragged = frozenset({"boxes"})  # type: ignore[attr-defined]
 
 
+# torch leaves its own connection to a killed loader process to the garbage collection.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [("killed", "when memory runs out"), ("no room", "/dev/shm, through which"), ("no files", "too many open files")],

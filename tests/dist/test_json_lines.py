@@ -39,7 +39,7 @@ def test_a_broken_line_is_skipped_and_reported_once(line: bytes, tmp_path: Path,
         assert [found["step"] for found in read_lines(path, step=int)] == [1, 3]
     said = capsys.readouterr().err
     assert said.startswith((f"phalanx: {path}: line ", f"phalanx: {path}: 2 lines"))
-    assert said.count("skipped") == 1
+    assert said.count("was skipped") == 1
 
     JsonLines(path).close()
     join_last(path, {"step": 3, "val/loss": 0.5})

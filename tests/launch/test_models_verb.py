@@ -51,7 +51,7 @@ def test_of_a_network_for_segmentation_its_own_options_and_its_backbone_are_repo
         assert fact in shown
     assert main(["models", "segnet"]) == 0
     shown = capsys.readouterr().out
-    assert "vgg16_bn where it is not set; vgg11, vgg11_bn" in shown and "score " not in shown
+    assert "vgg16_bn if it is not set; vgg11, vgg11_bn" in shown and "score " not in shown
     assert main(["models", "--kind", "segmentation"]) == 0
     (unet,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("unet ")]
     assert unet.split()[:4] == ["unet", "segmentation", "31,033,045", "-"]

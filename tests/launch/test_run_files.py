@@ -267,7 +267,7 @@ def test_the_folder_of_jobs_is_shut_for_others_and_refused_where_others_wrote(tm
     assert folder.stat().st_mode & 0o777 == 0o700 and [path.name for path in folder.iterdir()] == ["job.pkl"]
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="not a folder"):
         submit._make_private(folder)
 
 

@@ -1,4 +1,4 @@
-"""Every network for segmentation learns eight images by heart.
+"""Every network for segmentation overfits eight images.
 
     python benchmarks/overfit.py --smoke
     python benchmarks/overfit.py [--networks fcn8s unet ...] [--output docs/overfit.md] [--results FILE.jsonl]
@@ -69,7 +69,7 @@ def overfit(
     most_steps: int = MOST_STEPS,
     **options: Any,
 ) -> dict[str, Any]:
-    """Trains a network until it knows the images by heart.
+    """Trains a network until it overfits the images.
 
     Args:
         rate: learning rate; by whether the network has BatchNorm where it is not given.

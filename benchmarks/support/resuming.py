@@ -1,4 +1,4 @@
-"""An engine goes on from the newest checkpoint, as a run does."""
+"""An engine resumes from the newest checkpoint, as a run does."""
 
 from pathlib import Path
 

@@ -1,9 +1,10 @@
-"""The whole suite, in lanes that run beside each other, since many tests wait for processes more than they compute.
+"""The whole suite in parts, three at a time, since many tests wait for processes more than they compute.
 
     python -m tests [arguments of pytest ...]
 
-A lane is a pytest of its own: the tests that need SLURM; those that start commands; all others. While they run, a line says how
-far each is; what they reported comes at the end, with the slowest tests of each. Exit code 1 where any test failed.
+A part is a pytest of its own: the tests that need SLURM, or those of a folder. The longest parts start first, and the next one
+starts when one has ended. While they run, a line says how far each is; what they reported comes at the end, with the slowest
+tests of each. Exit code 1 where any test failed.
 """
 
 import os
@@ -16,80 +17,113 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_COMMANDS = ("tests/launch", "tests/test_docs.py", "tests/benchmarks", "tests/test_habits.py")
-_LANES = {
-    "slurm": ["-m", "slurm", "tests"],
-    "commands": ["-m", "not slurm", *_COMMANDS],
-    "others": ["-m", "not slurm", "tests", *(f"--ignore={path}" for path in _COMMANDS)],
+# The longest first. `rest` takes whatever no other part names, so that no test can be forgotten.
+_FOLDERS = {
+    "launch": ["tests/launch"],
+    "dist": ["tests/dist"],
+    "models": ["tests/models"],
+    "docs": ["tests/test_docs.py", "tests/test_extending.py", "tests/test_habits.py"],
+    "data": ["tests/data"],
+    "train": ["tests/train"],
+    "benchmarks": ["tests/benchmarks"],
 }
-# Less important than SLURM's daemons, whose timeouts are in seconds.
-_NICENESS = {"slurm": 0, "commands": 5, "others": 6}
+_NAMED = [path for paths in _FOLDERS.values() for path in paths]
+_PARTS = {
+    "slurm": ["-m", "slurm", "tests"],
+    **{name: ["-m", "not slurm", *paths] for name, paths in _FOLDERS.items()},
+    "rest": ["-m", "not slurm", "tests", *(f"--ignore={path}" for path in _NAMED)],
+}
+_AT_ONCE = 3
+# SLURM's daemons, whose timeouts are in seconds, come before all other tests.
+_NICENESS = {"slurm": 0}
+_OTHERS = 5
 _SECONDS = 30.0  # between two lines where the output is not a terminal
 _DURATIONS = "--durations=15"
-# 5: pytest found no test, since the arguments chose some of another lane.
+# 5: pytest found no test, since the arguments chose some of another part.
 _PASSED = (0, 5)
 
 
 @dataclass
-class Lane:
-    """A pytest under way, and what it has printed so far."""
+class Part:
+    """A pytest under way, or ended, and what it has printed so far."""
 
     name: str
     process: "subprocess.Popen[bytes]"
     output: Path
-    seconds: float = 0.0
+    begun: float
+    ended: float | None = None
 
     def read(self) -> str:
         return self.output.read_text(errors="replace")
 
-    def progress(self) -> str:
-        """How far it is: pytest's last percentage, or that it has ended."""
-        if self.process.poll() is not None:
-            return f"{self.name} {'passed' if self.process.returncode in _PASSED else 'FAILED'} after {_minutes(self.seconds)}"
+    def running(self) -> bool:
+        if self.ended is None and self.process.poll() is not None:
+            self.ended = time.monotonic()
+        return self.ended is None
+
+    def passed(self) -> bool:
+        return self.process.returncode in _PASSED
+
+    def percent(self) -> int:
+        """How much of it pytest has run."""
         percents = re.findall(r"\[ *(\d+)%\]", self.read())
-        return f"{self.name} {percents[-1] if percents else 0} %"
+        return int(percents[-1]) if percents else 0
+
+    def verdict(self) -> str:
+        word = "passed" if self.passed() else "FAILED"
+        return f"{self.name} {word} after {_minutes((self.ended or time.monotonic()) - self.begun)}"
 
 
-def _start(name: str, arguments: Sequence[str], folder: Path) -> Lane:
+def _start(name: str, arguments: Sequence[str], folder: Path) -> Part:
     # Without pytest's cache, which several would write at once.
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", _DURATIONS, *_LANES[name], *arguments]
-    path, niceness = folder / name, _NICENESS[name]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", _DURATIONS, *_PARTS[name], *arguments]
+    path, niceness = folder / name, _NICENESS.get(name, _OTHERS)
     with open(path, "w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=lambda: os.nice(niceness))
-    return Lane(name, process, path)
+    return Part(name, process, path, time.monotonic())
 
 
 def _minutes(seconds: float) -> str:
     return f"{int(seconds // 60)} min {int(seconds % 60):02} s"
 
 
-def _watch(lanes: Sequence[Lane]) -> None:
-    """Says how far the lanes are until all have ended: on a terminal in one line that is rewritten."""
-    terminal, begun, told = sys.stdout.isatty(), time.monotonic(), time.monotonic()
-    while running := [lane for lane in lanes if lane.process.poll() is None]:
-        for lane in running:
-            lane.seconds = time.monotonic() - begun
-        if time.monotonic() - told >= (1.0 if terminal else _SECONDS):
-            told = time.monotonic()
-            line = f"{_minutes(told - begun)}: {', '.join(lane.progress() for lane in lanes)}"
-            print(f"\r{line:100}" if terminal else line, end="" if terminal else "\n", flush=True)
+def _line(parts: Sequence[Part], begun: float) -> str:
+    ended = [part for part in parts if not part.running()]
+    failed = [part.name for part in ended if not part.passed()]
+    running = ", ".join(f"{part.name} {part.percent()} %" for part in parts if part.running())
+    return (
+        f"{_minutes(time.monotonic() - begun)}: {len(ended)} of {len(_PARTS)} parts have ended"
+        f"{' (FAILED: ' + ', '.join(failed) + ')' if failed else ''}; {running}"
+    )
+
+
+def _run(parts: list[Part], arguments: Sequence[str], folder: Path) -> None:
+    """Runs all parts, and says how far they are: on a terminal in one line that is rewritten."""
+    terminal, begun, printed, waiting = sys.stdout.isatty(), time.monotonic(), time.monotonic(), list(_PARTS)
+    while waiting or any(part.running() for part in parts):
+        while waiting and sum(part.running() for part in parts) < _AT_ONCE:
+            parts.append(_start(waiting.pop(0), arguments, folder))
+        if time.monotonic() - printed >= (1.0 if terminal else _SECONDS):
+            printed = time.monotonic()
+            line = _line(parts, begun)
+            print(f"\r{line:120}" if terminal else line, end="" if terminal else "\n", flush=True)
         time.sleep(0.2)
     if terminal:
         print()
 
 
 def main(arguments: Sequence[str]) -> int:
+    parts: list[Part] = []
     with tempfile.TemporaryDirectory() as folder:
-        lanes = [_start(name, arguments, Path(folder)) for name in _LANES]
         try:
-            _watch(lanes)
+            _run(parts, arguments, Path(folder))
         finally:
-            for lane in lanes:
-                lane.process.terminate()
-        for lane in lanes:
-            print(f"\n-- {lane.progress()}\n{lane.read()}", end="")
-        print(f"\n{'; '.join(lane.progress() for lane in lanes)}")
-    return int(any(lane.process.returncode not in _PASSED for lane in lanes))
+            for part in parts:
+                part.process.terminate()
+        for part in parts:
+            print(f"\n-- {part.verdict()}\n{part.read()}", end="")
+    print(f"\n{'; '.join(part.verdict() for part in parts)}")
+    return int(not all(part.passed() for part in parts))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 FOLDER is in VOC's layout, with the splits train, val and test. Each run is a `phalanx train` of
 `configs/recipes/bccd_yolov8n.yaml`, with another network but for the first, on 2 ranks whose BatchNorm is synchronised. The
 checkpoint that is best on val (AP50) is evaluated once on test. Prints JSON, a line a run, and writes Markdown and the curves.
-It goes on where it was stopped: runs whose line is in the results file are not made again, and one that was cut short is
+It resumes where it was stopped: runs whose line is in the results file are not made again, and one that was cut short is
 resumed. Exit code 1 where a network has learnt nothing: an AP50 below 0.3. `--smoke`: a step on a folder of that
 layout that it makes, nothing of it kept.
 """

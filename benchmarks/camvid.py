@@ -10,7 +10,7 @@ network, on 2 ranks whose BatchNorm is synchronised. A short run first tells how
 learning rate falls to zero in it. Besides: DeepLabv3+ without joint statistics, summed exactly and fast, and by a plain loop in
 one process (`camvid_by_hand.py`), in the same time each; and once in a longer time.
 
-Prints JSON, a line a run, and writes Markdown and pictures. It goes on where it was stopped: runs whose line is in the results
+Prints JSON, a line a run, and writes Markdown and pictures. It resumes where it was stopped: runs whose line is in the results
 file are not made again, and one that was cut short is resumed. Exit code 1 where a network has less than twice the mIoU of
 predicting the most frequent class everywhere. `--smoke`: some steps on a folder of that layout that it makes, nothing of it
 kept.

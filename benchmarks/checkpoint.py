@@ -9,7 +9,7 @@ Figures are medians over rounds, in seconds until the last rank has ended; ratio
 the floor with its quartiles. `floor` writes each rank's share raw from memory, and fsyncs.
 Everything that is saved is fsynced, file and folder, into new files; what they replace is removed out of the measured time.
 `stall` is how long training stands still for an asynchronous save: in the call, and before the update at the end of a step of
-`--step` seconds; the copy goes on beside it (a step on a GPU leaves the processor to it; here it sleeps). Loading ends when the
+`--step` seconds; the copy runs beside it (a step on a GPU leaves the processor to it; here it sleeps). Loading ends when the
 tensors hold the bytes; ours has verified their checksums by then. Files were written just before, so reads come from the page
 cache. `--smoke`: one megabyte on two ranks, two rounds.
 """
@@ -104,7 +104,7 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
     import torch.distributed.checkpoint as dcp
 
     from phalanx.dist.checkpoint import directory, manifest, plan
-    from phalanx.dist.checkpoint.entries import whole
+    from phalanx.dist.checkpoint.entries import full_entry
     from phalanx.dist.checkpoint.reader import threads
     from phalanx.dist.checkpoint.restore import newest_valid_on_all, restore
     from phalanx.dist.checkpoint.retention import Retention
@@ -112,7 +112,7 @@ def ways(world: Any, folder: Path, state: dict[str, Any], a_step: float) -> tupl
     from phalanx.dist.checkpoint.saver import Saver
 
     rank, ranks = world.ranks.rank, world.ranks.world
-    entries = [whole(name, "optimizer" if "@" in name else "model", tensor) for name, tensor in state.items()]
+    entries = [full_entry(name, "optimizer" if "@" in name else "model", tensor) for name, tensor in state.items()]
     step, turn = 0, 0
 
     def next_step() -> CheckpointInfo:

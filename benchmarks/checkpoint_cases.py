@@ -1,4 +1,4 @@
-"""What the ranks of `checkpoint_matrix.py` do: train, save and go on; or read what others saved, and go on."""
+"""What the ranks of `checkpoint_matrix.py` do: train, save and train on; or read what others saved, and train on."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -70,12 +70,12 @@ def _save_in_background(engine: Engine, folder: Path, progress: CheckpointInfo) 
     return saver.wait
 
 
-# SGD's checkpoints are written at once, a file a rank; AdamW's while training goes on, in one file, as they are small.
+# SGD's checkpoints are written at once, a file a rank; AdamW's while training continues, in one file, as they are small.
 SAVE = {"sgd": _save_at_once, "adamw": _save_in_background}
 
 
 def saved(world: World, settings: "RunConfig", optimizer: str, folder: Path) -> dict[int, Report]:
-    """Trains, saves and goes on: the unbroken run.
+    """Trains, saves and continues: the unbroken run.
 
     Returns:
         After the step that is saved, and after the last: `loss`, `entries` and `scalars`.
@@ -92,7 +92,7 @@ def saved(world: World, settings: "RunConfig", optimizer: str, folder: Path) -> 
 
 
 def gone_on(world: World, settings: "RunConfig", optimizer: str, folder: Path) -> dict[int, Report]:
-    """Reads the newest checkpoint into an engine that held other numbers, and goes on.
+    """Reads the newest checkpoint into an engine that held other numbers, and continues.
 
     Returns:
         As `saved` does; and once it is read also `weights`, those that the forward uses, whole.

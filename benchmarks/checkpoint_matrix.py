@@ -5,7 +5,7 @@
 
 A small model trains two steps and saves. After reading, parameters, buffers, BatchNorm's statistics of every micro-batch,
 the optimizer's state and its scalars must be the same bits as when they were saved; then two more steps must be those of the
-run that saved, and of a loop in plain torch on one process. Prints JSON, a line a pair, and writes Markdown. It goes on where
+run that saved, and of a loop in plain torch on one process. Prints JSON, a line a pair, and writes Markdown. It resumes where
 it was stopped: pairs whose line is in the results file are not run again. Exit code 1 where a pair fails. `--smoke`: one
 pair, nothing of it kept.
 """

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.results import commit  # noqa: E402
 from phalanx.dist.checkpoint import manifest, plan, shard_file  # noqa: E402
-from phalanx.dist.checkpoint.entries import Entry, whole  # noqa: E402
+from phalanx.dist.checkpoint.entries import Entry, full_entry  # noqa: E402
 from phalanx.dist.checkpoint.layout import Range  # noqa: E402
 from phalanx.dist.checkpoint.manifest import Manifest, StoredTensor  # noqa: E402
 from phalanx.dist.checkpoint.save import ShardContents  # noqa: E402
@@ -35,7 +35,7 @@ ROWS, COLUMNS = 2048, 256  # two megabytes of float32 a tensor
 
 def replicated(tensors: int, rank: int, world: int) -> list[Entry]:
     shape = torch.empty(ROWS, COLUMNS, device="meta")
-    return [whole(f"blocks.{number}.weight", "model", shape) for number in range(tensors)]
+    return [full_entry(f"blocks.{number}.weight", "model", shape) for number in range(tensors)]
 
 
 def sharded(tensors: int, rank: int, world: int) -> list[Entry]:

@@ -4,12 +4,12 @@
     python benchmarks/grid.py [--networks resnet18 vgg11 ...] [--output docs/grid.md] [--results FILE.jsonl]
 
 On two ranks, under DDP with synchronised BatchNorm, FSDP2 and ZeRO-2, in float32 and bf16, each network trains three steps of
-eight small images (`shapes`, made on the fly; with masks for segmentation, with boxes for detection), saves, and goes on; both
+eight small images (`shapes`, made on the fly; with masks for segmentation, with boxes for detection), saves and continues; both
 ranks must end with the same finite weights, and a run that reads the checkpoint must make the next step to the last bit. With
 DDP and `dist.reduce=exact` the weights after three steps must be the same bits on 1, 2 and 3 ranks. Networks for segmentation
 and detection must also agree in float64: two ranks of DDP with one process, every tensor within 1e-8 of its largest element,
 for detection within 1e-6, for YOLO 1e-8. YOLO networks learn from mosaics. Where objects are detected, an image of the first
-step has none, and in the second no image of the last rank has any. Prints JSON, a line a cell, and writes Markdown. It goes on
+step has none, and in the second no image of the last rank has any. Prints JSON, a line a cell, and writes Markdown. It resumes
 where it was stopped: cells whose line is in the results file are not run again. Exit code 1 where a cell fails.
 `--smoke`: two cells of a narrow network, nothing of it kept.
 """

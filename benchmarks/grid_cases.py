@@ -1,4 +1,4 @@
-"""What the ranks of `grid.py` do: train a network for three steps, save, go on; then read what was saved, and go on alike."""
+"""What the ranks of `grid.py` do: train a network for three steps, save, continue; then the same from what was saved."""
 
 import gc
 from collections.abc import Iterable
@@ -97,7 +97,7 @@ def _bits(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 
 def cell(world: World, config: "RunConfig", folder: Path) -> dict[str, Any]:
-    """Trains, saves and goes on; then the same from what was saved.
+    """Trains, saves and continues; then the same from what was saved.
 
     Returns:
         `saved`, `unbroken` and `resumed`: reports after the step that is saved, and after the last, without a break and with.

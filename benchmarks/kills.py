@@ -6,11 +6,11 @@
 A run on 1 or 2 ranks, its checkpoints written in the background or while training waits, is killed and started again ten
 times, all ranks or one of them. A third of the kills fall before the first step of their attempt (joining, building, restoring,
 warming up), a sixth in an evaluation, half in a step, a save, or the removal of an older checkpoint. After each kill the
-newest whole checkpoint must not be older than the last save that had finished, nothing may be broken under its final name, and
+newest valid checkpoint must not be older than the last save that had finished, nothing may be broken under its final name, and
 of two ranks the one that was not killed must have ended by itself. Then the run comes to its end, and must be the unbroken run:
 the same bits, the same samples, the same metrics.
 
-Prints a summary as JSON, and writes Markdown. It goes on where it was stopped: the results file has a line a kill. Exit code 1
+Prints a summary as JSON, and writes Markdown. It resumes where it was stopped: the results file has a line a kill. Exit code 1
 where something was not as it must be; that run's folder is then kept. `--smoke`: three kills of one short run, in seconds.
 """
 

@@ -6,7 +6,7 @@
 Eight images of `shapes`, made on the fly, with the class of every pixel; one plain torch loop: all eight a step, cross-entropy
 and the auxiliary losses with the network's own weight, Adam, no augmentation, no dropout. It ends when the loss is below 5 % of
 what it was at the first step, or fails after 1000 steps. Networks are the papers', with their own backbones. Prints JSON, a
-line a network, and writes Markdown. It goes on where it was stopped: networks whose line is in the results file are not run
+line a network, and writes Markdown. It resumes where it was stopped: networks whose line is in the results file are not run
 again. Exit code 1 where one fails. `--smoke`: three steps of a narrow one, nothing of it kept.
 
 Scores at a stride of 32 that are upsampled bilinearly cannot say what is in an image of 64 pixels, whatever the network: fitted

@@ -6,7 +6,7 @@
 Trains small models by the engine on 1 to 4 real ranks, and by a loop in plain torch on one process. The difference is
 max|a - b| / max|b| a tensor, worst tensor, for losses, gradients (the optimizer's moments: after the first step of SGD with
 momentum exactly the gradient), weights, and BatchNorm's statistics, after 1, 5 and 20 steps. Prints JSON, a line a cell, and
-writes Markdown. It goes on where it was stopped: cells whose line is in the results file are not run again.
+writes Markdown. It resumes where it was stopped: cells whose line is in the results file are not run again.
 `--smoke`: two cells, nothing of it kept.
 """
 

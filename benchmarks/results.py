@@ -1,4 +1,4 @@
-"""What long measurements share: going on where they were stopped, a line of progress, and words on how a page was made."""
+"""What long measurements share: resuming where they were stopped, a line of progress, and words on how a page was made."""
 
 import datetime
 import json

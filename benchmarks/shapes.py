@@ -5,7 +5,7 @@
                                 [--results docs/results/shapes.jsonl]
 
 Each run is `phalanx train configs/recipes/RECIPE.yaml configs/cluster/local.yaml --nproc 2`; its last figures on the split that
-it does not learn from count. Prints JSON, a line a run, and writes Markdown and pictures. It goes on where it was stopped: runs
+it does not learn from count. Prints JSON, a line a run, and writes Markdown and pictures. It resumes where it was stopped: runs
 whose line is in the results file are not made again, and one that was cut short is resumed. Exit code 1 where a figure is below
 what is asked of it in `RECIPES`. `--smoke`: two steps of two of them on few small pictures, nothing of it kept.
 """

@@ -33,7 +33,7 @@ def faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         given = f"{key}={value[:200]}"
         if os.path.exists(value):
             if key == "runs" and not os.path.isdir(value):
-                yield key, f"{given} is no folder. Set runs=FOLDER."
+                yield key, f"{given} is not a folder. Set runs=FOLDER."
         elif _VARIABLE.search(value):
             yield (
                 key,
@@ -44,7 +44,7 @@ def faults(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
         elif key == "data.cache" and value.lower() in _WORDS:
             yield (
                 key,
-                f"{given} is no folder. Set one, such as /dev/shm/NAME (in memory) or one on a local disk; null for no cache.",
+                f"{given} is not a folder. Name one, as /dev/shm/NAME (in memory) or one on a local disk; null for no cache.",
             )
 
 

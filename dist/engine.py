@@ -19,7 +19,7 @@ from phalanx.dist.batchnorm import sync_batchnorm
 from phalanx.dist.batchnorm.groups import BatchNormGroup, make_groups
 from phalanx.dist.batchnorm.report import describe_normalisation
 from phalanx.dist.batchnorm.running_stats import MicroBatchStatistics
-from phalanx.dist.checkpoint.entries import Entry, whole
+from phalanx.dist.checkpoint.entries import Entry, full_entry
 from phalanx.dist.checkpoint.layout import MICRO_BATCHES
 from phalanx.dist.comm.collectives import sum_exactly
 from phalanx.dist.comm.process_group import World
@@ -305,7 +305,7 @@ class Engine:
         statistics = dict(self.statistics.rows())
         persistent = set(self.unwrapped.state_dict())
         result = [
-            replace(whole(name, "model", buffer), changes_in_forward=True)
+            replace(full_entry(name, "model", buffer), changes_in_forward=True)
             for name, buffer in self.unwrapped.named_buffers()
             if name in persistent and name not in statistics
         ]

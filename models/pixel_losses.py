@@ -19,7 +19,7 @@ class Dice:
 
     V-Net, Milletari et al., 3DV 2016 (arXiv:1606.04797), section 3: of the pixels of one image,
     `D = 2 sum_i p_i g_i / (sum_i p_i^2 + sum_i g_i^2)`; here with a number added above and below, so that an image without the
-    class is no 0/0. It is computed for each image by itself, over the pixels that are known, and its mean taken over images:
+    class is not 0/0. It is computed for each image by itself, over the pixels that are known, and its mean taken over images:
     so it depends on no batch, and on no rank.
 
     Attributes:

@@ -42,7 +42,7 @@ def nothing_left_running() -> Iterator[None]:
 
 
 def _killed(number: int) -> list[str] | None:
-    """The command line of a process, which is no more."""
+    """The command line of a process, which is killed."""
     if (process := answer(lambda: psutil.Process(number))) is None:
         return None
     command = answer(process.cmdline)

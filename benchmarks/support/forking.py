@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # numpy's threads would be there before a fork
 _COMMAND, _RANK = "phalanx.launch.main:main", "phalanx.launch.train:main"
-_GRACE_S = 5.0  # how long other ranks may go on once one has failed, as under torchrun
+_GRACE_S = 5.0  # how long other ranks may run once one has failed, as under torchrun
 _START_S = 60.0
 _COMMAND_S = 150.0
 
@@ -203,7 +203,7 @@ class Forked:
         self.pid = self.processes[0]
 
     def poll(self) -> int | None:
-        """The exit code once all have ended: the first one that is no success."""
+        """The exit code once all have ended: the first one that is not 0."""
         if self.returncode is None and (self._folder / "codes").exists():
             codes = json.loads((self._folder / "codes").read_text())
             self.returncode = next((code for code in codes if code), 0)

@@ -33,7 +33,7 @@ _ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a length
 _MOST_TEXT, _MOST_TEXTS = 64 << 20, 128 << 20
 
 
-# Where Pillow keeps what it has read from chunks that are no texts; a text of such a name would take their place.
+# Where Pillow keeps what it has read from chunks that are not texts; a text of such a name would take their place.
 _OWN_FACTS = ("exif", "xmp", "transparency", "icc_profile", "gamma", "srgb", "chromaticity", "dpi", "aspect")
 _EXIF = (b"Exif\0\0", b"II*\0", b"MM\0*")
 

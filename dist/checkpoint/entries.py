@@ -55,7 +55,7 @@ class Entry:
         return Range(self.start, self.start + self.tensor.numel())
 
 
-def whole(name: str, kind: EntryKind, tensor: Tensor) -> Entry:
+def full_entry(name: str, kind: EntryKind, tensor: Tensor) -> Entry:
     """An entry for a tensor that every rank holds."""
     return Entry(name, kind, tensor, tuple(tensor.shape))
 
@@ -63,7 +63,7 @@ def whole(name: str, kind: EntryKind, tensor: Tensor) -> Entry:
 def entry(name: str, kind: EntryKind, tensor: Tensor) -> Entry:
     """An entry for a tensor that every rank holds, or for this rank's shard of one, along its first dimension."""
     if type(tensor) in (Tensor, nn.Parameter):
-        return whole(name, kind, tensor)
+        return full_entry(name, kind, tensor)
     from torch.distributed.tensor import DTensor  # imported here, as it takes most of a second
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.dist.batchnorm.running_stats import MicroBatchStatistics
-from phalanx.dist.checkpoint.entries import Entry, whole
+from phalanx.dist.checkpoint.entries import Entry, full_entry
 from phalanx.dist.checkpoint.layout import EMA, MICRO_BATCHES
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class AveragedBuffers:
             self._own.entry(name + MICRO_BATCHES + EMA, "ema_buffers", rows, changes_in_forward=False)
             for name, rows in self._own.unpacked(self.statistics)
         ]
-        others = [whole(name + EMA, "ema_buffers", average) for name, average in self._averages.items()]
+        others = [full_entry(name + EMA, "ema_buffers", average) for name, average in self._averages.items()]
         return [entry for entry in rows + others if entry.name not in self._not_stored]
 
     def allocate_state(self, stored: "Manifest") -> None:

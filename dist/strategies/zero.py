@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.strategies import STRATEGIES
-from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, whole
+from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, full_entry
 from phalanx.dist.checkpoint.manifest import Manifest
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.sampler import Share
@@ -129,7 +129,7 @@ class Zero:
         result = [
             self._parts[name].entry(name, "model", self._parts[name].flat)
             if name in self._parts
-            else whole(name, "model", parameter)
+            else full_entry(name, "model", parameter)
             for name, parameter in self.parameters.items()
         ]
         for name, part in self._parts.items():

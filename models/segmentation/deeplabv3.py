@@ -52,7 +52,7 @@ def apply_multi_grid(backbone: Pyramid, factors: Sequence[int], name: str) -> No
     stage = getattr(backbone, "layer4", None)
     blocks = list(stage.children()) if isinstance(stage, nn.Sequential) else []
     if len(blocks) != len(factors):
-        has = f"has {len(blocks)} blocks in its last stage" if blocks else "is no ResNet"
+        has = f"has {len(blocks)} blocks in its last stage" if blocks else "is not a ResNet"
         raise BadOption(
             f"model.options.multi_grid={list(factors)}: {name} {has}. Give one factor for each block of a ResNet's last "
             "stage, or remove it."

@@ -137,13 +137,13 @@ def test_a_home_of_nobody_stays_as_it_is_written(at_home: Path) -> None:
         ("dist.deepspeed=$HOME/ds.json", "holds a variable"),
         ("model.weights=$HOME/w.pth", "holds a variable"),
         ("data.name=$HOME/mine.py:Data", "holds a variable"),
-        ("data.cache=ram", "is no folder"),
-        ("data.cache=True", "is no folder"),
+        ("data.cache=ram", "is not a folder"),
+        ("data.cache=True", "is not a folder"),
         ("data.root=s3://bucket/x", "is a URL"),
         ("data.cache=gs://bucket", "is a URL"),
         ("runs=hf://me/runs", "is a URL"),
         ("dist.deepspeed=https://host/ds.json", "is a URL"),
-        ("runs=/dev/null", "is no folder"),
+        ("runs=/dev/null", "is not a folder"),
     ],
 )
 def test_what_is_no_path_of_this_machine_is_refused_by_its_key(at_home: Path, override: str, said: str) -> None:

@@ -1,4 +1,4 @@
-"""What a user sees of bad data: one sentence that names the file, exit code 2; or a run that goes on without it."""
+"""What a user sees of bad data: one sentence that names the file, exit code 2; or a run that continues without it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Folders as people have them: what programs leave there is no data, and every real folder is read once."""
+"""Folders as people have them: what programs leave there is not data, and every real folder is read once."""
 
 from pathlib import Path
 from typing import Any

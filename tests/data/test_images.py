@@ -169,7 +169,7 @@ def test_no_broken_file_is_more_than_unreadable(tmp_path: Path) -> None:
                 except Unreadable:
                     told += 1
                 except UserWarning:
-                    continue  # of Pillow, which goes on
+                    continue  # of Pillow, which continues
     assert told > 100
 
 

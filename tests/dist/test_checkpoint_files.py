@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from benchmarks.support.rank_pool import Pool
 from phalanx.dist.checkpoint import directory, manifest, reader, retention, shard_file
-from phalanx.dist.checkpoint.entries import Entry, whole
+from phalanx.dist.checkpoint.entries import Entry, full_entry
 from phalanx.dist.checkpoint.layout import Range, cut, gaps
 from phalanx.dist.checkpoint.manifest import BrokenCheckpoint, scalars_from_json, scalars_to_json
 from phalanx.dist.checkpoint.plan import own_ranges
@@ -40,8 +40,8 @@ def write(world: World, folder: Path, step: int) -> int:
     """Every rank saves; returns the bytes of this rank's shard."""
     first, last = world.ranks.rank * 8 // world.ranks.world, (world.ranks.rank + 1) * 8 // world.ranks.world
     rows = Entry("bn.running_mean@micro_batches", "statistics", ROWS[first:last], (8, 3), first * 3, replicated=False)
-    moment = whole("weight@exp_avg", "optimizer", torch.ones(2, 617))
-    entries = [*(whole(n, "model", t) for n, t in TENSORS.items()), moment, rows]
+    moment = full_entry("weight@exp_avg", "optimizer", torch.ones(2, 617))
+    entries = [*(full_entry(n, "model", t) for n, t in TENSORS.items()), moment, rows]
     state = {"nan": float("nan"), "infinite": float("-inf"), "third": 1 / 3}
     progress = CheckpointInfo(step, 10 * step, "ddp", "digest", state, {"val/top1": step / 10})
     path = save(world, folder, entries, progress, smallest_file=0)
@@ -192,7 +192,7 @@ def test_the_cut_covers_everything_once_in_few_ranges(world: int) -> None:
 
 
 def test_every_rank_writes_only_its_own(pool: Pool) -> None:
-    entries = [whole("a", "model", torch.zeros(10)), Entry("b", "model", torch.zeros(3), (6,), 3, replicated=False)]
+    entries = [full_entry("a", "model", torch.zeros(10)), Entry("b", "model", torch.zeros(3), (6,), 3, replicated=False)]
     mine = own_ranges(entries, rank=1, world=2)
     assert [(e.name, r) for e, r in mine] == [("a", Range(5, 10)), ("b", Range(3, 6))]
 

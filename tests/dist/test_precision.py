@@ -160,7 +160,7 @@ def test_an_overflow_on_one_rank_skips_the_step_on_all_and_resume_is_bitwise(poo
         assert unchanged and skipped.skipped and not skipped.broken
         # The scale had doubled after three good steps; the overflow halves it, and the two steps after it are too few.
         assert skipped.loss_scale == 2048 and last.loss_scale == 1024 and not last.skipped
-        # Data go on, the schedule does not: the sixth step is the fifth update.
+        # Data continue, the schedule does not: the sixth step is the fifth update.
         assert scalars["skipped"] == 1 and last.learning_rate == 0.01 / 5 and last.step == 6
     for whole, again in zip(unbroken, pool.run(3, resumed, settings, tmp_path), strict=True):
         assert again[0] == whole[3] and again[1] == whole[4]

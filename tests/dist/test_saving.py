@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.support.rank_pool import Pool
 from phalanx.dist.checkpoint import directory, manifest, plan, shard_file
-from phalanx.dist.checkpoint.entries import Entry, whole
+from phalanx.dist.checkpoint.entries import Entry, full_entry
 from phalanx.dist.checkpoint.restore import newest_valid_on_all, restore
 from phalanx.dist.checkpoint.retention import Retention, is_better, superseded
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
@@ -33,7 +33,7 @@ def state_of(world: World, step: int) -> list[Entry]:
     row = Entry(
         "row", "statistics", torch.full((5,), step + rank / 10), (ranks, 5), 5 * rank, replicated=False, changes_in_forward=True
     )
-    return [whole("shared", "model", shared), whole("nhwc", "model", nhwc), row]
+    return [full_entry("shared", "model", shared), full_entry("nhwc", "model", nhwc), row]
 
 
 def progress(step: int, **metrics: float) -> CheckpointInfo:
@@ -74,7 +74,7 @@ def test_a_thousand_ranks_of_a_small_model_write_few_files() -> None:
 
 
 def test_what_is_too_large_for_a_file_is_cut(tmp_path: Path) -> None:
-    entries = [whole(str(size), "model", torch.arange(size, dtype=torch.float32)) for size in (10, 3000, 1, 250, 700)]
+    entries = [full_entry(str(size), "model", torch.arange(size, dtype=torch.float32)) for size in (10, 3000, 1, 250, 700)]
     groups = list(plan.files(plan.parts([(e, e.held) for e in entries]), largest=1003))
     assert len(groups) > 10 and all(sum(part.size for part in group) <= 1003 for group in groups)
     for number, group in enumerate(groups):
@@ -126,7 +126,7 @@ def test_a_save_in_the_background_holds_its_step_whatever_comes_after(pool: Pool
 
 def with_a_bug(world: World, folder: Path) -> str:
     saves = Saver(world, folder, Retention(keep=2), asynchronous=True)
-    entry = whole("weight", "model", torch.zeros(3))
+    entry = full_entry("weight", "model", torch.zeros(3))
     saves._checkpoints = None  # type: ignore[assignment]
     assert not saves.start([entry], progress(1))
     assert saves._thread is not None
@@ -218,7 +218,7 @@ def test_losses_and_errors_are_better_when_smaller_unless_configured_otherwise()
 
 def without_room(world: World, folder: Path, entry_bytes: int) -> str:
     saves = Saver(world, folder, Retention(keep=2), asynchronous=True)
-    entry = whole("weight", "model", torch.zeros(entry_bytes // 4))
+    entry = full_entry("weight", "model", torch.zeros(entry_bytes // 4))
     problems = []
     for step in (1, 2):
         saves.start([entry], progress(step))
@@ -250,14 +250,14 @@ def test_a_disk_without_room_keeps_the_older_checkpoints_and_says_what_is_missin
 def filling_up(world: World, folder: Path) -> str:
     """The disk fills while the save is under way: the check beforehand knows nothing of it."""
     saves = Saver(world, folder, Retention(keep=2), asynchronous=False)
-    entry = whole("weight", "model", torch.zeros(MEGABYTE // 2))
+    entry = full_entry("weight", "model", torch.zeros(MEGABYTE // 2))
     assert saves.start([entry], progress(1))[0].path is not None
     from phalanx.dist.checkpoint import save as module
 
     check = module.refuse_too_little_space
     module.refuse_too_little_space = lambda *_: None
     try:
-        (second,) = saves.start([whole("weight", "model", torch.zeros(9 * MEGABYTE))], progress(2))
+        (second,) = saves.start([full_entry("weight", "model", torch.zeros(9 * MEGABYTE))], progress(2))
     finally:
         module.refuse_too_little_space = check
     assert_only_the_first_is_there(world, folder)
@@ -277,7 +277,7 @@ def test_a_disk_that_cannot_be_written_is_said(pool: Pool, small_disk: Path) -> 
 
 def refused(world: World, folder: Path) -> str:
     saves = Saver(world, folder, Retention(keep=2), asynchronous=True)
-    saves.start([whole("weight", "model", torch.zeros(MEGABYTE))], progress(1))
+    saves.start([full_entry("weight", "model", torch.zeros(MEGABYTE))], progress(1))
     (save,) = saves.wait()
     assert save.path is None
     return save.problem or ""

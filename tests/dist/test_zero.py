@@ -268,7 +268,7 @@ def saved(world: World, folder: Path, strategy: str, optimizer: str) -> dict[str
 
 
 def gone_on(world: World, folder: Path, strategy: str, optimizer: str) -> dict[str, Tensor]:
-    """Restores over weights that are no numbers, checks that all ranks have what was stored, and goes on."""
+    """Restores over weights of NaN, checks that all ranks have what was stored, and continues."""
     under = strategy_on(world, strategy, optimizer)
     with torch.no_grad():
         for entry in under.entries():

@@ -23,7 +23,7 @@ from phalanx.configs.load import load
 from phalanx.data.open import open_split
 from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.checkpoint import manifest, shard_file
-from phalanx.dist.checkpoint.entries import Entry, whole
+from phalanx.dist.checkpoint.entries import Entry, full_entry
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.checkpoint.tools.compare import compare
 from phalanx.dist.checkpoint.tools.consolidate import consolidate
@@ -44,11 +44,11 @@ def write(world: World, folder: Path, step: int) -> None:
     first, last = rank * 4 // size, (rank + 1) * 4 // size
     weight = torch.arange(1200, dtype=torch.float32).reshape(2, 600) + step
     entries = [
-        whole("weight", "model", weight),
-        whole("half", "model", torch.arange(700, dtype=torch.bfloat16)),
-        whole("count", "model", torch.tensor(2**60 + 1)),
-        whole("weight@exp_avg", "optimizer", torch.ones(2, 600)),
-        whole("weight@ema", "ema", weight / 2),
+        full_entry("weight", "model", weight),
+        full_entry("half", "model", torch.arange(700, dtype=torch.bfloat16)),
+        full_entry("count", "model", torch.tensor(2**60 + 1)),
+        full_entry("weight@exp_avg", "optimizer", torch.ones(2, 600)),
+        full_entry("weight@ema", "ema", weight / 2),
         Entry("bn.running_mean@micro_batches@ema", "ema_buffers", -ROWS[first:last], (4, 3), first * 3, replicated=False),
         Entry("bn.running_mean@micro_batches", "statistics", ROWS[first:last], (4, 3), first * 3, replicated=False),
         Entry(
@@ -260,7 +260,7 @@ def test_an_output_that_cannot_be_is_refused_and_nothing_is_overwritten(small: P
 
 
 def write_large(world: World, folder: Path) -> None:
-    entries = [whole(f"layer{i}.weight", "model", torch.full((1 << 20,), float(i))) for i in range(12)]  # 4 MiB each
+    entries = [full_entry(f"layer{i}.weight", "model", torch.full((1 << 20,), float(i))) for i in range(12)]  # 4 MiB each
     folder.mkdir(exist_ok=True)
     save(world, folder, entries, CheckpointInfo(1, 10, "single", "digest", {}))
 

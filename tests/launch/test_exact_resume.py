@@ -1,4 +1,4 @@
-"""A killed run goes on as if nothing had happened: to the last bit on as many ranks, to rounding on any number."""
+"""A killed run resumes as if nothing had happened: to the last bit on as many ranks, to rounding on any number."""
 
 import random
 import statistics

@@ -19,7 +19,7 @@ def test_the_best_checkpoint_is_saved_at_once_and_kept(tmp_path: Path) -> None:
     assert kept == sorted({3, 6, 7, best})
     saved = {e["step"] for e in lines(run / "events.jsonl") if e["event"] == "save"}
     assert saved == {2, 3, 6, 7} | {s for s in values if all(values[s] > values[t] for t in values if t < s)}
-    # A run that goes on knows what was best before.
+    # A resumed run knows what was best before.
     phalanx("resume", run, "train.steps=8", cwd=tmp_path)
     assert best in {int(p.name.removeprefix("step-")) for p in (run / "checkpoints").iterdir()}
     refused = phalanx("train", *SMALL, "checkpoint.best=val/miou", "train.steps=1", "name=b", cwd=tmp_path, expect=2)

@@ -1,4 +1,4 @@
-"""Two trainers never share a run directory, and a trainer never writes where its run is no more."""
+"""Two trainers never share a run directory, and a trainer never writes where its run no longer is."""
 
 import json
 import signal

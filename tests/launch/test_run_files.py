@@ -111,7 +111,7 @@ def test_whatever_stands_in_a_file_of_the_run_verbs_that_look_answer_or_say_one_
             assert code in (0, 2), (verb, content[:200])
             assert code == 0 or said.err or said.out
             if verb.endswith("--json") and code == 0:
-                json.loads(said.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+                json.loads(said.out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
 @pytest.mark.parametrize(

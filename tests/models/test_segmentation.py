@@ -292,7 +292,7 @@ def test_what_a_network_does_not_take_is_refused_by_its_key(sentence: str) -> No
     [
         ("deeplabv3plus", {"backbone": "vit_b_16"}, "its maps have strides of 16, but this decoder needs one of 4"),
         ("deeplabv3", {"backbone": "resnet18", "options": {"multi_grid": [1, 2, 4]}}, "resnet18 has 2 blocks"),
-        ("deeplabv3", {"backbone": "swin_t", "options": {"multi_grid": [1, 2]}}, "swin_t is no ResNet"),
+        ("deeplabv3", {"backbone": "swin_t", "options": {"multi_grid": [1, 2]}}, "swin_t is not a ResNet"),
     ],
 )
 def test_what_only_building_shows_is_refused_too(name: str, options: dict[str, Any], sentence: str) -> None:

@@ -18,7 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from benchmarks.support.rank_pool import Pool
 from phalanx.configs.load import load
-from phalanx.dist.checkpoint.entries import whole
+from phalanx.dist.checkpoint.entries import full_entry
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.storage.run_directory import RunDirectory
@@ -250,7 +250,7 @@ def test_what_holds_no_weights_is_refused(tmp_path: Path) -> None:
 
 
 def _our_own(world: World, run: Path) -> None:
-    entries = [whole(name, "model", tensor) for name, tensor in network(1).state_dict().items()]
+    entries = [full_entry(name, "model", tensor) for name, tensor in network(1).state_dict().items()]
     save(world, run / "checkpoints", entries, CheckpointInfo(10, 320, "ddp", "digest", {}))
 
 

@@ -31,20 +31,20 @@ def test_a_run_through_time_limit_preemption_a_dead_node_and_a_resize_is_the_unb
         job.until(lambda: job.count("requeue") == 1, "requeued for its time limit")
         job.until(lambda: job.state == "PENDING", "pending")
         cluster.ask("scontrol", "update", f"JobId={job.id}", "TimeLimit=60")
-        job.until(lambda: job.count("resume") == 1, "going on")
+        job.until(lambda: job.count("resume") == 1, "resuming")
 
         first = job.step
         job.until(lambda: job.step > first, "training again")
         cluster.ask("sbatch", "--partition=high", "--nodes=2", "--exclusive", f"--output={os.devnull}", "--wrap=sleep 1")
         job.until(lambda: job.count("requeue") == 2, "requeued for another job")
-        job.until(lambda: job.count("resume") == 2, "going on")
+        job.until(lambda: job.count("resume") == 2, "resuming")
 
         second = job.step
         job.until(lambda: job.step > second, "training again")
         _kill_node(cluster, "node1")
         job.until(lambda: "Restarts=3" in cluster.ask("scontrol", "show", "job", "--oneliner", job.id), "requeued")
         _start_node(cluster, "node1")
-        job.until(lambda: job.count("resume") == 3, "going on")
+        job.until(lambda: job.count("resume") == 3, "resuming")
 
         job.ask("cancel")
         assert job.until_over() == "CANCELLED"
@@ -108,7 +108,7 @@ def test_whenever_a_signal_comes_the_run_saves_and_resumes_and_cancelled_it_stay
     job.until(lambda: job.count("requeue") == 1, "requeued before it trained")
     # It starts anew where the signal came before there was anything to resume.
     begun = job.count("start") + job.count("resume")
-    job.until(lambda: job.count("start") + job.count("resume") == begun + 1, "going on")
+    job.until(lambda: job.count("start") + job.count("resume") == begun + 1, "resuming")
 
     # Rank 1 waits in a collective for rank 0, which pauses; twice, as the same signal may come again.
     requeued, resumed = job.count("requeue"), job.count("resume")
@@ -117,18 +117,18 @@ def test_whenever_a_signal_comes_the_run_saves_and_resumes_and_cancelled_it_stay
     cluster.ask("scancel", "--signal=USR2", job.id)
     job.forget("pause-0")
     job.until(lambda: job.count("requeue") > requeued, "requeued out of a collective")
-    job.until(lambda: job.count("resume") == resumed + 1, "going on")
+    job.until(lambda: job.count("resume") == resumed + 1, "resuming")
 
     # While a save is under way: there is one at every step.
     job.until(lambda: any(p.name.startswith(".saving") for p in (job.path / "checkpoints").iterdir()), "saving")
     requeued, resumed = job.count("requeue"), job.count("resume")
     cluster.ask("scancel", "--signal=USR2", job.id)
     job.until(lambda: job.count("requeue") == requeued + 1, "requeued out of a save")
-    job.until(lambda: job.count("resume") == resumed + 1, "going on")
+    job.until(lambda: job.count("resume") == resumed + 1, "resuming")
 
     requeued, resumed, preempted = job.count("requeue"), job.count("resume"), job.count("preempt")
     cluster.ask("scontrol", "requeue", job.id)
-    job.until(lambda: job.count("resume") == resumed + 1, "going on after a requeue by hand")
+    job.until(lambda: job.count("resume") == resumed + 1, "resuming after a requeue by hand")
     assert job.count("requeue") == requeued
 
     step = job.step

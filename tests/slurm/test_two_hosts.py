@@ -40,8 +40,8 @@ def test_a_link_that_is_cut_in_mid_run_costs_a_requeue_and_nothing_else(tmp_path
         cluster.link("cut", 1)
         print(f"\nrequeued {job.until(requeued, 'requeued', 300):.0f} s after the cut")
         cluster.link("mend", 1)
-        resumed = job.until(lambda: job.count("resume") == 1, "going on", 300)
-        print(f"going on {resumed:.0f} s later; SLURM holds a requeued job for 75 s here")
+        resumed = job.until(lambda: job.count("resume") == 1, "resuming", 300)
+        print(f"resumed {resumed:.0f} s later; SLURM holds a requeued job for 75 s here")
         assert job.until_over(300) == "COMPLETED", job.log
         assert requeued()
     assert job.count("resume") == 1

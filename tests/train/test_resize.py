@@ -1,4 +1,4 @@
-"""What is said when a run goes on: before and now, and how much memory it takes, as real ranks hold it."""
+"""What is said when a run resumes: before and now, and how much memory it takes, as real ranks hold it."""
 
 from pathlib import Path
 

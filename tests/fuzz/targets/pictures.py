@@ -65,4 +65,4 @@ def _usable(sample: dict[str, Any], dataset: Any) -> None:
     if "mask" in sample and sample["mask"].shape != (height, width):
         raise Broken("a mask of another shape")
     if "target" in sample and not isinstance(sample["target"], torch.Tensor) and not 0 <= int(sample["target"]) < classes:
-        raise Broken("a target that is no class")
+        raise Broken("a target that is not a class")

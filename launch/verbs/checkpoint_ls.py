@@ -42,10 +42,10 @@ def _best(run: RunDirectory) -> tuple[str | None, str]:
 
 def _as_dict(one: ListedCheckpoint) -> dict[str, Any]:
     if one.manifest is None:
-        return {"step": one.step, "whole": False, "problem": one.problem}
+        return {"step": one.step, "intact": False, "problem": one.problem}
     stored = one.manifest
     facts = {"samples": stored.samples, "world_size": stored.world_size, "strategy": stored.strategy, "bytes": stored.bytes}
-    return {"step": one.step, "whole": True} | facts | {"metrics": scalars_to_json(stored.metrics), "best": one.best}
+    return {"step": one.step, "intact": True} | facts | {"metrics": scalars_to_json(stored.metrics), "best": one.best}
 
 
 def _table(found: Sequence[ListedCheckpoint], metric: str | None) -> list[str]:
@@ -58,9 +58,9 @@ def _table(found: Sequence[ListedCheckpoint], metric: str | None) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     widths[0] = max(widths[0], *(len(str(one.step)) for one in found))
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    whole = iter(lines[1:])
+    valid = iter(lines[1:])
     return [lines[0]] + [
-        next(whole) if one.manifest else f"{str(one.step).rjust(widths[0])}  broken: {one.problem}" for one in found
+        next(valid) if one.manifest else f"{str(one.step).rjust(widths[0])}  broken: {one.problem}" for one in found
     ]
 
 

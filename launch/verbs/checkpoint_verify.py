@@ -62,7 +62,7 @@ def _lines(path: Path, one: Verified) -> list[str]:
 
 def _as_dict(path: Path, one: Verified) -> dict[str, Any]:
     problems = [{"problem": p.sentence, "file": p.file, "block": p.block} for p in one.problems]
-    return {"path": str(path), "whole": not problems, "bytes": one.bytes, "files": one.files, "problems": problems}
+    return {"path": str(path), "intact": not problems, "bytes": one.bytes, "files": one.files, "problems": problems}
 
 
 class _Meter:

@@ -1,4 +1,4 @@
-"""`phalanx checkpoint`: what there is, whether it is whole, one file of weights, and how two differ."""
+"""`phalanx checkpoint`: what there is, whether it is intact, one file of weights, and how two differ."""
 
 import json
 import math
@@ -122,7 +122,7 @@ def test_ls_lists_every_checkpoint_in_columns_and_marks_the_best(small: Path, ch
     assert rows[2].split(maxsplit=1) == ["3", "broken: it has no manifest: its save did not finish"]
     assert header.index("val/top1") + len("val/top1") == len(rows[0]) == rows[1].index("0.9000") + 6
     listed = json.loads(checkpoint("ls", small, "--json")[1])
-    assert [(one["step"], one["whole"], one.get("best")) for one in listed] == [
+    assert [(one["step"], one["intact"], one.get("best")) for one in listed] == [
         (1, True, False),
         (2, True, True),
         (3, False, None),

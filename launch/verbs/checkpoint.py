@@ -1,4 +1,4 @@
-"""phalanx checkpoint ls | verify | consolidate | diff: what checkpoints a run has, intact or not; one file of them; how two differ."""
+"""phalanx checkpoint ls | verify | consolidate | diff: which checkpoints are intact, one file of one, how two differ."""
 
 import difflib
 from collections.abc import Sequence

@@ -31,7 +31,7 @@ import torch.distributed  # noqa: E402
 
 from benchmarks import parity_cases as cases  # noqa: E402
 from phalanx.dist import precision  # noqa: E402
-from phalanx.dist.batchnorm.sync_batchnorm import CpuSyncBatchNorm, CudaSyncBatchNorm, convert, stats_group_of  # noqa: E402
+from phalanx.dist.batchnorm.sync_batchnorm import SyncBatchNorm, convert, stats_group_of  # noqa: E402
 from phalanx.dist.comm.process_group import World, join  # noqa: E402
 from phalanx.dist.processes.environment import Ranks  # noqa: E402
 
@@ -186,10 +186,11 @@ def _joint_part(rank: int, port: int, device_name: str, results: Any) -> None:
     batch, weight = (torch.randn(10, 4, 6, 6, device=device) * 3 + 1 for _ in range(2))
     rows = slice(0, 3) if rank == 0 else slice(3, 10)  # uneven
     found = {}
-    kinds = {"ours": CpuSyncBatchNorm} | ({"torch": CudaSyncBatchNorm} if device.type == "cuda" else {})
+    kinds: dict[str, torch.nn.Module] = {"ours": convert(torch.nn.BatchNorm2d(4).to(device), SyncBatchNorm)[0]}
+    if device.type == "cuda":
+        kinds["torch"] = torch.nn.SyncBatchNorm(4).to(device)
     expected = _through(torch.nn.BatchNorm2d(4).to(device), batch, weight)
-    for name, kind in kinds.items():
-        layer, _ = convert(torch.nn.BatchNorm2d(4).to(device), kind)
+    for name, layer in kinds.items():
         stats_group_of(layer).group = torch.distributed.group.WORLD
         pairs = zip(_through(layer, batch[rows], weight[rows]), expected, strict=True)
         found[name] = max(float((a - (b[rows] if len(b) == len(batch) else b)).abs().max() / b.abs().max()) for a, b in pairs)

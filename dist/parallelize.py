@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist import precision, strategies
@@ -32,8 +33,9 @@ def parallelize(
     Raises:
         UserError: if the strategy cannot run on this number of ranks, or with this model.
     """
-    model = _convert_batchnorm(model, world.device, synchronize)
-    if config.dist.channels_last:
+    model = _convert_batchnorm(model, synchronize)
+    if config.dist.channels_last and not STRATEGIES[config.dist.strategy].shards:
+        # A shard is a contiguous range, which a weight in channels_last is not: there only the images are.
         model = model.to(memory_format=torch.channels_last)
     precision.apply(model, config.dist.precision, world.device)
     if config.dist.compile:
@@ -41,15 +43,10 @@ def parallelize(
     return strategies.wrap(model, make_optimizer, config, world, mine)
 
 
-def _convert_batchnorm(model: nn.Module, device: torch.device, synchronize: bool) -> nn.Module:
-    if synchronize:
-        on_gpu = device.type == "cuda"
-        kind = sync_batchnorm.CudaSyncBatchNorm if on_gpu else sync_batchnorm.CpuSyncBatchNorm
-        model, _ = sync_batchnorm.convert(model, kind)
-    else:
-        # A user's own SyncBatchNorm would synchronize statistics against the recipe.
-        model, _ = sync_batchnorm.convert(model, sync_batchnorm.CpuSyncBatchNorm, only=nn.SyncBatchNorm)
-    return model
+def _convert_batchnorm(model: nn.Module, synchronize: bool) -> nn.Module:
+    # Without: a user's own SyncBatchNorm would synchronize statistics against the recipe.
+    only = _BatchNorm if synchronize else nn.SyncBatchNorm
+    return sync_batchnorm.convert(model, sync_batchnorm.SyncBatchNorm, only=only)[0]
 
 
 def _compile(model: nn.Module, config: "DistConfig") -> None:

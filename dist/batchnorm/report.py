@@ -5,7 +5,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from phalanx.configs.errors import UserError
-from phalanx.dist.batchnorm.sync_batchnorm import CpuSyncBatchNorm, CudaSyncBatchNorm
+from phalanx.dist.batchnorm.sync_batchnorm import SyncBatchNorm
 from phalanx.dist.microbatches.forward_passes import ForwardPass
 
 
@@ -29,7 +29,7 @@ def describe_normalisation(model: nn.Module, group_size: int, micro_batch: int) 
         if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's; other libraries call theirs the same
             row = ("BatchNorm, frozen", "nothing: its statistics are constants")
         elif isinstance(module, _BatchNorm):
-            how = "converted" if isinstance(module, CpuSyncBatchNorm | CudaSyncBatchNorm) else "left as it is"
+            how = "converted" if isinstance(module, SyncBatchNorm) else "left as it is"
             row = (
                 f"BatchNorm, {'merged' if group_size > 1 and how != 'converted' else how}",
                 shared if group_size > 1 else alone,

@@ -1,8 +1,9 @@
-"""Synchronized BatchNorm over micro-batches on several ranks: torch's SyncBatchNorm on GPUs, the same arithmetic on CPU.
+"""Synchronized BatchNorm over micro-batches on several ranks, on GPUs and on the CPU.
 
-torch's needs a GPU. Ours exchanges, in the forward, every rank's count, mean and sum of squared deviations, and
-combines them (Chan, Golub and LeVeque, Updating formulae, 1979, equation 2.1); in the backward, the two sums that the
-gradient of BatchNorm needs (Ioffe and Szegedy, ICML 2015, arXiv:1502.03167, section 3). Counts may differ, and be zero.
+In the forward it exchanges every rank's count, mean and sum of squared deviations, and combines them (Chan, Golub and
+LeVeque, Updating formulae, 1979, equation 2.1); in the backward, the two sums that the gradient of BatchNorm needs (Ioffe and
+Szegedy, ICML 2015, arXiv:1502.03167, section 3). Counts may differ, and be zero. Torch's SyncBatchNorm runs on GPUs only, and
+lets the host wait for its device three times per layer and forward, to read the counts; this one never does.
 """
 
 from typing import Any
@@ -17,6 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from phalanx.dist.batchnorm.groups import StatsGroup
 
 Group = torch.distributed.ProcessGroup
+# Added to a variance of 1 it changes no bit; torch 2.11 refuses 0.
+_NO_EPS = 1e-30
 
 
 class _SynchronizedNorm(torch.autograd.Function):
@@ -77,7 +80,7 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """`x * scale + shift`, both [C], in one pass and in x's own type: BatchNorm of mean 0 and variance 1."""
     if not x.numel():
         return torch.zeros_like(x)
-    return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, training=False, eps=0.0)
+    return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, training=False, eps=_NO_EPS)
 
 
 def _layout(x: Tensor) -> torch.memory_format:
@@ -106,8 +109,8 @@ def _momentum(layer: _BatchNorm) -> float:
     return 1 / float(layer.num_batches_tracked) if layer.num_batches_tracked is not None and layer.training else 0.0
 
 
-class CpuSyncBatchNorm(_BatchNorm):
-    """BatchNorm with synchronized statistics on any device that gloo or NCCL serves. Shape: [B, C, ...] to the same."""
+class SyncBatchNorm(_BatchNorm):
+    """BatchNorm over the stats group of the current forward pass. Shape: [B, C, ...] to the same."""
 
     stats_group: StatsGroup
 
@@ -129,18 +132,6 @@ class CpuSyncBatchNorm(_BatchNorm):
         return output
 
 
-class CudaSyncBatchNorm(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm over the stats group of the current forward pass. On GPUs."""
-
-    stats_group: StatsGroup
-
-    def forward(self, input: Tensor) -> Tensor:
-        if self.stats_group.group is None or not self.training:
-            return _alone(self, input)
-        self.process_group = self.stats_group.group
-        return super().forward(input)
-
-
 def _like(layer: _BatchNorm, kind: type[_BatchNorm]) -> _BatchNorm:
     """The layer converted to another class, with the same parameters and buffers."""
     made = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
@@ -153,15 +144,15 @@ def convert(model: nn.Module, kind: type[_BatchNorm], only: type[_BatchNorm] = _
 
     Args:
         model: changed in place, unless it is a BatchNorm itself.
-        kind: `CpuSyncBatchNorm`, `CudaSyncBatchNorm`, or `nn.BatchNorm2d` to make statistics local.
+        kind: `SyncBatchNorm`, or `nn.BatchNorm2d` to make statistics local.
         only: which layers; all kinds of BatchNorm if not given.
     """
     stats_group, names = StatsGroup(), []
     for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if not isinstance(layer, only) or isinstance(layer, CpuSyncBatchNorm | CudaSyncBatchNorm):
+        if not isinstance(layer, only) or isinstance(layer, SyncBatchNorm):
             continue
         made = _like(layer, kind)
-        if isinstance(made, CpuSyncBatchNorm | CudaSyncBatchNorm):
+        if isinstance(made, SyncBatchNorm):
             made.stats_group = stats_group
         names.append(name)
         if not name:
@@ -173,4 +164,4 @@ def convert(model: nn.Module, kind: type[_BatchNorm], only: type[_BatchNorm] = _
 
 def stats_group_of(model: nn.Module) -> StatsGroup:
     """The stats group that all converted layers of a model read; an unused one if there are none."""
-    return next((m.stats_group for m in model.modules() if isinstance(m, CpuSyncBatchNorm | CudaSyncBatchNorm)), StatsGroup())
+    return next((m.stats_group for m in model.modules() if isinstance(m, SyncBatchNorm)), StatsGroup())

@@ -96,7 +96,8 @@ class ExactFsdp(Fsdp):
         norms: list[Tensor] = []
         for parameter in self.parameters.values():
             if isinstance(parameter.grad, DTensor):
-                norms += torch._foreach_norm([parameter.grad.full_tensor()])
+                # Offloaded gradients lie on the host, where NCCL gathers nothing.
+                norms += torch._foreach_norm([self._full(parameter.grad)])
         return torch.linalg.vector_norm(torch.stack(norms))
 
 

@@ -85,9 +85,13 @@ class Fsdp(Replicated):
         """Every full parameter, one after another."""
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                shards = parameter.to(self._device)
-                assert isinstance(shards, DTensor)
-                yield name, shards.full_tensor()
+                yield name, self._full(parameter)
+
+    def _full(self, shards: Tensor) -> Tensor:
+        """The full tensor, on this rank's device, which offloaded shards are not on."""
+        moved = shards.to(self._device)
+        assert isinstance(moved, DTensor)
+        return moved.full_tensor()
 
 
 def _mesh(config: "DistConfig", world: World) -> DeviceMesh:

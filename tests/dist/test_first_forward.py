@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from phalanx.dist.batchnorm.report import describe_normalisation
-from phalanx.dist.batchnorm.sync_batchnorm import CpuSyncBatchNorm, convert
+from phalanx.dist.batchnorm.sync_batchnorm import SyncBatchNorm, convert
 from phalanx.dist.microbatches.forward_passes import ForwardPass
 from phalanx.dist.step.first_forward import changed_buffers, watching
 from tests.support.running import DIGITS, FEW_EVALUATED, phalanx
@@ -27,7 +27,7 @@ def test_the_table_names_what_is_converted_merged_frozen_left_and_in_no_need() -
     assert "2 layers   each statistic sees 8 samples, 1 micro-batch" in left[1] and "its statistics are constants" in left[0]
     assert "2 layers   need nothing" in left[2]
     assert "BatchNorm, merged" in describe_normalisation(model(), group_size=2, micro_batch=8)[1]
-    converted = describe_normalisation(convert(model(), CpuSyncBatchNorm)[0], group_size=2, micro_batch=8)
+    converted = describe_normalisation(convert(model(), SyncBatchNorm)[0], group_size=2, micro_batch=8)
     assert converted[0].startswith("BatchNorm, converted") and "16 samples, 2 micro-batches" in converted[0]
 
 

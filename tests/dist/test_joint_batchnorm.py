@@ -9,7 +9,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from benchmarks.support.rank_pool import Pool
-from phalanx.dist.batchnorm.sync_batchnorm import CpuSyncBatchNorm, convert, stats_group_of
+from phalanx.dist.batchnorm.sync_batchnorm import SyncBatchNorm, convert, stats_group_of
 from phalanx.dist.comm.process_group import World
 from tests.dist.tracing import collectives
 
@@ -71,7 +71,7 @@ def _train(model: nn.Module, batches: Tensor, weights: Sequence[Tensor], rows: s
 def on_ranks(world: World, name: str, sizes: Sequence[int], channels_last: bool) -> dict[str, Tensor]:
     """This rank's rows, with its gradients summed over ranks."""
     model, batches, weights = _made(name)
-    model, converted = convert(model, CpuSyncBatchNorm)
+    model, converted = convert(model, SyncBatchNorm)
     assert converted and not any(type(m).__name__.startswith("BatchNorm") for m in model.modules())
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -104,7 +104,7 @@ def test_it_equals_batchnorm_on_the_whole_batch(pool: Pool, name: str, sizes: tu
 def without_communication(world: World) -> tuple[int, int]:
     """In evaluation, and in a turn without partners, nothing is exchanged."""
     model, batches, _ = _made("cnn")
-    model, _ = convert(model, CpuSyncBatchNorm)
+    model, _ = convert(model, SyncBatchNorm)
     group = torch.distributed.new_group(list(range(world.ranks.world)))
     plain = _made("cnn")[0]
     with collectives() as found:
@@ -124,7 +124,7 @@ def test_evaluation_and_single_passes_exchange_nothing(pool: Pool) -> None:
 def half(world: World, layout: torch.memory_format) -> list[float]:
     """Under bf16 sums are float32's: output and gradients differ from float32's by the rounding of bf16 alone."""
     _, batches, _weights = _made("cnn")
-    layer, _ = convert(nn.BatchNorm2d(3), CpuSyncBatchNorm)
+    layer, _ = convert(nn.BatchNorm2d(3), SyncBatchNorm)
     plain = nn.BatchNorm2d(3)
     stats_group_of(layer).group = torch.distributed.new_group(list(range(world.ranks.world)))
     rows = slice(world.ranks.rank * 6, world.ranks.rank * 6 + 6)
@@ -152,12 +152,12 @@ def test_converted_layers_keep_parameters_names_and_modes() -> None:
     model = _cnn()
     model[1].eval()
     names: dict[str, Any] = dict([*model.named_parameters(), *model.named_buffers()])
-    converted, replaced = convert(model, CpuSyncBatchNorm)
+    converted, replaced = convert(model, SyncBatchNorm)
     assert replaced == ["1", "4"] and not converted[1].training and converted[4].training
     after = dict([*converted.named_parameters(), *converted.named_buffers()])
     assert after.keys() == names.keys() and all(after[n] is names[n] for n in names)
 
 
 def test_a_layer_that_is_the_model_itself_is_converted() -> None:
-    layer, replaced = convert(nn.BatchNorm2d(3), CpuSyncBatchNorm)
-    assert isinstance(layer, CpuSyncBatchNorm) and replaced == [""]
+    layer, replaced = convert(nn.BatchNorm2d(3), SyncBatchNorm)
+    assert isinstance(layer, SyncBatchNorm) and replaced == [""]

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-quick lint format types coverage wheel clean
+.PHONY: help install quickstart test test-quick test-oldest lint format types coverage wheel clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test: $(INSTALLED)  ## the whole test suite, on real processes
 test-quick: $(INSTALLED)  ## one proof of each kind, in about two minutes
 	$(BIN)/python -m pytest -m quick
 
+test-oldest: $(INSTALLED)  ## the quick tests on the oldest torch that is supported
+	$(BIN)/python -m tests.oldest
+
 lint: $(INSTALLED)  ## ruff, lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,4 +51,4 @@ wheel: $(INSTALLED)  ## build the wheel into build/ (never dist/, which holds co
 	$(BIN)/python -m build --outdir build .
 
 clean:  ## remove the environment and build output; runs/ stays
-	rm -rf $(VENV) build *.egg-info src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*
+	rm -rf $(VENV) .oldest build *.egg-info src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .coverage*

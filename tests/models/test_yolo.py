@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
@@ -306,6 +307,35 @@ def test_images_of_several_sizes_are_seen_as_if_padded(name: str) -> None:
         assert len(found["scores"]) and (found["scores"].diff() <= 0).all()
         assert (found["boxes"] >= 0).all() and (found["boxes"] <= torch.tensor([width, height, width, height])).all()
     assert both[0]["scores"][0] == whole[0]["scores"][0]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_losses_do_not_depend_on_the_memory_format(name: str) -> None:
+    network = _built(name).double().train()
+    torch.manual_seed(9)
+    images, targets = torch.randn(2, 3, 64, 96, dtype=torch.float64), _targets((3, 2))
+    expected = network(images, targets)
+    network.to(memory_format=torch.channels_last)
+    for loss, (total, _) in network(images.contiguous(memory_format=torch.channels_last), targets).items():
+        torch.testing.assert_close(total, expected[loss][0], rtol=1e-10, atol=1e-12)
+
+
+class _AutocastOfGpus(TorchFunctionMode):
+    """Refuses what CUDA's autocast refuses and that of CPUs runs: this function alone."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") == "binary_cross_entropy" and torch.is_autocast_enabled("cpu"):
+            raise RuntimeError("binary_cross_entropy is unsafe to autocast")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_losses_are_computed_under_autocast_with_functions_that_gpus_have(name: str) -> None:
+    network = _built(name).train()
+    torch.manual_seed(9)
+    with _AutocastOfGpus(), torch.autocast("cpu", torch.bfloat16):
+        losses = network(torch.randn(2, 3, 64, 96), _targets((3, 2)))
+    assert all(total.dtype == torch.float32 and bool(torch.isfinite(total)) for total, _ in losses.values())
 
 
 def _used(network: Yolo) -> Yolo:

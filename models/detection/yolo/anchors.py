@@ -64,7 +64,7 @@ class AnchorYolo(Yolo):
             logits = each[..., 4]
             # Where several objects meet, the one that is found best: which comes last would depend on the device.
             cell = ((image * logits.shape[1] + anchor) * logits.shape[2] + row) * logits.shape[3] + column
-            found = torch.zeros_like(logits).view(-1).scatter_reduce_(0, cell, overlap.detach().clamp(min=0), "amax")
+            found = logits.new_zeros(logits.numel()).scatter_reduce_(0, cell, overlap.detach().clamp(min=0), "amax")
             mean = F.binary_cross_entropy_with_logits(logits, found.view_as(logits), reduction="none").mean(dim=(1, 2, 3))
             of_objects = of_objects + _BALANCE[place] * mean.sum()
         of_objects = of_objects * (_OBJECTS * size[0] * size[1] / _SIDE**2)

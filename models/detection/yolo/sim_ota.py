@@ -40,9 +40,10 @@ def assigned(
     overlap = iou(truth[:, None], boxes[near])  # [n, near]
     probability = (classes[near].sigmoid() * objects[near, None].sigmoid()).sqrt()
     wanted = F.one_hot(labels, classes.shape[1]).to(probability.dtype)
-    cost_of_class = F.binary_cross_entropy(
-        probability.expand(len(truth), -1, -1), wanted[:, None].expand(-1, len(near), -1), reduction="none"
-    ).sum(dim=-1)
+    with torch.autocast(probability.device.type, enabled=False):  # which refuses this function on GPUs
+        cost_of_class = F.binary_cross_entropy(
+            probability.expand(len(truth), -1, -1), wanted[:, None].expand(-1, len(near), -1), reduction="none"
+        ).sum(dim=-1)
     in_both = in_box[:, near] & in_centre[:, near]
     cost = cost_of_class - _LOCATION_COST * (overlap + 1e-8).log() + _FAR * ~in_both
     taken = torch.zeros_like(cost, dtype=torch.bool)

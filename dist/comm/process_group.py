@@ -13,6 +13,7 @@ from torch._C._distributed_c10d import HashStore
 
 from phalanx.configs.errors import UserError
 from phalanx.dist.comm import network
+from phalanx.dist.comm.device_choice import choose_device
 from phalanx.dist.comm.rendezvous import LOOPBACK, launched_store, meeting_place, slurm_store
 from phalanx.dist.processes.environment import Ranks
 
@@ -41,25 +42,6 @@ class World:
     timeout: timedelta
 
 
-def choose_device(config: "DistConfig", ranks: Ranks) -> torch.device:
-    """This rank's GPU, or the CPU.
-
-    Raises:
-        UserError: if this node has fewer GPUs than ranks.
-    """
-    told_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
-    if config.device == "cpu" or (config.device == "auto" and (told_cpu or not torch.cuda.is_available())):
-        return torch.device("cpu")
-    found = torch.cuda.device_count()
-    if ranks.local_rank < found:
-        return torch.device("cuda", ranks.local_rank)
-    if found == 1 and ranks.launcher == "slurm":
-        return torch.device("cuda", 0)  # each task sees one GPU (--gpus-per-task), numbered 0
-    if found == 0:
-        raise UserError("dist.device=cuda, but torch finds no GPU. Set dist.device=cpu, or check the driver with nvidia-smi.")
-    raise UserError(f"{ranks.local_world} ranks on this node, but {found} GPUs. Start at most {found}, or set dist.device=cpu.")
-
-
 def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) -> World:
     """Joins the process groups and checks that all ranks are there; a world of one needs no group.
 
@@ -68,16 +50,14 @@ def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) 
     """
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # unset, Accelerate would choose another number
-    device = choose_device(config, ranks)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if ranks.world == 1:
-        control = None
+        device, control = choose_device(config, ranks), None
         # Under a launcher Accelerate would make a group of one, and wrap the model for it.
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
+        _use(device)
     else:
-        control = _meet(ranks, device, run_directory, config)
+        device, control = _meet(ranks, run_directory, config)
     accelerator = _accelerator(device)
     seen = torch.distributed.get_world_size() if ranks.world > 1 else 1
     if not (ranks.world == seen == accelerator.num_processes and ranks.rank == accelerator.process_index):
@@ -100,19 +80,26 @@ def patient_control(world: World, timeout: timedelta) -> "torch.distributed.Proc
     return group
 
 
-def _meet(ranks: Ranks, device: torch.device, run_directory: Path, config: "DistConfig") -> "torch.distributed.ProcessGroup":
-    """Makes the default group, for gradients, and the control group, which is returned."""
+def _use(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
+def _meet(ranks: Ranks, run_directory: Path, config: "DistConfig") -> "tuple[torch.device, torch.distributed.ProcessGroup]":
+    """Makes the default group, for gradients, and the control group, which is returned with this rank's device."""
     timeout = timedelta(seconds=config.timeout_s)
     on_slurm = ranks.launcher == "slurm"
     own = _network(ranks, config)
     if on_slurm:
         store, host, port = slurm_store(ranks, run_directory, timeout, own)
-        # Accelerate takes the local rank for the GPU's number, which is 0 where each task sees only one GPU.
-        local = ranks.local_rank if device.index is None else device.index
-        os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_RANK=str(local))
-        os.environ.update(LOCAL_WORLD_SIZE=str(ranks.local_world), MASTER_ADDR=host, MASTER_PORT=str(port))
+        os.environ.update(RANK=str(ranks.rank), WORLD_SIZE=str(ranks.world), LOCAL_WORLD_SIZE=str(ranks.local_world))
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
     else:
         store = launched_store(ranks, timeout)
+    device = choose_device(config, ranks, store)
+    # Accelerate takes the local rank for the GPU's number, which is 0 where each rank sees only its own.
+    os.environ["LOCAL_RANK"] = str(ranks.local_rank if device.index is None else device.index)
+    _use(device)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo still connects
         torch.distributed.init_process_group(
@@ -126,7 +113,7 @@ def _meet(ranks: Ranks, device: torch.device, run_directory: Path, config: "Dist
     control = torch.distributed.new_group(backend="gloo", timeout=timeout)
     if on_slurm and ranks.is_main:
         meeting_place(run_directory).unlink(missing_ok=True)
-    return cast(torch.distributed.ProcessGroup, control)
+    return device, cast(torch.distributed.ProcessGroup, control)
 
 
 def _network(ranks: Ranks, config: "DistConfig") -> str:

@@ -1,8 +1,6 @@
 """Starting ranks on this machine through accelerate launch: signals reach every rank, and the ranks' exit code is returned."""
 
-import glob
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -15,18 +13,10 @@ from phalanx.configs.sections.dist import DistConfig
 from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.processes import rank_status, scratch
 from phalanx.dist.processes.environment import without_ranks
+from phalanx.dist.processes.gpus import count_gpus
 from phalanx.dist.processes.stop import answer_from_now_on, answered
 
 _GRACE_S = 5.0  # for the others to end by themselves after a rank failed
-
-
-def count_gpus() -> int:
-    """GPUs that this process may use, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    there = len([p for p in glob.glob("/dev/nvidia*") if re.fullmatch(r"/dev/nvidia\d+", p)])
-    if visible is None:
-        return there
-    return min(there, len([part for part in visible.split(",") if part.strip() not in ("", "-1", "NoDevFiles")]))
 
 
 def default_processes(config: DistConfig) -> int:

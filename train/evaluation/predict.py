@@ -22,7 +22,7 @@ from phalanx.data.images.modes import CHANNELS, Mode
 from phalanx.data.loading.loader import collate
 from phalanx.data.open import open_split
 from phalanx.data.transforms.pipeline import Pipeline, pipeline
-from phalanx.dist.comm.process_group import choose_device
+from phalanx.dist.comm.device_choice import choose_device
 from phalanx.dist.precision import weights_dtype
 from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.processes.threads import choose_threads

@@ -9,9 +9,11 @@ from torch import nn
 
 from phalanx.configs import places
 from phalanx.configs.errors import UserError
+from phalanx.configs.own_code import is_own
 from phalanx.configs.schema import ModelConfig, RunConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
+from phalanx.data.labels_in_range import LabelsInRange
 from phalanx.data.loading import order
 from phalanx.data.loading.loader import EvaluationLoader, Loader, Samples
 from phalanx.data.open import open_split
@@ -118,10 +120,10 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
     )
     workers, stream = config.data.workers, order.stream(config, made.training)
     wanted = statistics(config, made.training.channels)
-    augmented = pipeline(config.data, made.training, "train", wanted)
-    training = Samples(made.training, augmented, config.seed, mosaics(config, made.training, augmented))
+    augmented, stored = pipeline(config.data, made.training, "train", wanted), _in_range(config, made.training)
+    training = Samples(stored, augmented, config.seed, mosaics(config, stored, augmented))
     seen = pipeline(config.data, made.validation, "val", wanted, config.evaluate)
-    validation = Samples(made.validation, seen, config.seed)
+    validation = Samples(_in_range(config, made.validation), seen, config.seed)
     device = world.device if config.data.transform_on == "device" else None
     pin, changed = world.device.type == "cuda", batchwise(config, made.training)
     loader = Loader(training, stream, engine.mine, workers, pin, changed, device)
@@ -129,6 +131,16 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
         validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers, device
     )
     return Parts(made.training, made.task, engine, made.loaded, loader, evaluation, stream, made.last_step)
+
+
+def _in_range(config: RunConfig, dataset: Dataset) -> Dataset:
+    """A user's own dataset, refusing labels that the network lacks; a task of their own may give labels another meaning."""
+    if not is_own(config.data.name) or is_own(config.task.name):
+        return dataset
+    background = 1 if registry.get(config.model.name).background else 0
+    classes = max(len(dataset.classes), (config.model.num_classes or 0) - background)
+    ignored = dataset_info.ignored(dataset)
+    return LabelsInRange(dataset, classes, config.data.ignore_index if ignored is None else ignored)
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

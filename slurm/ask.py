@@ -29,6 +29,7 @@ _ENDED = {
     "REVOKED",
     "TIMEOUT",
 }
+_NO_SUCH_JOB = "no such job"
 # Columns of sacct, by scontrol's names for them.
 _SACCT = {
     "JobName": "JobName",
@@ -195,6 +196,20 @@ def _job(fields: dict[str, str], restarts: int) -> Job:
     )
 
 
+def described(id: str) -> dict[str, str]:
+    """The controller's fields of a job.
+
+    Raises:
+        SlurmError: if it does not answer, or does not know the job.
+    """
+    command = ("scontrol", "show", "job", "--oneliner", id)
+    found = [fields_of(line) for line in answer(*command).splitlines() if line.startswith("JobId=")]
+    if not found:
+        raise SlurmError(command, _NO_SUCH_JOB)
+    # An array is shown as its tasks, one of which has the array's number.
+    return next((record for record in found if record["JobId"] == id), found[0])
+
+
 def job(id: str) -> Job | None:
     """A job, from the controller; from sacct once the controller has forgotten it; None if both do not know it.
 
@@ -204,16 +219,13 @@ def job(id: str) -> Job | None:
     if not re.fullmatch(r"\d+(_\d+)?", id):
         return None
     try:
-        printed = answer("scontrol", "show", "job", "--oneliner", id)
+        fields = described(id)
     except SlurmError as error:
+        if error.message == _NO_SUCH_JOB:
+            return None
         if "Invalid job id" not in error.message:
             raise
         return past_job(id)
-    found = [fields_of(line) for line in printed.splitlines() if line.startswith("JobId=")]
-    if not found:
-        return None
-    # An array is shown as its tasks, one of which has the array's number.
-    fields = next((record for record in found if record["JobId"] == id), found[0])
     return _job(fields | {"JobId": id}, restarts=integer_of(fields.get("Restarts", "")) or 0)
 
 

@@ -7,7 +7,9 @@ exit code.
 """
 
 import os
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from phalanx.configs.errors import ExitCode
@@ -18,6 +20,9 @@ from phalanx.dist.processes.environment import attempt
 from phalanx.dist.storage.durable_files import read_json_object, write_json
 from phalanx.dist.storage.run_directory import Events, RunDirectory
 from phalanx.slurm import ask, failures, jobs
+from phalanx.slurm.excluding import exclude
+from phalanx.slurm.failures import Report
+from phalanx.slurm.hardware_faults import hardware_fault, program_fault
 from phalanx.slurm.verdict import Ending, Verdict, judge
 
 _HUNG = "Hung"  # the type of the reports of dist/health/watchdog.py
@@ -31,6 +36,8 @@ def main() -> int:
     _note(run, step, job, verdict)
     if verdict.action == "requeue":
         write_json(_file(run), {"job": job, "step": step, "in_a_row": verdict.in_a_row})
+        if verdict.exclude is not None:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the requeue's, which leaves seconds to exclude the node
         try:
             ask.requeue(job)
         except ask.SlurmError as error:
@@ -39,6 +46,10 @@ def main() -> int:
                 flush=True,
             )
             return int(ExitCode.FAILED)
+        if verdict.exclude is not None:
+            problem = exclude(job, verdict.exclude)
+            done = "is excluded from now on" if problem is None else f"could not be excluded: {problem}"
+            print(f"phalanx: {verdict.exclude} {done}.", flush=True)
     return int(verdict.code)
 
 
@@ -49,6 +60,9 @@ def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
     reported = failures.reports(run, attempt())
     hung = [report for report in reported if report.kind == _HUNG]
     own = [report for report in reported if not report.echo and report.kind != _HUNG]
+    failure = f"rank {own[0].rank}: {own[0].kind}: {own[0].message}" if own else None
+    lost = tuple(sorted(set(range(last.ranks if last else 0)) - set(said)))
+    fault, faulty = _fault(run, job, reported, lost)
     before, in_a_row = _requeued(run, job)
     try:
         found = ask.job(job)
@@ -60,14 +74,36 @@ def _ending(run: RunDirectory, code: int, job: str, step: int) -> Ending:
         state=found.state if found else "UNKNOWN",
         preempted=found is not None and found.preempted,
         hung=bool(hung),
-        failure=f"rank {own[0].rank}: {own[0].kind}: {own[0].message}" if own else None,
-        lost=tuple(sorted(set(range(last.ranks if last else 0)) - set(said))),
+        failure=failure or _killed_by_its_program(run, lost),
+        lost=lost,
         out_of_memory=failures.out_of_memory(failures.last_attempt(failures.batch_log(run, job))) is not None,
         progress=step > before,
         in_a_row=in_a_row,
         most=run.read_config().slurm.max_requeues,
         apart=next((report.message.removesuffix(f". {REMEDY}") for report in reported if report.apart), None),
+        fault=fault,
+        faulty=faulty,
     )
+
+
+def _fault(run: RunDirectory, job: str, reported: Sequence[Report], lost: Sequence[int]) -> tuple[str | None, str | None]:
+    """What blames the hardware, and the node that has it: a rank's report, or the last words of one that left none."""
+    for report in sorted(reported, key=lambda report: report.time):
+        if (words := hardware_fault(report.message)) is not None:
+            return f"rank {report.rank} on {report.node or report.host}: {words}", report.node or None
+    batch = failures.last_attempt(failures.batch_log(run, job))
+    for rank in lost:
+        # torch aborts a rank whose NCCL thread meets the error before its main thread does.
+        if (words := hardware_fault(failures.last_words(run.logs / f"rank-{rank}.log"))) is not None:
+            node = failures.node_of(batch, rank)
+            return f"rank {rank}{f' on {node}' if node else ''}: {words}", node or None
+    return None, None
+
+
+def _killed_by_its_program(run: RunDirectory, lost: Sequence[int]) -> str | None:
+    """The error of CUDA for which torch aborted a rank, if that is its program's."""
+    said = ((rank, program_fault(failures.last_words(run.logs / f"rank-{rank}.log"))) for rank in lost)
+    return next((f"rank {rank}: {words}" for rank, words in said if words), None)
 
 
 def _requeued(run: RunDirectory, job: str) -> tuple[int, int]:
@@ -91,7 +127,8 @@ def _note(run: RunDirectory, step: int, job: str, verdict: Verdict) -> None:
     names = {"requeue": "requeue", "leave": "ended", "fail": "failure"}
     if verdict.action in names:
         events = Events(run)
-        events.write(names[verdict.action], step, job=job, reason=verdict.reason)
+        excluded = {} if verdict.exclude is None else {"exclude": verdict.exclude}
+        events.write(names[verdict.action], step, job=job, reason=verdict.reason, **excluded)
         events.close()
     what = {"done": "done", "requeue": "requeued", "leave": "not requeued", "fail": "failed, and not requeued"}[verdict.action]
     print(f"phalanx: job {job} {what}: {verdict.reason}. The last checkpoint is of step {step}.", flush=True)

@@ -13,6 +13,7 @@ from phalanx.dist.storage.json_lines import number
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm.parameters import ATTEMPT
 
+_TAIL_BYTES = 64 << 10
 _ENDED = re.compile(r"srun: error: (?P<node>\S+): tasks? (?P<tasks>[\d,-]+): (?P<how>.+)")
 _MEMORY = re.compile(r"(?i)out[ -]of[ -]memory|oom[-_ ]kill|exceeded (job |step )?memory limit")
 
@@ -22,11 +23,13 @@ class Report:
     """A rank's report in errors/rank-N.json.
 
     Attributes:
+        node: its node's name in SLURM; empty if unknown.
         echo: whether it only reports that other ranks were gone, or not reached.
     """
 
     rank: int
     host: str
+    node: str
     time: float
     kind: str
     message: str
@@ -64,6 +67,7 @@ def _report(stored: dict[str, Any]) -> Report:
     return Report(
         rank,
         str(host),
+        str(stored.get("node", "")),
         moment,
         str(kind),
         str(message),
@@ -80,9 +84,34 @@ def batch_log(run: RunDirectory, job: str) -> Path:
 
 def last_attempt(log: Path) -> Sequence[str]:
     """The lines of the newest attempt in a batch script's log, which continues through requeues."""
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    return _since_attempt(log.read_text(errors="replace").splitlines() if log.is_file() else [])
+
+
+def last_words(log: Path) -> str:
+    """What a rank wrote last in the newest attempt; the batch script opens attempts in the ranks' logs, too."""
+    if not log.is_file():
+        return ""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(_since_attempt(lines))
+
+
+def _since_attempt(lines: Sequence[str]) -> Sequence[str]:
     starts = [number for number, line in enumerate(lines) if line.startswith(ATTEMPT)]
     return lines[starts[-1] :] if starts else lines
+
+
+def node_of(lines: Sequence[str], rank: int) -> str:
+    """The node on which srun says that a task ended; empty if it does not."""
+    ended = (match for line in lines if (match := _ENDED.search(line)))
+    return next((match["node"] for match in ended if rank in _numbers(match["tasks"])), "")
+
+
+def _numbers(tasks: str) -> set[int]:
+    """`0,4-6` as numbers."""
+    bounds = (part.partition("-") for part in tasks.split(",") if part)
+    return {number for first, _, last in bounds for number in range(int(first), int(last or first) + 1)}
 
 
 def ended_by_srun(lines: Sequence[str]) -> str | None:

@@ -79,7 +79,10 @@ def _setup(config: RunConfig, run: RunDirectory, environment: Mapping[str, str])
     return [
         # The ranks save and end; then the last line decides about a requeue. Until then the script must live.
         "trap : " + " ".join(number.name.removeprefix("SIG") for number in SIGNALS),
-        f'echo "{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date --iso-8601=seconds)"',
+        f'head="{ATTEMPT} ${{SLURM_RESTART_COUNT:-0}} of job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, $(date --iso-8601=seconds)"',
+        'echo "$head"',
+        # Where a rank's last words begin, if it is killed without a report.
+        f'for log in {shlex.quote(str(run.logs.absolute()))}/rank-*.log; do [ ! -e "$log" ] || echo "$head" >>"$log"; done',
         *config.slurm.setup,
         *(f"export {name}={shlex.quote(value)}" for name, value in exported.items()),
         f"export {MAILBOX}={folder}/ranks-$SLURM_JOB_ID-${{SLURM_RESTART_COUNT:-0}}",

@@ -1,6 +1,6 @@
 """The decision on a job whose ranks have ended: done, requeued, or failed. A pure function."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from phalanx.configs.errors import ExitCode
@@ -24,6 +24,8 @@ class Ending:
         in_a_row: consecutive requeues without progress so far.
         most: the allowed number of these.
         apart: nodes that do not reach each other, if any.
+        fault: a failure that blames the hardware, if any.
+        faulty: the name in SLURM of the node that has the fault, if known.
     """
 
     code: int
@@ -37,25 +39,36 @@ class Ending:
     in_a_row: int
     most: int
     apart: str | None = None
+    fault: str | None = None
+    faulty: str | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do, why, the exit code of the job, and the requeues without progress from now on."""
+    """What to do, why, the exit code of the job, and the requeues without progress from now on.
+
+    Attributes:
+        exclude: a node that a requeued job is to be kept off.
+    """
 
     action: Action
     reason: str
     code: int
     in_a_row: int
+    exclude: str | None = None
 
 
 def judge(ending: Ending) -> Verdict:
-    """Time limits, preemption, a hung rank and lost ranks may succeed on a retry; a rank's own failure would recur."""
+    """Time limits, preemption, a hung rank, lost ranks and broken hardware may succeed on a retry; a rank's own failure would
+    recur."""
     if ending.code == ExitCode.DONE:
         return Verdict("done", "all steps are done", ExitCode.DONE, 0)
     if ending.state not in ("RUNNING", "SUSPENDED"):
         # Cancelled, or requeued by the user: a requeue would revive the former, and is not needed for the latter.
         return Verdict("leave", f"the job is {ending.state}", _code(ending), ending.in_a_row)
+    if ending.fault is not None:
+        verdict = _another_try(ending, ending.fault)
+        return replace(verdict, exclude=ending.faulty) if verdict.action == "requeue" else verdict
     if ending.failure is not None:
         return Verdict("fail", ending.failure, _code(ending), ending.in_a_row)
     if ending.out_of_memory:

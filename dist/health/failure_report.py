@@ -1,5 +1,6 @@
 """errors/rank-N.json: why a rank failed, when, and whether its failure only follows from another rank's. No torch here."""
 
+import os
 import re
 import socket
 import sys
@@ -17,6 +18,8 @@ _LOST_EACH_OTHER = re.compile(
     r"(?i)connection (closed|reset|refused|aborted)|socket (closed|timeout)|broken pipe|timed out (waiting|after)|"
     r"gloo.*(timeout|timed out|peer)|transport/tcp"
 )
+# These of NCCL's errors are the program's or the launcher's: no other rank has the reason.
+_MISUSE = re.compile(r"ncclInvalid(Usage|Argument)")
 
 
 def is_echo(error: BaseException) -> bool:
@@ -24,7 +27,7 @@ def is_echo(error: BaseException) -> bool:
     distributed = sys.modules.get("torch.distributed")
     for one in _chain(error):
         if distributed is not None and isinstance(one, distributed.DistError):
-            return True
+            return _MISUSE.search(str(one)) is None
         if isinstance(one, ConnectionError | RanksApart):
             return True
         if isinstance(one, RuntimeError) and _LOST_EACH_OTHER.search(str(one)):
@@ -56,8 +59,9 @@ def write_failure(
         echo: whether another rank's report has the reason.
         host: the rank's, if it is not this one.
     """
+    node = "" if host else os.environ.get("SLURMD_NODENAME", "")  # SLURM's name, which may differ from the host's
     host = host or socket.gethostname()
-    report = {"time": time.time(), "rank": rank, "host": host, "attempt": attempt(), "type": kind}
+    report = {"time": time.time(), "rank": rank, "host": host, "node": node, "attempt": attempt(), "type": kind}
     report |= {"message": message, "echo": echo, "traceback": lines}
     try:
         run.errors.mkdir(exist_ok=True)

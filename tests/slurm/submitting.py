@@ -45,6 +45,8 @@ class Told(Classification):
             what = harm.read_text()
             if what == "raise":
                 raise ZeroDivisionError(f"rank {rank} breaks")
+            if what == "ecc":
+                raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
             if what == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             if what == "memory":

@@ -34,3 +34,17 @@ def test_the_job_ends_and_logs_opens_with_the_rank_that_came_to_harm(
         assert shown[0].startswith("rank 1 on ") and "time.sleep(1000)" in told
         assert job.events[-1]["reason"].startswith("a rank hung")
     assert job.events[-1]["event"] == "failure" and took < 90
+
+
+@pytest.mark.timeout(300)
+def test_a_node_with_broken_hardware_is_excluded_and_the_job_requeued(cluster: VirtualCluster, tmp_path: Path) -> None:
+    job = Job(cluster, tmp_path, "ecc", "slurm.tasks_per_node=2", "train.steps=100000", "checkpoint.every_steps=5")
+    job.until(lambda: job.step >= 6, "training")
+    node = cluster.ask("squeue", "--noheader", "--format=%N", "--jobs", job.id)
+    job.tell("harm-1", "ecc")
+    job.until(lambda: f"ExcNodeList={node} " in cluster.ask("scontrol", "show", "job", "--oneliner", job.id), "excluded")
+    job.ask("cancel")
+    assert job.until_over() == "CANCELLED"
+    (requeued,) = [event for event in job.events if event["event"] == "requeue"]
+    assert requeued["reason"] == f"rank 1 on {node}: uncorrectable ECC error encountered" and requeued["exclude"] == node
+    assert f"phalanx: {node} is excluded from now on." in job.log

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from phalanx.dist.processes.children import die_with_parent
+
 # The longest first. `rest` takes whatever no other part names, so that no test can be forgotten.
 _FOLDERS = {
     "launch": ["tests/launch"],
@@ -77,9 +79,14 @@ class Part:
 def _start(name: str, arguments: Sequence[str], folder: Path) -> Part:
     # Without pytest's cache, which several would write at once.
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", _DURATIONS, *_PARTS[name], *arguments]
-    path, niceness = folder / name, _NICENESS.get(name, _OTHERS)
+    path, parent = folder / name, os.getpid()
+
+    def begin() -> None:
+        die_with_parent(parent)
+        os.nice(_NICENESS.get(name, _OTHERS))
+
     with open(path, "w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=lambda: os.nice(niceness))
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, preexec_fn=begin)
     return Part(name, process, path, time.monotonic())
 
 

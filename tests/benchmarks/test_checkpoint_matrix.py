@@ -4,8 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import checkpoint_matrix, parity
 from benchmarks.checkpoint_matrix import EXACT, Matrix, Pair
 from benchmarks.support.rank_pool import Pool
+from phalanx.configs.strategies import STRATEGIES
+
+
+def test_the_measurements_leave_no_strategy_out() -> None:
+    assert set(STRATEGIES) < set(checkpoint_matrix.STRATEGIES) and set(STRATEGIES) < set(parity.STRATEGIES)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +38,6 @@ def test_what_one_strategy_saved_another_reads_and_resumes_as_the_unbroken_run(p
 
 
 @pytest.mark.parametrize("strategy", [EXACT, "fsdp", "zero2"])
-def test_the_same_ranks_and_strategy_go_on_to_the_last_bit(pool: Pool, tmp_path: Path, strategy: str) -> None:
+def test_the_same_ranks_and_strategy_continue_to_the_last_bit(pool: Pool, tmp_path: Path, strategy: str) -> None:
     found = Matrix(pool, tmp_path).measure(Pair("adamw", strategy, 3, strategy, 3))
     assert found["ok"] and found["same_bits"], found

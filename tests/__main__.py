@@ -22,6 +22,7 @@ from phalanx.dist.processes.children import die_with_parent
 # The longest first. `rest` takes whatever no other part names, so that no test can be forgotten.
 _FOLDERS = {
     "launch": ["tests/launch"],
+    "fake_cuda": ["tests/fake_cuda"],
     "dist": ["tests/dist"],
     "models": ["tests/models"],
     "docs": ["tests/test_docs.py", "tests/test_extending.py", "tests/test_habits.py"],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from phalanx.dist.checkpoint.layout import Range
 
@@ -62,7 +62,7 @@ def full_entry(name: str, kind: EntryKind, tensor: Tensor) -> Entry:
 
 def entry(name: str, kind: EntryKind, tensor: Tensor) -> Entry:
     """An entry for a tensor that every rank holds, or for this rank's shard of one, along its first dimension."""
-    if type(tensor) in (Tensor, nn.Parameter):
+    if not hasattr(tensor, "device_mesh"):
         return full_entry(name, kind, tensor)
     from torch.distributed.tensor import DTensor  # imported here, as it takes most of a second
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset

@@ -1,0 +1,85 @@
+"""Which runs there are: every family of networks, narrow and on small images, in every precision and memory format."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+FORMATS = ("contiguous", "channels_last")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as a recipe names it.
+
+    Attributes:
+        task: `task.name`.
+        overrides: further keys of the recipe.
+    """
+
+    task: str
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run."""
+
+    network: str
+    precision: str
+    format: str
+
+    def __str__(self) -> str:
+        return f"{self.network} {self.precision} {self.format}"
+
+
+def _model(task: str, name: str, backbone: str | None = None, options: str | None = None, *more: str) -> Network:
+    given = [f"model.name={name}"]
+    given += [] if backbone is None else [f"model.backbone={backbone}"]
+    given += [] if options is None else [f"model.options={options}"]
+    return Network(task, (*given, *more))
+
+
+_NARROW = "{anchors: [8, 16, 24, 32, 48], samples: 16, hidden: 64}"
+_NARROW_MASKS = "{anchors: [8, 16, 24, 32, 48], samples: 16, hidden: 64, mask_channels: [32]}"
+
+NETWORKS: Mapping[str, Network] = {
+    "resnet": _model("classification", "resnet18"),
+    "vgg": _model("classification", "vgg11"),
+    "googlenet": _model("classification", "googlenet"),
+    "swin": _model("classification", "swin_t"),
+    "convnext": _model("classification", "convnext_tiny"),
+    "vit": _model("classification", "vit_b_32"),
+    "fcn32s": _model("segmentation", "fcn32s", "vgg11", "{hidden: 64}"),
+    "fcn16s": _model("segmentation", "fcn16s", "vgg11", "{hidden: 64}"),
+    "fcn8s": _model("segmentation", "fcn8s", "vgg11", "{hidden: 64}"),
+    "fcn": _model("segmentation", "fcn", "resnet18"),
+    "segnet": _model("segmentation", "segnet", "vgg11_bn"),
+    "unet": _model("segmentation", "unet", None, "{width: 8, batch_norm: true}"),
+    "unetpp": _model("segmentation", "unetpp", None, "{width: 8, deep_supervision: true}"),
+    "attention_unet": _model("segmentation", "attention_unet", None, "{width: 8}"),
+    "pspnet": _model("segmentation", "pspnet", "resnet18"),
+    "deeplabv1": _model("segmentation", "deeplabv1", "vgg11", "{multi_scale: true}"),
+    "deeplabv2": _model("segmentation", "deeplabv2", "resnet18"),
+    "deeplabv3": _model("segmentation", "deeplabv3", "resnet18"),
+    "deeplabv3plus": _model("segmentation", "deeplabv3plus", "resnet18"),
+    "retinanet": _model("detection", "retinanet", "resnet18", "{anchors: [8, 16, 24, 32, 48]}"),
+    "fcos": _model("detection", "fcos", "resnet18"),
+    "faster_rcnn": _model("detection", "faster_rcnn", "resnet18", _NARROW),
+    "mask_rcnn": _model("instance", "mask_rcnn", "resnet18", _NARROW_MASKS),
+    "yolov3": _model("detection", "yolov3", None, "{channels: 8}"),
+    "yolov5": _model("detection", "yolov5n"),
+    "yolox": _model("detection", "yolox_nano"),
+    "yolov8": _model("detection", "yolov8n"),
+}
+
+ALL = [Case(*of) for of in product(NETWORKS, PRECISIONS, FORMATS)]
+
+_PAIRS = list(product(PRECISIONS, FORMATS))
+# Every network once, and in each task every precision with every format as far as its networks go.
+CHOSEN = [Case(network, *_PAIRS[number % len(_PAIRS)]) for number, network in enumerate(NETWORKS)]
+
+
+def named(name: str) -> Case:
+    """The case that `str` gives this name."""
+    return next(case for case in ALL if str(case) == name)

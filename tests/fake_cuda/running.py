@@ -1,0 +1,42 @@
+"""Asks for runs, and judges them."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tests.fake_cuda.asking import Worker
+from tests.fake_cuda.cases import NETWORKS, Case
+
+_LIMIT_S = 250.0
+
+
+def measure(worker: Worker, case: Case) -> dict[str, Any]:
+    """What a run found, with its seconds; or its error."""
+    network = NETWORKS[case.network]
+    keys = [f"dist.precision={case.precision}", f"dist.channels_last={str(case.format == 'channels_last').lower()}"]
+    answer = worker.ask("tests.fake_cuda.trained:run", _LIMIT_S, task=network.task, overrides=[*network.overrides, *keys])
+    seconds = {"seconds": answer.seconds, "cpu_seconds": answer.cpu_seconds}
+    if answer.error is not None:
+        return {"error": answer.error, "traceback": answer.traceback} | seconds
+    return answer.result | seconds
+
+
+def judge(found: Mapping[str, Any]) -> list[str]:
+    """What is wrong with a run."""
+    if "error" in found:
+        return [found["error"]]
+    wrong = [
+        *found["faults"],
+        *(f"the checkpoint's {name} is not that of the step" for name in found["wrong"]),
+        *(f"{name} is on the host" for name in found["on the host"]),
+        *(f"{count} x {place}" for place, count in found["pageable"].items()),
+    ]
+    if not found["finite"]:
+        wrong.append(f"losses {found['losses']}")
+    if not found["metrics"] or not all(math.isfinite(value) for value in found["metrics"].values()):
+        wrong.append(f"metrics {found['metrics']}")
+    if len(found["losses"]) != 3 or found["predictions"] != 2 or not found["read back"]:
+        wrong.append(
+            f"{len(found['losses'])} steps, {found['predictions']} predictions, {found['read back']} tensors read back"
+        )
+    return wrong

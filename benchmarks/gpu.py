@@ -1,266 +1,139 @@
-"""What only a GPU can show: half precision, compilation, FSDP2, torch's SyncBatchNorm against ours, determinism.
+"""What only a GPU can show: an acceptance of Phalanx on one borrowed H100 or H200, in six minutes.
 
     python benchmarks/gpu.py --smoke
-    python benchmarks/gpu.py [--device cuda] [--output FILE.json]
+    python benchmarks/gpu.py [--output FILE.jsonl] [--wheels FOLDER] [--only NAME ...] [--again] [--minutes 6]
+    python benchmarks/gpu.py --pretend
+    python benchmarks/gpu.py --device cpu
 
-Needs torch, torchvision and accelerate, and nothing else: it runs on a machine on which Phalanx is not installed. Prints JSON:
-device, date, versions, and for every check whether it held and its figures. Ends with 1 if one did not. `--smoke`: on
-the CPU, the checks that neither compile nor start processes, by two steps.
+Prints a line of JSON for every result as soon as it is known, and appends it to the results file (`runs/gpu.jsonl`, or with
+`--pretend` and on a CPU nothing, unless there is `--output`). Every check runs in a process of its own with a time limit: one
+that raises, hangs or is killed is reported, and the next one runs. What ended as it should on this device is not run again by
+a later command, unless `--again` says so; what did not, is. Ends with 1 if a check did not end as it should.
+
+Runs with Python 3.12, torch 2.11, torchvision, accelerate 1.15 and what these need; without deepspeed, submitit, wandb. What is
+missing besides comes as wheels (4 MB), made on a machine with a network:
+
+    pip download --no-deps --only-binary=:all: --python-version 3.12 -d build/wheels \\
+        pydantic pydantic-core annotated-types typing-inspection typing-extensions xxhash timm
+
+`--wheels build/wheels` unpacks them into a folder that is removed at the end, and puts it at the end of `sys.path`. pydantic
+and xxhash are needed; timm is only for the comparison, which leaves it out where it is missing.
+
+`--smoke`: on whatever device there is, the smallest of each in seconds, nothing of it kept. `--pretend`: the pretended CUDA
+device of `benchmarks/support/fake_cuda`, which computes on the CPU and obeys CUDA's rules; it shows nothing of speed, and
+nothing of a driver.
 """
 
 import argparse
-import datetime
-import json
-import multiprocessing
 import os
-import platform
-import socket
 import sys
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "src")]
+sys.path[:0] = [str(path) for path in (ROOT, ROOT / "src") if str(path) not in sys.path]
 
-import torch  # noqa: E402
-import torch.distributed  # noqa: E402
+from benchmarks.gpu_checks import machine  # noqa: E402
+from benchmarks.gpu_checks.check import Check, Way  # noqa: E402
 
-from benchmarks import parity_cases as cases  # noqa: E402
-from phalanx.dist import precision  # noqa: E402
-from phalanx.dist.batchnorm.sync_batchnorm import SyncBatchNorm, convert, stats_group_of  # noqa: E402
-from phalanx.dist.comm.process_group import World, join  # noqa: E402
-from phalanx.dist.processes.environment import Ranks  # noqa: E402
+_HERE = "benchmarks.gpu_checks."
+# cuBLAS reads it when it starts (https://docs.nvidia.com/cuda/cublas/#results-reproducibility).
+_SAME_BITS = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 
-MICRO_BATCHES, STEPS = 4, 20
-# The keys of the section `dist` at their defaults; tests/benchmarks/test_gpu_checks.py holds them to the schema.
-DIST = {
-    "strategy": "ddp", "precision": "fp32", "loss_scale": 65536.0, "loss_scale_window": 2000, "sync_bn": "off",
-    "reduce": "fast", "exchange": "step", "shard_ranks": None, "reshard_after_forward": True, "gather": "full",
-    "offload": False, "deepspeed": None, "channels_last": False, "compile": False, "device": "auto", "threads": None,
-    "interface": None, "hang_s": 900.0, "timeout_s": 1800.0,
-}  # fmt: skip
-
-
-def settings(**dist: Any) -> Any:
-    """A recipe as the engine reads it, without the schema, which needs pydantic."""
-    train = SimpleNamespace(micro_batch=cases.SAMPLES, global_batch=cases.SAMPLES * MICRO_BATCHES, clip_norm=None, ema=None)
-    return SimpleNamespace(seed=cases.SEED, micro_batches=MICRO_BATCHES, train=train, dist=SimpleNamespace(**(DIST | dist)))
-
-
-class Bench:
-    """Trains on one device, and compares.
-
-    Attributes:
-        world: this process, alone.
-        most_steps: longer trainings end after so many.
-    """
-
-    def __init__(self, device: str, most_steps: int = STEPS):
-        self.most_steps = most_steps
-        self.world: World = join(Ranks(), settings(device=device).dist, Path("unused"), threads=1)
-
-    def train(self, model: str = "cnn", steps: int = STEPS, **dist: Any) -> tuple[float, cases.Tensors]:
-        """The loss after some steps of SGD, and everything that a checkpoint would hold."""
-        steps = min(steps, self.most_steps)
-        report = cases.trained(self.world, settings(**dist), model, "sgd", (steps,))
-        if torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
-        return cases.assembled([report], steps)
-
-    def compare(self, one: dict[str, Any], other: dict[str, Any], model: str = "cnn", steps: int = STEPS) -> dict[str, Any]:
-        found = cases.differences(self.train(model, steps, **one), self.train(model, steps, **other))
-        return {kind: found[kind] for kind in ("loss", "gradients", "weights", "buffers", "bitwise")}
-
-
-def _within(found: dict[str, Any], allowed: float) -> bool:
-    return all(found[kind] <= allowed for kind in ("loss", "gradients", "weights", "buffers"))
-
-
-Check = Callable[[Bench], tuple[bool, dict[str, Any]]]
-
-
-def fp32_is_not_tf32(bench: Bench) -> tuple[bool, dict[str, Any]]:
-    """float32 products have float32's error; under tf32, where there is any, a thousand times more."""
-    torch.manual_seed(0)
-    a, b = torch.randn(512, 512, device=bench.world.device), torch.randn(512, 512, device=bench.world.device)
-    exact = a.double() @ b.double()
-    formats, _ = precision._formats(bench.world.device)
-    errors = {}
-    for name in [f for f in ("fp32", "tf32") if f in formats]:
-        precision.check(name, bench.world.device)
-        errors[name] = float(((a @ b).double() - exact).abs().max() / exact.abs().max())
-    precision.check("fp32", bench.world.device)
-    return errors["fp32"] < 1e-6 and errors.get("tf32", 1.0) > 1e-5, errors
-
-
-def fp64_equals_the_cpu(bench: Bench) -> tuple[bool, dict[str, Any]]:
-    """The engine on this device against a loop in plain torch on the CPU."""
-    figures = {}
-    for model in ("cnn", "transformer"):
-        steps = bench.most_steps
-        by_hand = cases.by_hand(model, MICRO_BATCHES, "off", "sgd", torch.float64, (steps,))[steps]
-        figures[model] = {k: v for k, v in cases.differences(bench.train(model, precision="fp64"), by_hand).items() if k in (
-            "loss", "gradients", "weights", "buffers")}  # fmt: skip
-    return all(_within(found, 1e-10) for found in figures.values()), figures
-
-
-def half_precision_learns_what_fp32_learns(bench: Bench) -> tuple[bool, dict[str, Any]]:
-    """After five steps the loss is that of float32 to a percent; weights differ by more, as rounding grows."""
-    formats, _ = precision._formats(bench.world.device)
-    names = [name for name in ("bf16", "fp16") if name in formats]
-    figures = {name: bench.compare({"precision": name}, {}, steps=5) for name in names}
-    return all(found["weights"] <= 0.2 and found["loss"] <= 1e-2 for found in figures.values()), figures
-
-
-def an_overflow_in_fp16_is_skipped(bench: Bench) -> tuple[bool, dict[str, Any]]:
-    """A scale beyond float16's range overflows until it has halved often enough; the weights stay finite."""
-    loss, tensors = bench.train(steps=5, precision="fp16", loss_scale=2.0**24)
-    finite = all(bool(torch.isfinite(torch.from_numpy(t.astype("float64"))).all()) for t in tensors.values())
-    return finite, {"loss": loss}
-
-
-def compiled_equals_eager(bench: Bench) -> tuple[bool, dict[str, Any]]:
-    """Dropout included."""
-    figures = {
-        "fp32": bench.compare({"compile": True}, {}, "cnn+dropout", steps=5),
-        "fsdp": bench.compare({"compile": True, "strategy": "fsdp"}, {}, "transformer", steps=5),
-    }
-    return all(_within(found, 1e-4) for found in figures.values()), figures
-
-
-def channels_last_equals_channels_first(bench: Bench) -> tuple[bool, dict[str, Any]]:
-    found = bench.compare({"channels_last": True}, {}, steps=5)
-    return _within(found, 1e-4), found
-
-
-def fsdp_equals_the_plain_model(bench: Bench) -> tuple[bool, dict[str, Any]]:
-    """In float64; in bf16 it rounds as without; offloaded to the CPU too."""
-    figures = {
-        "fp64": bench.compare({"strategy": "fsdp", "precision": "fp64"}, {"precision": "fp64"}, "transformer"),
-        "hsdp fp64": bench.compare({"strategy": "hsdp", "precision": "fp64"}, {"precision": "fp64"}),
-        "offload": bench.compare({"strategy": "fsdp", "precision": "fp64", "offload": True}, {"precision": "fp64"}),
-        "bf16": bench.compare({"strategy": "fsdp", "precision": "bf16"}, {"precision": "bf16"}, "transformer", steps=5),
-        "half": bench.compare({"strategy": "fsdp", "precision": "bf16", "gather": "half"}, {"precision": "bf16"}, steps=5),
-    }
-    allowed = {"bf16": 1e-2, "half": 5e-2}
-    return all(found["weights"] <= allowed.get(name, 1e-10) for name, found in figures.items()), figures
-
-
-def deterministic_runs_are_bitwise_equal(bench: Bench) -> tuple[bool, dict[str, Any]]:
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    try:
-        figures = {reduce: bench.compare({"reduce": reduce}, {"reduce": reduce}, "cnn+dropout") for reduce in ("fast", "exact")}
-    finally:
-        torch.use_deterministic_algorithms(False)
-    return all(found["bitwise"] for found in figures.values()), figures
-
-
-def torchs_syncbatchnorm_equals_ours(bench: Bench) -> tuple[bool, dict[str, Any]]:
-    """Two processes share the device, over gloo; both kinds against BatchNorm on the whole batch."""
-    context = multiprocessing.get_context("spawn")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    results = context.SimpleQueue()
-    parts = [context.Process(target=_joint_part, args=(r, port, str(bench.world.device), results)) for r in range(2)]
-    for part in parts:
-        part.start()
-    found = [results.get() for _ in parts]
-    for part in parts:
-        part.join(60)
-    figures = {kind: max(one[kind] for one in found) for kind in found[0]}
-    return all(value <= 1e-5 for value in figures.values()), figures
-
-
-def _joint_part(rank: int, port: int, device_name: str, results: Any) -> None:
-    """One of the two: the worst difference of outputs, input gradients and buffers to those of the whole batch."""
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    device = torch.device(device_name)
-    torch.manual_seed(1)
-    batch, weight = (torch.randn(10, 4, 6, 6, device=device) * 3 + 1 for _ in range(2))
-    rows = slice(0, 3) if rank == 0 else slice(3, 10)  # uneven
-    found = {}
-    kinds: dict[str, torch.nn.Module] = {"ours": convert(torch.nn.BatchNorm2d(4).to(device), SyncBatchNorm)[0]}
-    if device.type == "cuda":
-        kinds["torch"] = torch.nn.SyncBatchNorm(4).to(device)
-    expected = _through(torch.nn.BatchNorm2d(4).to(device), batch, weight)
-    for name, layer in kinds.items():
-        stats_group_of(layer).group = torch.distributed.group.WORLD
-        pairs = zip(_through(layer, batch[rows], weight[rows]), expected, strict=True)
-        found[name] = max(float((a - (b[rows] if len(b) == len(batch) else b)).abs().max() / b.abs().max()) for a, b in pairs)
-    results.put(found)
-    torch.distributed.destroy_process_group()
-
-
-def _through(layer: torch.nn.Module, x: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
-    x = x.clone().requires_grad_()
-    output = layer(x)
-    (output * weight).sum().backward()
-    assert x.grad is not None
-    return [output.detach(), x.grad, *(b.float().reshape(-1) for b in layer.buffers())]
-
-
-CHECKS: list[Check] = [
-    fp32_is_not_tf32,
-    fp64_equals_the_cpu,
-    half_precision_learns_what_fp32_learns,
-    an_overflow_in_fp16_is_skipped,
-    compiled_equals_eager,
-    channels_last_equals_channels_first,
-    fsdp_equals_the_plain_model,
-    deterministic_runs_are_bitwise_equal,
-    torchs_syncbatchnorm_equals_ours,
+CHECKS = [
+    Check("machine", _HERE + "machine:look", 30),
+    Check("a child that is killed is reported", _HERE + "rehearsals:is_killed", 10, expected="killed"),
+    Check("a check that raises is reported", _HERE + "rehearsals:raises", 10, expected="raised"),
+    Check("a check that hangs is ended", _HERE + "rehearsals:hangs", 0.5, expected="hung"),
+    Check("fp32 is not tf32", _HERE + "formats:products", 20),
+    Check("fp64 equals the CPU", _HERE + "formats:fp64_equals_the_cpu", 30),
+    Check("formats learn the same", _HERE + "formats:learn_the_same", 30),
+    Check("fp16 skips an overflow", _HERE + "formats:an_overflow_is_skipped", 30),
+    Check("channels_last equals channels_first", _HERE + "formats:channels_last", 30),
+    Check("waits: classification", _HERE + "families:classification", 50),
+    Check("waits: segmentation", _HERE + "families:segmentation", 50),
+    Check("waits: detection by regions", _HERE + "families:regions", 50),
+    Check("waits: YOLO", _HERE + "families:yolo", 40),
+    Check("staging race", _HERE + "staging_race:saves_what_was_there", 40),
+    Check("two ranks equal one process", _HERE + "two_ranks:equal_one_process", 40),
+    Check("exact sums", _HERE + "two_ranks:exact_sums_are_bitwise_equal", 40, _SAME_BITS),
+    Check("sharded equals plain", _HERE + "sharded:equal_the_plain_model", 50),
+    Check("deterministic kernels", _HERE + "determinism:bitwise", 90, _SAME_BITS),
+    Check("phalanx train, SIGTERM, resume", _HERE + "command:stops_and_resumes", 90, _SAME_BITS),
+    Check("speed: ResNet-50", _HERE + "speed:resnet", 50),
+    Check("speed: ViT-B/16", _HERE + "speed:vit", 50, smoke=False),
+    Check("speed: DeepLabV3+", _HERE + "speed:deeplab", 50, smoke=False),
+    Check("speed: YOLOv8m", _HERE + "speed:yolo", 50, smoke=False),
+    Check("speed: Mask R-CNN", _HERE + "speed:mask_rcnn", 50, smoke=False),
+    Check("compiled equals eager", _HERE + "compiled:equals_eager", 100, smoke=False),
 ]
 
 
-SMOKE: list[Check] = [fp32_is_not_tf32, fp64_equals_the_cpu, channels_last_equals_channels_first, fsdp_equals_the_plain_model]
+def _import_once() -> None:
+    """What checks import: processes that are forked have it already. None of it starts CUDA, nor a thread."""
+    import accelerate  # noqa: F401
+    import torch.utils.flop_counter  # noqa: F401
+    import torchvision.models.detection  # noqa: F401
+
+    import phalanx.launch.main
+    import phalanx.train.start  # noqa: F401
 
 
-def run(device: str, checks: Sequence[Check] = CHECKS, most_steps: int = STEPS) -> dict[str, Any]:
-    """Every check; one that fails or raises does not keep the others from running."""
-    bench = Bench(device, most_steps)
-    results: dict[str, Any] = {}
-    for check in checks:
-        start = time.perf_counter()
-        try:
-            held, figures = check(bench)
-            results[check.__name__] = {"held": held, "figures": figures}
-        except Exception:
-            results[check.__name__] = {"held": False, "error": traceback.format_exc()}
-        results[check.__name__]["seconds"] = round(time.perf_counter() - start, 1)
-        print(f"{check.__name__}: {'held' if results[check.__name__]['held'] else 'FAILED'}", file=sys.stderr, flush=True)
-    _, name = precision._formats(bench.world.device)
-    return {
-        "device": name,
-        "date": datetime.date.today().isoformat(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "held": all(result["held"] for result in results.values()),
-        "checks": results,
-    }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
+def _parsed(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the script itself")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--smoke", action="store_true", help="some checks on the CPU, in seconds")
-    given = parser.parse_args(arguments)
-    if not given.smoke and given.device == "cuda" and not torch.cuda.is_available():
-        print("torch finds no GPU. Check the driver with nvidia-smi; --device cpu tries the script itself.", file=sys.stderr)
+    parser.add_argument("--device", choices=["cuda", "cpu"], help="default: cuda; for --smoke what there is")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="results as JSON lines")
+    parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="wheels of packages that this machine lacks")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="some of the checks")
+    parser.add_argument("--again", action="store_true", help="also checks that ended as they should before")
+    parser.add_argument("--minutes", type=float, default=6.0, help="of the whole run; what would begin later is not run")
+    parser.add_argument("--smoke", action="store_true", help="the smallest of each, in seconds, on any device")
+    parser.add_argument("--pretend", action="store_true", help="on the pretended CUDA device")
+    return parser.parse_args(arguments)
+
+
+def _way(given: argparse.Namespace, gpu: str | None) -> Way:
+    if given.pretend:
+        return Way("cuda", True, "smoke" if given.smoke else "small")
+    device = given.device or ("cuda" if gpu or not given.smoke else "cpu")
+    return Way(device, False, "smoke" if given.smoke else "full" if device == "cuda" else "small")
+
+
+def main(arguments: Sequence[str] | None = None, checks: Sequence[Check] = CHECKS) -> int:
+    begun = time.monotonic()
+    given = _parsed(arguments, [check.name for check in checks])
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # numpy's threads would be there before a fork
+        os.environ[name] = "1"
+    unpacked = machine.add_wheels(given.wheels) if given.wheels is not None else None
+    if lacking := machine.missing():
+        print(f"{', '.join(lacking)} cannot be imported. Bring wheels of them: --wheels FOLDER.", file=sys.stderr)
         return 2
-    report = run("cpu", SMOKE, most_steps=2) if given.smoke else run(given.device)
-    text = json.dumps(report, indent=1)
-    print(text)
-    if given.output is not None:
-        given.output.write_text(text + "\n")
-    return 0 if report["held"] else 1
+    _import_once()
+    from benchmarks.gpu_checks import harness
+
+    gpu = None if given.pretend or given.device == "cpu" else machine.device_name()
+    way = _way(given, gpu)
+    if way.device == "cuda" and gpu is None and not way.pretended:
+        print(
+            "torch finds no GPU. Check the driver with nvidia-smi; --pretend and --device cpu try the script.", file=sys.stderr
+        )
+        return 2
+    about: dict[str, Any] = {"on": "the pretended device" if way.pretended else gpu or "CPU", "size": way.size}
+    file = given.output or (ROOT / "runs/gpu.jsonl" if way.size == "full" else None)
+    results = harness.Results(file, about | {"commit": machine.commit()})
+    done = set() if given.again else results.finished()
+    todo = [check for check in harness.chosen(checks, given.only, given.smoke) if check.name not in done]
+    try:
+        wrong = harness.run(todo, way, results, begun + 60 * given.minutes)
+        seconds = round(time.monotonic() - begun, 1)
+        results.write({"finished": len(todo), "before": sorted(done), "wrong": wrong, "seconds": seconds} | machine.versions())
+    finally:
+        results.close()
+        if unpacked is not None:
+            unpacked.cleanup()
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

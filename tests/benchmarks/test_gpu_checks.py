@@ -1,6 +1,7 @@
-"""`benchmarks/gpu.py`: on a GPU where there is one; and that the script itself needs no more than it says."""
+"""`benchmarks/gpu.py`: what goes wrong in a check is reported, and the next one runs; on a GPU, if there is one, all hold."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,30 +10,72 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from phalanx.configs.load import load
-from tests.support.running import DIGITS, ROOT, run
+from tests.benchmarks import broken_checks
+from tests.support.running import FORGE, ROOT, clean_environment, lines
+
+_LACKING = ("deepspeed", "wandb", "submitit", "sklearn", "tensorboard", "pycocotools")  # on a borrowed machine
+_ENDS = {
+    "is_killed": "killed",
+    "exits": "killed",
+    "raises": "raised",
+    "hangs": "hung",
+    "fails": "failed",
+    "not_shown": "not shown",
+    "holds": "held",
+}
 
 
-def test_its_settings_are_the_schema_s_defaults() -> None:
-    assert load([DIGITS]).dist.model_dump() == gpu.DIST
+def _run(folder: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
+    """`gpu.py` with checks that go wrong: its exit code, and its lines."""
+    forked = FORGE.start(arguments, folder, clean_environment(), function=f"{broken_checks.__name__}:main")
+    output, errors = forked.communicate(60)
+    assert forked.returncode is not None, errors
+    return forked.returncode, [json.loads(line) for line in output.splitlines()]
 
 
-@pytest.mark.slow
-def test_the_script_runs_where_there_are_only_torch_torchvision_and_accelerate(tmp_path: Path) -> None:
-    """Tried on the CPU. What a bare machine lacks cannot be imported; what is optional is not."""
-    absent = ("pydantic", "xxhash", "sklearn")
-    (tmp_path / "sitecustomize.py").write_text(f"import sys\nfor name in {absent}:\n    sys.modules[name] = None\n")
-    command = [sys.executable, "-X", "importtime", ROOT / "benchmarks/gpu.py", "--device", "cpu"]
-    done = run(command, tmp_path, PYTHONPATH=str(tmp_path))
-    report: dict[str, Any] = json.loads(done.output)
-    assert report["held"] and len(report["checks"]) == len(gpu.CHECKS)
-    imported = {line.rpartition("|")[2].strip() for line in done.errors.splitlines() if line.startswith("import time:")}
-    assert "torch" in imported and not imported & {"deepspeed", "wandb", "submitit", "phalanx.configs.schema"}
+def test_what_goes_wrong_is_reported_and_the_next_check_runs(tmp_path: Path) -> None:
+    code, told = _run(tmp_path, "--device", "cpu", "--output", "found.jsonl")
+    assert code == 1 and told == lines(tmp_path / "found.jsonl")
+    ended = {line["check"]: line for line in told if "status" in line}
+    assert {name: line["status"] for name, line in ended.items()} == _ENDS
+    assert {name for name, line in ended.items() if line["ok"]} == {"not_shown", "holds"}
+    assert "SIGKILL" in ended["is_killed"]["error"] and "exit code 3" in ended["exits"]["error"]
+    assert "a sentence of its own" in ended["raises"]["error"] and "in raises" in ended["raises"]["said"]
+    assert "in hangs" in ended["hangs"]["said"], "where it hangs is in its log"
+    assert ended["holds"]["figures"] == {"pretended": False}
+    parts = [line for line in told if "part" in line]
+    assert [(line["check"], line["part"], line["figures"]) for line in parts] == [("is_killed", "before", {"figure": 1})]
+
+    code, told = _run(tmp_path, "--device", "cpu", "--output", "found.jsonl")
+    again = [line["check"] for line in told if "status" in line]
+    assert code == 1 and again == [name for name in _ENDS if name not in ("not_shown", "holds")]
+
+    code, told = _run(tmp_path, "--device", "cpu", "--output", "found.jsonl", "--only", "holds", "--again", "--minutes", "0")
+    assert code == 1 and told[0]["status"] == "not run"
+
+
+def test_every_check_is_there_and_has_a_name_of_its_own() -> None:
+    assert len({check.name for check in gpu.CHECKS}) == len(gpu.CHECKS)
+    for check in gpu.CHECKS:
+        module, _, name = check.place.partition(":")
+        __import__(module)
+        assert callable(getattr(sys.modules[module], name)), check.place
+
+
+def test_the_checks_need_only_what_a_borrowed_machine_has(tmp_path: Path) -> None:
+    """And wheels: what is in their folder can be imported, by the checks too."""
+    hidden = "".join(f"sys.modules[{name!r}] = None\n" for name in _LACKING)
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\n{hidden}")
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--device", "cpu", "--smoke", "--only"]
+    command += ["fp32 is not tf32", "waits: segmentation"]
+    environment = clean_environment(PYTHONPATH=str(tmp_path))
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@pytest.mark.parametrize("check", gpu.CHECKS, ids=lambda check: check.__name__)
-def test_a_check_holds_on_this_gpu(check: gpu.Check) -> None:
-    held, figures = check(gpu.Bench("cuda"))
-    assert held, figures
+def test_all_checks_hold_on_this_gpu(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--output", str(tmp_path / "found.jsonl"), "--minutes", "15"]
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=1000)
+    assert done.returncode == 0, done.stdout + done.stderr

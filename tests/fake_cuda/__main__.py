@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import measure_all
+from benchmarks.support.fake_cuda.cases import ALL, CHOSEN, Case, named
 from phalanx.dist.storage.json_lines import read_lines
 from tests.fake_cuda import counts, page
 from tests.fake_cuda.asking import Worker
-from tests.fake_cuda.cases import ALL, CHOSEN, Case, named
 from tests.fake_cuda.running import judge, measure
 
 

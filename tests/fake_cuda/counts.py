@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.fake_cuda.cases import Case
+from benchmarks.support.fake_cuda.cases import Case
 
 FILE = Path(__file__).parent / "host_syncs.json"
 RENEW = "python -m tests.fake_cuda --renew"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from benchmarks.results import ROOT, made_by
-from tests.fake_cuda.cases import ALL, FORMATS, NETWORKS, PRECISIONS, Case
+from benchmarks.support.fake_cuda.cases import ALL, FORMATS, NETWORKS, PRECISIONS, Case
 from tests.fake_cuda.running import judge
 
 _PAGE = ROOT / "docs/fake_cuda.md"

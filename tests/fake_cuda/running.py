@@ -4,17 +4,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from benchmarks.support.fake_cuda.cases import NETWORKS, Case
 from tests.fake_cuda.asking import Worker
-from tests.fake_cuda.cases import NETWORKS, Case
 
 _LIMIT_S = 250.0
 
 
 def measure(worker: Worker, case: Case) -> dict[str, Any]:
     """What a run found, with its seconds; or its error."""
-    network = NETWORKS[case.network]
-    keys = [f"dist.precision={case.precision}", f"dist.channels_last={str(case.format == 'channels_last').lower()}"]
-    answer = worker.ask("tests.fake_cuda.trained:run", _LIMIT_S, task=network.task, overrides=[*network.overrides, *keys])
+    task = NETWORKS[case.network].task
+    answer = worker.ask("tests.fake_cuda.trained:run", _LIMIT_S, task=task, overrides=case.overrides)
     seconds = {"seconds": answer.seconds, "cpu_seconds": answer.cpu_seconds}
     if answer.error is not None:
         return {"error": answer.error, "traceback": answer.traceback} | seconds

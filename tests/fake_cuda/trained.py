@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.support.fake_cuda.cases import STEPS, recipe
 from benchmarks.support.fake_cuda.ledger import LEDGER, Place
 from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
@@ -27,13 +28,7 @@ from phalanx.train.evaluation.evaluate import evaluate
 from phalanx.train.evaluation.predict import Predictor
 from phalanx.train.setup.build import LocalParts, Parts, build_distributed, build_local
 
-STEPS, _SAVED_AFTER, _IMAGES = 3, 2, 4
-_TARGETS = {"classification": "class", "segmentation": "mask", "detection": "boxes", "instance": "boxes"}
-_RECIPE = [
-    "seed=1", "name=run", "data.name=shapes", "data.workers=0", "data.image_size=64", "dist.device=cuda",
-    "optim.name=sgd", "optim.lr=0.01", "optim.momentum=0.9",
-    f"train.steps={STEPS}", "train.global_batch=4", "train.micro_batch=2",
-]  # fmt: skip
+_SAVED_AFTER, _IMAGES = 2, 4
 
 
 def run(task: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -62,8 +57,7 @@ def run(task: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 def _config(task: str, overrides: Sequence[str], folder: Path) -> RunConfig:
     (folder / "recipe.yaml").write_text("{}\n")
-    options = f"data.options={{target: {_TARGETS[task]}, size: 64, train: 12, val: {_IMAGES}}}"
-    return load([str(folder / "recipe.yaml")], [*_RECIPE, f"runs={folder}", f"task.name={task}", options, *overrides])
+    return load([str(folder / "recipe.yaml")], [*recipe(task, _IMAGES), f"runs={folder}", *overrides])
 
 
 def _train(config: RunConfig, parts: Parts, folder: Path) -> dict[str, Any]:

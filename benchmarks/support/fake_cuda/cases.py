@@ -4,6 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 
+STEPS, SIDE = 3, 64  # pixels
+TARGETS = {"classification": "class", "segmentation": "mask", "detection": "boxes", "instance": "boxes"}
+# Two micro-batches of two images a step.
+RECIPE = [
+    "seed=1", "name=run", "data.name=shapes", "data.workers=0", f"data.image_size={SIDE}", "dist.device=cuda",
+    "optim.name=sgd", "optim.lr=0.01", "optim.momentum=0.9",
+    f"train.steps={STEPS}", "train.global_batch=4", "train.micro_batch=2",
+]  # fmt: skip
 PRECISIONS = ("fp32", "bf16", "fp16")
 FORMATS = ("contiguous", "channels_last")
 
@@ -31,6 +39,19 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.network} {self.precision} {self.format}"
+
+    @property
+    def overrides(self) -> list[str]:
+        """Keys of the recipe that are this case's."""
+        channels_last = str(self.format == "channels_last").lower()
+        keys = [f"dist.precision={self.precision}", f"dist.channels_last={channels_last}"]
+        return [*NETWORKS[self.network].overrides, *keys]
+
+
+def recipe(task: str, images: int) -> list[str]:
+    """`RECIPE` with a task, and with `images` to evaluate."""
+    options = f"data.options={{target: {TARGETS[task]}, size: {SIDE}, train: 12, val: {images}}}"
+    return [*RECIPE, f"task.name={task}", options]
 
 
 def _model(task: str, name: str, backbone: str | None = None, options: str | None = None, *more: str) -> Network:

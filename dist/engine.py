@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.configs.errors import TrainingFailed
-from phalanx.dist import heartbeat, precision
+from phalanx.dist import device_progress, heartbeat, precision
 from phalanx.dist.batchnorm import sync_batchnorm
 from phalanx.dist.batchnorm.groups import BatchNormGroup, make_groups
 from phalanx.dist.batchnorm.report import describe_normalisation
@@ -149,6 +149,7 @@ class Engine:
 
     def backward(self, losses: Losses) -> None:
         """Adds a forward pass's gradients, each loss divided by its weight over the global batch."""
+        self._launched("forward")
         heartbeat.beat("backward")
         agreed = self._receive()
         if tuple(losses) != self._losses:
@@ -162,6 +163,11 @@ class Engine:
         else:
             self._metrics.add(reported, self._pass.first, self._pass.last)
         self._strategy.backward(total if self._loss_scale is None else total * self._loss_scale.value)
+        self._launched("backward")
+
+    def _launched(self, stage: heartbeat.Stage) -> None:
+        if self.world.device.type == "cuda":
+            device_progress.mark(stage)
 
     def _receive(self) -> Agreed:
         if self._agreed is None:
@@ -195,6 +201,7 @@ class Engine:
             if self._average is not None:
                 self._average.update(self._step - self.skipped + 1)
         weights = {name: agreed.weights.get(name, self._global_loss.groups) for name in self._losses}
+        self._launched("update")
         self._metrics.finish(Figures(self._step, weights, rates.learning_rate, norm, scale, overflowed))
         if self._loss_scale is not None:
             self._adjust(self._loss_scale, overflowed)

@@ -5,7 +5,19 @@ from typing import Literal, NamedTuple, get_args
 
 # In the order in which every rank enters them; those from `loading` on recur in each step.
 Stage = Literal[
-    "join", "build", "restore", "warm-up", "loading", "forward", "backward", "update", "evaluation", "metrics", "save", "end"
+    "join",
+    "build",
+    "restore",
+    "warm-up",
+    "loading",
+    "GPU wait",
+    "forward",
+    "backward",
+    "update",
+    "evaluation",
+    "metrics",
+    "save",
+    "end",
 ]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 

@@ -1,10 +1,13 @@
 """Runs a rank's work: the rank dies with its launcher, reports why it failed, and exits with its own code."""
 
+import logging
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, Stopped, TrainingFailed, UserError
 from phalanx.configs.schema import RunConfig
@@ -26,7 +29,29 @@ def run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], E
     output.keep_steady()
     raise_file_limit()
     with scratch.used():
-        return _run(configure, work)
+        code = _run(configure, work)
+    if code != ExitCode.DONE and _holds_gpus():
+        leave_at_once(code)
+    return code
+
+
+def _holds_gpus() -> bool:
+    """Whether this rank has joined others over NCCL; no import of torch where nothing else needed it."""
+    process_group = sys.modules.get("phalanx.dist.comm.process_group")
+    return process_group is not None and bool(process_group.holds_gpus())
+
+
+def leave_at_once(code: int) -> NoReturn:
+    """Ends this process without waiting for anything, after all that it printed.
+
+    A failed rank's unfinished collectives keep its interpreter from ending, and its open sockets keep the other ranks waiting.
+    Reports and trackers are written by now.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # it is closed
+            stream.flush()
+    os._exit(code)
 
 
 def _run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], ExitCode]) -> int:

@@ -31,7 +31,7 @@ from phalanx.train.setup.build import data_info as details_of
 from phalanx.train.setup.checks import check
 from phalanx.train.setup.data_check import check_data
 from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
-from phalanx.train.setup.hints import average_without_ramp
+from phalanx.train.setup.hints import average_without_ramp, late_watchdog
 from phalanx.train.setup.make_run import make_run
 from phalanx.train.setup.recorded import record
 from phalanx.train.setup.resume_report import ResumeReport, Setting, as_written
@@ -202,7 +202,8 @@ def _warm_up(config: RunConfig, directory: RunDirectory, state: TrainState, part
     examples, local_ranks = parts.loader.examples(state.step, engine.warm_up_share), engine.world.ranks.local_world
     run_and_agree(engine.world, lambda: parts.loader.check_memory(local_ranks))
     crowded = worker_memory.doubt(config.data.workers, local_ranks)
-    for sentence in [*engine.warm_up(parts.task.losses, examples), *([crowded] if crowded else [])]:
+    hints = [hint for hint in (crowded, late_watchdog(config.dist, engine.world.ranks.world)) if hint]
+    for sentence in [*engine.warm_up(parts.task.losses, examples), *hints]:
         tracker.progress.say(f"phalanx: {sentence}")
         tracker.event("warning", state.step, reason=sentence)
     for line in engine.describe():

@@ -12,7 +12,7 @@ import torch.distributed
 from torch._C._distributed_c10d import HashStore
 
 from phalanx.configs.errors import UserError
-from phalanx.dist.comm import network
+from phalanx.dist.comm import flight_recorder, network
 from phalanx.dist.comm.device_choice import choose_device
 from phalanx.dist.comm.rendezvous import LOOPBACK, launched_store, meeting_place, slurm_store
 from phalanx.dist.processes.environment import Ranks
@@ -55,7 +55,7 @@ def join(ranks: Ranks, config: "DistConfig", run_directory: Path, threads: int) 
         # Under a launcher Accelerate would make a group of one, and wrap the model for it.
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
-        _use(device)
+        _use(device, config)
     else:
         device, control = _meet(ranks, run_directory, config)
     accelerator = _accelerator(device)
@@ -80,9 +80,10 @@ def patient_control(world: World, timeout: timedelta) -> "torch.distributed.Proc
     return group
 
 
-def _use(device: torch.device) -> None:
+def _use(device: torch.device, config: "DistConfig") -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
+        flight_recorder.prepare(config.timeout_s)
 
 
 def _meet(ranks: Ranks, run_directory: Path, config: "DistConfig") -> "tuple[torch.device, torch.distributed.ProcessGroup]":
@@ -99,7 +100,7 @@ def _meet(ranks: Ranks, run_directory: Path, config: "DistConfig") -> "tuple[tor
     device = choose_device(config, ranks, store)
     # Accelerate takes the local rank for the GPU's number, which is 0 where each rank sees only its own.
     os.environ["LOCAL_RANK"] = str(ranks.local_rank if device.index is None else device.index)
-    _use(device)
+    _use(device, config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch warns where a host name does not resolve; gloo still connects
         torch.distributed.init_process_group(
@@ -151,6 +152,11 @@ def group_of_one(world: World) -> None:
     if not torch.distributed.is_initialized():
         backend = "gloo" if world.device.type == "cpu" else "nccl"
         torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+
+
+def holds_gpus() -> bool:
+    """Whether this process has a group of NCCL's, whose unfinished work may keep it from ending."""
+    return torch.distributed.is_initialized() and "nccl" in torch.distributed.get_backend_config()
 
 
 def leave() -> None:

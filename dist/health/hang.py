@@ -7,6 +7,7 @@ it last saw a newer sign. So a rank whose sign does not change counts as one wit
 import json
 import os
 import stat
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ class Sign:
         waits: whether it waits for other ranks.
         noted: whether it has written its report of the hang, and is ready to end.
         host, process, born: node, process id, and the clock ticks at which the kernel started it.
+        gpu_step, gpu_stage: the first work that its GPU has not finished, if it has stood still for a while; step -1 for none.
     """
 
     attempt: str
@@ -44,6 +46,8 @@ class Sign:
     host: str
     process: int
     born: int
+    gpu_step: int = -1
+    gpu_stage: Stage = "end"
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,15 @@ class Heard:
     def answers(self, hang_s: float) -> bool:
         return self.silence < hang_s / 2
 
-    def position(self, hang_s: float) -> tuple[int, int, bool, bool]:
-        """How far it has come; larger is farther. In the same stage, a rank that answers, or waits for others, is farther."""
+    def position(self, hang_s: float) -> tuple[int, ...]:
+        """How far it has come; larger is farther.
+
+        In the same stage, a rank whose GPU is farther, or has no work, is farther; then one that answers, or waits for others.
+        """
         if self.sign is None:
-            return (-1, -1, False, False)
-        return (self.sign.step, STAGES.index(self.sign.stage), self.answers(hang_s), self.sign.waits)
+            return (-1, -1, 0, 0, False, False)
+        gpu = (self.sign.gpu_step if self.sign.gpu_step >= 0 else sys.maxsize, STAGES.index(self.sign.gpu_stage))
+        return (self.sign.step, STAGES.index(self.sign.stage), *gpu, self.answers(hang_s), self.sign.waits)
 
     def is_saving(self, hang_s: float) -> bool:
         """Whether it may be in a slow save."""
@@ -82,6 +90,7 @@ class HangReport:
         silent: the ranks that do not answer.
         step, stage, places: where the hung ranks are; step -1 if they never published.
         seconds: since the last progress.
+        gpu: the first work that their GPUs have not finished, such as "backward of step 39"; empty for none.
     """
 
     attempt: str
@@ -92,6 +101,7 @@ class HangReport:
     stage: str
     places: list[str]
     seconds: float
+    gpu: str = ""
 
     def sentence(self, world: int) -> str:
         """Which ranks hang, where, for how long."""
@@ -102,6 +112,8 @@ class HangReport:
         where = f"in {'its' if one else 'their'} {self.stage}" + (f" of step {self.step}" if self.step else "")
         places = f" ({'; '.join(self.places)})" if self.places else ""
         stuck = f"{who} {'has' if one else 'have'} not moved for {self.seconds:.0f} s, {where}{places}"
+        if self.gpu:
+            stuck += f", and {'its GPU has' if one else 'their GPUs have'} not finished the {self.gpu}"
         if set(self.hung) & set(self.silent):
             mute = "it does" if one else "some do" if set(self.hung) - set(self.silent) else "they do"
             return (
@@ -138,6 +150,7 @@ def judge(own: int, heard: Mapping[int, Heard], hang_s: float) -> HangReport | N
         stage=signs[0].stage if signs else "start",
         places=list(dict.fromkeys(sign.place for sign in signs if sign.place)),
         seconds=max(known.still for known in hung.values()),
+        gpu=f"{signs[0].gpu_stage} of step {signs[0].gpu_step}" if signs and signs[0].gpu_step >= 0 else "",
     )
 
 

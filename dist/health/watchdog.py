@@ -5,6 +5,7 @@ rank watches its main thread's heartbeat and publishes it. If no rank makes prog
 answers finds the cause (`dist/health/hang.py`), every rank writes its stacks, and all end with 75, so that the run is retried.
 """
 
+import faulthandler
 import os
 import socket
 import sys
@@ -14,13 +15,16 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import phalanx
 from phalanx.configs.errors import ExitCode, UserError
-from phalanx.dist import heartbeat
+from phalanx.dist import device_progress, heartbeat
 from phalanx.dist.checkpoint.directory import steps
+from phalanx.dist.comm import flight_recorder
+from phalanx.dist.device_progress import DeviceProgress
 from phalanx.dist.health import failure_report
 from phalanx.dist.health.hang import HangReport, Heard, Noticeboard, Sign, judge
 from phalanx.dist.processes import rank_status, scratch
@@ -43,21 +47,22 @@ def watched(run: RunDirectory, ranks: Ranks, hang_s: float) -> Iterator[None]:
     if not hang_s:
         yield
         return
-    watchdog = Watchdog(run, ranks, hang_s)
-    watchdog.start()
-    try:
-        yield
-    finally:
-        watchdog.stop()
+    # A twentieth of the time: a rank that is silent for half of it counts as not answering.
+    period = min(10.0, max(0.2, hang_s / 20))
+    with device_progress.watched(period) as device:
+        watchdog = Watchdog(run, ranks, hang_s, period, device)
+        watchdog.start()
+        try:
+            yield
+        finally:
+            watchdog.stop()
 
 
 class Watchdog:
     """The thread that watches this rank's main thread, and the other ranks once that makes no progress."""
 
-    def __init__(self, run: RunDirectory, ranks: Ranks, hang_s: float):
-        self._run, self._ranks, self._hang_s = run, ranks, hang_s
-        # A twentieth of the time: a rank that is silent for half of it counts as not answering.
-        self._period = min(10.0, max(0.2, hang_s / 20))
+    def __init__(self, run: RunDirectory, ranks: Ranks, hang_s: float, period: float, device: DeviceProgress):
+        self._run, self._ranks, self._hang_s, self._period, self._device = run, ranks, hang_s, period, device
         self._attempt = start_of_run(os.environ)
         self._board = Noticeboard(run.path / ".heartbeat", ranks.rank, self._attempt)
         self._identity = (socket.gethostname(), os.getpid(), born(os.getpid()))
@@ -86,7 +91,7 @@ class Watchdog:
             if now - before > pause + min(_STOPPED_S, self._hang_s / 2):
                 self._since = now  # all ranks may have been stopped
                 self._heard.clear()
-            age = now - max(heartbeat.latest().time, self._since)
+            age = now - max(heartbeat.latest().time, self._device.moved, self._since)
             hang = self._look(age, now)
             if hang is not None:
                 self._end(hang)
@@ -137,8 +142,11 @@ class Watchdog:
     def _sign(self, age: float, noted: bool = False) -> Sign:
         self._number += 1
         step, stage, _ = heartbeat.latest()
-        place, waits = _place(_main_frame()) if age > self._period else ("", False)
-        return Sign(self._attempt, self._number, step, stage, age, place, waits, noted, *self._identity)
+        stands = age > self._period
+        place, waits = _place(_main_frame()) if stands else ("", False)
+        sign = Sign(self._attempt, self._number, step, stage, age, place, waits, noted, *self._identity)
+        gpu = self._device.unfinished if stands else None
+        return sign if gpu is None else replace(sign, gpu_step=gpu.step, gpu_stage=gpu.stage)
 
     # -- the end --------------------------------------------------------------------------------------------------------
 
@@ -161,21 +169,36 @@ class Watchdog:
         own, world = self._ranks.rank, self._ranks.world
         if own != hang.judge:
             self._report(hang, own)
+            self._write_collectives()
             self._agree_to_end(hang, [hang.judge])
             return
         if world > 1:
             self._board.announce(hang)
         for rank in (own, *hang.silent):
             self._report(hang, rank)
+        self._write_collectives()
         self._wait_for([rank for rank in range(world) if rank != own and rank not in hang.silent], _OTHERS_S)
         seconds = round(hang.seconds, 1)
         details = {"ranks": hang.hung, "silent": hang.silent, "stage": hang.stage, "places": hang.places}
+        details |= {"gpu": hang.gpu} if hang.gpu else {}
         with suppress(OSError):  # the run directory may be gone
             Events(self._run).write("hang", max(hang.step, 0), **details, seconds=seconds)
         print(f"phalanx: {self._sentence(hang)}", file=sys.stderr, flush=True)
         for rank in hang.silent:
             rank_status.ended(rank, ExitCode.STOPPED_EARLY)
         self._agree_to_end(hang, [])
+
+    def _write_collectives(self) -> None:
+        """Writes what the flight recorder has. It asks the driver, which may not answer, and may keep the GIL meanwhile."""
+        rank_status.ended(self._ranks.rank, ExitCode.STOPPED_EARLY)
+        faulthandler.dump_traceback_later(_LAST_WORDS_S, exit=True)  # ends the process even then
+        try:
+            for name, content in flight_recorder.recorded().items():
+                (self._run.errors / f"collectives-{self._ranks.rank}-{name}.json").write_bytes(content)
+        except (OSError, RuntimeError) as problem:
+            print(f"phalanx: the last collectives could not be written: {problem}", file=sys.stderr, flush=True)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     def _agree_to_end(self, hang: HangReport, others: Sequence[int]) -> None:
         """Publishes that this rank is ready to end, and waits for others: the first exit breaks all connections."""

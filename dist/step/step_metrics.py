@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from phalanx.dist import device_progress
 from phalanx.dist.comm.collectives import sum_exactly
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.sampler import Share
@@ -106,7 +107,8 @@ class StepMetrics:
     @staticmethod
     def _host_sums(step: _Step) -> Tensor:
         if step.ready is not None:
-            step.ready.synchronize()
+            with device_progress.awaited():
+                step.ready.synchronize()
         return step.sums
 
     def received(self, sums: Tensor | None) -> None:

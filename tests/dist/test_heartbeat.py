@@ -1,5 +1,6 @@
 """A rank that hangs is named with its stack, and the run ends with 75; one that is only slow is left alone."""
 
+import json
 import os
 import signal
 import subprocess
@@ -65,7 +66,7 @@ def _line_of_the_sleep() -> int:
 
 def test_a_rank_that_hangs_is_named_with_its_line_and_the_resumed_run_resumes(folder: Path) -> None:
     options = ["task.name=./my_task.py:Sleeps", "checkpoint.every_steps=1", "train.steps=4", "dist.hang_s=4", "name=sleeps"]
-    hanging = forked(*RECIPE, *options, cwd=folder, count=2)
+    hanging = forked(*RECIPE, *options, cwd=folder, count=2, TORCH_FR_BUFFER_SIZE="2000")
     hanging.until(lambda: (folder / "slept").exists())
     begun = time.monotonic()
     assert hanging.wait() == 75, hanging.errors
@@ -82,14 +83,17 @@ def test_a_rank_that_hangs_is_named_with_its_line_and_the_resumed_run_resumes(fo
     assert [r["type"] for r in reports] == ["Hung", "Hung"] and [r["echo"] for r in reports] == [True, False]
     assert "time.sleep(10_000)" in "".join(reports[1]["traceback"]) and "engine.backward(" in "".join(reports[0]["traceback"])
 
+    collectives = [json.loads((run_directory / f"errors/collectives-{rank}-gloo.json").read_text()) for rank in (0, 1)]
+    # The rank that waits has begun more of them than the one that hangs.
+    waiting, hung = (max(entry["record_id"] for entry in recorded["entries"]) for recorded in collectives)
+    assert waiting > hung > 0
+
     ranks(2, "--resume", "runs/sleeps", cwd=folder)
     assert [e["event"] for e in lines(run_directory / "events.jsonl")][-1] == "done"
     assert not list((run_directory / ".heartbeat").glob("rank-*"))
 
 
 def _report(run_directory: Path, rank: int) -> dict[str, Any]:
-    import json
-
     found: dict[str, Any] = json.loads((run_directory / f"errors/rank-{rank}.json").read_text())
     return found
 

@@ -3,7 +3,7 @@
 import pytest
 
 from phalanx.configs.load import load
-from phalanx.train.setup.hints import average_without_ramp
+from phalanx.train.setup.hints import average_without_ramp, late_watchdog
 from tests.support.running import DIGITS
 
 
@@ -24,3 +24,19 @@ def test_an_average_that_may_be_far_worse_than_the_weights_says_so(
     hint = average_without_ramp(load([DIGITS], overrides).train, steps, has_statistics)
     assert (hint is None) == (said is None) and (said or "") in (hint or "")
     assert hint is None or f"Set train.ema_ramp={min(2000, steps // 3)} " in hint
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world", "warns"),
+    [
+        ([], 2, False),
+        (["dist.timeout_s=60"], 2, True),
+        (["dist.timeout_s=60"], 1, False),
+        (["dist.timeout_s=60", "dist.hang_s=0"], 2, False),
+        (["dist.timeout_s=60", "dist.hang_s=30"], 2, False),
+    ],
+)
+def test_a_watchdog_that_comes_after_the_timeout_of_collectives_says_so(overrides: list[str], world: int, warns: bool) -> None:
+    hint = late_watchdog(load([DIGITS], overrides).dist, world)
+    assert (hint is not None) == warns
+    assert hint is None or hint.startswith("dist.hang_s=900 is not below dist.timeout_s=60: ")

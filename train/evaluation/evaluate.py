@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
 from phalanx.data.loading.loader import EvaluationLoader
-from phalanx.dist import heartbeat
+from phalanx.dist import device_progress, heartbeat
 from phalanx.dist.comm.collectives import gather_json, gather_rows, run_and_agree, sum_exactly
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.randomness import undisturbed
@@ -114,7 +114,8 @@ class _Sums:
     def over_all(self, engine: Engine, batches: int) -> dict[str, Any]:
         """The totals, equal on every rank; a sum of shape [] as a number."""
         if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+            with device_progress.awaited():
+                torch.cuda.synchronize(self._device)
         world = engine.world
         shapes = next(found for found in gather_json(world, self._shapes) if found)  # a rank may have had no batch
         totals = self._add_floats(engine, batches, {name: shape for name, kind, shape in shapes if kind == "floats"})

@@ -1,6 +1,7 @@
 """Warnings about settings that are allowed but seldom intended, printed once before the first step."""
 
 from phalanx.configs.schema import TrainConfig
+from phalanx.configs.sections.dist import DistConfig
 
 _FEW = 0.01  # share of the initial weights in the average at the end of a run that is accepted
 LONGEST_RAMP = 2000  # steps, as in Ultralytics and YOLOX
@@ -25,4 +26,14 @@ def average_without_ramp(train: TrainConfig, last_step: int, has_statistics: boo
     return (
         f"train.ema={train.ema:g} without train.ema_ramp: {', and '.join(wrong)}, so that evaluation, which uses the average, "
         f"may be far worse than the weights. Set train.ema_ramp={steps} in a new run (null keeps what older runs did)."
+    )
+
+
+def late_watchdog(dist: DistConfig, world: int) -> str | None:
+    """The warning on a watchdog that comes after the timeout of collectives, which blames the ranks that wait."""
+    if world == 1 or not dist.hang_s or dist.hang_s < dist.timeout_s:
+        return None
+    return (
+        f"dist.hang_s={dist.hang_s:g} is not below dist.timeout_s={dist.timeout_s:g}: if a rank hangs, those that wait for it "
+        "will fail first, and it will not be named. Set a smaller dist.hang_s."
     )

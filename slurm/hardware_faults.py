@@ -14,6 +14,7 @@ _HARDWARE = re.compile(
     r"|CUDA-capable device\(s\) is/are busy or unavailable"  # another process has it, or it is being reset
     r"|system not yet initialized"  # the node's fabric manager does not run
     r"|(CUDA error: |CUDA failure \d* ?')unknown error"
+    r"|finds no GPU, though CUDA_VISIBLE_DEVICES promises it one"  # dist/comm/device_choice.py
     r"|GPU (is lost|has fallen off the bus)"
     r"|NET/IB\b.*\bfatal event: .*"  # NCCL: this node's network adapter
     r"|\bXid \([^)\n]*\): (48|63|64|74|79|94|95)\b"

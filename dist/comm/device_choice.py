@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RanksApart, TrainingFailed, UserError
 from phalanx.dist.processes.environment import Launcher, Ranks
-from phalanx.dist.processes.gpus import mig_instance
+from phalanx.dist.processes.gpus import mig_instance, visible_names
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -34,11 +34,21 @@ class VisibleGpus:
         host: its node's name.
         local_rank: its rank within the node.
         gpus: UUIDs, or ids of MIG instances, in the order in which it numbers them.
+        promised: whether SLURM gave it GPUs.
     """
 
     host: str
     local_rank: int
     gpus: tuple[str, ...]
+    promised: bool = False
+
+
+class _GpuGone(Exception):
+    """A rank finds no GPU, though SLURM gave it some: its node is at fault."""
+
+    def __init__(self, rank: int, host: str):
+        super().__init__(f"rank {rank} on {host} finds no GPU, though CUDA_VISIBLE_DEVICES promises it one: check the node")
+        self.rank = rank
 
 
 def choose_device(config: "DistConfig", ranks: Ranks, store: "Store | None" = None) -> torch.device:
@@ -49,14 +59,17 @@ def choose_device(config: "DistConfig", ranks: Ranks, store: "Store | None" = No
 
     Raises:
         UserError: on every rank, if there is no GPU, or one rank has none to itself.
+        TrainingFailed: on a rank whose node lost its GPU; `RanksApart` on the others.
     """
     told_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
     if config.device == "cpu" or (config.device == "auto" and told_cpu):
         return torch.device("cpu")
+    promised = ranks.launcher == "slurm" and bool(visible_names())
     if store is None:
         number = 0 if torch.cuda.is_available() else None
     else:
-        number = _exchange(VisibleGpus(socket.gethostname(), ranks.local_rank, visible_gpus()), ranks, store)
+        own = VisibleGpus(socket.gethostname(), ranks.local_rank, visible_gpus(), promised)
+        number = _exchange(own, ranks, store)
     if number is not None:
         if mig_instance() is not None:
             # Otherwise NCCL takes two instances of one GPU for one device, and refuses (github.com/NVIDIA/nccl/issues/1716).
@@ -70,6 +83,8 @@ def choose_device(config: "DistConfig", ranks: Ranks, store: "Store | None" = No
             "dist.device=cpu.",
             shared=True,
         )
+    if promised:
+        raise TrainingFailed(str(_GpuGone(ranks.rank, socket.gethostname())))
     raise UserError(
         f"dist.device=cuda, but torch finds no GPU on {socket.gethostname()}. Set dist.device=cpu, or check the driver with "
         "nvidia-smi.",
@@ -98,8 +113,12 @@ def _exchange(own: VisibleGpus, ranks: Ranks, store: "Store") -> int | None:
                 answer["numbers"] = assign(seen, ranks.launcher)
         except UserError as refusal:
             answer["problem"] = str(refusal)
+        except _GpuGone as gone:
+            answer |= {"gone": gone.rank, "problem": str(gone)}
         store.set(_ASSIGNED, json.dumps(answer))
     answer = json.loads(store.get(_ASSIGNED))
+    if "gone" in answer:
+        raise TrainingFailed(answer["problem"]) if answer["gone"] == ranks.rank else RanksApart(answer["problem"])
     if "problem" in answer:
         raise UserError(answer["problem"], shared=True)
     return None if answer["numbers"] is None else int(answer["numbers"][ranks.rank])
@@ -107,7 +126,7 @@ def _exchange(own: VisibleGpus, ranks: Ranks, store: "Store") -> int | None:
 
 def _read(text: bytes) -> VisibleGpus:
     found = json.loads(text)
-    return VisibleGpus(found["host"], found["local_rank"], tuple(found["gpus"]))
+    return VisibleGpus(found["host"], found["local_rank"], tuple(found["gpus"]), found["promised"])
 
 
 def assign(seen: Sequence[VisibleGpus], launcher: Launcher) -> list[int]:
@@ -123,6 +142,8 @@ def assign(seen: Sequence[VisibleGpus], launcher: Launcher) -> list[int]:
     numbers, taken = [0] * len(seen), dict[str, int]()
     for rank in sorted(range(len(seen)), key=lambda rank: (seen[rank].local_rank, rank)):
         own = seen[rank].gpus
+        if not own and seen[rank].promised:
+            raise _GpuGone(rank, seen[rank].host)
         if not own:
             raise UserError(_sees_none(rank, seen, launcher))
         free = next((number for number, gpu in enumerate(own) if gpu not in taken), None)

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from phalanx.configs.errors import UserError
+from phalanx.configs.errors import RanksApart, TrainingFailed, UserError
 from phalanx.configs.sections.dist import DistConfig
 from phalanx.dist.comm import device_choice, rendezvous
 from phalanx.dist.comm.device_choice import VisibleGpus, assign, choose_device
 from phalanx.dist.comm.rendezvous import open_store
 from phalanx.dist.processes.environment import Launcher, Ranks
 from phalanx.dist.processes.gpus import count_gpus
+from phalanx.slurm.hardware_faults import hardware_fault
 
 TEN_SECONDS = timedelta(seconds=10)
 ALL = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
@@ -86,15 +87,15 @@ def test_a_rank_without_a_gpu_to_itself_is_named_with_what_to_change(
     assert str(refused.value).startswith(sentence)
 
 
-def _exchanged(seen: list[VisibleGpus]) -> "list[int | UserError | None]":
+def _exchanged(seen: list[VisibleGpus]) -> "list[int | Exception | None]":
     ranks = [Ranks(rank, len(seen), one.local_rank, len(seen), 0, "slurm") for rank, one in enumerate(seen)]
     stores = [open_store("127.0.0.1", 0, len(seen), TEN_SECONDS)]
     stores += [rendezvous._client("127.0.0.1", stores[0].port, one, TEN_SECONDS) for one in ranks[1:]]
 
-    def part(ranks: Ranks) -> int | UserError | None:
+    def part(ranks: Ranks) -> int | Exception | None:
         try:
             return device_choice._exchange(seen[ranks.rank], ranks, stores[ranks.rank])
-        except UserError as refusal:
+        except (UserError, TrainingFailed) as refusal:
             return refusal
 
     with ThreadPoolExecutor(len(seen)) as threads:
@@ -108,6 +109,14 @@ def test_the_ranks_learn_over_the_store_which_gpu_each_takes_or_all_the_same_ref
     refused = _exchanged(_node(ALL[:1], ALL[:1]))
     assert all(isinstance(error, UserError) and error.shared for error in refused)
     assert len({str(error) for error in refused}) == 1
+
+
+def test_a_node_that_lost_its_gpu_is_at_fault_and_not_the_input() -> None:
+    one, other = _exchanged([VisibleGpus("node0", 0, ALL[:1], True), VisibleGpus("node1", 0, (), True)])
+    said = "rank 1 on node1 finds no GPU, though CUDA_VISIBLE_DEVICES promises it one: check the node"
+    assert type(one) is RanksApart and type(other) is TrainingFailed and str(one) == str(other) == said
+    assert hardware_fault(said)
+    assert _exchanged([VisibleGpus("node0", 0, (), True)] * 2) == [None, None]  # a virtual cluster, which has none
 
 
 @pytest.fixture

@@ -32,25 +32,39 @@ class Unfinished(NamedTuple):
 
 
 class DeviceProgress:
-    """The events that a GPU has not reached, as far as is known."""
+    """The events that a GPU has not reached, as far as is known.
 
-    def __init__(self) -> None:
+    Args:
+        period: seconds between looks, which begin with the first event: a run on CPUs has no thread for them.
+    """
+
+    def __init__(self, period: float) -> None:
         self._events: deque[tuple[Unfinished, _Event]] = deque(maxlen=_MOST)
+        self._period, self._begun, self._over = period, False, threading.Event()
         self.moved = time.monotonic()  # when it last reached one
 
     def mark(self, stage: Stage, event: _Event) -> None:
         """Adds an event that was just recorded behind the work of a stage. The main thread calls."""
         self._events.append((Unfinished(heartbeat.latest().step, stage), event))
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._look_on, name="device progress", daemon=True).start()
+
+    def _look_on(self) -> None:
+        while not self._over.wait(self._period):
+            try:
+                self.look()
+            except RuntimeError:
+                return  # the GPU has failed: the main thread meets the error too, and reports it
 
     def look(self) -> None:
-        """Drops the events that the GPU has reached.
-
-        Raises:
-            RuntimeError: if the GPU has failed.
-        """
+        """Drops the events that the GPU has reached."""
         while self._events and self._events[0][1].query():
             self._events.popleft()
             self.moved = time.monotonic()
+
+    def stop(self) -> None:
+        self._over.set()
 
     @property
     def unfinished(self) -> Unfinished | None:
@@ -68,22 +82,12 @@ _watched: DeviceProgress | None = None
 def watched(period: float) -> Iterator[DeviceProgress]:
     """Within the context, events are kept and looked at every so many seconds."""
     global _watched
-    progress, over = DeviceProgress(), threading.Event()
-
-    def look() -> None:
-        while not over.wait(period):
-            try:
-                progress.look()
-            except RuntimeError:
-                return  # the main thread meets the error too, and reports it
-
-    _watched = progress
-    threading.Thread(target=look, name="device progress", daemon=True).start()
+    _watched = progress = DeviceProgress(period)
     try:
         yield progress
     finally:
         _watched = None
-        over.set()
+        progress.stop()
 
 
 def mark(stage: Stage) -> None:

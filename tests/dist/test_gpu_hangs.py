@@ -43,7 +43,7 @@ def _stage() -> Iterator[None]:
 
 
 def test_the_first_work_that_a_gpu_has_not_finished_is_known_with_its_step_and_stage() -> None:
-    progress, forward, backward = DeviceProgress(), Event(), Event()
+    progress, forward, backward = DeviceProgress(period=3600), Event(), Event()
     assert progress.unfinished is None
     beat("forward", 39)
     progress.mark("forward", forward)

@@ -166,6 +166,11 @@ class RunConfig(Section):
         """Micro-batches of a step, `V` in the design: the most ranks that can share it."""
         return self.train.global_batch // self.train.micro_batch
 
+    @property
+    def sizes_vary(self) -> bool:
+        """Whether images come to the network in many sizes."""
+        return self.data.fit == "short_side" or bool(self.data.augment.sizes) or self.evaluate.size == "original"
+
 
 class Key:
     """One key of the schema, for `phalanx config --keys` and for messages."""

@@ -5,7 +5,7 @@ first forward runs; each forward pass, of one micro-batch or of several that syn
 BatchNorm statistics; the gradients are reduced in the last backward; then they are clipped and the optimizer steps.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from phalanx.configs.errors import TrainingFailed
 from phalanx.dist import device_progress, heartbeat, precision
 from phalanx.dist.batchnorm import sync_batchnorm
-from phalanx.dist.batchnorm.groups import BatchNormGroup, make_groups
+from phalanx.dist.batchnorm.groups import make_groups
 from phalanx.dist.batchnorm.report import describe_normalisation
 from phalanx.dist.batchnorm.running_stats import MicroBatchStatistics
 from phalanx.dist.checkpoint.entries import Entry, full_entry
@@ -27,6 +27,7 @@ from phalanx.dist.ema.averaged_buffers import AveragedBuffers
 from phalanx.dist.ema.averaged_weights import Average
 from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes, stats_group_size
 from phalanx.dist.microbatches.micro_batch import MicroBatch, merge, to_device
+from phalanx.dist.microbatches.prefetch import Prefetcher
 from phalanx.dist.microbatches.randomness import key, seed_everything, undisturbed
 from phalanx.dist.microbatches.sampler import Share, share
 from phalanx.dist.parallelize import parallelize
@@ -78,7 +79,7 @@ class Engine:
         self._group_size = stats_group_size(dist.sync_bn, config.micro_batches)
         all_passes = forward_passes(config.micro_batches, self._group_size, world.ranks.world)
         self.passes: list[ForwardPass] = all_passes[world.ranks.rank]
-        self._batchnorm_groups: dict[tuple[int, ...], BatchNormGroup] = make_groups(world, all_passes, dist.timeout_s)
+        self._batchnorm_groups = make_groups(all_passes, dist.timeout_s)
         self._synchronizes = any(forward_pass.is_shared for own in all_passes for forward_pass in own)
 
         self.dtype = precision.weights_dtype(dist.precision)
@@ -96,6 +97,7 @@ class Engine:
             self.passes = [forward_pass for forward_pass in self.passes if not forward_pass.is_filler]
         self._loss_scale = LossScale(dist.loss_scale, dist.loss_scale_window) if dist.precision == "fp16" else None
 
+        self._prefetcher = Prefetcher(world.device, self.to_device) if world.device.type == "cuda" else None
         self._learning_rate = learning_rate
         self._message: StepMessage | None = None
         self._metrics = StepMetrics(world, self.mine)
@@ -129,23 +131,25 @@ class Engine:
         self._step, self._agreed = step, None
         self._pending = self._message.send(weights, self._metrics.to_send(), stop, save)
         self.unwrapped.train()
+        samples = self._on_device(self._samples(forward_pass, batch) for forward_pass in self.passes)
         for place, forward_pass in enumerate(self.passes):
             with self._strategy.forward_backward(forward_pass.first, last=place == len(self.passes) - 1):
                 heartbeat.beat("forward", step + 1)
                 seed_everything(key(self.config.seed, "noise", step, forward_pass.first))
-                yield self._set_up(forward_pass, batch)
+                self._select(forward_pass)
+                yield next(samples)
 
-    def _set_up(self, forward_pass: ForwardPass, batch: Sequence[MicroBatch]) -> MicroBatch:
-        """Selects a pass's statistics and stats group; returns its samples. A filler runs the rank's last micro-batch."""
+    def _select(self, forward_pass: ForwardPass) -> None:
+        """Selects a pass's statistics and stats group."""
         self._pass = forward_pass
         self.statistics.select(forward_pass)
-        self._stats_group.group = self._batchnorm_groups[forward_pass.ranks].statistics if forward_pass.is_shared else None
-        own = (
-            batch[forward_pass.first - self.mine.first : forward_pass.last - self.mine.first]
-            if not forward_pass.is_filler
-            else batch[-1:]
-        )
-        return self.to_device(merge(own))
+        self._stats_group.group = self._batchnorm_groups[forward_pass.ranks] if forward_pass.is_shared else None
+
+    def _samples(self, forward_pass: ForwardPass, batch: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
+        """A pass's micro-batches of a step's. A filler runs the rank's last one."""
+        if forward_pass.is_filler:
+            return batch[-1:]
+        return batch[forward_pass.first - self.mine.first : forward_pass.last - self.mine.first]
 
     def backward(self, losses: Losses) -> None:
         """Adds a forward pass's gradients, each loss divided by its weight over the global batch."""
@@ -278,7 +282,8 @@ class Engine:
         rehearsed = self.passes if self._synchronizes else self.passes[:1]
         for forward_pass in rehearsed:
             with self._strategy.forward_backward(None, last=with_backward and forward_pass is rehearsed[-1]):
-                micro_batch = self._set_up(forward_pass, batch)
+                self._select(forward_pass)
+                micro_batch = self.to_device(merge(self._samples(forward_pass, batch)))
                 self.statistics.select_scratch()
                 yield forward_pass, micro_batch
 
@@ -289,6 +294,15 @@ class Engine:
     def to_device(self, batch: MicroBatch) -> MicroBatch:
         """The batch on this rank's device, floating point numbers in the dtype of the weights."""
         return to_device(batch, self.world.device, self.dtype, self.config.dist.channels_last)
+
+    def on_device(self, batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        """Batches as `to_device` gives them; on a GPU the next one is copied while one runs."""
+        return self._on_device([batch] for batch in batches)
+
+    def _on_device(self, passes: Iterable[Sequence[MicroBatch]]) -> Iterator[MicroBatch]:
+        if self._prefetcher is not None:
+            return self._prefetcher(passes)
+        return (self.to_device(merge(parts)) for parts in passes)
 
     # -- evaluation -----------------------------------------------------------------------------------------------------
 

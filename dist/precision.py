@@ -48,6 +48,12 @@ def _formats(device: torch.device) -> tuple[list[str], str]:
     return ["fp32", *(["tf32", "bf16"] if major >= 8 else []), "fp16", "fp64"], name
 
 
+def has_tensor_cores(device: torch.device) -> str | None:
+    """The name of a GPU whose tensor cores compute in tf32 and bf16; None for another device."""
+    formats, name = _formats(device)
+    return name if "tf32" in formats else None
+
+
 def to_float32(value: Any) -> Any:
     """A model's output with its half precision tensors as float32: a tensor, or tensors in any nesting."""
     if isinstance(value, Tensor):

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phalanx.models.device_constants import constant
+
 _IGNORED = -100  # torch's own ignore_index
 
 
@@ -59,7 +61,7 @@ class CrossEntropy:
     def weight(self, target: Tensor) -> Tensor:
         if self.class_weights is None:
             return (target if target.is_floating_point() else target >= 0).sum(dtype=torch.float64)
-        weights = self.class_weights.to(target.device, torch.float64)
+        weights = constant(self.class_weights, target.device, torch.float64)
         if target.is_floating_point():
             return (target.double() * weights).sum()
         return (weights[target.clamp(min=0)] * (target >= 0)).sum()
@@ -177,8 +179,8 @@ def _weighted(terms: Tensor, weights: Tensor | None) -> Tensor:
 
 def _of_classes(numbers: Tensor, terms: Tensor) -> Tensor:
     """A number a class, in a shape that broadcasts to terms `[B, classes, ...]`."""
-    return numbers.to(terms.device, terms.dtype, non_blocking=True).reshape(-1, *[1] * (terms.dim() - 2))
+    return constant(numbers, terms.device, terms.dtype).reshape(-1, *[1] * (terms.dim() - 2))
 
 
 def _like(weights: Tensor | None, logits: Tensor) -> Tensor | None:
-    return None if weights is None else weights.to(logits.device, logits.dtype, non_blocking=True)
+    return None if weights is None else constant(weights, logits.device, logits.dtype)

@@ -7,7 +7,7 @@ from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, User
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.optim import OPTIMIZERS
 from phalanx.data.loading import worker_memory
-from phalanx.dist import determinism, heartbeat
+from phalanx.dist import determinism, heartbeat, precision
 from phalanx.dist.checkpoint import plan, rehearsal
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.manifest import Manifest
@@ -25,13 +25,13 @@ from phalanx.train.evaluation.evaluate import rehearse
 from phalanx.train.loop import train
 from phalanx.train.optim.schedules import DEPENDS_ON_LENGTH, learning_rate
 from phalanx.train.run import Due
-from phalanx.train.setup import resume_checkpoint
+from phalanx.train.setup import resume_checkpoint, sizes
 from phalanx.train.setup.build import Parts, build_distributed, build_local, length
 from phalanx.train.setup.build import data_info as details_of
 from phalanx.train.setup.checks import check
 from phalanx.train.setup.data_check import check_data
 from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
-from phalanx.train.setup.hints import average_without_ramp, late_watchdog
+from phalanx.train.setup.hints import average_without_ramp, late_watchdog, no_tensor_cores
 from phalanx.train.setup.make_run import make_run
 from phalanx.train.setup.recorded import record
 from phalanx.train.setup.resume_report import ResumeReport, Setting, as_written
@@ -51,7 +51,7 @@ def join_ranks(config: RunConfig, ranks: Ranks) -> tuple[World, int]:
     directory = RunDirectory.of(config)
     recorded = directory.read_identity().get("threads") if directory.exists() else None
     threads = choose_threads(config.dist, recorded)
-    determinism.apply(config.train.deterministic)
+    determinism.apply(config.train.deterministic, sizes.vary(config))
     return join(ranks, config.dist, directory.path, threads), threads
 
 
@@ -246,7 +246,11 @@ def _report_start(
         say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {on}")
         if parts.loaded is not None:
             say(f"phalanx: {parts.loaded}")
-        if (hint := average_without_ramp(config.train, parts.last_step, bool(parts.engine.statistics.layers))) is not None:
+        hints = [
+            average_without_ramp(config.train, parts.last_step, bool(parts.engine.statistics.layers)),
+            no_tensor_cores(config.dist.precision, precision.has_tensor_cores(world.device)),
+        ]
+        for hint in filter(None, hints):
             say(f"phalanx: {hint}")
             tracker.event("warning", 0, reason=hint)
         return

@@ -165,7 +165,7 @@ ELSEWHERE = {word: sentence for sentence, words in {
     "Loader processes always stay.": "persistent_workers",
     "It is not available; a smaller train.micro_batch (another experiment), fsdp or zero3 save memory.":
         "gradient_checkpointing grad_checkpointing",
-    "It is on unless train.deterministic=true.": "benchmark",
+    "It is on unless train.deterministic=true, or image sizes vary.": "benchmark",
 }.items() for word in words.split()}  # fmt: skip
 
 VALUES = {key: _by_word(table) for key, table in {

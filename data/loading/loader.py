@@ -304,9 +304,11 @@ class EvaluationLoader:
         rank: int,
         world: int,
         workers: int,
+        pin: bool = False,
         device: torch.device | None = None,
     ):
-        self._maker, self._count, self._batch, self._workers = _Maker(samples, None, device), count, batch, workers
+        self._maker, self._count, self._batch = _Maker(samples, None, device), count, batch
+        self._workers, self._pin = workers, pin
         self.batches = -(-count // batch)
         self._first, self._last = rank * self.batches // world, (rank + 1) * self.batches // world
 
@@ -314,7 +316,12 @@ class EvaluationLoader:
         """Number and content of this rank's batches."""
         numbered = _EvaluationBatches(self._count, self._batch, self._first, self._last)
         workers = min(self._workers, len(numbered))
-        yield from enumerate(_fork_loader(self._maker, numbered, workers, False), self._first)
+        yield from enumerate(_fork_loader(self._maker, numbered, workers, self._pin), self._first)
+
+    @property
+    def numbers(self) -> range:
+        """Those of this rank's batches."""
+        return range(self._first, self._last)
 
     def example(self) -> MicroBatch:
         """A batch of samples from all over the split, loaded in this process."""

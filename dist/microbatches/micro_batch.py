@@ -8,6 +8,9 @@ from torch import Tensor
 
 MicroBatch = dict[str, Any]
 
+# Which samples these are: only the host asks.
+_ON_HOST = ("id", "epoch", "others", "size")
+
 
 def merge(parts: Sequence[MicroBatch]) -> MicroBatch:
     """Concatenates tensors along their first dimension, and lists; a single part is returned as it is."""
@@ -26,7 +29,10 @@ def merge(parts: Sequence[MicroBatch]) -> MicroBatch:
 
 
 def to_device(batch: MicroBatch, device: torch.device, dtype: torch.dtype, channels_last: bool) -> MicroBatch:
-    """The batch on a device, floating point numbers as `dtype`, images in the memory format asked for."""
+    """The batch on a device, floating point numbers as `dtype`, images in the memory format asked for.
+
+    The samples' ids, epochs and sizes stay on the CPU, and so do lists of tensors.
+    """
 
     def moved(value: Tensor) -> Tensor:
         real = value.is_floating_point()
@@ -35,4 +41,10 @@ def to_device(batch: MicroBatch, device: torch.device, dtype: torch.dtype, chann
         memory = torch.channels_last if channels_last and real and value.dim() == 4 else torch.preserve_format
         return value.to(device=device, dtype=dtype if real else value.dtype, non_blocking=True, memory_format=memory)
 
-    return {name: moved(value) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    moves = {name for name, value in batch.items() if isinstance(value, Tensor) and name not in _ON_HOST}
+    return {name: moved(value) if name in moves else value for name, value in batch.items()}
+
+
+def tensors(batch: MicroBatch) -> list[Tensor]:
+    """Those of a batch's entries that are tensors."""
+    return [value for value in batch.values() if isinstance(value, Tensor)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from phalanx.configs.errors import TrainingFailed
+from phalanx.dist.host_copy import HostCopies
 
 
 class LossScale:
@@ -36,7 +37,7 @@ class LossScale:
             torch._foreach_mul_(gradients, 1 / self.value)
             largest = torch.stack(torch._foreach_norm(gradients, ord=float("inf")))
             found = (~torch.isfinite(largest)).any().float()
-        return bool(sum_of_parts(found).item())
+        return bool(HostCopies([sum_of_parts(found)]).read()[0])
 
     def adjust(self, overflowed: bool) -> None:
         """Halves the scale after an overflow; doubles it after `window` steps without one.

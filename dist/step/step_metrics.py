@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from phalanx.dist import device_progress
 from phalanx.dist.comm.collectives import sum_exactly
 from phalanx.dist.comm.process_group import World
+from phalanx.dist.host_copy import HostCopies
 from phalanx.dist.microbatches.sampler import Share
 
 
@@ -64,9 +64,7 @@ class StepFigures:
 @dataclass
 class _Step:
     figures: Figures
-    sums: Tensor  # [micro-batches here, losses], on the host once `ready`
-    norm: Tensor | None
-    ready: "torch.cuda.Event | None"
+    copies: HostCopies  # the sums of its losses, [micro-batches here, losses], and the norm, if there is one
 
 
 class StepMetrics:
@@ -90,26 +88,12 @@ class StepMetrics:
         """Closes the current step: all of its work is launched."""
         sums = torch.stack([self._running[number] for number in sorted(self._running)]).to(torch.float64)
         self._running = {}
-        ready, norm = None, figures.norm
-        if self._world.device.type == "cuda":
-            sums = torch.empty_like(sums, device="cpu", pin_memory=True).copy_(sums, non_blocking=True)
-            if norm is not None:
-                norm = torch.empty_like(norm, device="cpu", pin_memory=True).copy_(norm, non_blocking=True)
-            ready = torch.cuda.Event()
-            ready.record()
-        self._finished.append(_Step(figures, sums, norm, ready))
+        self._finished.append(_Step(figures, HostCopies([sums] if figures.norm is None else [sums, figures.norm])))
 
     def to_send(self) -> Tensor | None:
         """The sums to send with the next message; of the same step on every rank."""
         self._sent = self._finished.popleft() if len(self._finished) >= self._lag else None
-        return self._host_sums(self._sent) if self._sent else None
-
-    @staticmethod
-    def _host_sums(step: _Step) -> Tensor:
-        if step.ready is not None:
-            with device_progress.awaited():
-                step.ready.synchronize()
-        return step.sums
+        return self._sent.copies.read()[0] if self._sent else None
 
     def received(self, sums: Tensor | None) -> None:
         """All ranks' sums of the step that was sent, `[V, losses]`."""
@@ -122,7 +106,7 @@ class StepMetrics:
         columns = zip(f.weights.items(), sums.T.tolist(), strict=True)
         losses = {name: sum(column) / weight if weight else 0.0 for (name, weight), column in columns}
         broken = tuple(v for v, row in enumerate(sums.tolist()) if not f.skipped and not all(map(math.isfinite, row)))
-        norm = float(step.norm) if step.norm is not None else None
+        norm = float(step.copies.read()[1]) if f.norm is not None else None
         return StepFigures(f.step + 1, losses, f.learning_rate, norm, f.loss_scale, f.skipped, broken)
 
     def take_known(self) -> list[StepFigures]:
@@ -135,6 +119,6 @@ class StepMetrics:
         while self._finished:
             step = self._finished.popleft()
             table = torch.zeros(self._mine.total, len(step.figures.weights), dtype=torch.float64)
-            table[self._mine.first : self._mine.last] = self._host_sums(step)
+            table[self._mine.first : self._mine.last] = step.copies.read()[0]
             self._known.append(self._figures(step, sum_exactly(self._world, table)))
         return self.take_known()

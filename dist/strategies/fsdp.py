@@ -117,12 +117,14 @@ def _shard(model: nn.Module, config: "DistConfig", mesh: DeviceMesh, device: tor
     # Inputs keep autocast's dtypes; gradients are accumulated in float32.
     gathered = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False)
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if config.offload else OffloadPolicy()
-    whole = MixedPrecisionPolicy(cast_forward_inputs=False)
-
-    def shard(module: nn.Module) -> None:
-        if half is not None:
-            for layer in _kept_in_float32(module):
-                fully_shard(layer, mesh=mesh, mp_policy=whole, offload_policy=offload, reshard_after_forward=False)
+    units = [model.get_submodule(name) for name in blocks(model)]
+    if half is not None:
+        whole = MixedPrecisionPolicy(cast_forward_inputs=False)
+        large, small = _kept_in_float32(model, units)
+        # The small layers are one unit: a network has dozens, and each unit is an exchange of its own.
+        for unit in [*([layer] for layer in large), *([small] if small else [])]:
+            fully_shard(unit, mesh=mesh, mp_policy=whole, offload_policy=offload, reshard_after_forward=False)
+    for module in [*units, model]:
         fully_shard(
             module,
             mesh=mesh,
@@ -131,21 +133,30 @@ def _shard(model: nn.Module, config: "DistConfig", mesh: DeviceMesh, device: tor
             reshard_after_forward=config.reshard_after_forward and module is not model,
         )
 
-    for name in blocks(model):
-        shard(model.get_submodule(name))
-    shard(model)
 
+def _kept_in_float32(model: nn.Module, units: Sequence[nn.Module]) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Submodules whose own parameters autocast does not cast: those that contain layers that multiply, such as the attention
+    of Swin; and all others, such as BatchNorm.
 
-def _kept_in_float32(module: nn.Module) -> list[nn.Module]:
-    """Submodules whose own parameters autocast does not cast, such as BatchNorm's; before sharding."""
-    return [
-        m
-        for m in module.modules()
-        if m is not module
-        and any(not isinstance(p, DTensor) for p in m.parameters(recurse=False))
-        and not isinstance(m, (*_MULTIPLIES, FSDPModule))
-        and not any(isinstance(child, FSDPModule) for child in m.modules())
-    ]
+    Args:
+        units: modules that are sharded for themselves; neither they nor what contains them is returned.
+    """
+    large: list[nn.Module] = []
+    small: list[nn.Module] = []
+    taken: set[nn.Module] = set()
+    for module in model.modules():  # outer modules first
+        parts = set(module.modules())
+        if (
+            module in taken
+            or isinstance(module, _MULTIPLIES)
+            or next(module.parameters(recurse=False), None) is None
+            or module is model
+            or not parts.isdisjoint(units)
+        ):
+            continue
+        taken |= parts
+        (large if any(isinstance(part, _MULTIPLIES) for part in parts) else small).append(module)
+    return large, small
 
 
 def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Fsdp:

@@ -28,9 +28,11 @@ def adaptive_pool(x: Tensor, side: int) -> Tensor:
 
 
 def _means(length: int, side: int, like: Tensor) -> Tensor:
-    """The linear map of one dimension. Shape: [side, length]."""
-    weights = torch.zeros(side, length)
-    for i in range(side):
-        first, last = i * length // side, -(-(i + 1) * length // side)
-        weights[i, first:last] = 1 / (last - first)
-    return weights.to(like)
+    """The linear map of one dimension. It is made on the device: a copy from the host would wait for it.
+
+    Shape: [side, length].
+    """
+    part = torch.arange(side, device=like.device).unsqueeze(1)
+    first, last = part * length // side, ((part + 1) * length + side - 1) // side
+    place = torch.arange(length, device=like.device)
+    return (((place >= first) & (place < last)) / (last - first)).to(like.dtype)

@@ -1,4 +1,5 @@
-"""Attention whose layers are used by their parent, without a forward of their own, under FSDP2 that gathers in half."""
+"""What FSDP2 that gathers in half keeps in float32: BatchNorm and its like in one unit, and attention, whose layers are used
+by their parent, without a forward of their own."""
 
 from collections.abc import Mapping
 
@@ -10,6 +11,9 @@ from benchmarks.support.rank_pool import Pool
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
+from phalanx.dist.strategies import fsdp
+from phalanx.dist.strategies.blocks import blocks
+from phalanx.models import registry
 from tests.support.running import DIGITS
 
 
@@ -50,3 +54,12 @@ def test_parameters_that_a_parent_uses_count_as_reached(pool: Pool) -> None:
     for found in pool.run(2, stepped, half):
         for (name, a), (_, b) in zip(found, expected, strict=True):
             assert float((a - b).abs().max()) <= 3e-2 * float(b.abs().max()), name
+
+
+def test_small_layers_that_stay_in_float32_are_one_unit() -> None:
+    resnet, swin = registry.build("resnet18", num_classes=5), registry.build("swin_t", num_classes=5)
+    large, small = fsdp._kept_in_float32(resnet, [resnet.get_submodule(name) for name in blocks(resnet)])
+    assert not large and {type(layer) for layer in small} == {nn.BatchNorm2d} and len(small) == 20
+    large, small = fsdp._kept_in_float32(swin, [swin.get_submodule(name) for name in blocks(swin)])
+    assert {type(layer).__name__ for layer in large} == {"ShiftedWindowAttention"} and len(large) == 12
+    assert {type(layer) for layer in small} == {nn.LayerNorm} and len(small) == 29

@@ -1,9 +1,11 @@
 """What is allowed but seldom meant is said once, before the first step."""
 
 import pytest
+import torch
 
 from phalanx.configs.load import load
-from phalanx.train.setup.hints import average_without_ramp, late_watchdog
+from phalanx.dist import precision
+from phalanx.train.setup.hints import average_without_ramp, late_watchdog, no_tensor_cores
 from tests.support.running import DIGITS
 
 
@@ -40,3 +42,10 @@ def test_a_watchdog_that_comes_after_the_timeout_of_collectives_says_so(override
     hint = late_watchdog(load([DIGITS], overrides).dist, world)
     assert (hint is not None) == warns
     assert hint is None or hint.startswith("dist.hang_s=900 is not below dist.timeout_s=60: ")
+
+
+def test_float32_on_a_gpu_with_faster_formats_says_so() -> None:
+    hint = no_tensor_cores("fp32", "NVIDIA A100 (compute capability 8.0)")
+    assert hint is not None and "tensor cores of NVIDIA A100 (compute capability 8.0); tf32 and bf16 do" in hint
+    assert no_tensor_cores("tf32", "NVIDIA A100 (compute capability 8.0)") is None
+    assert no_tensor_cores("fp32", precision.has_tensor_cores(torch.device("cpu"))) is None

@@ -1,6 +1,6 @@
 """Evaluation over all ranks: each sample counts once, with the same metrics on any number of ranks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
 from phalanx.data.loading.loader import EvaluationLoader
-from phalanx.dist import device_progress, heartbeat
+from phalanx.dist import heartbeat
 from phalanx.dist.comm.collectives import gather_json, gather_rows, run_and_agree, sum_exactly
 from phalanx.dist.engine import Engine
+from phalanx.dist.host_copy import launched, wait
 from phalanx.dist.microbatches.randomness import undisturbed
 from phalanx.train.tasks import Rows, Task
 
@@ -77,9 +78,9 @@ def measure(
     sums = _Sums(engine.world.device)
     with engine.evaluation() as plain, torch.inference_mode():
         model = plain if combined is None else combined(plain)
-        for number, batch in loader:
+        for number, batch in zip(loader.numbers, engine.on_device(batch for _, batch in loader), strict=True):
             heartbeat.beat("evaluation")
-            sums.add(number, task.measure(model, engine.to_device(batch)))
+            sums.add(number, task.measure(model, batch))
     heartbeat.beat("metrics")
     return sums.over_all(engine, loader.batches)
 
@@ -90,21 +91,19 @@ class _Sums:
     def __init__(self, device: torch.device):
         self._device = device
         self._counts: dict[str, Tensor] = {}  # integers, summed at once
-        self._floats: dict[int, dict[str, Tensor]] = {}  # by batch number
-        self._rows: dict[str, list[Tensor]] = {}  # in the order of the batches
+        self._of_batches: dict[int, dict[str, Tensor]] = {}  # floating point sums and rows by batch number, on their way here
         self._shapes: list[tuple[str, str, list[int]]] = []
 
     def add(self, number: int, measured: dict[str, Tensor | Rows]) -> None:
-        self._floats[number] = {}
-        shapes = []
+        shapes, sent = [], self._of_batches.setdefault(number, {})
         for name, value in sorted(measured.items()):
             if isinstance(value, Rows):
                 shapes.append((name, "rows", [value.values.shape[1]]))
-                self._rows.setdefault(name, []).append(value.values.detach().to("cpu", torch.float64, non_blocking=True))
+                sent[name] = launched(value.values.to(torch.float64))
                 continue
             shapes.append((name, "floats" if value.is_floating_point() else "counts", list(value.shape)))
             if value.is_floating_point():
-                self._floats[number][name] = value.detach().to("cpu", torch.float64, non_blocking=True).reshape(-1)
+                sent[name] = launched(value.to(torch.float64).reshape(-1))
             elif name in self._counts:
                 self._counts[name] += value
             else:
@@ -113,35 +112,38 @@ class _Sums:
 
     def over_all(self, engine: Engine, batches: int) -> dict[str, Any]:
         """The totals, equal on every rank; a sum of shape [] as a number."""
-        if self._device.type == "cuda":
-            with device_progress.awaited():
-                torch.cuda.synchronize(self._device)
         world = engine.world
+        counts, of_batches = {name: launched(count) for name, count in self._counts.items()}, self._of_batches
+        wait(self._device)
         shapes = next(found for found in gather_json(world, self._shapes) if found)  # a rank may have had no batch
-        totals = self._add_floats(engine, batches, {name: shape for name, kind, shape in shapes if kind == "floats"})
+        totals = _add_floats(engine, batches, of_batches, {name: shape for name, kind, shape in shapes if kind == "floats"})
         found: dict[str, Any] = {}
         for name, kind, shape in shapes:
             if kind == "rows":
-                own = self._rows.get(name, [])
+                own = [values[name] for values in of_batches.values()]
                 found[name] = gather_rows(world, torch.cat(own) if own else torch.zeros(0, *shape, dtype=torch.float64))
                 continue
             if kind == "counts":
-                own_counts = self._counts.get(name, torch.zeros(shape, dtype=torch.int64)).cpu()
+                own_counts = counts.get(name, torch.zeros(shape, dtype=torch.int64))
                 total = sum_exactly(world, own_counts.clone())
             else:
                 total = totals[name]
             found[name] = total if shape else float(total)
         return found
 
-    def _add_floats(self, engine: Engine, batches: int, shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-        sizes = [torch.Size(shape).numel() for shape in shapes.values()]
-        table = torch.zeros(batches, sum(sizes), dtype=torch.float64)
-        for number, values in self._floats.items():
-            if values:
-                table[number] = torch.cat([values[name] for name in shapes])
-        sum_exactly(engine.world, table)
-        total = torch.zeros(sum(sizes), dtype=torch.float64)
-        for row in table:
-            total += row
-        parts = zip(shapes.items(), total.split(sizes), strict=True)
-        return {name: part.reshape(shape) for (name, shape), part in parts}
+
+def _add_floats(
+    engine: Engine, batches: int, of_batches: Mapping[int, Mapping[str, Tensor]], shapes: Mapping[str, list[int]]
+) -> dict[str, Tensor]:
+    """The sums over all batches of all ranks, added in their order."""
+    sizes = [torch.Size(shape).numel() for shape in shapes.values()]
+    table = torch.zeros(batches, sum(sizes), dtype=torch.float64)
+    if shapes:
+        for number, values in of_batches.items():
+            table[number] = torch.cat([values[name] for name in shapes])
+    sum_exactly(engine.world, table)
+    total = torch.zeros(sum(sizes), dtype=torch.float64)
+    for row in table:
+        total += row
+    parts = zip(shapes.items(), total.split(sizes), strict=True)
+    return {name: part.reshape(shape) for (name, shape), part in parts}

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from phalanx.train.metrics.pixel_confusion import count_pixels
+
 TOLERANCE = 0.0075  # of the diagonal
 _NOTHING = -1
 
@@ -41,24 +43,32 @@ def boundary_f(target: Tensor, predicted: Tensor, classes: int) -> tuple[Tensor,
     Shape: float64 [classes], between 0 and 1 (0 if undefined), and bool [classes].
     """
     truth, found = boundary(target), boundary(predicted.masked_fill(target < 0, _NOTHING))
-    tolerance = TOLERANCE * math.hypot(*target.shape)
-    precise, predictions = _matched(found, truth, tolerance, classes)
-    recalled, truths = _matched(truth, found, tolerance, classes)
+    recall, precision = _near(truth, found, TOLERANCE * math.hypot(*target.shape))
+    predictions, truths = (count_pixels(one, one >= 0, classes) for one in (found, truth))
+    precise, recalled = count_pixels(found, precision, classes), count_pixels(truth, recall, classes)
     # 2PR / (P + R), where P = precise / predictions and R = recalled / truths, without a division by zero.
     above = 2 * precise.double() * recalled.double()
     below = precise.double() * truths.double() + recalled.double() * predictions.double()
     return torch.where(below > 0, above / below.clamp(min=1), 0.0), (predictions + truths) > 0
 
 
-def _matched(one: Tensor, other: Tensor, tolerance: float, classes: int) -> tuple[Tensor, Tensor]:
-    """Per class: boundary pixels nearer to the other boundary than the tolerance, and all boundary pixels."""
-    rows, columns = (one >= 0).nonzero(as_tuple=True)
-    own = one[rows, columns].long()  # [n]
+def _near(one: Tensor, other: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+    """Whether each boundary pixel is nearer to the other boundary of its class than the tolerance, for both boundaries.
+
+    All pixels are compared: a GPU would have to tell the host how many are on a boundary.
+
+    Shape: integers [H, W], both, to bool [H, W], both.
+    """
     reach = math.ceil(tolerance)
-    around = F.pad(other, (reach, reach, reach, reach), value=_NOTHING)
-    near = torch.zeros_like(own, dtype=torch.bool)
+    height, width = one.shape
+    near_one, near_other = torch.zeros_like(one, dtype=torch.bool), torch.zeros_like(one, dtype=torch.bool)
+    one, other = one.to(torch.int16), other.to(torch.int16)
     for down in range(-reach, reach + 1):
         for right in range(-reach, reach + 1):
-            if math.hypot(down, right) < tolerance:
-                near |= around[rows + (reach + down), columns + (reach + right)] == own
-    return torch.bincount(own[near], minlength=classes), torch.bincount(own, minlength=classes)
+            if math.hypot(down, right) < tolerance and abs(down) < height and abs(right) < width:
+                here = slice(max(0, -down), height - max(0, down)), slice(max(0, -right), width - max(0, right))
+                there = slice(max(0, down), height - max(0, -down)), slice(max(0, right), width - max(0, -right))
+                same = one[here] == other[there]
+                near_one[here] |= same
+                near_other[there] |= same
+    return near_one & (one >= 0), near_other & (other >= 0)

@@ -14,9 +14,24 @@ def confusion(target: Tensor, predicted: Tensor, classes: int) -> Tensor:
 
     Shape: integers [H, W], both, to int64 [classes, classes].
     """
-    counted = target >= 0
-    pairs = target[counted].long() * classes + predicted[counted]
-    return torch.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    pairs = target.long() * classes + predicted
+    return count_pixels(pairs, target >= 0, classes * classes).reshape(classes, classes)
+
+
+def count_pixels(numbers: Tensor, counted: Tensor, total: int) -> Tensor:
+    """How many of the counted pixels have each number.
+
+    Unlike `torch.bincount`, or an index by a mask, it does not ask a GPU for its answer.
+
+    Args:
+        numbers: integers, from 0 to `total` (exclusive) where they are counted.
+        counted: bool, of the same shape.
+
+    Shape: int64 [total].
+    """
+    place = torch.where(counted, numbers, total).flatten()
+    counts = torch.zeros(total + 1, dtype=torch.int64, device=numbers.device)
+    return counts.index_add_(0, place, torch.ones_like(place, dtype=torch.int64))[:-1]  # integers: exact in any order
 
 
 def pixel_accuracy(confusion: Tensor) -> float:

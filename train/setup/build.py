@@ -128,7 +128,7 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
     pin, changed = world.device.type == "cuda", batchwise(config, made.training)
     loader = Loader(training, stream, engine.mine, workers, pin, changed, device)
     evaluation = EvaluationLoader(
-        validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers, device
+        validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers, pin, device
     )
     return Parts(made.training, made.task, engine, made.loaded, loader, evaluation, stream, made.last_step)
 

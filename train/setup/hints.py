@@ -37,3 +37,17 @@ def late_watchdog(dist: DistConfig, world: int) -> str | None:
         f"dist.hang_s={dist.hang_s:g} is not below dist.timeout_s={dist.timeout_s:g}: if a rank hangs, those that wait for it "
         "will fail first, and it will not be named. Set a smaller dist.hang_s."
     )
+
+
+def no_tensor_cores(precision: str, gpu: str | None) -> str | None:
+    """The hint on `dist.precision=fp32` on a GPU with faster formats for the same weights; None elsewhere.
+
+    Args:
+        gpu: the name of such a GPU; None for another device.
+    """
+    if precision != "fp32" or gpu is None:
+        return None
+    return (
+        f"dist.precision=fp32 does not use the tensor cores of {gpu}; tf32 and bf16 do, and are several times as fast (another "
+        "experiment: set one in a new run)"
+    )

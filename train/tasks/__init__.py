@@ -62,7 +62,8 @@ class Task(Protocol):
     """A task; its constructor takes `(config, data, **config.task.options)`.
 
     A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` or `mask` as
-    `phalanx.data.transforms.pipeline` makes them, `id` [B], `epoch` [B]; or of lists of tensors, if sizes differ.
+    `phalanx.data.transforms.pipeline` makes them, `id` [B], `epoch` [B]; or of lists of tensors, if sizes differ. Ids, epochs,
+    sizes and lists are on the CPU, the other tensors on the model's device.
     Optional features of tasks: see `Details`, `Illustrates`, `GivesResults`, `Combines` and `Predicts`.
     """
 

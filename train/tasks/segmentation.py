@@ -82,7 +82,7 @@ class Segmentation:
         }
         sizes = [tuple(mask.shape) for mask in batch["mask"]]
         for logits, mask in zip(self._at_sizes(model, batch, sizes), batch["mask"], strict=True):
-            target, predicted = self._target(mask.to(device)), logits.argmax(dim=0)
+            target, predicted = self._target(mask.to(device, non_blocking=True)), logits.argmax(dim=0)
             for place, part in enumerate(parts):
                 total, weight = part.of(logits.unsqueeze(0), target.unsqueeze(0))
                 sums["loss"][place] += total

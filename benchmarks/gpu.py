@@ -88,7 +88,9 @@ def _parsed(arguments: Sequence[str] | None, names: Sequence[str]) -> argparse.N
     parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="wheels of packages that this machine lacks")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help="some of the checks")
     parser.add_argument("--again", action="store_true", help="also checks that ended as they should before")
-    parser.add_argument("--minutes", type=float, default=6.0, help="of the whole run; what would begin later is not run")
+    parser.add_argument(
+        "--minutes", type=float, help="of the whole run (6 on a GPU, else 20); what would begin later is not run"
+    )
     parser.add_argument("--smoke", action="store_true", help="the smallest of each, in seconds, on any device")
     parser.add_argument("--pretend", action="store_true", help="on the pretended CUDA device")
     return parser.parse_args(arguments)
@@ -125,8 +127,9 @@ def main(arguments: Sequence[str] | None = None, checks: Sequence[Check] = CHECK
     results = harness.Results(file, about | {"commit": machine.commit()})
     done = set() if given.again else results.finished()
     todo = [check for check in harness.chosen(checks, given.only, given.smoke) if check.name not in done]
+    minutes = given.minutes if given.minutes is not None else 6 if way.size == "full" else 20
     try:
-        wrong = harness.run(todo, way, results, begun + 60 * given.minutes)
+        wrong = harness.run(todo, way, results, begun + 60 * minutes)
         seconds = round(time.monotonic() - begun, 1)
         results.write({"finished": len(todo), "before": sorted(done), "wrong": wrong, "seconds": seconds} | machine.versions())
     finally:

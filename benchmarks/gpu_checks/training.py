@@ -31,6 +31,15 @@ def recipe(network: str, precision: str, device: str, *overrides: str) -> "RunCo
     return grid.config(grid.Cell(network, grid.PARITY, precision), own)  # type: ignore[no-any-return]
 
 
+def config_of(bench: Bench, overrides: Sequence[str]) -> "RunConfig":
+    """A run of nothing but overrides, on the bench's device."""
+    from phalanx.configs.load import load
+
+    empty = bench.folder / "recipe.yaml"
+    empty.write_text("{}\n")
+    return load([str(empty)], [*overrides, f"dist.device={bench.device}", f"runs={bench.folder}"])
+
+
 class Training:
     """A network, its task and its batches.
 

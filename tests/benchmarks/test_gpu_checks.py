@@ -34,7 +34,7 @@ def _run(folder: Path, *arguments: str) -> tuple[int, list[dict[str, Any]]]:
 
 
 def test_what_goes_wrong_is_reported_and_the_next_check_runs(tmp_path: Path) -> None:
-    code, told = _run(tmp_path, "--device", "cpu", "--output", "found.jsonl")
+    code, told = _run(tmp_path, "--pretend", "--output", "found.jsonl")
     assert code == 1 and told == lines(tmp_path / "found.jsonl")
     ended = {line["check"]: line for line in told if "status" in line}
     assert {name: line["status"] for name, line in ended.items()} == _ENDS
@@ -42,15 +42,15 @@ def test_what_goes_wrong_is_reported_and_the_next_check_runs(tmp_path: Path) -> 
     assert "SIGKILL" in ended["is_killed"]["error"] and "exit code 3" in ended["exits"]["error"]
     assert "a sentence of its own" in ended["raises"]["error"] and "in raises" in ended["raises"]["said"]
     assert "in hangs" in ended["hangs"]["said"], "where it hangs is in its log"
-    assert ended["holds"]["figures"] == {"pretended": False}
+    assert ended["holds"]["figures"] == {"pretended": True}
     parts = [line for line in told if "part" in line]
     assert [(line["check"], line["part"], line["figures"]) for line in parts] == [("is_killed", "before", {"figure": 1})]
 
-    code, told = _run(tmp_path, "--device", "cpu", "--output", "found.jsonl")
+    code, told = _run(tmp_path, "--pretend", "--output", "found.jsonl")
     again = [line["check"] for line in told if "status" in line]
     assert code == 1 and again == [name for name in _ENDS if name not in ("not_shown", "holds")]
 
-    code, told = _run(tmp_path, "--device", "cpu", "--output", "found.jsonl", "--only", "holds", "--again", "--minutes", "0")
+    code, told = _run(tmp_path, "--pretend", "--output", "found.jsonl", "--only", "holds", "--again", "--minutes", "0")
     assert code == 1 and told[0]["status"] == "not run"
 
 

@@ -22,7 +22,7 @@ GOLDEN = ROOT / "tests/fake_cuda/host_syncs.json"
 _YOLO = {name for name in NETWORKS if name.startswith("yolo")}
 # What two CPU cores do in seconds.
 _SMALL = {"resnet", "unet", "deeplabv3plus", "retinanet", "faster_rcnn", "mask_rcnn", "yolov5", "yolox", "yolov8"}
-_SMOKE = {"resnet", "unet", "mask_rcnn", "yolov8"}
+_SMOKE = {"resnet", "unet", "yolov8"}
 
 
 def classification(bench: Bench) -> tuple[bool, dict[str, Any]]:

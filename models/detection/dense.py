@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou, sigmoid_focal_loss
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from phalanx.models.detection.batching import together
@@ -21,11 +23,13 @@ from phalanx.models.detection.feature_pyramid import CHANNELS, FeaturePyramid, a
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.targets import on_device
 from phalanx.models.detection.wide import wide
+from phalanx.models.detection.without_waiting import ObjectMatcher, OffsetCoder
 from phalanx.models.options import Options
 
 _STRIDES, _LEVELS = (8, 16, 32), 5
 _RATIOS = (0.5, 1.0, 2.0)  # height to width of anchors
 _SCALES = (1, 2 ** (1 / 3), 2 ** (2 / 3))  # of the anchors of a place
+_TINY = 1e-7
 Outputs = dict[str, Tensor]
 
 
@@ -97,24 +101,83 @@ class RetinaNet(_Dense, detection.RetinaNet):
 
     def __init__(self, backbone: FeaturePyramid, classes: int, anchors: AnchorGenerator):
         super().__init__(backbone, classes, anchor_generator=anchors)
+        self.proposal_matcher = ObjectMatcher(0.5, 0.4, allow_low_quality_matches=True)
+        self.box_coder = OffsetCoder((1.0, 1.0, 1.0, 1.0))
         self._prepare(backbone)
 
     def _losses(
         self, targets: Sequence[Mapping[str, Any]], outputs: Outputs, anchors: Sequence[Tensor], counts: Sequence[int]
     ) -> dict[str, tuple[Tensor, Any]]:
-        means, images = self.compute_loss(targets, outputs, anchors), float(len(targets))
-        return {"classes": (means["classification"] * images, images), "boxes": (means["bbox_regression"] * images, images)}
+        """torchvision's; sums are over all anchors, with zeros: how many are selected only the device knows."""
+        classes, boxes = [], []
+        for target, logits, moves, own in zip(targets, outputs["cls_logits"], outputs["bbox_regression"], anchors, strict=True):
+            truth, labels = _at_least_one(target)
+            found = self.proposal_matcher(box_iou(truth, own)) if len(target["labels"]) else _nothing(own)
+            of_object, learnt = found >= 0, found != self.proposal_matcher.BETWEEN_THRESHOLDS
+            count, numbers = of_object.sum().clamp(min=1), found.clamp(min=0)
+            wanted = torch.zeros_like(logits).scatter_(1, labels[numbers, None], of_object[:, None].to(logits.dtype))
+            of_classes = sigmoid_focal_loss(logits, wanted, reduction="none")
+            classes.append((of_classes * learnt[:, None]).sum() / count)
+            moved = torch.where(of_object[:, None], self.box_coder.encode_single(truth[numbers], own), 0.0)
+            of_boxes = F.l1_loss(moves, moved, reduction="none")
+            boxes.append((of_boxes * of_object[:, None]).sum() / count)
+        images = float(len(targets))
+        return {"classes": (torch.stack(classes).sum(), images), "boxes": (torch.stack(boxes).sum(), images)}
 
 
 class _FcosHead(FCOSHead):
-    """Tells sums, and the places of objects that they are to be divided by."""
+    """The losses as sums over all places, with zeros where no object is, and the number of places where one is."""
 
     def compute_loss(
         self, targets: Any, head_outputs: Outputs, anchors: Sequence[Tensor], matched_idxs: Sequence[Tensor]
     ) -> dict[str, tuple[Tensor, Any]]:
-        means = super().compute_loss(targets, head_outputs, anchors, matched_idxs)
-        places = max(1, sum(int((matched >= 0).sum()) for matched in matched_idxs))
-        return {name: (mean * places, places) for name, mean in means.items()}
+        found, places = torch.stack(list(matched_idxs)), torch.stack(list(anchors))  # [B, places], [B, places, 4]
+        pairs = [_at_least_one(target) for target in targets]
+        numbers, of_object = found.clamp(min=0), found >= 0
+        truth = torch.stack([boxes[own] for (boxes, _), own in zip(pairs, numbers, strict=True)])
+        labels = torch.stack([labels[own] for (_, labels), own in zip(pairs, numbers, strict=True)])
+        logits = head_outputs["cls_logits"]
+        wanted = torch.zeros_like(logits).scatter_(2, labels[..., None], of_object[..., None].to(logits.dtype))
+        boxes = self.box_coder.decode(head_outputs["bbox_regression"], places)
+        centreness = F.binary_cross_entropy_with_logits(
+            head_outputs["bbox_ctrness"].squeeze(dim=2),
+            torch.where(of_object, _centreness(self.box_coder.encode(places, truth)), 0.0),
+            reduction="none",
+        )
+        count = of_object.sum().clamp(min=1)
+        return {
+            "classification": (sigmoid_focal_loss(logits, wanted, reduction="sum"), count),
+            "bbox_regression": ((_generalized_iou_loss(boxes, truth) * of_object).sum(), count),
+            "bbox_ctrness": ((centreness * of_object).sum(), count),
+        }
+
+
+def _at_least_one(target: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """Boxes and labels of a target; where there are none, one that nothing is matched to."""
+    boxes, labels = target["boxes"], target["labels"]
+    return (boxes, labels) if len(labels) else (boxes.new_zeros(1, 4), labels.new_zeros(1))
+
+
+def _nothing(anchors: Tensor) -> Tensor:
+    """That no anchor is matched, int64 [anchors]."""
+    return torch.full((len(anchors),), -1, device=anchors.device)
+
+
+def _centreness(distances: Tensor) -> Tensor:
+    """How near places within boxes are to the centres (arXiv:1904.01355, equation 3). Shape: [..., 4] to [...]."""
+    left_right, top_bottom = distances[..., 0::2], distances[..., 1::2]
+    across, down = (each.amin(dim=-1) / each.amax(dim=-1) for each in (left_right, top_bottom))
+    return torch.sqrt(across * down)
+
+
+def _generalized_iou_loss(one: Tensor, other: Tensor) -> Tensor:
+    """1 - GIoU (Rezatofighi et al., arXiv:1902.09630). Shape: [..., 4] and [..., 4] to [...]."""
+    shared = (torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])).clamp(min=0)
+    outer = torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(one[..., :2], other[..., :2])
+    sides = (one[..., 2:] - one[..., :2], other[..., 2:] - other[..., :2], shared, outer)
+    area, other_area, inside, around = (each[..., 0] * each[..., 1] for each in sides)
+    union = area + other_area - inside
+    return 1 - inside / (union + _TINY) + (around - union) / (around + _TINY)
 
 
 class Fcos(_Dense, detection.FCOS):

@@ -15,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
-from torchvision.ops import MultiScaleRoIAlign, roi_align
+from torchvision.ops import roi_align
 from torchvision.ops.poolers import LevelMapper
 
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.proposals import BETA
-from phalanx.models.detection.sampling import sampled
+from phalanx.models.detection.sampling import Counts, sampled
+from phalanx.models.detection.targets import sent
 from phalanx.models.detection.wide import wide
+from phalanx.models.detection.without_waiting import LevelPool, ObjectMatcher, OffsetCoder
 
 _POSITIVES = 0.25  # largest share of the proposals that are learnt that is of an object
 Size = tuple[int, int]
@@ -67,6 +69,8 @@ class RegionHeads(RoIHeads):
             *(0.5, 0.5, samples, _POSITIVES, None),
             *(defaults.score, defaults.nms_iou, defaults.detections),
         )
+        self.proposal_matcher = ObjectMatcher(0.5, 0.5)
+        self.box_coder = OffsetCoder((10.0, 10.0, 5.0, 5.0))
         self._samples = samples
         if masks is not None:
             self.mask_roi_pool = _pool(strides, 14)
@@ -89,7 +93,7 @@ class RegionHeads(RoIHeads):
             targets: of each image `boxes` [n, 4], `labels` [n] from 0, `masks` bool [n, H, W].
             generators: of each image.
         """
-        samples = [self._sampled(*each) for each in zip(proposals, targets, generators, strict=True)]
+        samples = self._sampled(proposals, targets, generators)
         logits, moves = self._outputs(features, [sample.boxes for sample in samples], sizes)
         labels = torch.cat([sample.labels for sample in samples])
         found = {"classes": (F.cross_entropy(logits[: len(labels)], labels, reduction="sum"), len(labels))}
@@ -98,14 +102,22 @@ class RegionHeads(RoIHeads):
             found["masks"] = self._of_masks(features, samples, targets, sizes)
         return found
 
-    def _sampled(self, proposals: Tensor, target: Mapping[str, Any], generator: torch.Generator) -> _Sample:
-        """Some proposals of an image; the objects' own boxes are among them, so that there is something to learn at first."""
-        truth, classes = target["boxes"], target["labels"] + 1
-        candidates = torch.cat([proposals, truth])
-        (objects,), (labels,) = self.assign_targets_to_proposals([candidates], [truth], [classes])
-        positive, negative = sampled(labels, self._samples, _POSITIVES, generator)
-        both = torch.cat([positive, negative])
-        return _Sample(candidates[both], labels[both], objects[both], len(positive))
+    def _sampled(
+        self, proposals: Sequence[Tensor], targets: Sequence[Mapping[str, Any]], generators: Sequence[torch.Generator]
+    ) -> list[_Sample]:
+        """Some proposals of each image; the objects' own boxes are among them, so that there is something to learn at first.
+
+        On a GPU the host waits once, for the numbers of proposals that are of an object and of none.
+        """
+        truth, classes = [target["boxes"] for target in targets], [target["labels"] + 1 for target in targets]
+        candidates = [torch.cat(pair) for pair in zip(proposals, truth, strict=True)]
+        of_objects, of_labels = self.assign_targets_to_proposals(candidates, truth, classes)
+        counts, samples = Counts(of_labels).of_images(), []
+        for boxes, objects, labels, own, generator in zip(candidates, of_objects, of_labels, counts, generators, strict=True):
+            positive, negative = sampled(labels, own, self._samples, _POSITIVES, generator)
+            both = torch.cat([positive, negative])
+            samples.append(_Sample(boxes[both], labels[both], objects[both], len(positive)))
+        return samples
 
     def _outputs(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], sizes: Sequence[Size]) -> tuple[Tensor, Tensor]:
         """Logits [n, classes], and what moves the boxes of each class, [n, 4 * classes]."""
@@ -166,12 +178,12 @@ class RegionHeads(RoIHeads):
         return found
 
 
-def _pool(strides: Sequence[int], side: int) -> MultiScaleRoIAlign:
+def _pool(strides: Sequence[int], side: int) -> LevelPool:
     """Looks at boxes in side x side bins, each on the map that its size asks for.
 
     torchvision's would guess the strides from the first images that come, and keep them.
     """
-    pool = MultiScaleRoIAlign([str(place) for place in range(len(strides))], side, sampling_ratio=2)
+    pool = LevelPool([str(place) for place in range(len(strides))], side, sampling_ratio=2)
     pool.scales = [1 / stride for stride in strides]
     pool.map_levels = LevelMapper(int(math.log2(strides[0])), int(math.log2(strides[-1])))
     return pool
@@ -185,7 +197,7 @@ def _at_least_one(boxes: Sequence[Tensor], sizes: Sequence[Size]) -> list[Tensor
     if any(len(each) for each in boxes):
         return list(boxes)
     height, width = sizes[0]
-    return [boxes[0].new_tensor([[0, 0, width, height]]), *boxes[1:]]
+    return [sent(torch.tensor([[0, 0, width, height]], dtype=boxes[0].dtype), boxes[0].device), *boxes[1:]]
 
 
 @torch.no_grad()

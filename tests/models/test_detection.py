@@ -16,10 +16,10 @@ from phalanx.configs.load import load
 from phalanx.dist import precision
 from phalanx.models import registry, weights
 from phalanx.models.detection.inference import Inference
-from phalanx.models.detection.paste import paste
+from phalanx.models.detection.paste import paste, paste_all, paste_each
 from phalanx.models.detection.proposals import SAMPLES
 from phalanx.models.detection.region_heads import _Sample, _within
-from phalanx.models.detection.sampling import sampled
+from phalanx.models.detection.sampling import Counts, sampled
 from phalanx.models.options import BadOption
 from phalanx.train.setup import build
 from phalanx.train.tasks import DataInfo
@@ -281,14 +281,15 @@ def test_heads_can_be_narrower_and_the_mask_s_shallower_but_not_those_of_publish
 
 def test_the_sample_is_a_function_of_its_seed_and_of_the_asked_size() -> None:
     labels = torch.cat([torch.ones(40), torch.zeros(200), torch.full((60,), -1.0)])
-    draws = [sampled(labels, 64, 0.25, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    (counts,) = Counts([labels]).of_images()
+    draws = [sampled(labels, counts, 64, 0.25, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
     positive, negative = draws[0]
     assert len(positive) == 16 and len(negative) == 48
     assert bool((labels[positive] == 1).all()) and bool((labels[negative] == 0).all())
     assert len(set(positive.tolist())) == 16 and len(set(negative.tolist())) == 48
     assert all(torch.equal(a, b) for a, b in zip(draws[0], draws[1], strict=True))
     assert not torch.equal(draws[0][1], draws[2][1])
-    few = sampled(labels[30:], 64, 0.25, torch.Generator().manual_seed(1))
+    few = sampled(labels[30:], (10, 200), 64, 0.25, torch.Generator().manual_seed(1))
     assert (len(few[0]), len(few[1])) == (10, 54)
 
 
@@ -384,6 +385,18 @@ def test_a_pasted_mask_lies_where_its_box_does_also_beyond_the_border_and_below_
     expected[0, 5:15, 10:15] = expected[1, :3, :3] = True
     assert torch.equal(found, expected)
     assert paste(masks[:0], boxes[:0], (20, 30)).shape == (0, 20, 30)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_pasted_together_are_those_pasted_one_by_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("phalanx.models.detection.paste._PIXELS", 4 * 40 * 50)  # four at a time
+    g = torch.Generator().manual_seed(seed)
+    masks, corners = torch.rand(11, 28, 28, generator=g), torch.rand(11, 2, generator=g) * 50 - 10
+    boxes = torch.cat([corners, corners + torch.rand(11, 2, generator=g) * 30], dim=1).double()
+    boxes[3, 2:] = boxes[3, :2]  # nothing
+    each = paste_each(masks, boxes, (40, 50))
+    assert each.any() and torch.equal(paste_all(masks, boxes, (40, 50)), each)
+    assert paste_all(masks[:0], boxes[:0], (40, 50)).shape == (0, 40, 50)
 
 
 # -- what is refused

@@ -13,7 +13,9 @@ from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.yolo import boxes as on_boxes
 from phalanx.models.detection.yolo.anchors import AnchorYolo, known_weights
-from phalanx.models.detection.yolo.detector import Yolo
+from phalanx.models.detection.yolo.assignment import Assigned
+from phalanx.models.detection.yolo.detector import Objects, Yolo, _detections
+from phalanx.models.detection.yolo.detector import objects as objects_of
 from phalanx.models.detection.yolo.distributions import _distribution_loss
 from phalanx.models.detection.yolo.layers import SPPF
 from phalanx.models.detection.yolo.networks import network as build
@@ -160,6 +162,17 @@ def _cells(side: int = 96) -> tuple[Tensor, Tensor]:
     return on_boxes.places(sizes, (8, 16, 32), torch.zeros((), dtype=torch.float64))
 
 
+def _alone(truth: Tensor, labels: Tensor) -> Objects:
+    """The objects of a batch of one image."""
+    return objects_of([{"boxes": truth, "labels": labels}], truth)
+
+
+def _rows(found: Assigned, values: Tensor, image: int = 0) -> list[tuple[int, int, float]]:
+    """Cell, object and value of each cell of an image that learns."""
+    columns = (each[image][found.there[image]].tolist() for each in (found.cells, found.objects, values))
+    return list(zip(*columns, strict=True))
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_objects_take_the_cheapest_cells_as_many_as_fit_them(seed: int) -> None:
     torch.manual_seed(seed)
@@ -200,9 +213,10 @@ def test_objects_take_the_cheapest_cells_as_many_as_fit_them(seed: int) -> None:
         cell: numbers[0] if len(numbers) == 1 else min(range(5), key=lambda number: costs[number][cell])
         for cell, numbers in taken.items()
     }
-    found, numbers, overlap = assigned(centres, strides, predicted, objects, classes, truth, labels)
-    assert dict(zip(found.tolist(), numbers.tolist(), strict=True)) == wanted
-    for cell, number, value in zip(found.tolist(), numbers.tolist(), overlap.tolist(), strict=True):
+    found, overlaps_found = assigned(centres, strides, predicted[None], objects[None], classes[None], _alone(truth, labels))
+    rows = _rows(found, overlaps_found)
+    assert {cell: number for cell, number, _ in rows} == wanted and len(rows) == len(wanted)
+    for cell, number, value in rows:
         assert value == pytest.approx(_plain_iou(truth[number].tolist(), predicted[cell].tolist()), abs=1e-6)
 
 
@@ -229,16 +243,36 @@ def test_the_cells_that_see_an_object_best_learn_it(seed: int) -> None:
         cell: numbers[0] if len(numbers) == 1 else max(range(5), key=lambda number: overlaps[number, cell])
         for cell, numbers in taken.items()
     }
-    found = aligned(centres, predicted, scores, truth, labels)
-    rows = dict(zip(found.cells.tolist(), found.objects.tolist(), strict=True))
+    found = _rows(*aligned(centres, predicted[None], scores[None], _alone(truth, labels)))
+    rows = {cell: number for cell, number, _ in found}
     # Where fewer than ten cells overlap an object, which of the others are taken is left open: they weigh nothing.
     counted = {cell: number for cell, number in wanted.items() if alignment[number, cell] > 0}
     assert counted and counted.items() <= rows.items()
-    for cell, number, score in zip(*(part.tolist() for part in found), strict=True):
+    for cell, number, score in found:
         own = [other for other, of in rows.items() if of == number]
         best = max(alignment[number, other] for other in own)
         share = alignment[number, cell] * max(overlaps[number, other] for other in own) / (best + 1e-9)
         assert score == pytest.approx(share, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_image_is_assigned_as_if_it_were_alone_whatever_the_others_have(seed: int) -> None:
+    torch.manual_seed(seed)
+    centres, strides = _cells()
+    cells, counts = len(centres), (2, 0, 7, 1)
+    predicted = torch.cat([centres - 4 - torch.rand(4, cells, 2) * 16, centres + 4 + torch.rand(4, cells, 2) * 16], dim=-1)
+    sure, classes = torch.randn(4, cells, dtype=torch.float64), torch.randn(4, cells, 3, dtype=torch.float64)
+    targets = [{"boxes": _boxes(count), "labels": torch.randint(0, 3, (count,))} for count in counts]
+
+    def assign(first: int, last: int) -> list[tuple[Assigned, Tensor]]:
+        own, there = slice(first, last), objects_of(targets[first:last], predicted)
+        by_cost = assigned(centres, strides, predicted[own], sure[own], classes[own], there)
+        return [by_cost, aligned(centres, predicted[own], classes[own].sigmoid(), there)]
+
+    for together, *alone in zip(assign(0, 4), *(assign(image, image + 1) for image in range(4)), strict=True):
+        for image, own in enumerate(alone):
+            assert _rows(*together, image) == _rows(*own)
+            assert bool(_rows(*own)) == bool(counts[image]) or counts[image] == 1  # its box may hold no centre
 
 
 def test_pools_of_five_one_after_another_see_nine_and_thirteen_pixels() -> None:
@@ -321,11 +355,14 @@ def test_losses_do_not_depend_on_the_memory_format(name: str) -> None:
 
 
 class _AutocastOfGpus(TorchFunctionMode):
-    """Refuses what CUDA's autocast refuses and that of CPUs runs: this function alone."""
+    """Refuses within autocast what CUDA's refuses, and rounds what only CUDA's rounds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__name__", "") == "binary_cross_entropy" and torch.is_autocast_enabled("cpu"):
+        name = getattr(func, "__name__", "")
+        if torch.is_autocast_enabled("cpu") and name == "binary_cross_entropy":
             raise RuntimeError("binary_cross_entropy is unsafe to autocast")
+        if torch.is_autocast_enabled("cpu") and name in ("matmul", "__matmul__"):
+            args = [value.bfloat16() for value in args]
         return func(*args, **(kwargs or {}))
 
 
@@ -336,6 +373,18 @@ def test_losses_are_computed_under_autocast_with_functions_that_gpus_have(name: 
     with _AutocastOfGpus(), torch.autocast("cpu", torch.bfloat16):
         losses = network(torch.randn(2, 3, 64, 96), _targets((3, 2)))
     assert all(total.dtype == torch.float32 and bool(torch.isfinite(total)) for total, _ in losses.values())
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_boxes_are_as_fine_under_autocast_as_without(name: str) -> None:
+    network = _built(name).eval()
+    torch.manual_seed(9)
+    with torch.no_grad():
+        outputs = [each.float() for each in network.head(network.body(torch.randn(1, 3, 64, 96)))]
+        expected, _ = network._decoded(outputs)
+        with _AutocastOfGpus(), torch.autocast("cpu", torch.bfloat16):
+            found, _ = network._decoded(outputs)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-5)
 
 
 def _used(network: Yolo) -> Yolo:
@@ -365,9 +414,18 @@ def test_of_two_boxes_of_a_class_that_overlap_the_better_stays_and_classes_do_no
 
     boxes = torch.tensor([[0.0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 10, 10], [50, 50, 60, 60]])
     scores, labels = torch.tensor([0.6, 0.9, 0.5, 0.01]), torch.tensor([0, 0, 1, 0])
-    assert best(boxes, scores, labels, Inference()).tolist() == [1, 2]
-    assert best(boxes, scores, labels, Inference(score=0.0)).tolist() == [1, 2, 3]
+    assert best(boxes, scores, labels, Inference()).tolist() == [1, 2, 3]
     assert best(boxes, scores, labels, Inference(detections=1)).tolist() == [1]
+
+
+def test_detections_are_those_of_each_image_that_are_sure_enough_within_it() -> None:
+    boxes = torch.tensor([[[-5.0, 0, 10, 10], [50, 50, 60, 99]], [[0, 0, 10, 10], [20, 20, 30, 30]], [[1, 1, 2, 2]] * 2])
+    scores = torch.tensor([[[0.6, 0.0], [0.2, 0.9]], [[0.1, 0.1], [0.4, 0.01]], [[0.0, 0.01]] * 2])
+    found = _detections(boxes, scores, [(64, 64)] * 3, Inference(score=0.1))
+    assert [one["scores"].tolist() for one in found] == [pytest.approx([0.9, 0.6, 0.2]), pytest.approx([0.4, 0.1, 0.1]), []]
+    assert [one["labels"].tolist() for one in found] == [[1, 0, 0], [0, 0, 1], []]
+    assert found[0]["boxes"].tolist() == [[50, 50, 60, 64], [0, 0, 10, 10], [50, 50, 60, 64]]
+    assert found[2]["boxes"].shape == (0, 4)
 
 
 @pytest.mark.parametrize("name", SMALL)

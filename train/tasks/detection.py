@@ -16,6 +16,7 @@ from phalanx.dist.microbatches.randomness import key
 from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.paste import paste
+from phalanx.models.detection.targets import OnHost, sent
 from phalanx.train.metrics import coco_ap, voc_ap
 from phalanx.train.metrics.coco_results import results, run_lengths
 from phalanx.train.metrics.detection_confusion import confusion
@@ -56,11 +57,12 @@ class Detection:
         found: dict[str, tuple[Tensor, Any]] = model(_images(model, batch), self._targets(batch))
         return found
 
-    def _targets(self, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _targets(self, batch: Mapping[str, Any]) -> OnHost:
         """The targets of each image, and the seed of their random sampling, from the sample and its epoch."""
         draws = zip(batch["epoch"].tolist(), batch["id"].tolist(), strict=True)
         seeds = [key(self._seed, "sampling", epoch, number) for epoch, number in draws]
-        return [one | {"seed": seed} for one, seed in zip(self._of_each(batch, self._learnt()), seeds, strict=True)]
+        own = zip(self._of_each(batch, self._learnt()), seeds, strict=True)
+        return OnHost([one | {"seed": seed} for one, seed in own])
 
     def _learnt(self) -> tuple[str, ...]:
         return _LEARNT
@@ -93,11 +95,17 @@ class Detection:
     def _detected(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
         """The detections in each image, best first, on the CPU: `boxes` in pixels of the original image, `scores`, `labels`."""
         found = model(_images(model, batch), inference=self._wanted)
-        for one, size in zip(found, batch["size"].tolist(), strict=True):
-            yield self._brought_back(one, (size[0], size[1]))
+        whole = _on_host([{name: one[name] for name in ("boxes", "scores", "labels")} for one in found])
+        for one, seen, size in zip(found, whole, batch["size"].tolist(), strict=True):
+            yield self._brought_back(seen, one.get("masks"), (size[0], size[1]))
 
-    def _brought_back(self, found: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        """Maps detections from the network's input to the original image; those outside of it are dropped."""
+    def _brought_back(self, found: Mapping[str, Tensor], masks: Tensor | None, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Maps detections from the network's input to the original image; those outside of it are dropped.
+
+        Args:
+            found: on the CPU.
+            masks: of each within its box, on any device.
+        """
         top, left, height, width = evaluated_placement(self._data, self._evaluate, size)
         seen = found["boxes"].double()
         factors = seen.new_tensor([size[1] / width, size[0] / height] * 2)
@@ -105,9 +113,10 @@ class Detection:
         boxes = torch.minimum(whole.clamp(min=0), whole.new_tensor([size[1], size[0]] * 2))
         there = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         own = {"boxes": boxes[there], "scores": found["scores"][there], "labels": found["labels"][there]}
-        if "masks" in self.kinds:
-            own["masks"] = paste(found["masks"][there], whole[there], size)
-        return {name: value.cpu() for name, value in own.items()}
+        if "masks" in self.kinds and masks is not None:
+            kept = masks[sent(there.nonzero().squeeze(1), masks.device)]
+            (own,) = _on_host([own | {"masks": paste(kept, whole[there], size)}])
+        return own
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         count, found = len(self._names), dict[str, float]()
@@ -183,6 +192,16 @@ def _images(model: nn.Module, batch: Mapping[str, Any]) -> Tensor | list[Tensor]
         return images
     like = next(model.parameters())
     return [image.to(like.device, like.dtype) for image in images]
+
+
+def _on_host(found: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Results on the CPU; the device is waited for once."""
+    copies = [{name: value.to("cpu", non_blocking=True) for name, value in one.items()} for one in found]
+    if any(value.is_cuda for one in found for value in one.values()):
+        copied = torch.cuda.Event()
+        copied.record()
+        copied.synchronize()
+    return copies
 
 
 def _classes(config: RunConfig, data: DataInfo) -> int:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from phalanx.models.detection.yolo.boxes import iou, places
-from phalanx.models.detection.yolo.detector import LossTerms, Objects, Yolo
+from phalanx.models.detection.yolo.detector import LossTerms, Targets, Yolo, objects
 from phalanx.models.detection.yolo.sim_ota import assigned
 
 STRIDES = (8, 16, 32)
@@ -27,25 +27,19 @@ class YoloX(Yolo):
         half = flat[..., 2:4].clamp(max=_LARGEST_LOGARITHM).exp() * strides[:, None] / 2
         return flat, torch.cat([middle - half, middle + half], dim=-1), centres, strides
 
-    def _losses(self, outputs: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
+    def _losses(self, outputs: list[Tensor], targets: Targets, size: tuple[int, int]) -> LossTerms:
         flat, boxes, centres, strides = self._flat(outputs)
-        zero = flat.sum() * 0.0
-        of_boxes, of_classes, found, count = zero, zero, torch.zeros_like(flat[..., 4]), 0
-        split = zip(there.boxes.split(there.counts), there.labels.split(there.counts), strict=True)
-        for image, (truth, labels) in enumerate(split):
-            if not len(truth):
-                continue
-            one = flat[image].detach()
-            cells, numbers, overlap = assigned(centres, strides, boxes[image].detach(), one[:, 4], one[:, 5:], truth, labels)
-            of_boxes = of_boxes + (1 - iou(boxes[image, cells], truth[numbers]).square()).sum()
-            wanted = F.one_hot(labels[numbers], self.classes) * overlap[:, None]
-            of_classes = of_classes + F.binary_cross_entropy_with_logits(flat[image, cells, 5:], wanted, reduction="sum")
-            found[image, cells] = 1.0
-            count += len(cells)
-        of_objects = F.binary_cross_entropy_with_logits(flat[..., 4], found, reduction="sum")
+        there, fixed = objects(targets, flat), flat.detach()
+        found, overlap = assigned(centres, strides, boxes.detach(), fixed[..., 4], fixed[..., 5:], there)
+        learnt, of, counts = (found.images, found.cells), (found.images, found.objects), found.there
+        of_boxes = ((1 - iou(boxes[learnt], there.boxes[of]).square()) * counts).sum()
+        wanted = F.one_hot(there.labels[of], self.classes) * overlap[..., None]
+        of_classes = F.binary_cross_entropy_with_logits(flat[learnt][..., 5:], wanted, reduction="none").sum(dim=-1) * counts
+        is_object = torch.zeros_like(flat[..., 4]).index_put_(learnt, counts.to(flat.dtype), accumulate=True)
+        of_objects = F.binary_cross_entropy_with_logits(flat[..., 4], is_object, reduction="sum")
         # Without any object the places where none is are learnt all the same.
-        weight = max(1, count)
-        return {"boxes": (of_boxes * _BOXES, weight), "objects": (of_objects, weight), "classes": (of_classes, weight)}
+        weight = counts.sum().clamp(min=1)
+        return {"boxes": (of_boxes * _BOXES, weight), "objects": (of_objects, weight), "classes": (of_classes.sum(), weight)}
 
     def _decoded(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         flat, boxes, _, _ = self._flat(outputs)

@@ -6,17 +6,17 @@ by CIoU (the paper: by IoU with the best anchor, and squared differences).
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from phalanx.models.detection.targets import sent
 from phalanx.models.detection.yolo.boxes import complete_iou
-from phalanx.models.detection.yolo.detector import LossTerms, Objects, Yolo, objects
+from phalanx.models.detection.yolo.detector import LossTerms, Targets, Yolo
 from phalanx.models.detection.yolo.heads import AnchorHead
-from phalanx.models.detection.yolo.shape_matching import ANCHORS, Anchors, Matches, matched
+from phalanx.models.detection.yolo.shape_matching import ANCHORS, Anchors, matched
 
 STRIDES = (8, 16, 32)
 _SIDE = 640  # of the images for which the factors below are meant, in pixels
@@ -47,20 +47,19 @@ class AnchorYolo(Yolo):
         half = (2 * shares[..., 2:]).square() * anchor / 2
         return torch.cat([centre - half, centre + half], dim=-1)
 
-    def _losses(self, outputs: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
+    def _losses(self, outputs: list[Tensor], targets: Targets, size: tuple[int, int]) -> LossTerms:
         zero = (
             torch.stack([each.sum() for each in outputs]).sum() * 0.0
         )  # where no object is matched, every parameter is reached all the same
         boxes, of_classes, of_objects, count = zero, zero, zero, 0
-        for place, (each, matches) in enumerate(zip(outputs, _matches(there, self.anchors, outputs), strict=True)):
-            image, anchor, row, column, number = matches
+        for place, (each, (numbers, shapes, truth)) in enumerate(zip(outputs, self._learnt(targets, outputs), strict=True)):
+            image, anchor, row, column, labels = numbers
             picked = each[image, anchor, row, column]  # [n, 5 + classes]
-            shapes = picked.new_tensor(self.anchors[place])[anchor]
-            overlap = complete_iou(self._box(picked, column, row, shapes, STRIDES[place]), there.boxes[number])
+            overlap = complete_iou(self._box(picked, column, row, shapes, STRIDES[place]), truth)
             boxes = boxes + (1 - overlap).sum()
-            wanted = F.one_hot(there.labels[number], self.classes).to(picked.dtype)
+            wanted = F.one_hot(labels, self.classes).to(picked.dtype)
             of_classes = of_classes + F.binary_cross_entropy_with_logits(picked[:, 5:], wanted, reduction="sum") / self.classes
-            count += len(number)
+            count += len(labels)
             logits = each[..., 4]
             # Where several objects meet, the one that is found best: which comes last would depend on the device.
             cell = ((image * logits.shape[1] + anchor) * logits.shape[2] + row) * logits.shape[3] + column
@@ -70,9 +69,32 @@ class AnchorYolo(Yolo):
         of_objects = of_objects * (_OBJECTS * size[0] * size[1] / _SIDE**2)
         return {
             "boxes": (boxes * _BOXES, count),
-            "objects": (of_objects, len(there.counts)),
+            "objects": (of_objects, len(targets)),
             "classes": (of_classes * (_CLASSES * self.classes / 80), count),
         }
+
+    def _learnt(self, targets: Targets, outputs: Sequence[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Of each map what learns which object: worked out on the host, which need not wait for the device then.
+
+        Shape: int64 [5, n]: image, anchor, row, column, class; sides of the anchors [n, 2]; boxes of the objects [n, 4].
+        """
+        device, like = outputs[0].device, torch.empty(0, dtype=outputs[0].dtype)
+        boxes, labels, images = _in_a_row(targets, like)
+        numbers, values = [], []
+        for of_map, each, stride in zip(self.anchors, outputs, STRIDES, strict=True):
+            found = matched(boxes, images, of_map, (each.shape[2], each.shape[3]), stride)
+            numbers.append(torch.stack([found.image, found.anchor, found.row, found.column, labels[found.objects]]))
+            values.append(torch.cat([boxes.new_tensor(of_map)[found.anchor], boxes[found.objects]], dim=1))
+        counts = [len(each) for each in values]
+        all_values = sent(torch.cat(values), device)
+        return list(
+            zip(
+                sent(torch.cat(numbers, dim=1), device).split(counts, dim=1),
+                all_values[:, :2].split(counts),
+                all_values[:, 2:].split(counts),
+                strict=True,
+            )
+        )
 
     def _decoded(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
         boxes, scores = [], []
@@ -87,22 +109,21 @@ class AnchorYolo(Yolo):
         return torch.cat(boxes, dim=1), torch.cat(scores, dim=1)
 
 
-def _matches(there: Objects, anchors: Anchors, maps: Sequence[Tensor]) -> list[Matches]:
-    sizes = [(each.shape[2], each.shape[3]) for each in maps]
-    return [
-        matched(there.boxes, there.images, of_map, size, stride)
-        for of_map, size, stride in zip(anchors, sizes, STRIDES, strict=True)
-    ]
+def _in_a_row(targets: Targets, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The objects of all images: boxes [n, 4] in the format of `like`, classes int64 [n], images int64 [n]."""
+    boxes = torch.cat([target["boxes"].reshape(-1, 4) for target in targets]).to(like.dtype)
+    labels = torch.cat([target["labels"] for target in targets])
+    counts = torch.tensor([len(target["boxes"]) for target in targets])
+    return boxes, labels, torch.repeat_interleave(counts).to(boxes.device)
 
 
-def known_weights(targets: Sequence[Mapping[str, Any]], size: tuple[int, int], anchors: Anchors = ANCHORS) -> dict[str, float]:
+def known_weights(targets: Targets, size: tuple[int, int], anchors: Anchors = ANCHORS) -> dict[str, float]:
     """The weights of the losses, which depend on targets alone.
 
     Args:
         size: height and width of the batch of images, padded to a multiple of 32.
     """
-    there, count = objects(targets, torch.zeros(())), 0
+    (boxes, _, images), count = _in_a_row(targets, torch.zeros(())), 0
     for of_map, stride in zip(anchors, STRIDES, strict=True):
-        found = matched(there.boxes, there.images, of_map, (size[0] // stride, size[1] // stride), stride)
-        count += len(found.objects)
+        count += len(matched(boxes, images, of_map, (size[0] // stride, size[1] // stride), stride).objects)
     return {"boxes": float(count), "objects": float(len(targets)), "classes": float(count)}

@@ -42,7 +42,7 @@ def complete_iou(one: Tensor, other: Tensor) -> Tensor:
 
     As there, the weight of the aspects' difference is a constant for gradients.
 
-    Shape: [n, 4] and [n, 4] to [n].
+    Shape: [..., 4] and [..., 4], broadcast, to [...].
     """
     overlap = iou(one, other)
     outer = torch.maximum(one[..., 2:], other[..., 2:]) - torch.minimum(one[..., :2], other[..., :2])
@@ -56,6 +56,6 @@ def complete_iou(one: Tensor, other: Tensor) -> Tensor:
 
 
 def inside(points: Tensor, boxes: Tensor) -> Tensor:
-    """Whether points lie within boxes, not on their edges. Shape: [p, 2] and [n, 4] to bool [n, p]."""
-    sides = torch.cat([points - boxes[:, None, :2], boxes[:, None, 2:] - points], dim=-1)
+    """Whether points lie within boxes, not on their edges. Shape: [p, 2] and [..., 4] to bool [..., p]."""
+    sides = torch.cat([points - boxes[..., None, :2], boxes[..., None, 2:] - points], dim=-1)
     return sides.amin(dim=-1) > 1e-9

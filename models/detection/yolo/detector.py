@@ -9,34 +9,37 @@ from torch import Tensor, nn
 
 from phalanx.models.detection.batching import together
 from phalanx.models.detection.inference import Inference, best
+from phalanx.models.detection.targets import sent
 from phalanx.models.detection.yolo.layers import Conv
 
+Targets = Sequence[Mapping[str, Any]]
 LossTerms = dict[str, tuple[Tensor, Any]]
 _CANDIDATES = 3000  # most detections per image that enter non-maximum suppression
 
 
 class Objects(NamedTuple):
-    """The objects of all images of a batch, one after another.
+    """The objects of a batch: as many places per image as the image with the most objects needs, and at least one.
 
     Attributes:
-        boxes: [n, 4] in pixels.
-        labels, images: int64 [n], class and image of each.
-        counts: objects of each image.
+        boxes: [B, n, 4] in pixels.
+        labels: int64 [B, n], their classes.
+        there: bool [B, n], whether the place has an object.
     """
 
     boxes: Tensor
     labels: Tensor
-    images: Tensor
-    counts: tuple[int, ...]
+    there: Tensor
 
 
-def objects(targets: Sequence[Mapping[str, Any]], like: Tensor) -> Objects:
-    """The objects of targets, on the device and in the format of what is predicted."""
-    counts = tuple(len(target["boxes"]) for target in targets)
-    boxes = torch.cat([target["boxes"].reshape(-1, 4) for target in targets]).to(like)
-    labels = torch.cat([target["labels"] for target in targets]).to(like.device)
-    images = torch.repeat_interleave(torch.tensor(counts)).to(like.device)
-    return Objects(boxes, labels, images, counts)
+def objects(targets: Targets, like: Tensor) -> Objects:
+    """The objects of targets, on the device and in the format of what is predicted. Shapes depend on the targets alone."""
+    counts = [len(target["boxes"]) for target in targets]
+    most = max(1, *counts)
+    boxes, labels = torch.zeros(len(counts), most, 4, dtype=like.dtype), torch.zeros(len(counts), most, dtype=torch.int64)
+    for place, (count, target) in enumerate(zip(counts, targets, strict=True)):
+        boxes[place, :count], labels[place, :count] = target["boxes"].reshape(-1, 4), target["labels"]
+    there = torch.arange(most) < torch.tensor(counts)[:, None]
+    return Objects(*(sent(each, like.device) for each in (boxes, labels, there)))
 
 
 class Yolo(nn.Module):
@@ -61,7 +64,7 @@ class Yolo(nn.Module):
     def forward(
         self,
         images: Tensor | Sequence[Tensor],
-        targets: Sequence[Mapping[str, Any]] | None = None,
+        targets: Targets | None = None,
         inference: Inference | None = None,
     ) -> Any:
         batch = together(images)
@@ -70,15 +73,13 @@ class Yolo(nn.Module):
         outputs = [each.float() if each.dtype in (torch.float16, torch.bfloat16) else each for each in outputs]
         size = (batch.shape[-2], batch.shape[-1])
         if targets is not None:
-            return self._losses(outputs, objects(targets, outputs[0]), size)
+            return self._losses(outputs, targets, size)
         boxes, scores = self._decoded(outputs)
-        sizes = [tuple(image.shape[-2:]) for image in images]
-        wanted = inference or Inference()
-        return [_detections(*each, wanted) for each in zip(boxes, scores, sizes, strict=True)]
+        return _detections(boxes, scores, [tuple(image.shape[-2:]) for image in images], inference or Inference())
 
     @abstractmethod
-    def _losses(self, outputs: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
-        """The losses, from the head's outputs on images [H, W] in size."""
+    def _losses(self, outputs: list[Tensor], targets: Targets, size: tuple[int, int]) -> LossTerms:
+        """The losses, from the head's outputs on images [H, W] in size. No shape depends on what is predicted."""
 
     @abstractmethod
     def _decoded(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -92,15 +93,26 @@ class Yolo(nn.Module):
         return self
 
 
-def _detections(boxes: Tensor, scores: Tensor, size: tuple[int, int], wanted: Inference) -> dict[str, Tensor]:
-    """Of one image. A cell may see several classes."""
-    cells, labels = (scores >= wanted.score).nonzero(as_tuple=True)
-    values = scores[cells, labels]
+def _detections(boxes: Tensor, scores: Tensor, sizes: Sequence[tuple[int, int]], wanted: Inference) -> list[dict[str, Tensor]]:
+    """Of each image. A cell may see several classes.
+
+    The host waits for the device once, to learn how many candidates there are, and once per image for the suppression.
+    """
+    above = scores >= wanted.score
+    counts = above.sum(dim=(1, 2)).tolist()
+    image, cells, labels = torch.nonzero_static(above, size=sum(counts)).unbind(dim=1)
+    values, places = scores[image, cells, labels], boxes[image, cells]
+    candidates = zip(values.split(counts), places.split(counts), labels.split(counts), sizes, strict=True)
+    return [_best(*each, wanted) for each in candidates]
+
+
+def _best(values: Tensor, boxes: Tensor, labels: Tensor, size: tuple[int, int], wanted: Inference) -> dict[str, Tensor]:
+    """Those of an image's candidates that are kept, within the image."""
     if len(values) > _CANDIDATES:
         values, order = values.topk(_CANDIDATES)
-        cells, labels = cells[order], labels[order]
+        boxes, labels = boxes[order], labels[order]
     height, width = size
-    limits = boxes.new_tensor([width, height, width, height])
-    found = torch.minimum(boxes[cells].clamp(min=0), limits)
+    x, y = boxes[:, 0::2].clamp(0, width), boxes[:, 1::2].clamp(0, height)
+    found = torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
     kept = best(found, values, labels, wanted)
     return {"boxes": found[kept], "scores": values[kept], "labels": labels[kept]}

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phalanx.models.detection.yolo.boxes import complete_iou, places
-from phalanx.models.detection.yolo.detector import LossTerms, Objects, Yolo
+from phalanx.models.detection.yolo.detector import LossTerms, Targets, Yolo, objects
 from phalanx.models.detection.yolo.heads import BINS, DistributionHead
 from phalanx.models.detection.yolo.task_aligned import aligned
 
@@ -30,28 +30,25 @@ class YoloV8(Yolo):
         centres, strides = places([each.shape[1:3] for each in outputs], STRIDES, outputs[0])
         flat = torch.cat([each.flatten(1, 2) for each in outputs], dim=1)
         bins = flat[..., : 4 * BINS].unflatten(-1, (4, BINS))
-        distances = bins.softmax(dim=-1) @ self.head.projection.to(bins.dtype) * strides[:, None]
+        with torch.autocast(bins.device.type, enabled=False):  # whose product would be in half precision
+            distances = bins.softmax(dim=-1) @ self.head.projection.to(bins.dtype) * strides[:, None]
         boxes = torch.cat([centres - distances[..., :2], centres + distances[..., 2:]], dim=-1)
         return bins, flat[..., 4 * BINS :], boxes, centres, strides
 
-    def _losses(self, outputs: list[Tensor], there: Objects, size: tuple[int, int]) -> LossTerms:
+    def _losses(self, outputs: list[Tensor], targets: Targets, size: tuple[int, int]) -> LossTerms:
         bins, logits, boxes, centres, strides = self._flat(outputs)
-        of_boxes = of_distances = (bins.sum() + logits.sum()) * 0.0
-        wanted, total = torch.zeros_like(logits), logits.new_zeros(())
-        split = zip(there.boxes.split(there.counts), there.labels.split(there.counts), strict=True)
-        for image, (truth, labels) in enumerate(split):
-            if not len(truth):
-                continue
-            cells, numbers, scores = aligned(centres, boxes[image].detach(), logits[image].detach().sigmoid(), truth, labels)
-            wanted[image, cells, labels[numbers]] = scores
-            total = total + scores.sum()
-            own = truth[numbers]
-            of_boxes = of_boxes + ((1 - complete_iou(boxes[image, cells], own)) * scores).sum()
-            sides = torch.cat([centres[cells] - own[:, :2], own[:, 2:] - centres[cells]], dim=1) / strides[cells, None]
-            of_distances = of_distances + (_distribution_loss(bins[image, cells], sides).mean(dim=1) * scores).sum()
+        there = objects(targets, logits)
+        found, scores = aligned(centres, boxes.detach(), logits.detach().sigmoid(), there)
+        learnt, of = (found.images, found.cells), (found.images, found.objects)
+        # Added, as the places of an image in which fewer learn repeat a cell, with a score of 0.
+        wanted = torch.zeros_like(logits).index_put_((*learnt, there.labels[of]), scores, accumulate=True)
+        own, at = there.boxes[of], centres[found.cells]  # [B, k, 4], [B, k, 2]
+        of_boxes = ((1 - complete_iou(boxes[learnt], own)) * scores).sum()
+        sides = torch.cat([at - own[..., :2], own[..., 2:] - at], dim=-1) / strides[found.cells, None]
+        of_distances = (_distribution_loss(bins[learnt], sides).mean(dim=-1) * scores).sum()
         of_classes = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
         # Where nothing is sure yet, the places where no object is are learnt all the same.
-        weight = total.clamp(min=1.0)
+        weight = scores.sum().clamp(min=1.0)
         return {
             "boxes": (of_boxes * _BOXES, weight),
             "classes": (of_classes * _CLASSES, weight),
@@ -66,7 +63,7 @@ class YoloV8(Yolo):
 def _distribution_loss(bins: Tensor, distances: Tensor) -> Tensor:
     """Distribution focal loss: the cross-entropy to the two bins next to a distance (arXiv:2006.04388, equation 6).
 
-    Shape: logits [k, 4, BINS] and distances in strides [k, 4] to [k, 4].
+    Shape: logits [..., 4, BINS] and distances in strides [..., 4] to [..., 4].
     """
     wanted = distances.clamp(0, _LAST)
     below = wanted.floor()

@@ -5,57 +5,67 @@ simplifies: arXiv:2103.14259.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from phalanx.models.detection.yolo.assignment import Assigned, listed, one_each
 from phalanx.models.detection.yolo.boxes import inside, iou
+from phalanx.models.detection.yolo.detector import Objects
 
 _RADIUS = 2.5  # strides around an object's centre
 _LOCATION_COST = 3.0
 _FAR = 1e5  # a cost above all others
-_CANDIDATES = 10
+_CANDIDATES = 10  # cells that an object takes at most
 
 
 @torch.no_grad()
 def assigned(
-    centres: Tensor, strides: Tensor, boxes: Tensor, objects: Tensor, classes: Tensor, truth: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Which places of an image learn which object.
+    centres: Tensor, strides: Tensor, boxes: Tensor, sure: Tensor, classes: Tensor, objects: Objects
+) -> tuple[Assigned, Tensor]:
+    """Which places of each image learn which object.
 
     Args:
         centres, strides: [cells, 2], [cells].
-        boxes, objects, classes: what is predicted: [cells, 4] in pixels, logits [cells] and [cells, classes].
-        truth, labels: [n, 4] and [n], at least one.
+        boxes, sure, classes: what is predicted: [B, cells, 4] in pixels, logits [B, cells] of an object being there and
+            [B, cells, classes].
 
     Returns:
-        The cells, [k]; of each the number of its object, and the IoU of what it predicts.
+        The places, and of each the IoU of what it predicts with its object, [B, k].
     """
-    middle = (truth[:, :2] + truth[:, 2:]) / 2
-    around = torch.cat([middle[:, None] - _RADIUS * strides[:, None], middle[:, None] + _RADIUS * strides[:, None]], dim=-1)
-    offsets = torch.cat([centres - around[..., :2], around[..., 2:] - centres], dim=-1)  # [n, cells, 4]
-    in_box, in_centre = inside(centres, truth), offsets.amin(dim=-1) > 0
-    near = (in_box | in_centre).any(dim=0).nonzero().squeeze(1)
-    if not len(near):
-        return near, near, strides.new_zeros(0)
-    overlap = iou(truth[:, None], boxes[near])  # [n, near]
-    probability = (classes[near].sigmoid() * objects[near, None].sigmoid()).sqrt()
-    wanted = F.one_hot(labels, classes.shape[1]).to(probability.dtype)
-    with torch.autocast(probability.device.type, enabled=False):  # which refuses this function on GPUs
-        cost_of_class = F.binary_cross_entropy(
-            probability.expand(len(truth), -1, -1), wanted[:, None].expand(-1, len(near), -1), reduction="none"
-        ).sum(dim=-1)
-    in_both = in_box[:, near] & in_centre[:, near]
-    cost = cost_of_class - _LOCATION_COST * (overlap + 1e-8).log() + _FAR * ~in_both
-    taken = torch.zeros_like(cost, dtype=torch.bool)
-    most = min(_CANDIDATES, len(near))
-    counts = overlap.topk(most, dim=1).values.sum(dim=1).int().clamp(min=1)
-    order = cost.argsort(dim=1, stable=True)
-    for row, count in enumerate(counts.tolist()):
-        taken[row, order[row, :count]] = True
-    several = taken.sum(dim=0) > 1
-    cheapest = cost.argmin(dim=0)
-    taken[:, several] = False
-    taken[cheapest[several], several] = True
-    chosen = taken.any(dim=0)
-    numbers = taken[:, chosen].int().argmax(dim=0)
-    return near[chosen], numbers, overlap[:, chosen].gather(0, numbers[None]).squeeze(0)
+    images = torch.arange(len(boxes), device=boxes.device)[:, None]
+    in_box, in_centre = inside(centres, objects.boxes), _around(centres, strides, objects.boxes)  # [B, n, cells]
+    near = ((in_box | in_centre) & objects.there[..., None]).any(dim=1, keepdim=True) & objects.there[..., None]
+    overlap = iou(objects.boxes[:, :, None], boxes[:, None]) * near
+    cost = (
+        _cost_of_class(sure, classes, objects.labels) - _LOCATION_COST * (overlap + 1e-8).log() + _FAR * ~(in_box & in_centre)
+    )
+    cost = torch.where(near, cost, torch.inf)
+    most = min(_CANDIDATES, len(centres))
+    counts = overlap.topk(most, dim=2).values.sum(dim=2).int().clamp(min=1)  # [B, n]
+    taken, left = torch.zeros_like(near), cost.clone()
+    for place in range(most):  # of equal costs the first, on every device: topk promises no order
+        cheapest = left.argmin(dim=2, keepdim=True)
+        taken.scatter_(2, cheapest, taken.gather(2, cheapest) | (place < counts[..., None]))
+        left.scatter_(2, cheapest, torch.inf)
+    taken = one_each(taken & near, -cost)
+    found = listed(taken, most * taken.shape[1])
+    return found, overlap[images, found.objects, found.cells]
+
+
+def _around(centres: Tensor, strides: Tensor, boxes: Tensor) -> Tensor:
+    """Whether places are near to the centres of boxes. Shape: [cells, 2], [cells] and [..., 4] to bool [..., cells]."""
+    middle = ((boxes[..., :2] + boxes[..., 2:]) / 2)[..., None, :]
+    reach = _RADIUS * strides[:, None]
+    sides = torch.cat([centres - (middle - reach), middle + reach - centres], dim=-1)
+    return sides.amin(dim=-1) > 0
+
+
+def _cost_of_class(sure: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy between the probabilities of a place and the class of an object, [B, n, cells].
+
+    As sums over the classes that are the same for all objects, of which only the object's own class is exchanged: never
+    [B, n, cells, classes].
+    """
+    probability = (classes.sigmoid() * sure[..., None].sigmoid()).sqrt()
+    absent, present = -torch.log1p(-probability).clamp(min=-100), -probability.log().clamp(min=-100)
+    images = torch.arange(len(labels), device=labels.device)[:, None]
+    return absent.sum(dim=-1)[:, None] + (present - absent)[images, :, labels]

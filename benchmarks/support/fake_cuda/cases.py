@@ -61,16 +61,17 @@ def _model(task: str, name: str, backbone: str | None = None, options: str | Non
     return Network(task, (*given, *more))
 
 
+_NO_STATE = ("optim.momentum=0",)  # of those with a hundred million parameters
 _NARROW = "{anchors: [8, 16, 24, 32, 48], samples: 16, hidden: 64}"
 _NARROW_MASKS = "{anchors: [8, 16, 24, 32, 48], samples: 16, hidden: 64, mask_channels: [32]}"
 
 NETWORKS: Mapping[str, Network] = {
     "resnet": _model("classification", "resnet18"),
-    "vgg": _model("classification", "vgg11"),
+    "vgg": _model("classification", "vgg11", None, None, *_NO_STATE),
     "googlenet": _model("classification", "googlenet"),
     "swin": _model("classification", "swin_t"),
     "convnext": _model("classification", "convnext_tiny"),
-    "vit": _model("classification", "vit_b_32"),
+    "vit": _model("classification", "vit_b_32", None, None, *_NO_STATE),
     "fcn32s": _model("segmentation", "fcn32s", "vgg11", "{hidden: 64}"),
     "fcn16s": _model("segmentation", "fcn16s", "vgg11", "{hidden: 64}"),
     "fcn8s": _model("segmentation", "fcn8s", "vgg11", "{hidden: 64}"),

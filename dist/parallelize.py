@@ -1,5 +1,7 @@
 """From a single-device model to one that trains over all ranks: every change to it, in one visible order."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +19,6 @@ from phalanx.dist.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
-    from phalanx.configs.sections.dist import DistConfig
 
 
 def parallelize(
@@ -39,7 +40,7 @@ def parallelize(
         model = model.to(memory_format=torch.channels_last)
     precision.apply(model, config.dist.precision, world.device)
     if config.dist.compile:
-        _compile(model, config.dist)
+        _compile(model, config)
     return strategies.wrap(model, make_optimizer, config, world, mine)
 
 
@@ -49,12 +50,25 @@ def _convert_batchnorm(model: nn.Module, synchronize: bool) -> nn.Module:
     return sync_batchnorm.convert(model, sync_batchnorm.SyncBatchNorm, only=only)[0]
 
 
-def _compile(model: nn.Module, config: "DistConfig") -> None:
-    """Compiles the full model if each rank holds all of it, else block by block, as blocks are gathered."""
+def _compile(model: nn.Module, config: "RunConfig") -> None:
+    """Compiles block by block where blocks are gathered one by one, or are alike: the same code is compiled once. Else the
+    full model."""
+    import torch._dynamo.config
     from torch._inductor import config as inductor
 
     # Otherwise dropout would draw other numbers than without compilation, and others again after another graph break.
     inductor.fallback_random = True
-    is_sharded = bool(STRATEGIES[config.strategy].shards)
-    for module in [model.get_submodule(name) for name in blocks(model)] if is_sharded else [model]:
-        module.compile()
+    parts = [model.get_submodule(name) for name in blocks(model)]
+    alike = _alike(parts)
+    if not STRATEGIES[config.dist.strategy].shards and 2 * len(alike) <= len(parts):
+        parts, alike = [model], set()
+    # Each form of a block counts, and each of its sizes: there is faster code for one size than for all.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(parts))
+    for part in parts:
+        part.compile(dynamic=False if part in alike and not config.sizes_vary else None)
+
+
+def _alike(parts: Sequence[nn.Module]) -> set[nn.Module]:
+    """The blocks of a class, not torch's own, that others are of too."""
+    count = Counter(type(part) for part in parts if not type(part).__module__.startswith("torch.nn."))
+    return {part for part in parts if count[type(part)] > 1}

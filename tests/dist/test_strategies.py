@@ -399,10 +399,13 @@ def test_evaluation_of_7_samples_on_4_ranks_equals_one_process(pool: Pool, strat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_a_compiled_model_trains_as_one_that_is_not_dropout_included(pool: Pool, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "model"),
+    [("ddp", "cnn+dropout"), ("ddp", "transformer"), ("fsdp", "cnn+dropout")],  # in full, by equal blocks, by blocks
+)
+def test_a_compiled_model_trains_as_one_that_is_not_dropout_included(pool: Pool, strategy: str, model: str) -> None:
     settings = [cases.config(DIGITS, 4, f"dist.strategy={strategy}", f"dist.compile={c}") for c in ("false", "true")]
-    eager, compiled = (pool.run(2, cases.trained, each, "cnn+dropout", "sgd", (3,)) for each in settings)
+    eager, compiled = (pool.run(2, cases.trained, each, model, "sgd", (3,)) for each in settings)
     expected = cases.assembled(eager, 3)
     after = cases.differences(cases.assembled(compiled, 3), expected)
     assert all(after[kind] <= 1e-5 for kind in ("loss", "gradients", "weights", "buffers")), after

@@ -42,6 +42,7 @@ def test_what_goes_wrong_is_reported_and_the_next_check_runs(tmp_path: Path) -> 
     assert "SIGKILL" in ended["is_killed"]["error"] and "exit code 3" in ended["exits"]["error"]
     assert "a sentence of its own" in ended["raises"]["error"] and "in raises" in ended["raises"]["said"]
     assert "in hangs" in ended["hangs"]["said"], "where it hangs is in its log"
+    assert f"{ROOT}/" not in json.dumps(told), "no folder of this machine is published"
     assert ended["holds"]["figures"] == {"pretended": True}
     parts = [line for line in told if "part" in line]
     assert [(line["check"], line["part"], line["figures"]) for line in parts] == [("is_killed", "before", {"figure": 1})]

@@ -11,12 +11,12 @@ that raises, hangs or is killed is reported, and the next one runs. What ended a
 a later command, unless `--again` says so; what did not, is. Ends with 1 if a check did not end as it should.
 
 Runs with Python 3.12, torch 2.11, torchvision, accelerate 1.15 and what these need; without deepspeed, submitit, wandb. What is
-missing besides comes as wheels (4 MB), made on a machine with a network:
+missing besides comes as wheels (6 MB), made on a machine with a network:
 
     pip download --no-deps --only-binary=:all: --python-version 3.12 -d build/wheels \\
         pydantic pydantic-core annotated-types typing-inspection typing-extensions xxhash timm
 
-`--wheels build/wheels` unpacks them into a folder that is removed at the end, and puts it at the end of `sys.path`. pydantic
+`--wheels build/wheels` unpacks them into a folder that is removed at the end, and puts it first on `sys.path`. pydantic
 and xxhash are needed; timm is only for the comparison, which leaves it out where it is missing.
 
 `--smoke`: on whatever device there is, the smallest of each in seconds, nothing of it kept. `--pretend`: the pretended CUDA

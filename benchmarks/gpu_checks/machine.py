@@ -20,15 +20,16 @@ _NEEDED = ("torch", "torchvision", "accelerate", "pydantic", "xxhash", "yaml", "
 
 
 def add_wheels(folder: Path) -> tempfile.TemporaryDirectory[str]:
-    """Unpacks the wheels of a folder, and lets this process and its children import what is in them; not what is there already.
+    """Unpacks the wheels of a folder, and has this process and its children import what is in them.
 
-    Native modules cannot be imported from a wheel itself.
+    Native modules cannot be imported from a wheel itself. They come first on the path: an old package of the machine, such as
+    typing_extensions, might not do for what is in a wheel.
     """
     unpacked = tempfile.TemporaryDirectory(prefix="gpu-wheels-")
     for wheel in sorted(folder.glob("*.whl")):
         with zipfile.ZipFile(wheel) as content:
             content.extractall(unpacked.name)
-    sys.path.append(unpacked.name)
+    sys.path.insert(0, unpacked.name)
     for_commands()
     importlib.invalidate_caches()
     return unpacked

@@ -15,16 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference
-from torchvision.ops import roi_align
+from torchvision.ops import clip_boxes_to_image, roi_align
 from torchvision.ops.poolers import LevelMapper
 
-from phalanx.models.detection.inference import Inference
+from phalanx.models.detection.inference import Inference, suppressed
 from phalanx.models.detection.proposals import BETA
 from phalanx.models.detection.sampling import Counts, sampled
 from phalanx.models.detection.targets import sent
 from phalanx.models.detection.wide import wide
 from phalanx.models.detection.without_waiting import LevelPool, ObjectMatcher, OffsetCoder
 
+_SMALLEST_SIDE = 1e-2  # of a detection, in pixels
 _POSITIVES = 0.25  # largest share of the proposals that are learnt that is of an object
 Size = tuple[int, int]
 
@@ -159,6 +160,28 @@ class RegionHeads(RoIHeads):
     def _masks_of(self, features: Mapping[str, Tensor], boxes: Sequence[Tensor], sizes: Sequence[Size]) -> Tensor:
         """Logits of the mask of each class within each box, [n, classes, 28, 28]."""
         return wide(self.mask_predictor(self.mask_head(self.mask_roi_pool(features, boxes, sizes))))
+
+    def postprocess_detections(
+        self, class_logits: Tensor, box_regression: Tensor, proposals: Sequence[Tensor], image_shapes: Sequence[Size]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """torchvision's; on a GPU the host waits for it once, and once per image in the suppression."""
+        split = [len(each) for each in proposals]
+        decoded = self.box_coder.decode(box_regression, list(proposals)).split(split)
+        found = []
+        for boxes, sure, size in zip(decoded, class_logits.softmax(dim=-1).split(split), image_shapes, strict=True):
+            places, scores = clip_boxes_to_image(boxes, size)[:, 1:].reshape(-1, 4), sure[:, 1:]  # the first is the background
+            labels = torch.arange(1, sure.shape[1], device=sure.device).expand_as(scores).reshape(-1)
+            scores, sides = scores.reshape(-1), places[:, 2:] - places[:, :2]
+            found.append((places, scores, labels, (scores > self.score_thresh) & (sides >= _SMALLEST_SIDE).all(dim=1)))
+        counts = torch.stack([there.sum() for *_, there in found]).tolist()
+        kept = []
+        for (*values, there), count in zip(found, counts, strict=True):
+            candidates = torch.nonzero_static(there, size=count).squeeze(1)
+            boxes, scores, labels = (value[candidates] for value in values)
+            best = suppressed(boxes, scores, labels, self.nms_thresh)[: self.detections_per_img]
+            kept.append((boxes[best], scores[best], labels[best]))
+        boxes_of, scores_of, labels_of = (list(each) for each in zip(*kept, strict=True))
+        return boxes_of, scores_of, labels_of
 
     def detect(
         self, features: Mapping[str, Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], wanted: Inference

@@ -102,7 +102,7 @@ class AnchorYolo(Yolo):
             batch, _, height, width, numbers = each.shape
             row = torch.arange(height, device=each.device).view(-1, 1).expand(height, width)
             column = torch.arange(width, device=each.device).expand(height, width)
-            shapes = each.new_tensor(self.anchors[place]).view(-1, 1, 1, 2)
+            shapes = sent(torch.tensor(self.anchors[place], dtype=each.dtype), each.device).view(-1, 1, 1, 2)
             boxes.append(self._box(each, column, row, shapes, STRIDES[place]).reshape(batch, -1, 4))
             sure = each[..., 4:].sigmoid()
             scores.append((sure[..., :1] * sure[..., 1:]).reshape(batch, -1, numbers - 5))

@@ -1,7 +1,5 @@
 """From a single-device model to one that trains over all ranks: every change to it, in one visible order."""
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -51,24 +49,24 @@ def _convert_batchnorm(model: nn.Module, synchronize: bool) -> nn.Module:
 
 
 def _compile(model: nn.Module, config: "RunConfig") -> None:
-    """Compiles block by block where blocks are gathered one by one, or are alike: the same code is compiled once. Else the
-    full model."""
+    """Compiles block by block where blocks are gathered one by one, or are of few forms: the same code is compiled once. Else
+    the full model, whose parts then share kernels."""
     import torch._dynamo.config
     from torch._inductor import config as inductor
 
     # Otherwise dropout would draw other numbers than without compilation, and others again after another graph break.
     inductor.fallback_random = True
     parts = [model.get_submodule(name) for name in blocks(model)]
-    alike = _alike(parts)
-    if not STRATEGIES[config.dist.strategy].shards and 2 * len(alike) <= len(parts):
-        parts, alike = [model], set()
+    forms = len({_form(part) for part in parts})
+    repeats = len(parts) > 1 and (forms == 1 or 3 * forms <= len(parts))  # ViT, Swin, ConvNeXt; not ResNet-18 and -50
+    if not STRATEGIES[config.dist.strategy].shards and not repeats:
+        parts = [model]
     # Each form of a block counts, and each of its sizes: there is faster code for one size than for all.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * len(parts))
     for part in parts:
-        part.compile(dynamic=False if part in alike and not config.sizes_vary else None)
+        part.compile(dynamic=False if repeats and not config.sizes_vary else None)
 
 
-def _alike(parts: Sequence[nn.Module]) -> set[nn.Module]:
-    """The blocks of a class, not torch's own, that others are of too."""
-    count = Counter(type(part) for part in parts if not type(part).__module__.startswith("torch.nn."))
-    return {part for part in parts if count[type(part)] > 1}
+def _form(block: nn.Module) -> tuple[type, tuple[tuple[str, torch.Size], ...]]:
+    """What blocks that run the same code have in common: a class, and the shapes of parameters."""
+    return type(block), tuple((name, parameter.shape) for name, parameter in block.named_parameters())

@@ -17,8 +17,8 @@ from phalanx.dist.device_progress import DeviceProgress
 from phalanx.dist.health.hang import HangReport, Heard, Sign, judge
 from phalanx.dist.health.watchdog import Watchdog
 from phalanx.dist.heartbeat import Stage, beat
+from phalanx.dist.host_copy import HostCopies
 from phalanx.dist.processes.environment import Ranks
-from phalanx.dist.step.step_metrics import Figures, StepMetrics, _Step
 from phalanx.dist.storage.run_directory import RunDirectory
 from tests.support.running import clean_environment
 
@@ -63,10 +63,9 @@ def test_the_first_work_that_a_gpu_has_not_finished_is_known_with_its_step_and_s
 
 def test_a_host_that_waits_for_its_gpu_is_in_a_stage_of_its_own_and_then_where_it_was() -> None:
     beat("loading", 41)
-    ready, metrics = Event(), StepMetrics(World(Ranks(), torch.device("cpu"), None, None, None), None)  # type: ignore[arg-type]
-    figures = Figures(39, {}, 0.1, None, None, False)
-    metrics._finished.append(_Step(figures, torch.zeros(1, 1), None, ready))  # type: ignore[arg-type]
-    metrics.to_send()
+    ready, copies = Event(), HostCopies([torch.zeros(1)])
+    copies._end = ready  # type: ignore[assignment]
+    copies.read()
     assert ready.stages == ["GPU wait"] and heartbeat.latest()[:2] == (41, "loading")
 
 

@@ -1,6 +1,6 @@
 """Every family of networks trains, saves, evaluates and predicts on the pretended device, and waits no oftener than before.
 
-One precision and memory format of each; `python -m tests.fake_cuda --all` has all, and docs/fake_cuda.md its results.
+One precision and memory format of each; `python -m tests.fake_cuda --all` runs all of them.
 """
 
 from itertools import product

@@ -68,12 +68,12 @@ def test_weights_that_do_not_fit_or_would_run_code_are_refused(tmp_path: Path) -
     (tmp_path / "broken.safetensors").write_bytes(b"no weights")
     sentences = {
         "nowhere.pth": "there is no such file",
-        "harm.pth": "cannot|can be read safely",
-        "harm2.pth": "can be read safely",
+        "harm.pth": "cannot be read safely",
+        "harm2.pth": "cannot be read safely",
         "more.pth": "more than named tensors",
         "less.safetensors": "lacks the tensor fc.bias",
         "other.safetensors": r"fc.bias is \[4\] there and \[3\]",
-        "broken.safetensors": "can be read safely",
+        "broken.safetensors": "cannot be read safely",
     }
     for name, sentence in sentences.items():
         with pytest.raises(weights.BadWeights, match=sentence):

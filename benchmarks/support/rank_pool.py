@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from typing import Any
@@ -163,7 +163,8 @@ class Pool:
 
     def close(self) -> None:
         for process, connection in self._ranks:
-            connection.send(None)
+            with suppress(BrokenPipeError):  # it has ended already
+                connection.send(None)
             process.join(5)
             if process.is_alive():
                 process.kill()

@@ -143,7 +143,7 @@ def test_secrets_data_and_links_that_lead_out_stay_behind_and_are_named(checkout
     assert "secrets" in left_out["configs/.env"] and "11 MB" in left_out["data/images.bin"]
     assert "link out of" in left_out["configs/out.txt"] and "docs/page.md" in left_out["models/page.md"]
     assert (taken.path / "data/secret_sharing.py").exists()
-    assert os.readlink(taken.path / "models/same.py") == "../dist/files.py"
+    assert os.readlink(taken.path / "models/same.py") == "../dist/storage/durable_files.py"
     assert all(p.resolve().is_relative_to(taken.path) and p.exists() for p in taken.path.rglob("*"))
 
 
@@ -157,7 +157,7 @@ def test_a_job_imports_the_snapshot_though_the_checkout_was_edited_since(checkou
     )
     assert python(taken, tmp_path, program) == [
         str(taken.path / "src/phalanx/__init__.py"),
-        str(taken.path / "src/phalanx/dist/files.py"),
+        str(taken.path / "src/phalanx/dist/storage/durable_files.py"),
     ]
     # A run directory often lies in a checkout, which has another commit by the time the job runs.
     commit = git(checkout, "rev-parse", "HEAD")
@@ -219,7 +219,7 @@ def test_a_run_keeps_its_first_snapshot_unless_asked(checkout: Path, take: Take)
         assert kept == take(checkout) and (kept.path / "dist/storage/durable_files.py").read_text() != f"NUMBER = {number}\n"
         assert (take(checkout, again=True).path / "dist/storage/durable_files.py").read_text() == f"NUMBER = {number}\n"
     assert sorted(p.name for p in first.path.parent.iterdir()) == ["code", "code-1", "code-2"]
-    assert (first.path.parent / "code-1/dist/files.py").read_bytes() == (ROOT / "dist/storage/durable_files.py").read_bytes()
+    assert (first.path.parent / "code-1/dist/storage/durable_files.py").read_bytes() == (ROOT / "dist/storage/durable_files.py").read_bytes()
 
 
 def test_submissions_at_the_same_time_agree_on_one_snapshot(checkout: Path, take: Take) -> None:
@@ -275,7 +275,7 @@ def test_an_installed_package_is_copied_as_it_is(checkout: Path, take: Take, tmp
 
 def test_a_place_that_cannot_hold_a_snapshot_is_refused(checkout: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for runs, said in ((tmp_path / "file", "Not a directory, while"), (tmp_path / "a:b", "Set runs=FOLDER")):
+    for runs, said in ((tmp_path / "file", "is not a folder"), (tmp_path / "a:b", "Set runs=FOLDER")):
         with pytest.raises(UserError, match=said):
             snapshot_of(checkout, *configured(tmp_path, f"runs={runs}"))
     (tmp_path / "runs/one/code").mkdir(parents=True)

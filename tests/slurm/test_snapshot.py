@@ -219,7 +219,8 @@ def test_a_run_keeps_its_first_snapshot_unless_asked(checkout: Path, take: Take)
         assert kept == take(checkout) and (kept.path / "dist/storage/durable_files.py").read_text() != f"NUMBER = {number}\n"
         assert (take(checkout, again=True).path / "dist/storage/durable_files.py").read_text() == f"NUMBER = {number}\n"
     assert sorted(p.name for p in first.path.parent.iterdir()) == ["code", "code-1", "code-2"]
-    assert (first.path.parent / "code-1/dist/storage/durable_files.py").read_bytes() == (ROOT / "dist/storage/durable_files.py").read_bytes()
+    file = "dist/storage/durable_files.py"
+    assert (first.path.parent / "code-1" / file).read_bytes() == (ROOT / file).read_bytes()
 
 
 def test_submissions_at_the_same_time_agree_on_one_snapshot(checkout: Path, take: Take) -> None:

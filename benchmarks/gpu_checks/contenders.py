@@ -1,5 +1,6 @@
 """What `speed.py` measures: our engine, and loops written by hand around networks of torchvision, timm, or ours."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -100,6 +101,9 @@ def torchvision_mask_rcnn(backbone: str, side: int, classes: int) -> nn.Module:
 
 
 def timm_network(name: str, classes: int, **options: Any) -> nn.Module:
+    if "wandb" not in sys.modules:
+        # timm imports it where it is installed; it makes folders then, which a process that is killed leaves behind.
+        sys.modules["wandb"] = None  # type: ignore[assignment]
     import timm
 
     found: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes, **options)

@@ -6,6 +6,7 @@ They are forked from a process that has paid for them and has one thread, so tha
 import faulthandler
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -24,9 +25,12 @@ RENEW_AFTER = 20  # worlds: gloo and the stores leave threads behind, and a thou
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port below those that the kernel gives to connections, of which one could take it before rank 0 listens there."""
+    while True:
+        port = random.SystemRandom().randrange(10000, 32000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _serve(connection: Connection) -> None:
@@ -118,6 +122,11 @@ class Pool:
             ranks.append((process, ours))
         return ranks
 
+    def _renew(self) -> None:
+        for process, _ in self._ranks:
+            process.kill()
+        self._ranks = self._start()
+
     def run(self, world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """What each rank returned, in the order of ranks.
 
@@ -133,9 +142,7 @@ class Pool:
         except (EOFError, OSError):
             self._ranks[0][0].join(1)  # how one ended is known a little later than that it did
             ended = {rank: process.exitcode for rank, (process, _) in enumerate(self._ranks) if process.exitcode is not None}
-            for process, _ in self._ranks:
-                process.kill()
-            self._ranks = self._start()
+            self._renew()
             told = ", ".join(f"rank {rank} with {code}" for rank, code in ended.items())
             raise AssertionError(f"ended in {function.__name__}: {told or 'a rank'}") from None
 
@@ -151,7 +158,9 @@ class Pool:
             else:
                 hanging.append(rank)
                 results.append(("failed", f"hangs in {function.__name__}; its stack is in stderr"))
-        self._say_where(hanging)
+        if hanging:
+            self._say_where(hanging)
+            self._renew()  # or a late result would be taken for the next world's
         failures = [f"rank {rank}:\n{text}" for rank, (how, text) in enumerate(results) if how == "failed"]
         assert not failures, "\n".join(failures)
         return [result for _, result in results]

@@ -20,17 +20,19 @@ from pathlib import Path
 from phalanx.dist.processes.children import die_with_parent
 
 # The longest first. `rest` takes whatever no other part names, so that no test can be forgotten.
+_KILLS = [f"tests/launch/test_{name}.py" for name in ("exact_resume", "kills_while_saving", "detection", "own_network")]
 _FOLDERS = {
-    "launch": ["tests/launch"],
+    "launch": ["tests/launch", *(f"--ignore={path}" for path in _KILLS)],
+    "kills": _KILLS,
     "fake_cuda": ["tests/fake_cuda"],
     "dist": ["tests/dist"],
     "models": ["tests/models"],
-    "docs": ["tests/test_docs.py", "tests/test_extending.py", "tests/test_habits.py"],
+    "docs": ["tests/test_docs.py", "tests/test_examples.py", "tests/test_extending.py", "tests/test_habits.py"],
     "data": ["tests/data"],
     "train": ["tests/train"],
     "benchmarks": ["tests/benchmarks"],
 }
-_NAMED = [path for paths in _FOLDERS.values() for path in paths]
+_NAMED = [path for paths in _FOLDERS.values() for path in paths if not path.startswith("--")]
 _PARTS = {
     "slurm": ["-m", "slurm", "tests"],
     **{name: ["-m", "not slurm", *paths] for name, paths in _FOLDERS.items()},

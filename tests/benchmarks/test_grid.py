@@ -34,13 +34,16 @@ CELLS = [
 
 
 # Narrower than in `docs/grid.md`, whose networks have the papers' widths.
+_BACKBONE = ["model.backbone=./resnet18.py:Backbone"]
 NARROW = {
-    "deeplabv3plus": ["model.backbone=resnet18"],
-    "pspnet": ["model.backbone=resnet18"],
+    "deeplabv3plus": _BACKBONE,
+    "pspnet": _BACKBONE,
     "segnet": ["model.backbone=vgg11_bn"],
     "unet": ["model.options.width=16"],
-    "faster_rcnn": ["model.options.hidden=64"],
-    "mask_rcnn": ["model.options.hidden=64", "model.options.mask_channels=[32]"],
+    "faster_rcnn": [*_BACKBONE, "model.options.hidden=64"],
+    "mask_rcnn": [*_BACKBONE, "model.options.hidden=64", "model.options.mask_channels=[32]"],
+    "retinanet": _BACKBONE,
+    "fcos": _BACKBONE,
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from benchmarks.support.fake_cuda.cases import NETWORKS
+from benchmarks.support.fake_cuda.cases import NETWORKS, narrow
 from benchmarks.support.rank_pool import Pool
 from phalanx.configs.load import load
 from phalanx.configs.strategies import STRATEGIES
@@ -30,7 +30,7 @@ def _of_one(world: World, name: str, strategy: str, channels_last: bool) -> dict
     dist = [f"dist.strategy={strategy}", f"dist.channels_last={str(channels_last).lower()}", "dist.device=cpu"]
     if strategy == "hsdp":
         dist.append("dist.shard_ranks=2")
-    config = load([DIGITS], [*_RECIPE, f"task.name={network.task}", *network.overrides, *dist])
+    config = load([DIGITS], [*_RECIPE, f"task.name={network.task}", *narrow(network.overrides), *dist])
     parts = build_distributed(config, build_local(config), world)
     engine, task = parts.engine, parts.task
     engine.warm_up(task.losses, parts.loader.examples(0, engine.warm_up_share))

@@ -21,7 +21,7 @@ from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from tests.dist import test_precision as overflowing
-from tests.support.running import DIGITS
+from tests.support.running import RESNET18
 
 DECAY = 0.9
 RAMP = 3
@@ -41,7 +41,7 @@ def config(strategy: str, *overrides: str) -> RunConfig:
     shards = ["dist.shard_ranks=2"] if name == "hsdp" else []
     precision = "fp32" if name.startswith("zero") else "fp64"
     ema = [f"train.ema={DECAY}", *([] if strategy in CONSTANT else [RAMPED])]
-    return cases.config(DIGITS, 8, *how, *shards, f"dist.precision={precision}", *ema, *overrides)
+    return cases.config(RESNET18, 8, *how, *shards, f"dist.precision={precision}", *ema, *overrides)
 
 
 def ranks_for(strategy: str) -> int:
@@ -145,7 +145,7 @@ def test_a_decay_is_above_zero_and_below_one(decay: str) -> None:
 
 def test_an_average_makes_another_experiment_and_none_does_not() -> None:
     without = config("ddp", "train.ema=null")
-    assert digest(without) == digest(cases.config(DIGITS, 8, "dist.precision=fp64")) != digest(config("ddp"))
+    assert digest(without) == digest(cases.config(RESNET18, 8, "dist.precision=fp64")) != digest(config("ddp"))
 
 
 def test_a_ramp_makes_another_experiment_and_an_average_of_before_is_the_one_that_it_was() -> None:
@@ -331,7 +331,7 @@ def accuracies(world: World, *ema: str) -> tuple[float, dict[str, Tensor]]:
     digits = load_digits()
     images, labels = torch.tensor(digits.images / 16, dtype=torch.float32).unsqueeze(1), torch.tensor(digits.target)
     torch.manual_seed(0)
-    settings = cases.config(DIGITS, 2, *ema)
+    settings = cases.config(RESNET18, 2, *ema)
     engine = Engine(WithInfinity(), lambda named: torch.optim.AdamW(named.values(), lr=3e-3), lambda _: 3e-3, settings, world)
 
     def losses_of(model: nn.Module, batch: Any) -> dict[str, tuple[Tensor, float]]:

@@ -11,7 +11,7 @@ from phalanx.dist.batchnorm.report import describe_normalisation
 from phalanx.dist.batchnorm.sync_batchnorm import SyncBatchNorm, convert
 from phalanx.dist.microbatches.forward_passes import ForwardPass
 from phalanx.dist.step.first_forward import changed_buffers, watching
-from tests.support.running import DIGITS, FEW_EVALUATED, ranks
+from tests.support.running import FEW_EVALUATED, RESNET18, ranks
 
 
 def test_the_table_names_what_is_converted_merged_frozen_left_and_in_no_need() -> None:
@@ -69,7 +69,7 @@ def test_a_buffer_that_changes_and_is_no_statistic_is_named() -> None:
 @pytest.mark.slow
 def test_one_value_per_channel_is_refused_with_the_layer_s_name_and_synchronized_statistics_help(tmp_path: Path) -> None:
     """At 32 pixels the last stage of a ResNet is one pixel: with one sample a micro-batch there is one value."""
-    recipe = [DIGITS, FEW_EVALUATED, "train.global_batch=2", "train.micro_batch=1", "train.steps=1", "data.workers=0"]
+    recipe = [RESNET18, FEW_EVALUATED, "train.global_batch=2", "train.micro_batch=1", "train.steps=1", "data.workers=0"]
     refused = ranks(2, *recipe, "name=one", cwd=tmp_path, expect=2)
     assert "the BatchNorm layer layer4.0.bn1 sees one value per channel ([1, 512, 1, 1])" in refused.errors
     assert "dist.sync_bn=all" in refused.errors and "Traceback" not in refused.errors
@@ -79,7 +79,7 @@ def test_one_value_per_channel_is_refused_with_the_layer_s_name_and_synchronized
 
 @pytest.mark.slow
 def test_freezing_takes_patterns_and_refuses_those_that_name_nothing(tmp_path: Path) -> None:
-    recipe = [DIGITS, FEW_EVALUATED, "train.global_batch=4", "train.micro_batch=4", "train.steps=1", "data.workers=0"]
+    recipe = [RESNET18, FEW_EVALUATED, "train.global_batch=4", "train.micro_batch=4", "train.steps=1", "data.workers=0"]
     refused = ranks(1, *recipe, "model.freeze=[layer9.*]", cwd=tmp_path, expect=2)
     assert "model.freeze=layer9.*: no parameter has such a name. There is, for example, layer" in refused.errors
     ranks(1, *recipe, "model.freeze=[conv1.weight, 'layer*']", "dist.strategy=fsdp", cwd=tmp_path)

@@ -19,9 +19,9 @@ from phalanx.dist.heartbeat import Stage, beat
 from phalanx.dist.processes.children import born, kill_rank
 from phalanx.dist.processes.environment import Ranks, start_of_run
 from phalanx.dist.storage.run_directory import RunDirectory
-from tests.support.running import DIGITS, FEW_EVALUATED, PHALANX, answer, forked, lines, ranks, start
+from tests.support.running import FEW_EVALUATED, PHALANX, RESNET18, answer, forked, lines, ranks, start
 
-RECIPE = [DIGITS, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
+RECIPE = [RESNET18, "train.global_batch=16", "train.micro_batch=4", "train.log_every=1", "data.workers=1", "data.ledger=true"]
 RECIPE += ["model.stem=small", "data.image_size=16", "dist.device=cpu", FEW_EVALUATED]
 
 # The first time that rank 1, or a rank that is alone, comes to its third step, it sleeps for ever.

@@ -4,16 +4,21 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.support.fake_cuda.cases import NETWORKS, Case
+from benchmarks.support.fake_cuda.cases import NETWORKS, Case, narrow
 from tests.fake_cuda.asking import Worker
 
 _LIMIT_S = 250.0
 
 
-def measure(worker: Worker, case: Case) -> dict[str, Any]:
-    """What a run found, with its seconds; or its error."""
+def measure(worker: Worker, case: Case, few_channels: bool = False) -> dict[str, Any]:
+    """What a run found, with its seconds; or its error.
+
+    Args:
+        few_channels: whether the network is one of `benchmarks/support/narrow`, where there is one.
+    """
+    overrides = narrow(case.overrides) if few_channels else case.overrides
     task = NETWORKS[case.network].task
-    answer = worker.ask("tests.fake_cuda.trained:run", _LIMIT_S, task=task, overrides=case.overrides)
+    answer = worker.ask("tests.fake_cuda.trained:run", _LIMIT_S, task=task, overrides=overrides)
     seconds = {"seconds": answer.seconds, "cpu_seconds": answer.cpu_seconds}
     if answer.error is not None:
         return {"error": answer.error, "traceback": answer.traceback} | seconds

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.launch.main import main
-from tests.support.running import DIGITS, FEW_EVALUATED, PHALANX, lines, phalanx, run, tensors
+from tests.support.running import FEW_EVALUATED, PHALANX, RESNET18, lines, phalanx, run, tensors
 
 Refusal = Callable[..., str]
 
@@ -30,7 +30,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return refuse
 
 
-TRAIN = ("train", DIGITS, "--nproc", "2")
+TRAIN = ("train", RESNET18, "--nproc", "2")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_an_override_that_cannot_be(refused: Refusal, override: str, sentences: 
 def test_a_file_that_cannot_be(refused: Refusal, content: bytes | None, sentence: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "mine.yaml").write_bytes(content)
-    assert sentence in refused("train", DIGITS, "mine.yaml", "--nproc", "2")
+    assert sentence in refused("train", RESNET18, "mine.yaml", "--nproc", "2")
 
 
 def test_all_problems_are_said_at_once(refused: Refusal, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_all_problems_are_said_at_once(refused: Refusal, tmp_path: Path) -> None
 
 def test_words_and_numbers_are_read_as_a_person_means_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "mine.yaml"
-    recipe.write_text(Path(DIGITS).read_text() + "track: {wandb: off, tensorboard: no}\n")
+    recipe.write_text(Path(RESNET18).read_text() + "track: {wandb: off, tensorboard: no}\n")
     assert main(["config", str(recipe), "optim.lr=3e-4", "train.steps=1e3", "data.ledger=on", "--json"]) == 0
     import json
 
@@ -109,8 +109,8 @@ def test_words_and_numbers_are_read_as_a_person_means_them(tmp_path: Path, capsy
     ("arguments", "sentence"),
     [
         ((), "no CONFIG.yaml was given"),
-        ((DIGITS, "--nproc", "0"), "not a positive integer"),
-        ((DIGITS, "--what"), "unrecognized arguments: --what"),
+        ((RESNET18, "--nproc", "0"), "not a positive integer"),
+        ((RESNET18, "--what"), "unrecognized arguments: --what"),
     ],
 )
 def test_a_command_line_that_cannot_be(refused: Refusal, arguments: tuple[str, ...], sentence: str) -> None:
@@ -131,14 +131,14 @@ def test_a_run_that_is_not_there_or_has_no_checkpoint(refused: Refusal, tmp_path
     run_directory = tmp_path / "runs/started"
     (run_directory / "checkpoints").mkdir(parents=True)
     (run_directory / "run.json").write_text('{"run": "x", "wandb": "x"}')
-    (run_directory / "config.yaml").write_text(Path(DIGITS).read_text() + "name: started\n")
+    (run_directory / "config.yaml").write_text(Path(RESNET18).read_text() + "name: started\n")
     assert "has no checkpoint to resume from" in refused("resume", "runs/started")
     assert "has no intact checkpoint" in refused("checkpoint", "consolidate", "runs/started", "-o", "x.safetensors")
 
 
 def test_a_directory_that_holds_another_experiment(refused: Refusal, tmp_path: Path) -> None:
     small = [
-        DIGITS,
+        RESNET18,
         FEW_EVALUATED,
         "train.global_batch=8",
         "train.micro_batch=4",
@@ -162,7 +162,7 @@ def test_a_directory_that_holds_another_experiment(refused: Refusal, tmp_path: P
 def test_files_of_data_that_are_broken_are_named(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train-images-idx3-ubyte").write_bytes(b"\x00\x00\x08\x03garbage")
-    arguments = ["train", DIGITS, "data.name=fashion_mnist", "data.root=data", "--nproc", "2"]
+    arguments = ["train", RESNET18, "data.name=fashion_mnist", "data.root=data", "--nproc", "2"]
     failed = run([*PHALANX, *arguments], tmp_path, expect=2)
     said = [line for line in failed.errors.splitlines() if line]
     assert len(said) == 1 and "train-images-idx3-ubyte[.gz]: this is not a complete IDX file" in said[0]
@@ -172,6 +172,6 @@ def test_help_and_errors_import_no_torch(tmp_path: Path) -> None:
     import sys
 
     program = "import sys; from phalanx.launch.main import main; code = main(sys.argv[1:]); print('torch' in sys.modules, code)"
-    for arguments, code in (["--help"], 0), (["train", DIGITS, "seed=x", "--nproc", "2"], 2), (["config", "--keys"], 0):
+    for arguments, code in (["--help"], 0), (["train", RESNET18, "seed=x", "--nproc", "2"], 2), (["config", "--keys"], 0):
         shown = run([sys.executable, "-c", program, *arguments], tmp_path)
         assert shown.output.splitlines()[-1] == f"False {code}"

@@ -31,7 +31,7 @@ from phalanx.dist.checkpoint.tools.sources import open_both
 from phalanx.dist.comm.process_group import World
 from phalanx.launch.main import main
 from phalanx.models import registry
-from tests.support.running import DIGITS, PHALANX, clean_environment, phalanx, run, tensors
+from tests.support.running import PHALANX, RESNET18, clean_environment, phalanx, run, tensors
 
 Command = Callable[..., tuple[int, str, str]]
 ROWS = torch.arange(12, dtype=torch.float32).reshape(4, 3) ** 1.5  # statistics of four micro-batches, three channels
@@ -70,7 +70,7 @@ def written(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_directory = tmp_path_factory.mktemp("written") / "small"
     (run_directory / "checkpoints").mkdir(parents=True)
     (run_directory / "run.json").write_text('{"run": "x", "wandb": "x"}')
-    (run_directory / "config.yaml").write_text(Path(DIGITS).read_text() + "  best: val/top1\nname: small\n")
+    (run_directory / "config.yaml").write_text(Path(RESNET18).read_text() + "  best: val/top1\nname: small\n")
     for step in TOP1:
         pool.run(2, write, run_directory / "checkpoints", step)
     return run_directory
@@ -226,9 +226,9 @@ def test_the_best_is_the_one_by_checkpoint_best(small: Path, checkpoint: Command
     harm(small, 2)
     code, _, said = checkpoint("consolidate", small, "--best", "-o", "w.safetensors")
     assert code == 2 and "is broken" in said and "the best by val/top1" in said
-    (small / "config.yaml").write_text(Path(DIGITS).read_text() + "  best: val/miou\nname: small\n")
+    (small / "config.yaml").write_text(Path(RESNET18).read_text() + "  best: val/miou\nname: small\n")
     assert "no checkpoint has the metric val/miou" in checkpoint("consolidate", small, "--best", "-o", "w.safetensors")[2]
-    (small / "config.yaml").write_text(Path(DIGITS).read_text() + "name: small\n")
+    (small / "config.yaml").write_text(Path(RESNET18).read_text() + "name: small\n")
     assert "checkpoint.best is not set" in checkpoint("consolidate", small, "--best", "-o", "w.safetensors")[2]
 
 
@@ -289,7 +289,7 @@ def test_consolidate_and_diff_need_the_memory_of_about_one_tensor(pool: Pool, sm
 
 
 def test_consolidated_weights_give_torchvision_what_evaluate_measures(tmp_path: Path, checkpoint: Command) -> None:
-    phalanx("train", DIGITS, "name=digits", "train.steps=3", "data.workers=0", "--nproc", "1", cwd=tmp_path)
+    phalanx("train", RESNET18, "name=digits", "train.steps=3", "data.workers=0", "--nproc", "1", cwd=tmp_path)
     measured = json.loads(phalanx("evaluate", "runs/digits", "--json", cwd=tmp_path).output.splitlines()[-1])
     output = tmp_path / "w.safetensors"
     assert checkpoint("consolidate", tmp_path / "runs/digits", "-o", output)[0] == 0
@@ -301,7 +301,7 @@ def test_consolidated_weights_give_torchvision_what_evaluate_measures(tmp_path: 
     stored = tensors(tmp_path / "runs/digits")
     assert all(numpy.array_equal(parameter.detach().numpy(), stored[name]) for name, parameter in network.named_parameters())
 
-    config = load([DIGITS])
+    config = load([RESNET18])
     validation = open_split(config.data, "val")
     transform = pipeline(config.data, validation, "val")
     images = torch.stack([transform(validation[i])["image"] for i in range(len(validation))])

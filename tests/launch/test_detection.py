@@ -20,7 +20,14 @@ MOSAIC = [
     "dist.reduce=exact",
 ]
 YOLO = [*COMMON, *DATA, *MOSAIC, "task.name=detection", "model.name=yolov8n", "train.global_batch=12", "train.micro_batch=4"]
-MASKS = [*COMMON, *DATA, "task.name=instance", "model.name=mask_rcnn", "model.backbone=resnet18", "data.augment.copy_paste=0.5"]
+MASKS = [
+    *COMMON,
+    *DATA,
+    "task.name=instance",
+    "model.name=mask_rcnn",
+    "model.backbone=./resnet18.py:Backbone",
+    "data.augment.copy_paste=0.5",
+]
 # Few pixels and samples, and narrow heads.
 MASKS += [
     "data.image_size=32",
@@ -43,7 +50,13 @@ GROUPED = [
     "data.aspect_groups=true",
     "data.augment.sizes=[32,48]",
 ]
-GROUPED += ["data.image_size=[32,64]", "task.name=detection", "model.name=fcos", "model.backbone=resnet18", "dist.reduce=exact"]
+GROUPED += [
+    "data.image_size=[32,64]",
+    "task.name=detection",
+    "model.name=fcos",
+    "model.backbone=./resnet18.py:Backbone",
+    "dist.reduce=exact",
+]
 GROUPED += ["train.global_batch=6", "train.micro_batch=2"]
 
 
@@ -75,7 +88,7 @@ def test_mosaics_are_the_same_on_any_number_of_ranks_and_through_a_kill(tmp_path
 @pytest.mark.slow
 def test_images_in_their_own_aspect_are_grouped_alike_on_any_number_of_ranks_and_through_a_kill(tmp_path: Path) -> None:
     write(tmp_path / "shapes", {"train": 40, "val": 4})
-    length = ["train.steps=5"]
+    length = ["train.steps=12"]
     ranks(1, *GROUPED, *length, "name=unbroken", cwd=tmp_path)
     killed, unbroken = tmp_path / "runs/killed", tmp_path / "runs/unbroken"
     running = forked(*GROUPED, *length, "name=killed", count=2, cwd=tmp_path)
@@ -85,7 +98,7 @@ def test_images_in_their_own_aspect_are_grouped_alike_on_any_number_of_ranks_and
     assert_bitwise(killed, unbroken)
     ids = [number for line in lines(unbroken / "ledger/rank-0.jsonl") for number in line["ids"]]
     pairs = list(zip(ids[::2], ids[1::2], strict=True))  # of each micro-batch
-    assert len(pairs) == 15 and all(one % 2 == other % 2 for one, other in pairs)  # every second image is high
+    assert len(pairs) == 36 and all(one % 2 == other % 2 for one, other in pairs)  # every second image is high
 
 
 @pytest.mark.slow

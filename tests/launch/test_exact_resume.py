@@ -13,6 +13,7 @@ from tests.support.running import (
     DIGITS,
     FEW_EVALUATED,
     PHALANX,
+    RESNET18,
     Command,
     assert_bitwise,
     forked,
@@ -25,8 +26,8 @@ from tests.support.running import (
     worst_difference,
 )
 
-# A ResNet-18 has three gradient buckets; augmentation, momentum, BatchNorm and dropout all carry state or draw numbers.
-RECIPE = [DIGITS, "train.global_batch=32", "train.micro_batch=4", "train.log_every=1", "data.ledger=true", "data.workers=2"]
+# Augmentation, momentum, BatchNorm and dropout all carry state or draw numbers.
+RECIPE = ["train.global_batch=32", "train.micro_batch=4", "train.log_every=1", "data.ledger=true", "data.workers=2"]
 RECIPE += ["model.dropout=0.2", "data.augment.flip=0.5", FEW_EVALUATED]
 
 
@@ -56,10 +57,11 @@ def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(
     tmp_path: Path, count: int, started: Callable[..., Command], resumed: Callable[..., None]
 ) -> None:
     length = ["train.steps=10", "checkpoint.every_steps=3", "checkpoint.keep=10", "train.eval_every=4"]
-    ranks(count, *RECIPE, *length, "name=unbroken", cwd=tmp_path)
+    recipe = [RESNET18, *RECIPE, *length]  # which has three gradient buckets
+    ranks(count, *recipe, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     die_after = random.randint(4, 8)  # any step between the first checkpoint and the end
-    running = started(count, [*RECIPE, *length, "name=killed"], tmp_path)
+    running = started(count, [*recipe, "name=killed"], tmp_path)
     running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= die_after)
     running.kill_all()
     resumed(count, tmp_path)
@@ -81,7 +83,7 @@ def _without_time(line: dict[str, float]) -> dict[str, float]:
 def test_a_run_stopped_on_4_ranks_resumes_on_1_2_and_3(tmp_path: Path) -> None:
     # Rounding grows fast where BatchNorm sees few values: here each of its statistics is over at least 16.
     wide = ["model.stem=small", "data.image_size=16", "train.global_batch=16"]
-    recipe = [*RECIPE, *wide, "dist.precision=fp64", "train.steps=5", "checkpoint.every_steps=100", "checkpoint.keep=10"]
+    recipe = [DIGITS, *RECIPE, *wide, "dist.precision=fp64", "train.steps=5", "checkpoint.every_steps=100"]
     ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     ranks(4, *recipe, "name=stopped", "--stop-at", 2, cwd=tmp_path, expect=75)
     stopped = tmp_path / "runs/stopped"
@@ -97,14 +99,14 @@ def test_a_run_stopped_on_4_ranks_resumes_on_1_2_and_3(tmp_path: Path) -> None:
 
 
 def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path: Path) -> None:
-    recipe = [*RECIPE, "dist.reduce=exact", "train.steps=6", "checkpoint.every_steps=1", "checkpoint.keep=2"]
+    recipe = [DIGITS, *RECIPE, "dist.reduce=exact", "train.steps=24", "checkpoint.every_steps=1", "checkpoint.keep=2"]
     recipe += ["train.global_batch=20", "optim.name=adamw", "train.clip_norm=1.0"]  # five micro-batches: no power of two
     ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     resized = tmp_path / "runs/resized"
     running = forked(*recipe, "name=resized", count=4, cwd=tmp_path)
     running.until(lambda: len(lines(resized / "ledger/rank-0.jsonl")) >= 3)
     running.kill_all()
-    ranks(3, "--resume", resized, "dist.strategy=fsdp", "--stop-at", 5, cwd=tmp_path, expect=75)
+    ranks(3, "--resume", resized, "dist.strategy=fsdp", "--stop-at", 23, cwd=tmp_path, expect=75)
     phalanx("resume", resized, "dist.strategy=ddp", cwd=tmp_path)
     assert_bitwise(resized, tmp_path / "runs/unbroken")
     assert sample_ids(resized) == sample_ids(tmp_path / "runs/unbroken")
@@ -119,7 +121,7 @@ SMALL += [FEW_EVALUATED]
 @pytest.mark.parametrize("strategy", ["fsdp", "zero2"])
 def test_a_killed_run_in_shards_and_half_precision_resumes_bitwise(tmp_path: Path, strategy: str) -> None:
     how = [f"dist.strategy={strategy}", "dist.precision=bf16", "dist.sync_bn=2"]
-    recipe = [*SMALL, *how, "train.steps=8", "checkpoint.every_steps=2", "checkpoint.keep=10"]
+    recipe = [*SMALL, *how, "train.steps=24", "checkpoint.every_steps=2", "checkpoint.keep=10"]
     ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     running = forked(*recipe, "name=killed", count=2, cwd=tmp_path)

@@ -3,9 +3,9 @@
 import subprocess
 from pathlib import Path
 
-from tests.support.running import DIGITS, disk_in_memory, lines, phalanx, tensors
+from tests.support.running import RESNET18, disk_in_memory, lines, phalanx, tensors
 
-SMALL = [DIGITS, "train.global_batch=16", "train.micro_batch=8", "data.workers=0", "train.log_every=1"]
+SMALL = [RESNET18, "train.global_batch=16", "train.micro_batch=8", "data.workers=0", "train.log_every=1"]
 
 
 def test_the_best_checkpoint_is_saved_at_once_and_kept(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.slurm.snapshot import Snapshot, snapshot, snapshot_of
-from tests.support.running import DIGITS, ROOT, clean_environment
+from tests.support.running import RESNET18, ROOT, clean_environment
 
 ROOMS = ("configs", "data", "dist", "launch", "models", "slurm", "train")
 IGNORE_CACHES = shutil.ignore_patterns("__pycache__", "*.egg-info")
@@ -47,7 +47,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def configured(tmp_path: Path, *overrides: str) -> tuple[RunDirectory, RunConfig]:
-    config = load([DIGITS], [f"runs={tmp_path}/runs", "name=one", *overrides])
+    config = load([RESNET18], [f"runs={tmp_path}/runs", "name=one", *overrides])
     return RunDirectory.of(config), config
 
 
@@ -164,7 +164,7 @@ def test_a_job_imports_the_snapshot_though_the_checkout_was_edited_since(checkou
     git(tmp_path, "init", "--quiet")
     git(tmp_path, "add", "--force", "runs")
     git(tmp_path, "commit", "--quiet", "--message", "later")
-    assert python(taken, tmp_path, NEW_RUN, DIGITS) == [commit]
+    assert python(taken, tmp_path, NEW_RUN, RESNET18) == [commit]
 
 
 def test_the_callers_python_path_follows_without_another_phalanx(
@@ -269,7 +269,7 @@ def test_an_installed_package_is_copied_as_it_is(checkout: Path, take: Take, tmp
     program = "import phalanx.slurm.snapshot as s; print(s.__file__)"
     assert python(taken, tmp_path, program) == [str(taken.path / "src/phalanx/slurm/snapshot.py")]
     # Not the commit of the repository around it.
-    assert python(taken, tmp_path, NEW_RUN, DIGITS) == python(package.parent, tmp_path, NEW_RUN, DIGITS) == ["None"]
+    assert python(taken, tmp_path, NEW_RUN, RESNET18) == python(package.parent, tmp_path, NEW_RUN, RESNET18) == ["None"]
     nested = snapshot_of(taken.path, *configured(tmp_path, "name=two"))
     assert (nested.files, nested.bytes) == (taken.files, taken.bytes)
 

@@ -20,7 +20,8 @@ from benchmarks.support.forking import Forge, Forked
 from benchmarks.support.run_files import assert_bitwise, lines, sample_ids, scalars, tensors  # noqa: F401 (for tests)
 
 ROOT = Path(__file__).resolve().parents[2]
-DIGITS = str(ROOT / "configs/recipes/digits_resnet18.yaml")
+DIGITS = str(ROOT / "benchmarks/support/narrow/digits.yaml")  # trained by most tests
+RESNET18 = str(ROOT / "configs/recipes/digits_resnet18.yaml")
 PHALANX = [sys.executable, "-m", "phalanx.launch.main"]
 FEW_EVALUATED = "data.val_fraction=0.03"  # of the digits, where a test does not look at what they say
 TIMEOUT_S = 250  # two workers share the cores
@@ -29,7 +30,7 @@ SESSION = "PHALANX_TEST_SESSION"  # marks every process that descends from a com
 
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment without what a launcher or a caller's taste would change, and marked with this session."""
-    return clean.environment() | {SESSION: str(os.getpid())} | more
+    return clean.environment() | {SESSION: str(os.getpid()), "PHALANX_OWN_CODE": str(ROOT / "benchmarks/support/narrow")} | more
 
 
 FORGE = Forge(clean_environment)

@@ -60,7 +60,11 @@ class Guess(nn.Module):
 
 def configured(*settings: str) -> RunConfig:
     given = ["task.name=instance", "data.name=shapes", f"data.image_size={SEEN}", "data.workers=0", "data.augment.shift=0"]
-    given += [f"data.options={{target: boxes, train: 4, val: {IMAGES}}}", "model.name=mask_rcnn", "model.backbone=resnet18"]
+    given += [
+        f"data.options={{target: boxes, train: 4, val: {IMAGES}}}",
+        "model.name=mask_rcnn",
+        "model.backbone=./resnet18.py:Backbone",
+    ]
     return load([DIGITS], [*given, "train.global_batch=8", "train.micro_batch=2", "evaluate.voc_ap=true", *settings])
 
 

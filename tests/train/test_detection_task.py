@@ -27,7 +27,11 @@ CLASSES = 8
 def configured(*settings: str) -> RunConfig:
     """A run that learns the objects of `shapes`."""
     given = ["task.name=instance", "data.name=shapes", "data.image_size=64", "data.augment.shift=0"]
-    given += ["data.options={target: boxes, train: 12, val: 4, size: 64}", "model.name=mask_rcnn", "model.backbone=resnet18"]
+    given += [
+        "data.options={target: boxes, train: 12, val: 4, size: 64}",
+        "model.name=mask_rcnn",
+        "model.backbone=./resnet18.py:Backbone",
+    ]
     return load([DIGITS], [*given, *settings])
 
 
@@ -167,7 +171,7 @@ def test_a_batch_without_detections_or_objects_measures_nothing() -> None:
         (["task.name=classification"], "is a network for detection, but.*Set task.name=detection or instance"),
         (["model.options.norm=frozen"], "BatchNorm of its backbone is frozen, but without weights"),
         (["model.name=maskrcnn_resnet50_fpn", "model.backbone=null"], "is frozen, but without weights"),
-        (["model.backbone_weights=torchvision/V9"], "torchvision has no such weights of resnet18"),
+        (["model.backbone=resnet18", "model.backbone_weights=torchvision/V9"], "torchvision has no such weights of resnet18"),
     ],
 )
 def test_networks_that_do_not_go_with_the_task_are_refused_before_anything_is_built(settings: list[str], sentence: str) -> None:

@@ -11,11 +11,11 @@ from phalanx.configs.load import load
 from phalanx.configs.schema import RunConfig, digest
 from phalanx.train.setup import build
 from phalanx.train.setup.checks import check_model
-from tests.support.running import DIGITS
+from tests.support.running import RESNET18
 
 
 def config(*overrides: str) -> RunConfig:
-    return load([DIGITS], overrides)
+    return load([RESNET18], overrides)
 
 
 def test_published_weights_fill_a_network_of_other_channels_and_classes(

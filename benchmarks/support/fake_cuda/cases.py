@@ -1,6 +1,6 @@
 """Which runs there are: every family of networks, narrow and on small images, in every precision and memory format."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -12,6 +12,7 @@ RECIPE = [
     "optim.name=sgd", "optim.lr=0.01", "optim.momentum=0.9",
     f"train.steps={STEPS}", "train.global_batch=4", "train.micro_batch=2",
 ]  # fmt: skip
+_FUNCTIONS = {"vgg11": "vgg", "vit_b_32": "vit", "swin_t": "swin", "convnext_tiny": "convnext"}
 PRECISIONS = ("fp32", "bf16", "fp16")
 FORMATS = ("contiguous", "channels_last")
 
@@ -46,6 +47,19 @@ class Case:
         channels_last = str(self.format == "channels_last").lower()
         keys = [f"dist.precision={self.precision}", f"dist.channels_last={channels_last}"]
         return [*NETWORKS[self.network].overrides, *keys]
+
+
+# Networks of tests by the names of those of recipes: the same operations on a hundredth of the numbers.
+_NARROW_NETWORKS = {
+    "model.name=resnet18": "model.name=./resnet18.py:Narrow",
+    "model.backbone=resnet18": "model.backbone=./resnet18.py:Backbone",
+    **{f"model.name={name}": f"model.name=./backbones.py:{function}" for name, function in _FUNCTIONS.items()},
+}
+
+
+def narrow(overrides: Sequence[str]) -> list[str]:
+    """Keys of a recipe with a narrow network, found where PHALANX_OWN_CODE is benchmarks/support/narrow."""
+    return [_NARROW_NETWORKS.get(each, each) for each in overrides]
 
 
 def recipe(task: str, images: int) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from phalanx.dist.processes import output
 from phalanx.dist.processes.children import die_with_parent
+from phalanx.launch.importing import importing
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
@@ -20,10 +21,11 @@ def main() -> int:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         # As under nohup. torchrun would handle it nevertheless, and its ranks would not start with it ignored.
         os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGINT,SIGQUIT"
-    from accelerate.commands.launch import launch_command, launch_command_parser
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous import static_tcp_rendezvous
+    with importing():
+        from accelerate.commands.launch import launch_command, launch_command_parser
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.elastic.rendezvous import static_tcp_rendezvous
 
     static_tcp_rendezvous.TCPStore = _on_loopback  # type: ignore[assignment, attr-defined]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)

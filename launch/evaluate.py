@@ -15,6 +15,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from phalanx.dist.processes.environment import Ranks
     from phalanx.launch import rank
     from phalanx.launch.arguments import Parser, add_asked, add_config, resumed
+    from phalanx.launch.importing import importing
 
     parser = Parser(prog="phalanx.launch.evaluate", description=__doc__)
     parser.add_argument("run", metavar="RUN", help="the run directory")
@@ -27,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return resumed(given[0].run, given[0].config)
 
     def work(config: RunConfig, ranks: Ranks) -> ExitCode:
-        from phalanx.train.evaluation.evaluate_run import Evaluation, Request, evaluate_run
+        with importing():
+            from phalanx.train.evaluation.evaluate_run import Evaluation, Request, evaluate_run
 
         def report(found: Evaluation, problem: str | None) -> None:
             for note in found.notes:

@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
     from phalanx.dist.processes.environment import Ranks
     from phalanx.launch import rank
     from phalanx.launch.arguments import Parser, add_config, add_stop, recipe, resumed, set_elsewhere
+    from phalanx.launch.importing import importing
 
     parser = Parser(prog="phalanx.launch.train", description=__doc__)
     add_config(parser)
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
             run_directory(config)
             for sentence in fillings:
                 print(f"phalanx: {sentence}", file=sys.stderr, flush=True)
-        from phalanx.train.start import run
+        with importing():
+            from phalanx.train.start import run
 
         return run(config, ranks, stop, stop_at[0], _job_is_over)
 

@@ -4,6 +4,7 @@ A real process each, with its own environment, folder and output, that calls wha
 stopping start their commands anew instead. Run as a script, this is `phalanx` for a shell, done by the same process.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -113,6 +114,7 @@ def _serve(folder: Path) -> None:
     import phalanx.launch.say
     import phalanx.train.start  # noqa: F401
 
+    gc.freeze()  # a collection in a fork would copy the memory of all that it looks through
     threads = len(os.listdir("/proc/self/task"))
     assert threads == 1, f"{threads} threads: only a process of one can fork"
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # those who keep the ranks are not waited for

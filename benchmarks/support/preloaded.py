@@ -1,5 +1,6 @@
 """What ranks would import, imported before they are forked, in a process of one thread."""
 
+import gc
 import importlib.util
 import os
 
@@ -16,5 +17,6 @@ if importlib.util.find_spec("deepspeed"):
     with zero_engine._quiet():
         import deepspeed  # noqa: F401
 
+gc.freeze()  # a collection in a fork would copy the memory of all that it looks through
 _threads = len(os.listdir("/proc/self/task"))
 assert _threads == 1, f"{_threads} threads: only a process of one can fork"

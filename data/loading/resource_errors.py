@@ -32,6 +32,9 @@ def is_of_a_worker(error: BaseException) -> bool:
 def explained(error: BaseException) -> str | None:
     """The explanation and its remedy; None for another error."""
     said = str(error)
+    if isinstance(error, EOFError):
+        # It could open no connection through which its files are handed over; or it was killed at that moment.
+        return f"a loader process ended while it sent a batch. {FEWER}, or raise `ulimit -n`, and see what it said before."
     if not isinstance(error, OSError | RuntimeError):
         return None
     number = error.errno if isinstance(error, OSError) else None

@@ -83,12 +83,12 @@ def _brought(batches: Iterator[Any], loader: DataLoader[Any]) -> Iterator[Any]:
             batch = next(batches)
         except StopIteration:
             return
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, EOFError) as error:
             raise _failed(error, loader) from error
         yield batch
 
 
-def _failed(error: OSError | RuntimeError, loader: DataLoader[Any]) -> Exception:
+def _failed(error: OSError | RuntimeError | EOFError, loader: DataLoader[Any]) -> Exception:
     """The failure with an explanation; other errors are unchanged."""
     reason = explained(error) if loader.num_workers else None
     return error if reason is None else LoaderFailed(reason)

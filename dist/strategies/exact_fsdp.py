@@ -5,7 +5,8 @@ the rank that holds it, in as many bytes as a reduce-scatter; that rank adds wha
 and returns the total after the step's last micro-batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,7 +69,8 @@ class ExactFsdp(Fsdp):
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World, micro_batches: int):
         super().__init__(model, make_optimizer, config, world)
-        all_passes = forward_passes(micro_batches, 1, world.ranks.world)
+        self._passes = all_passes = forward_passes(micro_batches, 1, world.ranks.world)
+        self._total, self._sums_of_scalars = micro_batches, dict[TreeNode, Tensor]()
         self._last, self._place = len(all_passes[0]) - 1, 0
         self._sums: list[_TreeReduceScatter] = []
         for module in self.unwrapped.modules():
@@ -91,6 +93,33 @@ class ExactFsdp(Fsdp):
             super().discard()
         self._place = 0 if self._place == self._last else self._place + 1
 
+    @contextmanager
+    def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
+        place = self._place
+        with super().forward_backward(number, last):
+            yield
+        if number is not None:
+            self._add_scalars(place)
+
+    def _add_scalars(self, place: int) -> None:
+        """Adds a pass's gradients of replicated parameters, of every rank, by the same tree."""
+        trained = [p for p in self._scalars if p.requires_grad]
+        if not trained:
+            return
+        own = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in trained]).detach()
+        every = [torch.empty_like(own) for _ in self._passes]
+        torch.distributed.all_gather(every, own)
+        for passes, piece in zip(self._passes, every, strict=True):
+            if not passes[place].is_filler:
+                summation_tree.add(self._sums_of_scalars, TreeNode(0, passes[place].first), piece, self._total, Tensor.add_)
+        done = place == self._last
+        sums = self._sums_of_scalars.pop(summation_tree.root(self._total)).unbind() if done else [None] * len(trained)
+        for parameter, value in zip(trained, sums, strict=True):
+            parameter.grad = value
+
+    def _of_scalars(self) -> list[Tensor]:
+        return [p.grad for p in self._scalars if p.grad is not None]
+
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """As under DDP: of full gradients, one after another, so that it does not depend on the sharding."""
         norms: list[Tensor] = []
@@ -98,6 +127,8 @@ class ExactFsdp(Fsdp):
             if isinstance(parameter.grad, DTensor):
                 # Offloaded gradients lie on the host, where NCCL gathers nothing.
                 norms += torch._foreach_norm([self._full(parameter.grad)])
+            elif parameter.grad is not None:
+                norms += torch._foreach_norm([parameter.grad])
         return torch.linalg.vector_norm(torch.stack(norms))
 
 

@@ -6,7 +6,7 @@ contiguous ranges of each parameter. HSDP shards within groups of ranks and repl
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed
@@ -33,26 +33,20 @@ _MULTIPLIES = (nn.modules.conv._ConvNd, nn.Linear)
 
 
 class Fsdp(Replicated):
-    """A model under FSDP2.
+    """A model under FSDP2. Parameters without dimensions, which FSDP2 does not shard, are replicated.
 
     Raises:
-        UserError: naming a parameter that cannot be sharded, or the possible numbers of ranks.
+        UserError: naming the possible numbers of ranks.
     """
 
     collective = True
 
     def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World):
-        scalars = [name for name, parameter in model.named_parameters() if parameter.dim() == 0]
-        if scalars:
-            raise UserError(
-                f"the parameter {scalars[0]} has no dimension, and dist.strategy={config.strategy} shards along the first. "
-                "Give it the shape [1], or set dist.strategy=ddp.",
-                shared=True,
-            )
         self._config, self._device = config, world.device
         self._mesh = _mesh(config, world)
         self._eval_copy = make_eval_copy(model)
-        _shard(model, config, self._mesh, self._device)
+        self._scalars = [parameter for parameter in model.parameters() if parameter.dim() == 0]
+        _shard(model, config, self._mesh, self._device, set(self._scalars))
         super().__init__(model, make_optimizer)
         self.grad_divisor = world.ranks.world
 
@@ -67,8 +61,17 @@ class Fsdp(Replicated):
 
     def gradients(self) -> list[Tensor]:
         with torch.no_grad():  # so that to_local returns the shard itself
-            found = [p.grad for p in self.parameters.values() if p.grad is not None]
-            return [g.to_local() if isinstance(g, DTensor) else g for g in found]
+            shards = [p.grad.to_local() for p in self.parameters.values() if isinstance(p.grad, DTensor)]
+            return [*shards, *self._of_scalars()]
+
+    def _of_scalars(self) -> list[Tensor]:
+        """The gradients of replicated parameters, averaged over all ranks as FSDP2 averages the others."""
+        found = [p.grad for p in self._scalars if p.grad is not None]
+        if found:
+            mean = torch.stack(found)
+            torch.distributed.all_reduce(mean)
+            torch._foreach_copy_(found, list((mean / self.grad_divisor).unbind()))
+        return found
 
     def sum_of_parts(self, value: Tensor) -> Tensor:
         value = value.to(self._device)
@@ -76,7 +79,10 @@ class Fsdp(Replicated):
         return value
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
-        return self.sum_of_parts(nn.utils.get_total_norm(gradients).square()).sqrt()
+        replicated = [p.grad for p in self._scalars if p.grad is not None]  # the last ones, see `gradients`
+        shards = gradients[: len(gradients) - len(replicated)]
+        squares = self.sum_of_parts(nn.utils.get_total_norm(shards).square())
+        return (squares + nn.utils.get_total_norm(replicated).square().to(squares)).sqrt() if replicated else squares.sqrt()
 
     def full_params(self) -> AbstractContextManager[nn.Module]:
         return filled(self._eval_copy, self.unwrapped, self._gathered())
@@ -90,8 +96,7 @@ class Fsdp(Replicated):
     def _full(self, shards: Tensor) -> Tensor:
         """The full tensor, on this rank's device, which offloaded shards are not on."""
         moved = shards.to(self._device)
-        assert isinstance(moved, DTensor)
-        return moved.full_tensor()
+        return moved.full_tensor() if isinstance(moved, DTensor) else moved.detach().clone()
 
 
 def _mesh(config: "DistConfig", world: World) -> DeviceMesh:
@@ -111,19 +116,25 @@ def _mesh(config: "DistConfig", world: World) -> DeviceMesh:
     return init_device_mesh(world.device.type, shape, mesh_dim_names=("replicate", "shard"))
 
 
-def _shard(model: nn.Module, config: "DistConfig", mesh: DeviceMesh, device: torch.device) -> None:
-    """Shards the model's blocks, then the rest."""
+def _shard(
+    model: nn.Module, config: "DistConfig", mesh: DeviceMesh, device: torch.device, replicated: set[nn.Parameter]
+) -> None:
+    """Shards the model's blocks, then the rest, but for `replicated` parameters, which are moved to the device."""
+    for parameter in replicated:
+        parameter.data = parameter.data.to(device)
     half = precision.HALF.get(config.precision) if config.gather == "half" else None
     # Inputs keep autocast's dtypes; gradients are accumulated in float32.
     gathered = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32 if half else None, cast_forward_inputs=False)
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if config.offload else OffloadPolicy()
     units = [model.get_submodule(name) for name in blocks(model)]
+    ignored: dict[str, Any] = {"ignored_params": replicated} if replicated else {}
     if half is not None:
         whole = MixedPrecisionPolicy(cast_forward_inputs=False)
+        units = [unit for unit in units if any(isinstance(part, _MULTIPLIES) for part in unit.modules())]
         large, small = _kept_in_float32(model, units)
         # The small layers are one unit: a network has dozens, and each unit is an exchange of its own.
         for unit in [*([layer] for layer in large), *([small] if small else [])]:
-            fully_shard(unit, mesh=mesh, mp_policy=whole, offload_policy=offload, reshard_after_forward=False)
+            fully_shard(unit, mesh=mesh, mp_policy=whole, offload_policy=offload, reshard_after_forward=False, **ignored)
     for module in [*units, model]:
         fully_shard(
             module,
@@ -131,6 +142,7 @@ def _shard(model: nn.Module, config: "DistConfig", mesh: DeviceMesh, device: tor
             mp_policy=gathered,
             offload_policy=offload,
             reshard_after_forward=config.reshard_after_forward and module is not model,
+            **ignored,
         )
 
 

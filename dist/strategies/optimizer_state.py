@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from phalanx.configs.errors import UserError
 from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, entry
 
 if TYPE_CHECKING:
@@ -22,6 +23,28 @@ def entries(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
         for key, value in optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor) and value.dim()
     ]
+
+
+def check(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuses state that a checkpoint could not keep by name and shard.
+
+    Raises:
+        UserError: naming the tensor.
+    """
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+                raise UserError(
+                    f"the optimizer's state {key!r} of {name} has the shape {list(value.shape)}, and the parameter "
+                    f"{list(parameter.shape)}: checkpoints keep tensors in the shape of the parameter, and numbers. Change it.",
+                    shared=True,
+                )
+            if not isinstance(value, Tensor | int | float | str | None):
+                raise UserError(
+                    f"the optimizer's state {key!r} of {name} is a {type(value).__name__}: checkpoints keep tensors and "
+                    "numbers. Change it.",
+                    shared=True,
+                )
 
 
 def scalars(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Scalars:
@@ -49,7 +72,8 @@ def allocate_state(
         for key, value in stored_scalars.get(name, {}).items():
             if isinstance(value, dict):
                 # Step counts stay on the CPU unless the optimizer is capturable or fused; torch moves them if needed.
-                value = torch.tensor(value["value"], dtype=getattr(torch, value["dtype"]))
+                device = parameter.device if parameter.dim() == 0 and key != "step" else None
+                value = torch.tensor(value["value"], dtype=getattr(torch, value["dtype"]), device=device)
             state[key] = value
         for full_name, tensor in stored.items():
             owner, _, key = full_name.rpartition("@")

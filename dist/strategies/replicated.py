@@ -50,7 +50,10 @@ class Replicated:
 
     def update(self, rates: Rates) -> None:
         rates.set(self.optimizer.param_groups)
+        first = not self.optimizer.state
         self.optimizer.step()
+        if first:
+            optimizer_state.check(self.optimizer, self.parameters)
         self.discard()
 
     def discard(self) -> None:

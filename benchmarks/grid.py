@@ -50,6 +50,10 @@ LARGE = {"vit_h_14"}  # 632 million parameters
 SAME = {"fcn_resnet50", "deeplabv3_resnet50"}
 SMALL_BACKBONE = {"faster_rcnn", "fcos", "mask_rcnn", "retinanet"}  # theirs is that of torchvision's, which are here too
 NARROW = ["data.image_size=32", "data.options.size=32", "model.options={batch_norm: true, width: 4}"]  # of --smoke
+# Networks as users write them: what is different in each is in that file.
+OWN = [f"benchmarks.support.own_networks:{name}" for name in ("ConvNet", "Transformer", "ReturnsDictionary", "UnusedHead")]
+OWN += [f"benchmarks.support.own_networks:{name}" for name in ("Temperature", "Tied")]
+REFUSED = {("benchmarks.support.own_networks:Temperature", "ZeRO-2")}  # by name: a parameter without dimensions
 TIMM = ["timm/efficientnet_b0", "timm/mobilenetv3_small_100", "timm/regnety_004"]
 
 
@@ -62,17 +66,17 @@ class Cell(NamedTuple):
 
 
 def networks() -> list[str]:
-    """All of the registry, and some of timm's where that is installed."""
+    """All of the registry, some of timm's where that is installed, and some as users write them."""
     from phalanx.models import registry
 
     ours = [name for name in registry.names() if name not in SAME]
-    return [*ours, *(TIMM if importlib.util.find_spec("timm") else [])]
+    return [*ours, *(TIMM if importlib.util.find_spec("timm") else []), *OWN]
 
 
 def cells(chosen: Sequence[str]) -> Iterator[Cell]:
     for network in chosen:
         for way in WAYS:
-            for precision in PRECISIONS:
+            for precision in PRECISIONS if (network, way) not in REFUSED else ():
                 yield Cell(network, way, precision)
         yield Cell(network, EXACT, "fp32")
         if _task(network) in TARGETS:

@@ -10,6 +10,7 @@ import xxhash
 from safetensors.torch import load_file, save_file
 
 from benchmarks.support.resuming import resume
+from phalanx.configs.own_code import is_own
 from phalanx.configs.schema import digest
 from phalanx.data.dataset import Dataset
 from phalanx.data.dataset_info import DatasetView
@@ -20,9 +21,10 @@ from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
-from phalanx.dist.microbatches.sampler import Stream
+from phalanx.dist.microbatches.sampler import Share, Stream, share
 from phalanx.train.optim import optimizers, schedules
 from phalanx.train.setup import build
+from phalanx.train.setup.probe import probe
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
@@ -54,6 +56,16 @@ class _Training:
         facts = build.data_info(training, config)
         self.task = build.tasks.build(config, facts)
         model = build.network(config, facts)
+        stream = Stream(len(training), config.seed, config.train.global_batch, config.train.micro_batch)
+        if facts.kind == "detection":
+            training = SomeEmpty(training, stream)
+        augmented = pipeline(config.data, training, "train")
+        samples = Samples(training, augmented, config.seed, mosaics(config, training, augmented))
+        mine = share(config.micro_batches, world.ranks.rank, world.ranks.world)
+        self.loader = Loader(samples, stream, mine, workers=0, pin=False)
+        if any(is_own(name) for name in (config.model.name, config.model.backbone or "")):
+            (example,) = self.loader.examples(0, Share(0, 1, config.micro_batches))
+            probe(model, self.task.losses, example)
         self.engine = Engine(
             model,
             optimizers.optimizer_factory(config.optim, model),
@@ -61,12 +73,6 @@ class _Training:
             config,
             world,
         )
-        stream = Stream(len(training), config.seed, config.train.global_batch, config.train.micro_batch)
-        if facts.kind == "detection":
-            training = SomeEmpty(training, stream)
-        augmented = pipeline(config.data, training, "train")
-        samples = Samples(training, augmented, config.seed, mosaics(config, training, augmented))
-        self.loader = Loader(samples, stream, self.engine.mine, workers=0, pin=False)
 
     def warm_up(self, step: int) -> None:
         self.engine.warm_up(self.task.losses, self.loader.examples(step, self.engine.warm_up_share))

@@ -115,7 +115,7 @@ def _validated(sources: _Sources, base: dict[str, Any], filling: Filling) -> Run
     problems = list(filling.problems)
     if sources.files and values.get("name") is None:
         values["name"] = _name_of(sources.files[0])
-    for section in ("task", "data", "model"):
+    for section in ("task", "data", "model", "loss", "optim", "schedule"):
         if isinstance(values.get(section), dict) and isinstance(given := values[section].get("options"), dict):
             found = list(open_values.faults(given, f"{section}.options"))
             problems += [(sources.where(key), sentence) for key, sentence in found]

@@ -1,4 +1,6 @@
-"""A user's own task, dataset or model: a class in a file, named `./file.py:Class`. Loaded without touching `sys.path`.
+"""A user's own task, dataset or model: a class in a file, `./file.py:Class`, or of an installed package, `package:Class`.
+
+A file is loaded without touching `sys.path`.
 
 A job on a cluster runs from a snapshot of the code (`phalanx.slurm.snapshot`): PHALANX_OWN_CODE names the folder in it
 with copies of such files, and a copy there overrides the file itself, which may have been edited since.
@@ -13,6 +15,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,9 +24,16 @@ from phalanx.configs.errors import UserError
 
 OWN_CODE = "PHALANX_OWN_CODE"
 _NAMED = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
+# Not timm:NAME, which is meant for timm/NAME.
+_PACKAGED = re.compile(r"(?!(timm|torchvision):)(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 
 
 def is_own(name: str) -> bool:
+    """Whether a name refers to a class in the user's file, or in an installed package."""
+    return in_file(name) or _PACKAGED.fullmatch(name) is not None
+
+
+def in_file(name: str) -> bool:
     """Whether a name refers to a class in the user's file."""
     return _NAMED.fullmatch(name) is not None
 
@@ -56,6 +66,17 @@ def file_of(name: str) -> Path:
     return places.found(_parts(name)[0])
 
 
+def files(value: Any) -> list[str]:
+    """Those of a recipe's value, or of its list, that refer to classes in the user's files."""
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str) and in_file(each)]
+
+
+def digests(values: Iterable[Any]) -> dict[str, str]:
+    """SHA-256 of each file that is named by one of a recipe's values, by name: an edited file is noticed on resume."""
+    names = sorted({name for value in values for name in files(value)})
+    return {name: hashlib.sha256(file_of(name).read_bytes()).hexdigest() for name in names}
+
+
 def refuse_half(key: str, name: str) -> None:
     """Refuses an incomplete name of a user's own class.
 
@@ -63,15 +84,21 @@ def refuse_half(key: str, name: str) -> None:
         UserError: with the form of such names.
     """
     if ".py" in name or name.startswith((".", "/", "~")) or re.fullmatch(r"\w+(\.\w+)*[.:][A-Z]\w*", name):
-        raise UserError(f"{key}={name}: your own class is named by file and class: ./file.py:Class. Write both.")
+        raise UserError(
+            f"{key}={name}: your own class is named by file and class, ./file.py:Class, or by an installed module and class, "
+            "package.module:Class. Write both."
+        )
 
 
 def check(key: str, name: str) -> None:
     """Checks that the file exists, is Python, and defines the class, as far as known without running it.
 
     Raises:
-        UserError: naming the key and the file.
+        UserError: naming the key and the file, or the package that is not installed.
     """
+    if not in_file(name):
+        _check_installed(key, name)
+        return
     path, wanted = file_of(name), _parts(name)[1]
     if not path.is_file():
         raise UserError(
@@ -95,6 +122,14 @@ def check(key: str, name: str) -> None:
         near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.6)
         remedy = f"Did you mean {near[0]}?" if near else "Name a class that is defined there."
         raise UserError(f"{key}={name}: {path} has no {wanted}. {remedy}")
+
+
+def _check_installed(key: str, name: str) -> None:
+    package = name.partition(".")[0].partition(":")[0]
+    if package not in sys.modules and importlib.util.find_spec(package) is None:
+        raise UserError(
+            f"{key}={name}: there is no installed package {package}. Install it, or name a class in a file: ./file.py:Class."
+        )
 
 
 def _defined(module: ast.Module) -> set[str] | None:
@@ -121,12 +156,14 @@ def _defined(module: ast.Module) -> set[str] | None:
 
 
 def load_own(key: str, name: str) -> Any:
-    """The class of `./file.py:Class`.
+    """The class, or function, of `./file.py:Class` or `package.module:Class`.
 
     Raises:
-        UserError: if the file or the class is missing. Exceptions of the file itself pass unchanged.
+        UserError: if the file, the package or the class is missing. Exceptions of the code itself pass unchanged.
     """
     check(key, name)
+    if not in_file(name):
+        return _load_installed(key, name)
     path, wanted = file_of(name).resolve(), _parts(name)[1]
     module_name = f"phalanx_own_{path.stem}_{abs(hash(path)):x}"
     if module_name not in sys.modules:
@@ -139,6 +176,21 @@ def load_own(key: str, name: str) -> Any:
     if found is None:
         raise UserError(f"{key}={name}: {path} has no {wanted}. Name a class that is defined there.")
     return found
+
+
+def _load_installed(key: str, name: str) -> Any:
+    module, _, wanted = name.partition(":")
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # something that the user's module imports
+        raise UserError(f"{key}={name}: there is no installed module {error.name}. Install it, or correct the name.") from None
+    if not hasattr(loaded, wanted):
+        near = difflib.get_close_matches(wanted, dir(loaded), n=1, cutoff=0.6)
+        remedy = f"Did you mean {near[0]}?" if near else "Name a class that is defined there."
+        raise UserError(f"{key}={name}: the module {module} has no {wanted}. {remedy}")
+    return getattr(loaded, wanted)
 
 
 def load_ours(place: str) -> Any:

@@ -137,6 +137,9 @@ class CheckpointConfig(Section):
 class TrackConfig(Section):
     wandb: Literal["online", "offline", "off"] = bookkeeping("off", "Weights & Biases: online falls back to offline")
     project: str = bookkeeping("phalanx", "W&B project")
+    own: list[str] = bookkeeping(
+        [], "trackers of your own, as ./file.py:Class each, called with the run directory, the recipe and the step"
+    )
     tensorboard: bool = bookkeeping(False, "write TensorBoard events to tensorboard/ in the run directory")
 
 

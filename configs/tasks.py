@@ -32,6 +32,11 @@ TASKS: dict[str, TaskSpec] = {
     ),
     "segmentation": TaskSpec({"segmentation": _HERE + "segmentation:Segmentation"}, "segmentation", "deeplabv3plus"),
     "detection": TaskSpec({"detection": _HERE + "detection:Detection"}, "detection", "faster_rcnn"),
+    "regression": TaskSpec(
+        dict.fromkeys(("regression", "classification", "multilabel", "segmentation"), _HERE + "regression:Regression"),
+        "backbone",
+        "resnet18",
+    ),
     "instance": TaskSpec({"detection": _HERE + "detection:Instances"}, "detection", "mask_rcnn", masks=True),
 }
 DETECTION = tuple(name for name, spec in TASKS.items() if spec.network == "detection")

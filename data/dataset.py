@@ -6,11 +6,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Split = Literal["train", "val"]
-Kind = Literal["classification", "multilabel", "segmentation", "detection"]
+Kind = Literal["classification", "multilabel", "segmentation", "detection", "regression"]
 
 
 class Dataset(Protocol):
     """A split of a dataset. Built-in ones are called with `(config, split)`, a user's own with `(root, split, **options)`.
+
+    A user's own may leave out all attributes: without classes it is for regression, or for a task of theirs.
 
     Attributes:
         classes: their names, in the order of their numbers.
@@ -40,9 +42,10 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> "dict[str, Tensor | int]":
-        """`image`, `[channels, H, W]`: float32 between 0 and 1, or uint8 or uint16 over their whole range; and one of
+        """`image`, `[channels, H, W]`: float32 between 0 and 1, or uint8 or uint16 over their whole range. Or `input`, which
+        the network gets as it is: a tensor, or a dictionary of tensors and dictionaries. And one of
 
-        - `target`: the class; or float32 `[classes]` of 0 and 1, several labels;
+        - `target`: the class; or float32 `[classes]` of 0 and 1, several labels; or, for regression, a tensor of any shape;
         - `mask`: uint8 or int64 `[H, W]`, the class of each pixel, or `data.ignore_index`;
         - `boxes`: float32 `[n, 4]`, left, top, right, bottom in pixels, with `labels`, int64 `[n]`, and optionally `masks`,
           bool `[n, H, W]`; `crowd`, bool `[n]`, of those that are not learnt and excuse detections; `area`, float64 `[n]`, as

@@ -79,6 +79,8 @@ def check(config: DataConfig) -> None:
             raise UserError(f"data.name={config.name} reads files, but data.root is not set. Set data.root=FOLDER.")
         return
     root = Path(config.root)
+    if is_own(config.name) and root.is_file():
+        return
     if not root.is_dir():
         raise UserError(f"data.root={config.root}: there is no such folder{places.beginning(root)}. Check the path.")
     if not any(root.iterdir()):
@@ -120,7 +122,24 @@ def _opened(config: DataConfig, name: str) -> Dataset:
     dataset: Dataset
     if is_own(config.name):
         own: Any = load_own("data.name", config.name)
-        dataset = own(config.root, name, **config.options)
+        dataset = _described(own(config.root, name, **config.options))
     else:
         dataset = load_ours(DATASETS[config.name].opener)(config, name)
     return dataset
+
+
+def _described(dataset: Any) -> Dataset:
+    """A user's own dataset, with those attributes that it leaves out."""
+    from phalanx.data import dataset_info
+
+    if not hasattr(dataset, "classes"):
+        dataset.classes = ()
+        if not hasattr(dataset, "kind"):
+            dataset.kind = "regression"
+    if not hasattr(dataset, "channels"):
+        image = dataset[0].get("image") if len(dataset) else None
+        dataset.channels = 0 if image is None else len(image)
+    if not (hasattr(dataset, "mean") and hasattr(dataset, "std")):
+        dataset.mean, dataset.std = dataset_info.default_statistics(dataset.channels)
+    described: Dataset = dataset
+    return described

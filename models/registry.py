@@ -3,19 +3,31 @@
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from phalanx.models import timm_networks
+from phalanx.models import own_network, timm_networks
 from phalanx.models.backbones.table import BACKBONES
 from phalanx.models.card import ModelCard
 from phalanx.models.detection.table import DETECTION
 from phalanx.models.detection.yolo.table import YOLO
 from phalanx.models.options import BadOption
+from phalanx.models.own_network import register
 from phalanx.models.segmentation.table import SEGMENTATION
 from phalanx.models.spec import ModelSpec, UnknownBackbone, UnknownModel, is_pretrained, refuse_without_timm
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MODELS", "BadOption", "ModelSpec", "UnknownBackbone", "UnknownModel", "build", "get", "is_pretrained", "names"]
+__all__ = [
+    "MODELS",
+    "BadOption",
+    "ModelSpec",
+    "UnknownBackbone",
+    "UnknownModel",
+    "build",
+    "get",
+    "is_pretrained",
+    "names",
+    "register",
+]
 
 _CARDS: dict[str, ModelCard] = {**BACKBONES, **SEGMENTATION, **DETECTION, **YOLO}
 MODELS: dict[str, ModelSpec] = {name: ModelSpec.of(name, card) for name, card in _CARDS.items()}
@@ -27,7 +39,7 @@ def names(of: str | None = None) -> list[str]:
 
 
 def get(name: str) -> ModelSpec:
-    """The network of a name, a key of `MODELS` or `timm/NAME`. Nothing is imported.
+    """The network of a name: a key of `MODELS`, `timm/NAME`, or a user's own, `./file.py:Class`. Nothing is imported.
 
     Raises:
         UnknownModel: with the nearest names.
@@ -35,6 +47,8 @@ def get(name: str) -> ModelSpec:
     if timm_networks.is_one(name):
         refuse_without_timm(name)
         return ModelSpec.of_timm(name)
+    if own_network.is_one(name):
+        return ModelSpec.of_own(name)
     if name not in MODELS:
         near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.7)
         hint = f"Did you mean {' or '.join(near)}?" if near else "`phalanx models` lists all."

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from phalanx.models import timm_networks
+from phalanx.models import own_network, timm_networks
 from phalanx.models.backbones.table import BACKBONES
 from phalanx.models.card import Family, ModelCard, Statistics
 from phalanx.models.options import OPTIONAL, BadOption, Options, square
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _TIMM = ModelCard(Family(timm_networks.__name__, "timm", OPTIONAL, ()), params=0, params_source="timm", weights=("timm",))
+_OWN = ModelCard(Family(own_network.__name__, "your own", OPTIONAL, ()), params=0, params_source="", kind="own")
 
 
 class UnknownModel(ValueError):
@@ -48,6 +49,15 @@ class ModelSpec(ModelCard):
     def of_timm(cls, name: str) -> "ModelSpec":
         """`timm/NAME`, whether timm has such a network or not; its number of parameters is not known before it is built."""
         return cls.of(name, _TIMM)
+
+    @classmethod
+    def of_own(cls, name: str) -> "ModelSpec":
+        """A user's own network. Nothing of it is known before it is built, and nothing is checked."""
+        return cls.of(name, _OWN)
+
+    @property
+    def is_own(self) -> bool:
+        return own_network.is_one(self.name)
 
     @property
     def is_timm(self) -> bool:
@@ -89,7 +99,7 @@ class ModelSpec(ModelCard):
             BadOption: naming the key of the recipe.
         """
         self.check(**options)
-        if self.kind != "backbone":
+        if self.kind != "backbone" and not self.is_own:
             raise UnknownModel(f"{self.name} is not a backbone. `phalanx models --kind backbone` lists the backbones.")
         pyramid: Pyramid = self._call("pyramid", _options(options), self.channels)
         return pyramid
@@ -111,8 +121,8 @@ class ModelSpec(ModelCard):
         Raises:
             BadOption: naming the key of the recipe.
         """
-        if self.is_timm:
-            return  # timm checks its networks' options itself, when they are built
+        if self.is_timm or self.is_own:
+            return  # checked when they are built: only then is it known what they take
         wanted = _options(options)
         self._check_options(wanted)
         self._check_own_options(wanted)
@@ -158,6 +168,8 @@ class ModelSpec(ModelCard):
         if self.backbones and backbone not in self.backbones:
             allowed = ", ".join(self.backbones)
             raise BadOption(f"model.backbone={backbone}: {self.name} has one of {allowed}. Set one of them, or remove the key.")
+        if own_network.is_one(backbone):
+            return
         if timm_networks.is_one(backbone):
             refuse_without_timm(backbone)
             return
@@ -170,7 +182,7 @@ class ModelSpec(ModelCard):
 
     def _filled_in(self, options: Options) -> Options:
         """With the network's own backbone, its stride if the backbone supports it, and all of its own options."""
-        if self.is_timm:
+        if self.is_timm or self.is_own:
             return options
         backbone, stride = options.backbone or self.backbone, options.output_stride
         if stride is None and backbone in BACKBONES and "output_stride" in BACKBONES[backbone].takes:
@@ -226,6 +238,10 @@ class ModelSpec(ModelCard):
                 )
             return ""
         version = weights.partition("/")[2]
+        if self.is_own:
+            raise BadOption(
+                f"model.weights={weights}: nobody publishes weights of {self.name}. Remove the key, or name a file."
+            )
         if not self.weights:
             raise BadOption(
                 f"model.weights={weights}: torchvision publishes no weights of {self.name}. Remove the key, or name a file."

@@ -134,11 +134,11 @@ def _walk(entry: Path) -> Iterator[Path]:
 
 
 def own_files(config: RunConfig) -> dict[str, Path]:
-    """The user's own files that a recipe names."""
-    named = {key: value for key, value in flat(config).items() if isinstance(value, str) and own_code.is_own(value)}
-    for key, name in named.items():
+    """The user's own files that a recipe names. An installed package is on every node already."""
+    named = [(key, name) for key, value in flat(config).items() for name in own_code.files(value)]
+    for key, name in named:
         own_code.check(key, name)
-    return {f"own/{own_code.place(name)}": own_code.file_of(name) for name in named.values()}
+    return {f"own/{own_code.place(name)}": own_code.file_of(name) for _, name in named}
 
 
 class _GitFails(Exception):

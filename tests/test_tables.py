@@ -13,8 +13,7 @@ from phalanx.train.optim.optimizers import CONSTRUCTORS
 
 
 def test_every_optimizer_can_be_made() -> None:
-    names = typing.get_args(OptimConfig.model_fields["name"].annotation)
-    assert set(names) == set(OPTIMIZERS) == set(CONSTRUCTORS)
+    assert set(OPTIMIZERS) == set(CONSTRUCTORS)
     assert {key for spec in OPTIMIZERS.values() for key in spec.keys} <= set(OptimConfig.model_fields)
 
 

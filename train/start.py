@@ -5,7 +5,7 @@ from typing import Any
 
 from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.configs.sections.optim import OPTIMIZERS
+from phalanx.configs.sections.optim import spec_of
 from phalanx.data.loading import worker_memory
 from phalanx.dist import determinism, heartbeat, precision
 from phalanx.dist.checkpoint import plan, rehearsal
@@ -23,7 +23,7 @@ from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import best_so_far
 from phalanx.train.evaluation.evaluate import rehearse
 from phalanx.train.loop import train
-from phalanx.train.optim.schedules import DEPENDS_ON_LENGTH, learning_rate
+from phalanx.train.optim.schedules import depends_on_length, learning_rate
 from phalanx.train.run import Due
 from phalanx.train.setup import resume_checkpoint, sizes
 from phalanx.train.setup.build import Parts, build_distributed, build_local, length
@@ -40,6 +40,8 @@ from phalanx.train.state import TrainState
 from phalanx.train.tracking.ledger import cut_ledgers
 from phalanx.train.tracking.progress import ProgressLine
 from phalanx.train.tracking.tracker import Tracker
+
+_EDITED = "{} was edited since the run was last started: the code as it is now is trained from here on"
 
 
 def join_ranks(config: RunConfig, ranks: Ranks) -> tuple[World, int]:
@@ -100,6 +102,7 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
     )
     doubts = changed + check_data(config, made.training, made.validation, world, resuming)
     parts = build_distributed(config, made, world)
+    doubts += parts.warnings
     heartbeat.beat("restore")
     stored, skipped = resume_checkpoint.checkpoint_to_resume(directory, parts.engine, config)
     state = TrainState() if stored is None else TrainState(stored.step, stored.samples)
@@ -110,6 +113,8 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
         return ExitCode.DONE
     if stop_at is not None and state.step >= stop_at:
         raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
+    if ranks.is_main:
+        doubts += [_EDITED.format(name) for name in directory.edited_own_code(config)]
     run_on_main(world, lambda: directory.create(config, threads))
     run_on_main(world, lambda: record(directory, details_of(made.training, config), made.training, made.validation))
     if stored is not None:
@@ -218,7 +223,7 @@ def _state_to_come(config: RunConfig, engine: Engine) -> int:
     """Bytes of the optimizer's state, which does not exist before its first step."""
     if any(entry.kind == "optimizer" for entry in engine.entries()):
         return 0
-    states = OPTIMIZERS[config.optim.name].state_tensors(config.optim)
+    states = spec_of(config.optim.name).state_tensors(config.optim)
     trained = {name for name, parameter in engine.unwrapped.named_parameters() if parameter.requires_grad}
     entries = [e for e in engine.entries() if e.kind == "model" and e.name in trained]
     return states * plan.total_bytes(plan.tensor_infos(entries))
@@ -262,7 +267,7 @@ def _report_start(
         tracker.event("resize", stored.step, before=stored.world_size, after=ranks)
     for line in resized.lines():
         say(line)
-    if before is not None and config.schedule.name in DEPENDS_ON_LENGTH:
+    if before is not None and depends_on_length(config.schedule.name):
         old = length(before, parts.stream.samples)
         if old != parts.last_step:
             rates = [learning_rate(config.optim, config.schedule, n)(stored.step) for n in (old, parts.last_step)]

@@ -200,7 +200,8 @@ VALUES = {key: _by_word(table) for key, table in {
         "fast": "mean sum",
     },
     "optim.name": {
-        "adamw": "adam adam_w adamw_torch adamw_torch_fused fusedadam",
+        "adam": "adam fusedadam_l2",
+        "adamw": "adam_w adamw_torch adamw_torch_fused fusedadam",
         "sgd": "momentum nesterov sgdp",
     },
     "schedule.name": {
@@ -306,7 +307,6 @@ _NOT_HERE = {
 VALUE_NOTES = {(key, word): note for (key, note), words in _NOT_HERE.items() for word in words.split()} | {
     ("schedule.name", "cosine_with_restarts"): "cosine is available without restarts.",
     ("schedule.name", "cosineannealingwarmrestarts"): "cosine is available without restarts.",
-    ("optim.name", "adam"): "With optim.weight_decay=0 the two are the same.",
     ("schedule.name", "linear"): "With schedule.power=1 it is a line.",
     ("data.mean", "imagenet"): "ImageNet's is [0.485, 0.456, 0.406], and is taken for files where nothing is set.",
     ("data.std", "imagenet"): "ImageNet's is [0.229, 0.224, 0.225], and is taken for files where nothing is set.",

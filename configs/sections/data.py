@@ -57,6 +57,11 @@ class AugmentConfig(Section):
     hue: float = experiment(0.0, "random shift of hue by up to this share of the circle", ge=0, le=0.5)
     randaugment: Int = experiment(0, "RandAugment: operations per image (arXiv:1909.13719); for classification", ge=0)
     randaugment_magnitude: Int = experiment(9, "RandAugment: strength of the operations, 0 to 30", ge=0, le=30)
+    own: list[str] = experiment(
+        [],
+        "transforms of your own, as ./file.py:function, each a function without arguments that makes a transform of "
+        "torchvision.transforms.v2, or any function from a sample's dictionary of tensors to such a dictionary",
+    )
     trivialaugment: bool = experiment(
         False, "TrivialAugment: one operation per image, of random strength (arXiv:2103.10158); for classification"
     )

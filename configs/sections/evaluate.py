@@ -58,6 +58,9 @@ class EvaluateConfig(Section):
     )
     detections: Int = bookkeeping(100, "detection: maximum number of detections per image", ge=1)
     shown: float = bookkeeping(0.5, "detection: lowest score that is drawn, and counted in the confusion matrix", ge=0, le=1)
+    metrics: list[str] = bookkeeping(
+        [], "metrics of your own, as ./file.py:Class each, for classification and regression; those of torchmetrics too"
+    )
     voc_ap: bool = bookkeeping(False, "detection: also compute PASCAL VOC's average precision, by every point and by 11 points")
 
     @property
@@ -83,6 +86,8 @@ def _tasks_of(key: str) -> tuple[str, ...]:
     """The names of the tasks that a key is for."""
     if key == "size":
         return "segmentation", *DETECTION
+    if key == "metrics":
+        return "classification", "regression"
     return DETECTION if key in _OF_DETECTION else ("segmentation",)
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator
 
+from phalanx.configs.own_code import is_own
 from phalanx.configs.sections.section import Factor, Section, experiment
 from phalanx.configs.tasks import DETECTION
 
@@ -23,6 +24,8 @@ def _class_weights(value: Any) -> Any:
 
 
 ClassWeights = Annotated[Literal["balanced"] | list[float], BeforeValidator(_class_weights)]
+REGRESSION_LOSSES = ("mse", "l1", "smooth_l1", "huber", "kl", "nll", "hinge")
+LOSSES = (*("cross_entropy", "bce", "focal", "dice"), *REGRESSION_LOSSES)
 PIXEL_LOSSES = ("cross_entropy", "bce", "focal", "dice")
 
 
@@ -32,15 +35,24 @@ def _pixel_losses(value: dict[str, float]) -> dict[str, float]:
     return value
 
 
+def _loss(value: str) -> str:
+    if value not in LOSSES and not is_own(value):
+        raise ValueError(f"one of {', '.join(LOSSES)}, or your own as ./file.py:Class")
+    return value
+
+
+LossName = Annotated[str, AfterValidator(_loss)]
 AddedLosses = Annotated[dict[str, Factor], AfterValidator(_pixel_losses)]
 
 
 class LossConfig(Section):
-    name: Literal["cross_entropy", "bce", "focal", "dice", "mse", "l1"] = experiment(
+    name: LossName = experiment(
         "cross_entropy",
-        "the loss; bce and focal also take several labels per image; mse and l1 compare probabilities (not of pixels); "
-        "dice is for segmentation",
+        "the loss, or your own as ./file.py:Class; bce and focal also take several labels per image; mse and l1 compare "
+        "probabilities (not of pixels), in regression numbers; dice is for segmentation; smooth_l1, huber, kl, nll and "
+        "hinge are for regression",
     )
+    options: dict[str, Any] = experiment({}, "keyword arguments of a loss of your own")
     add: AddedLosses = experiment({}, "segmentation: further losses with their weights beside loss.name, such as {dice: 1.0}")
     label_smoothing: float = experiment(
         0.0, "label smoothing: share of the target that is spread over all classes (arXiv:1512.00567)", ge=0, lt=1
@@ -53,6 +65,7 @@ class LossConfig(Section):
     )
     focal_gamma: float = experiment(2.0, "focal: exponent that down-weights easy samples (arXiv:1708.02002)", ge=0)
     focal_alpha: float | None = experiment(None, "focal: weight of positives; negatives have 1 - alpha", ge=0, le=1)
+    threshold: float = experiment(1.0, "smooth_l1, huber: error from which they grow linearly instead of quadratically", gt=0)
     dice_per_class: bool = experiment(
         True, "dice: the mean over the classes of an image; false: only the second of two classes (arXiv:1606.04797)"
     )
@@ -82,6 +95,11 @@ def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
             if getattr(loss, key) != field.default:
                 yield f"loss.{key}", f"loss.{key} is not for task.name={task}: a detector has its own losses. Remove it."
         return
+    if loss.options and not is_own(loss.name):
+        yield "loss.options", f"loss.options are for a loss of your own; {loss.name} takes none. Remove them."
+    if task == "regression":
+        yield from _of_regression(loss)
+        return
     if loss.pos_weight is not None and "bce" not in loss.names:
         yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
     if loss.focal_alpha is not None and "focal" not in loss.names:
@@ -92,12 +110,22 @@ def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
         yield "loss.ohem_threshold", f"loss.ohem_threshold is for cross_entropy, not {loss.name}. Remove it."
     if loss.name in loss.add:
         yield "loss.add", f"loss.add has {loss.name}, which is loss.name already, with weight 1. Remove it."
-    if task == "segmentation" and loss.name not in PIXEL_LOSSES:
+    if task == "segmentation" and loss.name not in PIXEL_LOSSES and not is_own(loss.name):
         yield "loss.name", f"loss.name={loss.name}: segmentation takes {', '.join(PIXEL_LOSSES)}. Set one of them."
     if task != "classification":
         return
+    if loss.name in REGRESSION_LOSSES and loss.name not in ("mse", "l1"):
+        yield "loss.name", f"loss.name={loss.name} needs task.name=regression. Set cross_entropy, bce, focal, mse or l1."
     if loss.name == "dice":
         yield "loss.name", "loss.name=dice needs task.name=segmentation. Set cross_entropy, bce, focal, mse or l1."
     for key in ("add", "ohem_threshold"):
         if value := getattr(loss, key):
             yield f"loss.{key}", f"loss.{key}={value} needs task.name=segmentation. Remove it."
+
+
+def _of_regression(loss: LossConfig) -> Iterator[tuple[str, str]]:
+    if loss.name not in REGRESSION_LOSSES and not is_own(loss.name):
+        yield "loss.name", f"loss.name={loss.name}: regression takes {', '.join(REGRESSION_LOSSES)}. Set one of them."
+    for key, field in LossConfig.model_fields.items():
+        if key not in ("name", "options", "threshold") and getattr(loss, key) != field.default:
+            yield f"loss.{key}", f"loss.{key} is not for task.name=regression. Remove it."

@@ -144,9 +144,10 @@ class _Maker(torch.utils.data.Dataset[Any]):
         columns = {name: unpack(values) for name, values in packed.items()}
         stored = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         with loading():
-            images = [sample["image"].to(self._device, non_blocking=True) for sample in stored]
-            pairs = zip(stored, images, strict=True)
-            return self._together(step, [self._samples.transformed(sample | {"image": image}) for sample, image in pairs])
+            for sample in stored:
+                if "image" in sample:
+                    sample["image"] = sample["image"].to(self._device, non_blocking=True)
+            return self._together(step, [self._samples.transformed(sample) for sample in stored])
 
     def _together(self, step: int, samples: list[dict[str, Any]]) -> MicroBatch:
         batch = collate(samples, self._samples.ragged)
@@ -159,13 +160,18 @@ def _names(samples: list[dict[str, Any]]) -> list[str]:
     Raises:
         UserError: if the samples differ in them.
     """
-    for sample in samples:
-        if sample.keys() != samples[0].keys():
+    return _keys("", samples, [sample["id"] for sample in samples])
+
+
+def _keys(name: str, values: Sequence[dict[str, Any]], ids: Sequence[int]) -> list[str]:
+    for value, number in zip(values, ids, strict=True):
+        if value.keys() != values[0].keys():
+            within = f" in {name!r}" if name else ""
             raise UserError(
-                f"sample {samples[0]['id']} of the dataset has the entries {', '.join(samples[0])}, but sample {sample['id']} "
-                f"has {', '.join(sample)}. Let its __getitem__ return the same for all."
+                f"sample {ids[0]} of the dataset has the entries {', '.join(values[0])}{within}, but sample {number} "
+                f"has {', '.join(value)}. Let its __getitem__ return the same for all."
             )
-    return list(samples[0])
+    return list(values[0])
 
 
 def collate(samples: list[dict[str, Any]], ragged: frozenset[str] = frozenset()) -> MicroBatch:
@@ -174,18 +180,23 @@ def collate(samples: list[dict[str, Any]], ragged: frozenset[str] = frozenset())
     Raises:
         UserError: if an entry that is not ragged has several sizes.
     """
-    batch: MicroBatch = {}
-    for name in _names(samples):
-        values = [sample[name] for sample in samples]
-        if name in ragged:
-            batch[name] = values
-            continue
-        shapes = {tuple(v.shape): sample["id"] for v, sample in zip(values, samples, strict=True) if isinstance(v, Tensor)}
-        if len(shapes) > 1:
-            listed = ", ".join(f"{list(shape)} in sample {i}" for shape, i in shapes.items())
-            raise UserError(f"the dataset's {name!r} is {listed}: it must have one shape. Correct the dataset.")
-        batch[name] = default_collate(values)
-    return batch
+    ids = [sample["id"] for sample in samples]
+    return {name: _stacked(name, [s[name] for s in samples], ids, name in ragged) for name in _names(samples)}
+
+
+def _stacked(name: str, values: list[Any], ids: Sequence[int], ragged: bool) -> Any:
+    """An entry of a batch; a dictionary's entries each for themselves."""
+    if ragged:
+        return values
+    if all(isinstance(value, dict) for value in values):
+        return {
+            key: _stacked(f"{name}.{key}", [value[key] for value in values], ids, ragged) for key in _keys(name, values, ids)
+        }
+    shapes = {tuple(value.shape): i for value, i in zip(values, ids, strict=True) if isinstance(value, Tensor)}
+    if len(shapes) > 1:
+        listed = ", ".join(f"{list(shape)} in sample {i}" for shape, i in shapes.items())
+        raise UserError(f"the dataset's {name!r} is {listed}: it must have one shape. Correct the dataset.")
+    return default_collate(values)
 
 
 class _TrainingBatches:

@@ -70,7 +70,9 @@ def _travelling(value: Any) -> Iterator[Tensor]:
 
 
 def pack(value: Any) -> Any:
-    """A small tensor or a list of tensors, packed; anything else unchanged."""
+    """A small tensor or a list of tensors, packed, those in dictionaries too; anything else unchanged."""
+    if isinstance(value, dict):
+        return {name: pack(item) for name, item in value.items()}
     if isinstance(value, Tensor):
         return value if value.nbytes > _BY_VALUE_BYTES else _packed([value], is_list=False)
     if isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value):
@@ -94,6 +96,8 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 def unpack(value: Any) -> Any:
     """The inverse of `pack`."""
+    if isinstance(value, dict):
+        return {name: unpack(item) for name, item in value.items()}
     if not isinstance(value, Packed):
         return value
     content = value.content if isinstance(value.content, Tensor) else torch.from_numpy(value.content)

@@ -15,6 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.own_code import load_own
 from phalanx.configs.sections.data import DataConfig
 from phalanx.configs.sections.evaluate import EvaluateConfig
 from phalanx.data import dataset_info
@@ -139,6 +140,7 @@ class Pipeline:
         self._geometry = [] if own_size else _geometry(seen, self.mean, kind, self._training)
         self._turns = self._training and bool(config.augment.rotate or config.augment.shear)
         self._colours = _colours(config, len(self.mean)) if self._training else []
+        self._own = [load_own("data.augment.own", name)() for name in config.augment.own] if self._training else []
         self._last = [v2.RandomErasing(config.augment.erasing)] if self._training and config.augment.erasing else []
 
     def __call__(self, sample: Mapping[str, Any]) -> Sample:
@@ -149,14 +151,16 @@ class Pipeline:
         are dropped, with their `labels` [n] and masks. In validation they are unchanged, and `size` [2] is the image's
         original height and width: `placement` maps it to the input. `mask` becomes int64; all else is passed on. With
         `evaluate.size=original` images keep their size in validation; with `evaluate.crf` they are also kept as `pixels`,
-        uint8 as stored.
+        uint8 as stored. A sample without an image is returned as it is.
         """
+        if "image" not in sample:
+            return dict(sample)
         sample = learnt(sample) if self._training else sample
         image = sample["image"]
         if image.dtype != torch.uint8:
             image = image.float() / 65535 if image.dtype == torch.uint16 else image.float()
         placed = {name: sample[name] for name in _PLACED if name in sample}
-        if not placed:
+        if not placed and not self._own:
             moved = {"image": _apply_all(self._geometry, image)}
         elif self._training:
             moved = self._with_labels(image, placed, sample.get("labels"))
@@ -170,7 +174,7 @@ class Pipeline:
         return {**sample, **moved, "image": _apply_all(self._last, image)}
 
     def _with_labels(self, image: Tensor, placed: dict[str, Tensor], labels: Tensor | None) -> Sample:
-        """The image, its mask and boxes moved together."""
+        """The image, its mask and boxes moved together, and changed by transforms of the user's own."""
         wrapped: dict[str, Tensor] = {"image": tv_tensors.Image(image)}
         if "mask" in placed:
             wide = placed["mask"].dtype != torch.uint8 or self._ignore_index > 255
@@ -180,7 +184,7 @@ class Pipeline:
             wrapped["boxes"] = tv_tensors.BoundingBoxes(placed["boxes"], format="XYXY", canvas_size=size)
         if "masks" in placed:
             wrapped["masks"] = tv_tensors.Mask(placed["masks"])
-        wrapped = _apply_all(self._geometry, wrapped)
+        wrapped = _apply_all([*self._geometry, *self._own], wrapped)
         moved: Sample = {name: value.as_subclass(Tensor) for name, value in wrapped.items()}
         if "boxes" in wrapped:
             moved["boxes"], whole = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(wrapped["boxes"]))

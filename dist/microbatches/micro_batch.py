@@ -1,6 +1,9 @@
-"""Micro-batches: merging several for one forward pass, and copying them to a device."""
+"""Micro-batches: merging several for one forward pass, and copying them to a device.
 
-from collections.abc import Sequence
+An entry is a tensor, a list with something for each sample, or a dictionary of entries.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,16 +19,20 @@ def merge(parts: Sequence[MicroBatch]) -> MicroBatch:
     """Concatenates tensors along their first dimension, and lists; a single part is returned as it is."""
     if len(parts) == 1:
         return parts[0]
-    merged: MicroBatch = {}
-    for name, first in parts[0].items():
-        values = [part[name] for part in parts]
-        if isinstance(first, Tensor):
-            merged[name] = torch.cat(values)
-        elif isinstance(first, list | tuple):
-            merged[name] = [item for value in values for item in value]
-        else:
-            raise TypeError(f"the batch's {name!r} is a {type(first).__name__}: micro-batches merge from tensors and lists")
-    return merged
+    return {name: _merged(name, [part[name] for part in parts]) for name in parts[0]}
+
+
+def _merged(name: str, values: Sequence[Any]) -> Any:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return torch.cat(list(values))
+    if isinstance(first, list | tuple):
+        return [item for value in values for item in value]
+    if isinstance(first, Mapping):
+        return {key: _merged(f"{name}.{key}", [value[key] for value in values]) for key in first}
+    raise TypeError(
+        f"the batch's {name!r} is a {type(first).__name__}: micro-batches merge from tensors, lists and dictionaries"
+    )
 
 
 def to_device(batch: MicroBatch, device: torch.device, dtype: torch.dtype, channels_last: bool) -> MicroBatch:
@@ -41,10 +48,20 @@ def to_device(batch: MicroBatch, device: torch.device, dtype: torch.dtype, chann
         memory = torch.channels_last if channels_last and real and value.dim() == 4 else torch.preserve_format
         return value.to(device=device, dtype=dtype if real else value.dtype, non_blocking=True, memory_format=memory)
 
-    moves = {name for name, value in batch.items() if isinstance(value, Tensor) and name not in _ON_HOST}
-    return {name: moved(value) if name in moves else value for name, value in batch.items()}
+    def of(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return moved(value)
+        return {key: of(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+    return {name: value if name in _ON_HOST else of(value) for name, value in batch.items()}
 
 
-def tensors(batch: MicroBatch) -> list[Tensor]:
-    """Those of a batch's entries that are tensors."""
-    return [value for value in batch.values() if isinstance(value, Tensor)]
+def tensors(batch: Mapping[str, Any]) -> list[Tensor]:
+    """Those of a batch's entries, and of dictionaries among them, that are tensors."""
+    found: list[Tensor] = []
+    for value in batch.values():
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, Mapping):
+            found += tensors(value)
+    return found

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from phalanx import __version__
+from phalanx.configs import own_code
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import differences, stored, to_yaml
-from phalanx.configs.schema import RunConfig, digest
+from phalanx.configs.schema import RunConfig, digest, flat
 from phalanx.configs.system_errors import trouble
 from phalanx.dist.storage.durable_files import read_json_object, write_atomically, write_json
 from phalanx.dist.storage.json_lines import JsonLines, read_lines
@@ -119,7 +120,8 @@ class RunDirectory:
         return recorded.model_copy(update={"runs": str(self.path.parent), "name": self.path.name})
 
     def read_identity(self) -> dict[str, Any]:
-        """run.json: `run`, `wandb`, `created`, `version`, `commit`, `threads`, `experiment`; `forked_from` of a fork."""
+        """run.json: `run`, `wandb`, `created`, `version`, `commit`, `threads`, `experiment`; `forked_from` of a fork;
+        `own_code`, digests of the user's own files by their name in the recipe."""
         try:
             identity = read_json_object(self.identity)
             if not all(isinstance(identity.get(key), str) for key in ("run", "wandb")):
@@ -161,15 +163,24 @@ class RunDirectory:
             write_atomically(self.config, to_yaml(config))
             if not self.exists():
                 write_json(self.identity, new_identity(config, threads))
+            elif self.read_identity().get("own_code", {}) != (own := own_code.digests(flat(config).values())):
+                write_json(self.identity, self.read_identity() | {"own_code": own})
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}. Set runs=FOLDER to another folder.") from None
+
+    def edited_own_code(self, config: RunConfig) -> list[str]:
+        """The user's own files, by their names in the recipe, that were edited since the run was last started."""
+        known = self.read_identity().get("own_code", {}) if self.exists() else {}
+        return [name for name, digest in own_code.digests(flat(config).values()).items() if known.get(name, digest) != digest]
 
 
 def new_identity(config: RunConfig, threads: int | None) -> dict[str, Any]:
     """The content of run.json for a new run, with new ids."""
     word = secrets.token_hex(4)
     ids = {"run": f"{config.name}-{word}", "wandb": word, "created": time.time()}
-    return ids | {"version": __version__, "commit": _commit(), "threads": threads, "experiment": digest(config)}
+    facts = {"version": __version__, "commit": _commit(), "threads": threads, "experiment": digest(config)}
+    own = own_code.digests(flat(config).values())
+    return ids | facts | ({"own_code": own} if own else {})
 
 
 def _commit() -> str | None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from phalanx.configs.errors import ExitCode, UserError
+from phalanx.configs.own_code import load_own
 from phalanx.launch.arguments import Parser
 from phalanx.models import registry
 from phalanx.models.spec import ModelSpec
@@ -12,7 +13,7 @@ from phalanx.models.spec import ModelSpec
 
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="phalanx models", description="Lists the networks that model.name can name, or describes one.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="the network to describe")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the network to describe; your own too: ./file.py:Class")
     parser.add_argument("--kind", metavar="KIND", help=f"list only networks of one kind: {', '.join(_kinds())}")
     parser.add_argument("--json", action="store_true", help="print JSON: a list of objects")
     given = parser.parse_args(arguments)
@@ -60,17 +61,22 @@ def _as_dict(name: str, spec: ModelSpec) -> dict[str, Any]:
 def _one(name: str) -> dict[str, Any]:
     """A network's entry in the table, and what building it without memory shows."""
     try:
-        registry.get(name).check()
+        spec = registry.get(name)
+        spec.check()
+        if spec.is_own:
+            registry.register(name, load_own("model.name", name))
         import torch
 
         with torch.device("meta"):
-            network = registry.get(name).build()
-    except registry.UnknownModel as error:
+            network = spec.build()
+    except (registry.UnknownModel, registry.BadOption) as error:
         raise UserError(str(error)) from None
     built = {"blocks": list(network.block_names)}  # type: ignore[arg-type]
     if name in registry.MODELS:
         return _as_dict(name, registry.MODELS[name]) | built
     params = sum(parameter.numel() for parameter in network.parameters())
+    if spec.is_own:
+        return {"name": name, "kind": "own", "params": params, "source": "your own", "weights": []} | built
     return {"name": name, "kind": "backbone", "params": params, "source": "timm", "weights": ["timm"]} | built
 
 

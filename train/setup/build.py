@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from phalanx.configs import places
 from phalanx.configs.errors import UserError
-from phalanx.configs.own_code import is_own
+from phalanx.configs.own_code import is_own, load_own
 from phalanx.configs.schema import ModelConfig, RunConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
@@ -22,17 +23,20 @@ from phalanx.data.transforms.batchwise import batchwise
 from phalanx.data.transforms.mosaic import mosaics
 from phalanx.data.transforms.pipeline import Statistics, pipeline
 from phalanx.dist.checkpoint.dcp import folder
+from phalanx.dist.comm.collectives import run_and_agree
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.randomness import key, seed_everything
-from phalanx.dist.microbatches.sampler import Stream
+from phalanx.dist.microbatches.sampler import Share, Stream, share
 from phalanx.models import pretrained, registry, weights
 from phalanx.models.detection import frozen
 from phalanx.models.options import choices
 from phalanx.train import tasks
 from phalanx.train.optim import optimizers, schedules
 from phalanx.train.optim.patterns import match_pattern
+from phalanx.train.setup.probe import probe
 from phalanx.train.tasks import DataInfo, Task
+from phalanx.train.tasks.own_detector import has_background
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Parts:
     evaluation: EvaluationLoader
     stream: Stream
     last_step: int
+    warnings: Sequence[str] = ()
 
 
 def length(config: RunConfig, samples: int) -> int:
@@ -97,27 +102,21 @@ def data_info(training: Dataset, config: RunConfig) -> DataInfo:
     """The metadata of the training data for the task and the network. Classes are counted only if the loss needs it."""
     counted = "balanced" in (config.loss.class_weights, config.loss.pos_weight)
     counts = dataset_info.class_counts(training) if counted else None
-    size = config.data.image_size
+    size, kind = config.data.image_size, dataset_info.kind(training)
     return DataInfo(
         classes=tuple(training.classes),
         channels=training.channels,
-        kind=dataset_info.kind(training),
+        kind=kind,
         samples=len(training),
         class_counts=None if counts is None else tuple(counts),
         image_size=(size, size) if isinstance(size, int) else size,
         ignored=dataset_info.ignored(training),
+        numbers=torch.as_tensor(training[0]["target"]).numel() if kind == "regression" else 0,
     )
 
 
 def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Parts:
     """Wraps the parts for all ranks. All ranks call together."""
-    engine = Engine(
-        made.model,
-        optimizers.optimizer_factory(config.optim, made.model, config.schedule.warmup_bias_lr is not None),
-        schedules.rates(config.optim, config.schedule, made.last_step),
-        config,
-        world,
-    )
     workers, stream = config.data.workers, order.stream(config, made.training)
     wanted = statistics(config, made.training.channels)
     augmented, stored = pipeline(config.data, made.training, "train", wanted), _in_range(config, made.training)
@@ -126,18 +125,32 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
     validation = Samples(_in_range(config, made.validation), seen, config.seed)
     device = world.device if config.data.transform_on == "device" else None
     pin, changed = world.device.type == "cuda", batchwise(config, made.training)
-    loader = Loader(training, stream, engine.mine, workers, pin, changed, device)
+    mine = share(config.micro_batches, world.ranks.rank, world.ranks.world)
+    loader = Loader(training, stream, mine, workers, pin, changed, device)
     evaluation = EvaluationLoader(
         validation, len(made.validation), config.train.micro_batch, world.ranks.rank, world.ranks.world, workers, pin, device
     )
-    return Parts(made.training, made.task, engine, made.loaded, loader, evaluation, stream, made.last_step)
+    optimizers.check_strategy(config)
+    warnings = []
+    if any(is_own(name) for name in (config.model.name, config.model.backbone or "")):
+        # The same micro-batch on every rank, so that what is found does not depend on their number.
+        (example,) = loader.examples(0, Share(0, 1, config.micro_batches))
+        warnings = run_and_agree(world, lambda: probe(made.model, made.task.losses, example))
+    engine = Engine(
+        made.model,
+        optimizers.optimizer_factory(config.optim, made.model, config.schedule.warmup_bias_lr is not None),
+        schedules.rates(config.optim, config.schedule, made.last_step),
+        config,
+        world,
+    )
+    return Parts(made.training, made.task, engine, made.loaded, loader, evaluation, stream, made.last_step, warnings)
 
 
 def _in_range(config: RunConfig, dataset: Dataset) -> Dataset:
     """A user's own dataset, refusing labels that the network lacks; a task of their own may give labels another meaning."""
     if not is_own(config.data.name) or is_own(config.task.name):
         return dataset
-    background = 1 if registry.get(config.model.name).background else 0
+    background = int(has_background(config))
     classes = max(len(dataset.classes), (config.model.num_classes or 0) - background)
     ignored = dataset_info.ignored(dataset)
     return LabelsInRange(dataset, classes, config.data.ignore_index if ignored is None else ignored)
@@ -160,11 +173,12 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
 def network(config: RunConfig, data_info: DataInfo) -> nn.Module:
     """The network, with weights drawn from the seed."""
     seed_everything(key(config.seed, "initialisation"))
-    classes = len(data_info.classes)
+    classes = data_info.numbers or len(data_info.classes)
     try:
         spec = registry.get(config.model.name)
+        _register_own(config.model)
         model = spec.build(
-            num_classes=config.model.num_classes or (classes + 1 if spec.background else classes),
+            num_classes=config.model.num_classes or classes + has_background(config),
             in_channels=config.model.in_channels or data_info.channels,
             **choices(config.model.model_dump(), config.data.image_size),
         )
@@ -175,6 +189,13 @@ def network(config: RunConfig, data_info: DataInfo) -> nn.Module:
         frozen.set_eps(model, eps)
     freeze(model, config.model.freeze)
     return model
+
+
+def _register_own(config: ModelConfig) -> None:
+    """Makes the user's own network and backbone known to the registry."""
+    for place, name in (("model.name", config.name), ("model.backbone", config.backbone)):
+        if name is not None and is_own(name):
+            registry.register(name, load_own(place, name))
 
 
 def statistics(config: RunConfig, channels: int) -> Statistics | None:

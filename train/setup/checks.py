@@ -7,6 +7,7 @@ import re
 from phalanx.configs.errors import UserError
 from phalanx.configs.launchers import filling
 from phalanx.configs.messages import nearest, synonyms
+from phalanx.configs.own_code import check as check_own
 from phalanx.configs.own_code import is_own, refuse_half
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.section import divisors
@@ -62,6 +63,9 @@ def check_model(config: RunConfig) -> None:
             f"model.backbone={model.backbone}: {model.name} is torchvision's, whose backbone is fixed. "
             f"Set model.name={other}, which takes any, or remove model.backbone."
         )
+    for key, name in (("model.name", model.name), ("model.backbone", model.backbone)):
+        if name is not None and is_own(name):
+            check_own(key, name)
     try:
         spec = registry.get(model.name)
         spec.check(**choices(model.model_dump(), config.data.image_size))
@@ -140,6 +144,8 @@ def _check_kind(config: RunConfig) -> None:
     if task not in TASKS:
         return  # a user's own task
     wanted, kind = TASKS[task].network, registry.get(name).kind
+    if is_own(name):
+        return  # seen from its first output
     if wanted == kind:
         _check_masks(name, task)
         return
@@ -174,6 +180,16 @@ def check_recipe(config: RunConfig) -> None:
     """
     check_model(config)
     tasks.check(config.task.name)
+    for key, name in (
+        ("optim.name", config.optim.name),
+        ("schedule.name", config.schedule.name),
+        ("loss.name", config.loss.name),
+        *(("data.augment.own", each) for each in config.data.augment.own),
+        *(("evaluate.metrics", each) for each in config.evaluate.metrics),
+        *(("track.own", each) for each in config.track.own),
+    ):
+        if is_own(name):
+            check_own(key, name)
     if config.task.options and not is_own(config.task.name):
         raise UserError(f"task.options are for a task of your own; {config.task.name} takes none. Remove them.")
     data_open.check_name(config.data)

@@ -25,6 +25,7 @@ _KINDS = {
     "multilabel": "several labels per image",
     "segmentation": "a mask per image",
     "detection": "boxes",
+    "regression": "numbers",
 }
 
 
@@ -35,11 +36,12 @@ class DataInfo:
     Attributes:
         classes: their names, in the order of their numbers.
         channels: of the network's input.
-        kind: the kind of targets: classification, multilabel, segmentation or detection.
+        kind: the kind of targets: classification, multilabel, segmentation, detection or regression.
         samples: their number; 0 if not needed.
         class_counts: samples of each class (pixels, boxes); None if unknown or not needed.
         image_size: height and width of the network's input, in pixels; None if unknown.
         ignored: the number, in masks, of ignored pixels; None if it is `data.ignore_index`.
+        numbers: how many numbers a target has, for regression; 0 for other kinds.
     """
 
     classes: tuple[str, ...]
@@ -49,6 +51,7 @@ class DataInfo:
     class_counts: tuple[int, ...] | None = None
     image_size: tuple[int, int] | None = None
     ignored: int | None = None
+    numbers: int = 0
 
 
 @dataclass(frozen=True)

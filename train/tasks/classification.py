@@ -11,9 +11,11 @@ from phalanx.configs.schema import RunConfig
 from phalanx.models.losses import CrossEntropy, Loss
 from phalanx.train.metrics import accuracy, calibration, ratio
 from phalanx.train.tasks import DataInfo, Rows
-from phalanx.train.tasks.auxiliary import HEADS, auxiliary_weight, heads
 from phalanx.train.tasks.criterion import criterion
 from phalanx.train.tasks.ensemble import MeanProbability
+from phalanx.train.tasks.heads import HEADS, Heads, auxiliary_weight, inputs
+from phalanx.train.tasks.own_loss import label
+from phalanx.train.tasks.own_metrics import OwnMetrics
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,11 +30,13 @@ class Classification:
 
     def __init__(self, config: RunConfig, data: DataInfo):
         self._outputs = outputs(config, data)
+        self._heads = Heads(config, self._outputs)
         self._top = min(5, self._outputs)
         self._names = names(data.classes, self._outputs)
-        self._loss_name: str = config.loss.name
+        self._loss_name = label(config.loss.name)
         self._auxiliary = config.loss.auxiliary
         self._loss = criterion(config.loss, data, self._outputs)
+        self._own = OwnMetrics(config.evaluate.metrics)
 
     # -- training
 
@@ -44,7 +48,7 @@ class Classification:
     def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Any]]:
         target = batch["target"]
         weight, found = self._loss.weight(target), dict[str, tuple[Tensor, Any]]()
-        for head, logits in heads(model(batch["image"])).items():  # [B, classes] each
+        for head, logits in self._heads.of(model(inputs(batch)), inputs(batch)).items():  # [B, classes] each
             total = self._loss.total(logits, target)
             if head == "out":
                 found[self._loss_name] = (total, weight)
@@ -55,7 +59,7 @@ class Classification:
     # -- evaluation
 
     def measure(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor | Rows]:
-        logits, target = model(batch["image"]), batch["target"]  # [B, classes], [B]
+        logits, target = self._logits(model, batch), batch["target"]  # [B, classes], [B]
         loss = without_smoothing(self._loss)
         sums: dict[str, Tensor | Rows] = {"loss": loss.total(logits, target), "loss_weight": loss.weight(target)}
         if target.is_floating_point():
@@ -71,6 +75,7 @@ class Classification:
             "class_samples": accuracy.count_classes(target, counted, self._outputs),
             "class_hits": accuracy.count_classes(target, hits[:, 0], self._outputs),
         }
+        sums |= self._own.sums(logits, batch["target"])
         if self._outputs <= _LARGEST_CONFUSION:
             sums["confusion"] = accuracy.confusion(target, best[:, 0], counted, self._outputs)
         confidence = logits.softmax(dim=1).gather(1, best[:, :1]).squeeze(1)
@@ -83,7 +88,7 @@ class Classification:
             "top5": ratio(sums["top5"], sums["samples"]),
             "top1_mean_class": accuracy.mean_class_accuracy(sums["class_hits"], sums["class_samples"]),
             "calibration_error": calibration.expected_error(sums["bin_samples"], sums["bin_hits"], sums["bin_confidence"]),
-        }
+        } | self._own.values(sums)
 
     def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {
@@ -95,12 +100,16 @@ class Classification:
         return found
 
     def combine(self, models: Sequence[nn.Module]) -> nn.Module:
-        return MeanProbability(models, "softmax")
+        return MeanProbability(models, "softmax", self._heads.main)
+
+    def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+        """Shape: [B, classes]."""
+        return self._heads.main(model(inputs(batch)), inputs(batch))
 
     # -- prediction
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-        probabilities = model(batch["image"]).double().softmax(dim=1).cpu()
+        probabilities = self._logits(model, batch).double().softmax(dim=1).cpu()
         best = probabilities.topk(min(_LISTED, self._outputs), dim=1)
         found = []
         for values, classes in zip(best.values.tolist(), best.indices.tolist(), strict=True):

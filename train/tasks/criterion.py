@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.own_code import is_own
 from phalanx.configs.sections.loss import LossConfig
 from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Distance, Focal, Loss
 from phalanx.models.pixel_losses import Dice
 from phalanx.train.tasks import DataInfo
+from phalanx.train.tasks.own_loss import own_loss
 
 SEVERAL_LABELS = ("bce", "focal", "mse", "l1")
 
@@ -23,6 +25,8 @@ def criterion(config: LossConfig, data: DataInfo, outputs: int) -> Loss:
     Raises:
         UserError: if the loss does not fit the data, or there is not one weight per class.
     """
+    if is_own(config.name):
+        return own_loss(config)
     several = data.kind == "multilabel"
     if several and config.name not in SEVERAL_LABELS:
         raise UserError(
@@ -41,7 +45,7 @@ def criterion(config: LossConfig, data: DataInfo, outputs: int) -> Loss:
             if not config.dice_per_class and outputs != 2:
                 raise UserError(f"loss.dice_per_class=false is for two classes, and there are {outputs}. Set it to true.")
             return Dice(outputs, "softmax", config.dice_per_class, config.dice_smooth)
-        case "mse" | "l1":
+        case _:  # mse, l1; the others are refused before, as losses of regression
             return Distance(outputs, 2 if config.name == "mse" else 1, "sigmoid" if several else "softmax", weights)
 
 

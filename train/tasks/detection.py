@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.own_code import is_own
 from phalanx.configs.schema import RunConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
@@ -22,6 +23,7 @@ from phalanx.train.metrics.coco_results import results, run_lengths
 from phalanx.train.metrics.detection_confusion import confusion
 from phalanx.train.tasks import DataInfo, Rows
 from phalanx.train.tasks.classification import names
+from phalanx.train.tasks.own_detector import OwnDetector, has_background
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,6 +45,9 @@ class Detection:
     def __init__(self, config: RunConfig, data: DataInfo):
         self._seed, self._data, self._evaluate = config.seed, config.data, config.evaluate
         self._network, self._own = config.model.name, config.model.options
+        self._own_detector = OwnDetector(config.model.name) if is_own(config.model.name) else None
+        if self._own_detector is not None and "masks" in self.kinds:
+            raise UserError(f"model.name={config.model.name}: a detector of your own learns boxes. Set task.name=detection.")
         self._names = names(data.classes, _classes(config, data))
         asked = config.evaluate
         self._results: Callable[[int, Mapping[str, Tensor]], None] | None = None
@@ -51,9 +56,13 @@ class Detection:
     # -- training
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        if self._own_detector is not None:
+            return {}
         return registry.get(self._network).known_weights(self._of_each(batch, _LEARNT), batch["image"], self._own)
 
     def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Any]]:
+        if self._own_detector is not None:
+            return self._own_detector.losses(model, list(_images(model, batch)), self._of_each(batch, _LEARNT))
         found: dict[str, tuple[Tensor, Any]] = model(_images(model, batch), self._targets(batch))
         return found
 
@@ -94,7 +103,10 @@ class Detection:
 
     def _detected(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[dict[str, Tensor]]:
         """The detections in each image, best first, on the CPU: `boxes` in pixels of the original image, `scores`, `labels`."""
-        found = model(_images(model, batch), inference=self._wanted)
+        if self._own_detector is not None:
+            found = self._own_detector.detected(model, list(_images(model, batch)), self._wanted)
+        else:
+            found = model(_images(model, batch), inference=self._wanted)
         whole = _on_host([{name: one[name] for name in ("boxes", "scores", "labels")} for one in found])
         for one, seen, size in zip(found, whole, batch["size"].tolist(), strict=True):
             yield self._brought_back(seen, one.get("masks"), (size[0], size[1]))
@@ -210,7 +222,7 @@ def _classes(config: RunConfig, data: DataInfo) -> int:
     Raises:
         UserError: if the data has more.
     """
-    background = 1 if registry.get(config.model.name).background else 0
+    background = int(has_background(config))
     needed = len(data.classes) + background
     given = needed if config.model.num_classes is None else config.model.num_classes
     if given < needed:

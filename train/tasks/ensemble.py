@@ -1,11 +1,20 @@
 """Ensembles: the mean of several networks' probabilities."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+# From what a network returns, and its input, to logits.
+LogitsOf = Callable[[Any, Tensor], Tensor]
+
+
+def plain(output: Any, images: Tensor) -> Tensor:
+    """The output of a network that returns logits."""
+    assert isinstance(output, Tensor)
+    return output
 
 
 class MeanProbability(nn.Module):
@@ -16,17 +25,20 @@ class MeanProbability(nn.Module):
 
     Args:
         kind: the function from logits to probabilities.
+        logits: from what a network returns, and its input, to logits.
+
+    Returns logits, in a tensor.
 
     Shape: the networks' input, to their [B, classes] or [B, classes, H, W].
     """
 
-    def __init__(self, models: Sequence[nn.Module], kind: Literal["softmax", "sigmoid"]):
+    def __init__(self, models: Sequence[nn.Module], kind: Literal["softmax", "sigmoid"], logits: LogitsOf = plain):
         super().__init__()
         self.models = nn.ModuleList(models)
-        self._kind = kind
+        self._kind, self._logits = kind, logits
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = torch.stack([model(images) for model in self.models])  # [models, B, classes, ...]
+        logits = torch.stack([self._logits(model(images), images) for model in self.models])  # [models, B, classes, ...]
         if self._kind == "softmax":
             return logits.log_softmax(dim=2).logsumexp(dim=0) - math.log(len(logits))
         # log(mean p) - log(mean (1 - p)): the number of networks cancels.

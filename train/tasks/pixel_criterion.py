@@ -11,6 +11,7 @@ from phalanx.models.losses import CrossEntropy, Loss
 from phalanx.models.pixel_losses import Dice, hard_pixels
 from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.criterion import criterion
+from phalanx.train.tasks.own_loss import label
 
 Probabilities = Literal["softmax", "sigmoid"]
 
@@ -65,7 +66,7 @@ def _parts(config: LossConfig, data: DataInfo, outputs: int) -> Iterator[Weighte
         if isinstance(loss, Dice):
             loss = replace(loss, probabilities=probabilities(config))
         threshold = config.ohem_threshold if name == "cross_entropy" else None
-        yield WeightedLoss(name, loss, factor, threshold, config.ohem_keep)
+        yield WeightedLoss(label(name), loss, factor, threshold, config.ohem_keep)
 
 
 def probabilities(config: LossConfig) -> Probabilities:

@@ -16,9 +16,9 @@ from phalanx.data.transforms.fit import evaluated_placement
 from phalanx.models.segmentation.crf import dense_crf
 from phalanx.train.metrics import boundary, mean_of_known, pixel_confusion
 from phalanx.train.tasks import DataInfo, Rows
-from phalanx.train.tasks.auxiliary import HEADS, auxiliary_weight, heads
 from phalanx.train.tasks.classification import names, outputs
 from phalanx.train.tasks.ensemble import MeanProbability
+from phalanx.train.tasks.heads import HEADS, Heads, auxiliary_weight
 from phalanx.train.tasks.pixel_criterion import pixel_criterion, probabilities
 from phalanx.train.tasks.views import Views, at_size
 
@@ -34,6 +34,7 @@ class Segmentation:
 
     def __init__(self, config: RunConfig, data: DataInfo):
         self._outputs = outputs(config, data)
+        self._heads = Heads(config, self._outputs, maps=True)
         self._names = names(data.classes, self._outputs)
         self._ignored = config.data.ignore_index if data.ignored is None else data.ignored
         self._data, self._evaluate = config.data, config.evaluate
@@ -60,7 +61,7 @@ class Segmentation:
 
     def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, tuple[Tensor, Any]]:
         target, found = self._target(batch["mask"]), dict[str, tuple[Tensor, Any]]()  # [B, H, W]
-        for head, logits in heads(model(batch["image"])).items():  # [B, classes, H, W] each
+        for head, logits in self._heads.of(model(batch["image"]), batch["image"]).items():  # [B, classes, H, W] each
             for part in self._parts:
                 total, weight = part.of(logits, target)
                 if head == "out":
@@ -103,7 +104,7 @@ class Segmentation:
 
     def _logits(self, model: nn.Module, batch: Mapping[str, Any]) -> Iterator[Tensor]:
         """Logits [classes, h, w] of each image in its input size."""
-        network = Views(model, self._evaluate, self._probabilities)
+        network = Views(model, self._evaluate, self._probabilities, self._heads.main)
         if isinstance(batch["image"], Tensor):
             yield from network(batch["image"])
             return
@@ -140,7 +141,7 @@ class Segmentation:
         }
 
     def combine(self, models: Sequence[nn.Module]) -> nn.Module:
-        return MeanProbability(models, self._probabilities)
+        return MeanProbability(models, self._probabilities, self._heads.main)
 
     # -- prediction
 

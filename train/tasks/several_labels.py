@@ -26,7 +26,7 @@ class SeveralLabels(Classification):
     """
 
     def measure(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor | Rows]:
-        logits, target = model(batch["image"]), batch["target"]  # [B, classes] both
+        logits, target = self._logits(model, batch), batch["target"]  # [B, classes] both
         loss = without_smoothing(self._loss)
         known = target >= 0
         return {
@@ -35,14 +35,14 @@ class SeveralLabels(Classification):
             "labels": known.sum(),
             "right": (((logits >= 0) == (target > 0.5)) & known).sum(),
             "scores": Rows(torch.cat([logits, target.to(logits.dtype)], dim=1)),
-        }
+        } | self._own.sums(logits, target)
 
     def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
         return {
             "loss": ratio(sums["loss"], sums["loss_weight"]),
             "map": mean_average_precision(self._average_precisions(sums)),
             "accuracy": ratio(sums["right"], sums["labels"]),
-        }
+        } | self._own.values(sums)
 
     def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         labels = sums["scores"][:, self._outputs :]
@@ -55,11 +55,11 @@ class SeveralLabels(Classification):
         return average_precisions(scores, labels)
 
     def combine(self, models: Sequence[nn.Module]) -> nn.Module:
-        return MeanProbability(models, "sigmoid")
+        return MeanProbability(models, "sigmoid", self._heads.main)
 
     def predict(self, model: nn.Module, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
         found = []
-        for row in model(batch["image"]).double().sigmoid().cpu().tolist():
+        for row in self._logits(model, batch).double().sigmoid().cpu().tolist():
             listed = [{"label": self._names[c], "class": c, "probability": p} for c, p in enumerate(row)]
             listed.sort(key=lambda entry: -entry["probability"])
             there = [entry for entry in listed if entry["probability"] >= _THERE]

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phalanx.configs.sections.evaluate import EvaluateConfig
+from phalanx.train.tasks.ensemble import LogitsOf, plain
 from phalanx.train.tasks.pixel_criterion import Probabilities
 
 
@@ -20,14 +21,15 @@ class Views(nn.Module):
     Args:
         model: a segmentation network for images of any size.
         kind: the function from its outputs to probabilities.
+        logits: from what the network returns, and the images, to logits.
 
     Shape: [B, C, H, W] to logits [B, classes, H, W].
     """
 
-    def __init__(self, model: nn.Module, config: EvaluateConfig, kind: Probabilities):
+    def __init__(self, model: nn.Module, config: EvaluateConfig, kind: Probabilities, logits: LogitsOf = plain):
         super().__init__()
         self.model = model
-        self._config, self._kind = config, kind
+        self._config, self._kind, self._logits = config, kind, logits
 
     def forward(self, images: Tensor) -> Tensor:
         if self._config.views == [(1.0, False)]:
@@ -44,13 +46,13 @@ class Views(nn.Module):
         """Logits of one view, in full or from all windows."""
         window, stride, size = self._config.window_sides, self._config.stride_sides, images.shape[-2:]
         if window is None or stride is None:
-            return precise(self.model(images))
+            return precise(self._logits(self.model(images), images))
         mean = _Mean(self._kind)
         (height, width), (down, right) = window, stride
         for top in _starts(size[0], height, down):
             for left in _starts(size[1], width, right):
                 part = images[:, :, top : top + height, left : left + width].contiguous()
-                mean.add(precise(self.model(part)), size, top, left)
+                mean.add(precise(self._logits(self.model(part), part)), size, top, left)
         return mean.logits()
 
 

@@ -13,7 +13,8 @@ from phalanx.dist.checkpoint import manifest, shard_file
 from phalanx.dist.checkpoint.manifest import Manifest, scalars_to_json
 from phalanx.dist.checkpoint.reader import Readers
 from phalanx.dist.checkpoint.tools import contents
-from phalanx.dist.storage.durable_files import create_aside, fsync_directory
+from phalanx.dist.storage.durable_files import create_aside, fsync_directory, read_json_object
+from phalanx.dist.storage.run_directory import RunDirectory
 
 FORMAT = "phalanx.weights"
 # If the recipe leaves these to the data, they are read from the weights, by the usual names of first and last layers.
@@ -29,6 +30,7 @@ _FIRST = (
 _SHOWN_BY = {"num_classes": (_LAST, 0), "in_channels": (_FIRST, 1)}
 # Keys that set how a network is initialized and trained, not its architecture.
 _LEFT_OUT = {"weights", "backbone_weights", "fresh", "freeze"}
+_NOT_OF_THE_EXPERIMENT = {"runs", "slurm", "checkpoint", "track"}
 
 
 def description_file(output: Path) -> Path:
@@ -42,6 +44,7 @@ def consolidate(
     with_optimizer: bool = False,
     averaged: bool = False,
     model: Mapping[str, Any] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> int:
     """Writes parameters and buffers under their plain names, BatchNorm's statistics as their mean over micro-batches.
 
@@ -51,6 +54,7 @@ def consolidate(
         with_optimizer: also the optimizer's tensors, as `NAME@exp_avg`.
         averaged: the averaged weights (EMA) instead of the trained ones.
         model: the result of `model_keys`, for the JSON.
+        origin: the result of `origin_of`, for the JSON.
 
     Returns:
         The number of tensors written.
@@ -64,6 +68,7 @@ def consolidate(
     chosen = contents.as_loaded(stored, averaged, with_optimizer)
     weights = "averaged" if averaged else "trained"
     description = {"format": FORMAT, "version": 1, "file": output.name, **_origin(stored), "model": dict(model or {})}
+    description |= origin or {}
     description |= {"weights": weights, "optimizer": with_optimizer}
     metadata = {"format": "pt", "step": str(stored.step), "samples": str(stored.samples), "experiment": stored.experiment}
     metadata |= {"weights": weights, "optimizer": "true" if with_optimizer else "false"}
@@ -112,6 +117,16 @@ def model_keys(config: RunConfig, stored: Manifest) -> dict[str, Any]:
         if key not in keys and shapes and len(shapes[0]) > dimension:
             keys[key] = shapes[0][dimension]
     return keys | {"image_size": config.data.image_size}
+
+
+def origin_of(run: RunDirectory) -> dict[str, Any]:
+    """The recipe, as far as it describes the experiment, and what is known of the data: `phalanx.load` needs both."""
+    recipe = run.read_config().model_dump(mode="json", exclude=_NOT_OF_THE_EXPERIMENT)
+    try:
+        data = read_json_object(run.data)
+    except (OSError, ValueError):
+        return {"recipe": recipe}  # an older run has none
+    return {"recipe": recipe, "data": {key: value for key, value in data.items() if key != "splits"}}
 
 
 def refuse_output(output: Path, checkpoints: Path) -> None:

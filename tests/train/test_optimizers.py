@@ -97,7 +97,7 @@ def test_nothing_is_warmed_up_that_is_not_asked_for() -> None:
     assert schedules.rates(OptimConfig(lr=0.1), ScheduleConfig(warmup_steps=4), 10)(0) == (0.025, None, None)
 
 
-def _trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
+def trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
     """The weights after three steps of the engine."""
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.engine import Engine
@@ -141,9 +141,9 @@ def _trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_groups_train_alike_under_every_strategy(pool: Pool, name: str) -> None:
-    (single,) = pool.run(1, _trained, "single", name)
+    (single,) = pool.run(1, trained, "single", name)
     for strategy in ("ddp", "fsdp", "zero1", "zero2", "zero3"):
-        for found in pool.run(2, _trained, strategy, name):
+        for found in pool.run(2, trained, strategy, name):
             for key, value in single.items():
                 torch.testing.assert_close(
                     found[key], value, rtol=2e-5, atol=2e-6, msg=lambda m, k=key, s=strategy: f"{s} {k}: {m}"

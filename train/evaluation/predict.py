@@ -59,6 +59,7 @@ class Predictor:
     device: torch.device
     dtype: torch.dtype
     max_pixels: int
+    classes: tuple[str, ...] = ()
 
     def prepared(self, path: Path, number: int) -> dict[str, Any]:
         """An image as the network's input, with a number as its `id`.
@@ -66,7 +67,10 @@ class Predictor:
         Raises:
             Unreadable: if it cannot be read.
         """
-        image = read_image(str(path), self.mode, self.max_pixels)
+        return self.transformed(read_image(str(path), self.mode, self.max_pixels), number)
+
+    def transformed(self, image: Tensor, number: int) -> dict[str, Any]:
+        """An image of the network's channels, [C, H, W], as its input."""
         return self.pipeline({"image": image, "size": torch.tensor(image.shape[-2:]), "id": number})
 
     def ask(self, samples: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
@@ -77,15 +81,19 @@ class Predictor:
         return self.task.predict(self.network, batch)
 
 
-def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
+def predictor(config: RunConfig, checkpoint: Path, described: Recorded | None = None) -> Predictor:
     """The network of a run, from one of its checkpoints, with its validation transforms.
+
+    Args:
+        checkpoint: the folder of one, or a file of weights.
+        described: the training data; None for what the run has recorded.
 
     Raises:
         UserError: if the run's task does not predict, or the network cannot take images from files.
     """
     torch.set_num_threads(choose_threads(config.dist))
     device = choose_device(config.dist, Ranks())
-    data = recorded(RunDirectory.of(config)) or _from_data(config)
+    data = described or recorded(RunDirectory.of(config)) or _from_data(config)
     data_info = data.facts
     task = tasks.build(config, data_info)
     if not isinstance(task, Predicts):
@@ -99,7 +107,15 @@ def predictor(config: RunConfig, checkpoint: Path) -> Predictor:
     prepare = pipeline(config.data, data, "val", wanted, config.evaluate)  # type: ignore[arg-type]
     dtype = weights_dtype(config.dist.precision)
     return Predictor(
-        task, network, prepare, _MODES[data_info.channels], config.train.micro_batch, device, dtype, config.data.max_pixels
+        task,
+        network,
+        prepare,
+        _MODES[data_info.channels],
+        config.train.micro_batch,
+        device,
+        dtype,
+        config.data.max_pixels,
+        data_info.classes,
     )
 
 

@@ -27,12 +27,14 @@ def trained(checkpoint: Path, config: RunConfig, data_info: DataInfo, device: to
     """The network as evaluation uses it: averaged weights if there are any, BatchNorm's mean statistics, in its precision.
 
     Args:
-        checkpoint: a verified one.
+        checkpoint: a verified one, or a file of weights.
         config: the configuration of the run that wrote it.
 
     Raises:
         UserError: if the configured network and the checkpoint do not hold the same tensors.
     """
+    if checkpoint.is_file():
+        return _from_file(checkpoint, config, data_info, device)
     network = build.network(config, data_info).to(precision.weights_dtype(config.dist.precision))
     own, found = network.state_dict(), _tensors(checkpoint, averaged=config.train.ema is not None)
     differing = sorted(own.keys() ^ found.keys()) or [n for n in own if own[n].shape != found[n].shape]
@@ -42,6 +44,15 @@ def trained(checkpoint: Path, config: RunConfig, data_info: DataInfo, device: to
             "Use the code that wrote it, and data with as many classes."
         )
     network.load_state_dict(found)
+    return ready(network, config, device)
+
+
+def _from_file(file: Path, config: RunConfig, data_info: DataInfo, device: torch.device) -> nn.Module:
+    network = build.network(config, data_info)
+    try:
+        weights.load(network, file)
+    except weights.BadWeights as error:
+        raise UserError(str(error)) from None
     return ready(network, config, device)
 
 
@@ -68,12 +79,7 @@ def another(text: str, config: RunConfig, data_info: DataInfo, device: torch.dev
     """
     chosen = choose.any_of(text).path
     if chosen.is_file():
-        network = build.network(config, data_info)
-        try:
-            weights.load(network, chosen)
-        except weights.BadWeights as error:
-            raise UserError(str(error)) from None
-        return chosen, ready(network, config, device)
+        return chosen, _from_file(chosen, config, data_info, device)
     own = RunDirectory(chosen.parent.parent).read_config()
     known = recorded(RunDirectory(chosen.parent.parent))
     if known is not None or own.data != config.data:

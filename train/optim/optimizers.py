@@ -1,12 +1,17 @@
-"""Optimizers by name, torch's own, over parameter groups with separate learning rates and weight decays."""
+"""Optimizers by name, torch's or a user's own, over parameter groups with separate learning rates and weight decays."""
 
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from phalanx.configs.errors import UserError
+from phalanx.configs.own_code import is_own, load_own
+from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.optim import OptimConfig
+from phalanx.configs.strategies import STRATEGIES
 from phalanx.train.optim.patterns import match_pattern
 
 _NORMS = (
@@ -19,6 +24,7 @@ MakeOptimizer = Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer]
 # Makes the optimizer of a name in `OPTIMIZERS` from parameter groups, which have their own weight decay.
 CONSTRUCTORS: dict[str, Callable[[Groups, OptimConfig], torch.optim.Optimizer]] = {
     "sgd": lambda groups, c: torch.optim.SGD(groups, lr=c.lr, momentum=c.momentum, nesterov=c.nesterov),
+    "adam": lambda groups, c: torch.optim.Adam(groups, lr=c.lr, betas=c.betas, eps=c.eps),
     "adamw": lambda groups, c: torch.optim.AdamW(groups, lr=c.lr, betas=c.betas, eps=c.eps),
 }
 
@@ -44,9 +50,50 @@ def optimizer_factory(config: OptimConfig, model: nn.Module, biases_apart: bool 
             groups.setdefault((decay, factors.get(name, 1.0), biases_apart and _is_bias(name)), []).append(parameter)
         # The engine sets a group's learning rate: that of the step times the group's factor.
         listed = [{"params": group, "weight_decay": d, "lr_factor": f, "biases": b} for (d, f, b), group in groups.items()]
-        return CONSTRUCTORS[config.name](listed, config)
+        return _own(listed, config) if is_own(config.name) else CONSTRUCTORS[config.name](listed, config)
 
     return make
+
+
+def _own(groups: Groups, config: OptimConfig) -> torch.optim.Optimizer:
+    """A user's own optimizer: `Class(groups, lr=..., **optim.options)`, groups with `weight_decay` if the recipe sets that.
+
+    Raises:
+        UserError: if it does not take these arguments, or is no optimizer.
+    """
+    made: Any = load_own("optim.name", config.name)
+    if not config.weight_decay and not config.no_decay:
+        groups = [{key: value for key, value in group.items() if key != "weight_decay"} for group in groups]
+    try:
+        inspect.signature(made).bind(groups, lr=config.lr, **config.options)
+    except TypeError as error:
+        raise UserError(
+            f"optim.name={config.name}: it does not take (params, lr, {', '.join(config.options) or '...'}): {error}. "
+            "Correct the class, or optim.options."
+        ) from None
+    optimizer = made(groups, lr=config.lr, **config.options)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UserError(f"optim.name={config.name}: this is not a torch.optim.Optimizer. Derive the class from it.")
+    return optimizer
+
+
+def check_strategy(config: RunConfig) -> None:
+    """Refuses an optimizer of the user's own where parameters are cut into pieces that it would take for whole ones.
+
+    Raises:
+        UserError: with what to state, or to set.
+    """
+    name, strategy = config.optim.name, config.dist.strategy
+    exact_shards = config.dist.reduce == "exact" and STRATEGIES[strategy].shards
+    if not is_own(name) or not (STRATEGIES[strategy].zero_stage or exact_shards):
+        return
+    if not getattr(load_own("optim.name", name), "element_wise", False):
+        how = f"dist.strategy={strategy}" + (" with dist.reduce=exact" if exact_shards else "")
+        raise UserError(
+            f"optim.name={name}: {how} gives an optimizer pieces of parameters. If it updates every element by itself, without "
+            "norms or means of a parameter, give the class the attribute element_wise = True; else set dist.strategy=ddp.",
+            shared=True,
+        )
 
 
 def _is_bias(name: str) -> bool:

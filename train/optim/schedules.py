@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 
-from phalanx.configs.sections.optim import OPTIMIZERS, OptimConfig, ScheduleConfig
+from phalanx.configs.own_code import is_own, load_own
+from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig, spec_of
 from phalanx.dist.strategies.rates import Rates
 
 
@@ -27,16 +28,27 @@ def _step(share: float, config: ScheduleConfig) -> float:
 
 
 _CURVES = {"constant": _constant, "cosine": _cosine, "polynomial": _polynomial, "step": _step}
-DEPENDS_ON_LENGTH = {"cosine", "polynomial", "step"}
+
+
+def depends_on_length(name: str) -> bool:
+    """Whether the learning rate of a step depends on the length of the run."""
+    return name != "constant"
 
 
 def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) -> Callable[[int], float]:
-    """The learning rate of a step, counted from 0: linear warm-up, then the curve down to the last step."""
+    """The learning rate of a step, counted from 0: linear warm-up, then the curve down to the last step.
+
+    A user's own curve is called with the number of steps after the warm-up that are finished, how many there are, and
+    `schedule.options`; it returns a factor of `optim.lr`.
+    """
+    own = load_own("schedule.name", schedule.name) if is_own(schedule.name) else None
 
     def rate(step: int) -> float:
         if step < schedule.warmup_steps:
             return optim.lr * (step + 1) / schedule.warmup_steps
         after = max(1, last_step - schedule.warmup_steps)
+        if own is not None:
+            return optim.lr * float(own(step - schedule.warmup_steps, after, **schedule.options))
         share = min(1.0, (step - schedule.warmup_steps) / after)
         return optim.lr * _CURVES[schedule.name](share, schedule)
 
@@ -46,7 +58,7 @@ def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) 
 def rates(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) -> Callable[[int], Rates]:
     """The settings that change per step: the learning rate and, while warming up, that of biases and the momentum."""
     rate = learning_rate(optim, schedule, last_step)
-    momentum = OPTIMIZERS[optim.name].momentum(optim)
+    momentum = spec_of(optim.name).momentum(optim)
 
     def at(step: int) -> Rates:
         share = min(1.0, step / max(1, schedule.warmup_steps))

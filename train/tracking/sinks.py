@@ -7,6 +7,7 @@ from netrc import NetrcParseError, netrc
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
+from phalanx.configs.own_code import load_own
 from phalanx.configs.schema import RunConfig, flat
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.tracking import wandb_pieces
@@ -118,6 +119,24 @@ class TensorBoardSink:
         self._writer.close()
 
 
+class OwnSink:
+    """A user's own tracker: `Class(run_directory, recipe, step)`, with `log(step, values)` and `close(exit_code)`.
+
+    Args:
+        first_step: number of steps finished; after a kill some of the following ones were logged before, and come again.
+    """
+
+    def __init__(self, name: str, config: RunConfig, run: RunDirectory, first_step: int):
+        self.name = name
+        self._tracker: Any = load_own("track.own", name)(run.path, flat(config), first_step)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._tracker.log(step, dict(values))
+
+    def close(self, exit_code: int) -> None:
+        self._tracker.close(exit_code)
+
+
 def open_sinks(
     config: RunConfig, run: RunDirectory, first_step: int, rows: MetricRows, already_logged: int, say: Say
 ) -> list[Sink]:
@@ -133,4 +152,5 @@ def open_sinks(
         sinks.append(WandbSink(config, run, rows, already_logged, say))
     if config.track.tensorboard:
         sinks.append(TensorBoardSink(run, first_step))
+    sinks += [OwnSink(name, config, run, first_step) for name in config.track.own]
     return sinks

@@ -8,7 +8,7 @@ from phalanx.configs.errors import ExitCode, UserError
 from phalanx.dist.checkpoint import manifest
 from phalanx.dist.checkpoint.manifest import BrokenCheckpoint
 from phalanx.dist.checkpoint.tools import choose
-from phalanx.dist.checkpoint.tools.consolidate import consolidate, description_file, model_keys, refuse_output
+from phalanx.dist.checkpoint.tools.consolidate import consolidate, description_file, model_keys, origin_of, refuse_output
 from phalanx.dist.checkpoint.tools.contents import NoAverages
 from phalanx.launch.arguments import Parser
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"phalanx: the checkpoint of step {step} was skipped: {problem}", file=sys.stderr)
     try:
         keys = model_keys(run.read_config(), manifest.read(chosen.path))
-        count = consolidate(chosen.path, output, given.with_optimizer, given.ema, keys)
+        count = consolidate(chosen.path, output, given.with_optimizer, given.ema, keys, origin_of(run))
     except BrokenCheckpoint as broken:
         raise UserError(f"{chosen.path} is broken: {broken}. Choose another step.") from None
     except NoAverages as lacking:

@@ -9,6 +9,7 @@ from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.load import load
 from phalanx.dist.checkpoint.tools import choose
 from phalanx.launch.arguments import Parser, add_which
+from phalanx.launch.importing import importing
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     for step, problem in chosen.skipped:
         print(f"phalanx: the checkpoint of step {step} was skipped: {problem}", file=sys.stderr)
 
-    from phalanx.train.evaluation.predict import predict
+    with importing():
+        from phalanx.train.evaluation.predict import predict
 
     keys = [word for word in given.images if word.startswith("evaluate.") and "=" in word]
     images = [word for word in given.images if word not in keys]

@@ -34,7 +34,8 @@ def is_run(mark: str, language: str) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if any(is_run(*b[:2]) for b in blocks(p))], ids=lambda p: p.name)
 def test_the_commands_of_a_page_run(page: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    for shown in ("configs", "examples"):
+        (tmp_path / shown).symlink_to(ROOT / shown)
     environment = clean_environment()
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     if page.name != "README.md":

@@ -1,0 +1,47 @@
+"""The examples train, the same bits on one rank and on two that were killed; what they reach is in docs/examples.md."""
+
+import math
+from pathlib import Path
+
+import pytest
+
+from tests.support.running import ROOT, assert_bitwise, forked, lines, phalanx, ranks
+
+EXACT = ["dist.reduce=exact", "train.log_every=1", "train.eval_every=null", "checkpoint.every_steps=2", "data.workers=0"]
+EXAMPLES = {
+    "tables/linear.yaml": [],
+    "tables/logistic.yaml": [],
+    "autoencoder/autoencoder.yaml": [],
+    "rows/rows.yaml": ["data.val_fraction=0.01"],
+    "waves/waves.yaml": [],
+    "unet/unet.yaml": ["data.options={target: mask, size: 32, train: 64, val: 4}", "data.image_size=32"],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from examples.tables.tables import write_tables
+
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    write_tables(folder)
+    return folder
+
+
+def test_every_recipe_of_an_example_is_tried() -> None:
+    assert {str(path.relative_to(ROOT / "examples")) for path in (ROOT / "examples").rglob("*.yaml")} == set(EXAMPLES)
+
+
+@pytest.mark.parametrize("recipe", EXAMPLES)
+def test_an_example_is_the_same_on_two_ranks_that_were_killed(folder: Path, recipe: str) -> None:
+    name = Path(recipe).stem
+    arguments = [f"examples/{recipe}", *EXAMPLES[recipe], *EXACT, "train.steps=30"]
+    phalanx("train", *arguments, f"name={name}-one", cwd=folder)
+    killed = folder / f"runs/{name}-two"
+    running = forked(*arguments, f"name={name}-two", count=2, cwd=folder)
+    running.until(lambda: len(lines(killed / "metrics.jsonl")) >= 3)
+    running.kill_all()
+    ranks(2, "--resume", killed, cwd=folder)
+    assert_bitwise(folder / f"runs/{name}-one", killed)
+    losses = [line["train/loss"] for line in lines(folder / f"runs/{name}-one/metrics.jsonl")]
+    assert all(map(math.isfinite, losses)) and losses[-1] < losses[0]

@@ -1,15 +1,13 @@
-"""A first look at a user's own network, before it is wrapped for all ranks: one forward on the CPU, equal on every rank.
+"""A first look at a user's own network, before it is wrapped for all ranks: forwards on the CPU, equal on every rank.
 
 It shows what a shipped network states: which parameters a loss reaches, which blocks can be gathered one at a time, and whether
 a sample's output depends on anything but the sample, the weights and torch's random numbers.
 """
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from phalanx.configs.errors import UserError
 from phalanx.dist.microbatches.micro_batch import MicroBatch, to_device
-from phalanx.dist.microbatches.randomness import undisturbed
+from phalanx.dist.microbatches.randomness import seed_everything, undisturbed
 from phalanx.dist.step.first_forward import Inspection, LossesOf, total
 
 _SAMPLES = 2  # of the micro-batch: enough to see whether they are mixed
@@ -42,21 +40,25 @@ def probe(model: nn.Module, losses_of: LossesOf, micro_batch: MicroBatch) -> lis
     """
     batch = to_device(_first(micro_batch), _CPU, torch.get_default_dtype(), channels_last=False)
     seen, inspection = _Seen(model, tuple(getattr(model, "block_names", ()))), Inspection()
+    with undisturbed(_CPU), _as_found(model), torch.no_grad():
+        seed_everything(0)
+        again = total(losses_of(model, _copied(batch)))
     with undisturbed(_CPU), _as_found(model), torch.enable_grad():
         inputs = list[Tensor]()
         batch |= {name: _traced(batch[name], inputs) for name in ("image", "input") if name in batch}
         inspection.note(model, "", recurse=True)
-        before = _generators()
+        seed_everything(0)
         with seen.watching():
             loss = total(losses_of(model, batch))
-        reached, drawn = inspection.reached(loss), _generators() != before
+        reached = inspection.reached(loss)
         warnings = _mixed(seen.output, inputs)
     model.block_names = tuple(name for name in seen.blocks if name not in seen.apart)  # type: ignore[assignment]
     warnings += _unreached(model, reached)
-    if drawn:
+    if not torch.equal(loss.detach(), again):
         warnings.append(
-            "the network draws random numbers outside torch (random, numpy): they depend on the number of ranks, and a resumed "
-            "run has others. Draw them by torch"
+            "two forwards with the same input and seed gave different losses: the network draws from a generator of its own, "
+            "or keeps something between forwards, so that a resumed run differs. Draw by torch, numpy.random or random, which "
+            "are seeded"
         )
     return warnings
 
@@ -80,9 +82,11 @@ def _traced(value: Any, leaves: list[Tensor]) -> Any:
     return leaves[-1].clone()
 
 
-def _generators() -> tuple[Any, ...]:
-    """The states of the generators that are not torch's."""
-    return random.getstate(), *(str(part.tobytes() if hasattr(part, "tobytes") else part) for part in numpy.random.get_state())
+def _copied(value: Any) -> Any:
+    """An input that may be changed in place."""
+    if isinstance(value, Mapping):
+        return {name: _copied(item) for name, item in value.items()}
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from phalanx.train.setup.checks import check_model
 from phalanx.train.setup.probe import probe
 from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks import build as build_task
-from phalanx.train.tasks.heads import Heads
+from phalanx.train.tasks.output_heads import Heads
 from tests.support.running import RESNET18, ROOT
 
 FILE = str(ROOT / "benchmarks/support/own_networks.py")

@@ -13,7 +13,7 @@ from phalanx.train.metrics import accuracy, calibration, ratio
 from phalanx.train.tasks import DataInfo, Rows
 from phalanx.train.tasks.criterion import criterion
 from phalanx.train.tasks.ensemble import MeanProbability
-from phalanx.train.tasks.heads import HEADS, Heads, auxiliary_weight, inputs
+from phalanx.train.tasks.output_heads import HEADS, Heads, auxiliary_weight, inputs
 from phalanx.train.tasks.own_loss import label
 from phalanx.train.tasks.own_metrics import OwnMetrics
 

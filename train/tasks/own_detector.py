@@ -12,7 +12,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.configs.tasks import DETECTION
 from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
-from phalanx.train.tasks.heads import shown
+from phalanx.train.tasks.output_heads import shown
 
 
 def has_background(config: RunConfig) -> bool:

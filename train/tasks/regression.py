@@ -13,7 +13,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.models.regression_losses import RegressionLoss
 from phalanx.train.metrics import ratio
 from phalanx.train.tasks import DataInfo, Rows
-from phalanx.train.tasks.heads import batch_size, inputs, shown
+from phalanx.train.tasks.output_heads import batch_size, inputs, shown
 from phalanx.train.tasks.own_loss import label, own_loss
 from phalanx.train.tasks.own_metrics import OwnMetrics
 

@@ -18,7 +18,7 @@ from phalanx.train.metrics import boundary, mean_of_known, pixel_confusion
 from phalanx.train.tasks import DataInfo, Rows
 from phalanx.train.tasks.classification import names, outputs
 from phalanx.train.tasks.ensemble import MeanProbability
-from phalanx.train.tasks.heads import HEADS, Heads, auxiliary_weight
+from phalanx.train.tasks.output_heads import HEADS, Heads, auxiliary_weight
 from phalanx.train.tasks.pixel_criterion import pixel_criterion, probabilities
 from phalanx.train.tasks.views import Views, at_size
 

@@ -43,7 +43,7 @@ class Waiting:
         heartbeat.beat("join")  # this times out by itself: until then it must not look like a hang
         waited = time.monotonic() - self._begun
         # Ranks that start together meet within a second or so: then the run begins, and stops as asked with a checkpoint.
-        if (number := stop.asked()) is not None and waited > _SPEAK_AFTER_S[0]:
+        if waited > _SPEAK_AFTER_S[0] and (number := stop.asked()) is not None:
             raise Stopped(f"stopped by {number.name} while rank {self._ranks.rank} waited for {self._whom()}. Nothing is lost.")
         if waited > self._patience:
             raise RanksApart(f"rank {self._ranks.rank} waited {waited:.0f} s for {self._whom()}. {_remedy(self._ranks)}")

@@ -61,9 +61,9 @@ def still_there(folder: Path) -> dict[int, int]:
 
 
 def _arrived(folder: Path) -> dict[int, tuple[int, int]]:
-    """Process ids of the ranks that have arrived, and when the kernel started them."""
+    """Process ids of the ranks that have arrived, and when the kernel started them; by rank."""
     words = {int(p.stem.removeprefix("rank-")): p.read_text().split() for p in folder.glob("rank-*.pid")}
-    return {rank: (int(process), int(started)) for rank, (process, started) in words.items()}
+    return {rank: (int(process), int(started)) for rank, (process, started) in sorted(words.items())}
 
 
 def exit_codes(folder: Path) -> dict[int, int]:

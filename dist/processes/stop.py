@@ -60,10 +60,10 @@ class StopRequest:
             self._interrupts += number is signal.SIGINT
             if self._interrupts >= 2:
                 self._end()
-            self.signal = self.signal or number
             is_answered = rank_status.was_interrupt_answered() or time.monotonic() - _asked_at < _ASKED_S
             if number is signal.SIGINT and _speaks() and not is_answered:
                 _say(self._answer())
+            self.signal = self.signal or number  # last, since a short run may end before this thread has its next turn
 
     def _answer(self) -> str:
         """The message on an interrupt: what it does, and what a second one would do."""
@@ -92,7 +92,7 @@ _ASKED_S = 1.0
 def asked() -> signal.Signals | None:
     """The signal that asked this process to stop, if one did.
 
-    For code that waits without end: to be called repeatedly; it also prints the answer to an interrupt.
+    For code that waits without end: to be called repeatedly; the caller prints the answer to an interrupt.
     """
     global _asked_at
     _asked_at = time.monotonic()

@@ -270,6 +270,8 @@ def test_only_a_rank_of_the_same_start_of_a_run_is_killed() -> None:
 def _sleeping(environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
     with subprocess.Popen(["/bin/sleep", "1000"], env=environment) as process:
         try:
+            while environment and not Path(f"/proc/{process.pid}/environ").read_bytes():
+                time.sleep(0.01)  # the kernel answers Popen before it has put the environment in place
             yield process
         finally:
             process.kill()

@@ -58,7 +58,8 @@ class _Signals:
             self._answer()
             return
         waiting, self._waiting = self._waiting, []
-        for number in waiting:  # to rank 0 first: it answers, and a run of short steps may have ended before the last rank is told
+        # Rank 0 first, which answers: a run of short steps may have ended before the last rank is told.
+        for number in waiting:
             _send(rank_status.still_there(self._folder).values(), number)
 
     def _answer(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from phalanx.launch.main import main
-from tests.support.running import FEW_EVALUATED, PHALANX, RESNET18, lines, phalanx, run, tensors
+from tests.support.running import DIGITS, FEW_EVALUATED, PHALANX, RESNET18, lines, phalanx, run, tensors
 
 Refusal = Callable[..., str]
 
@@ -138,7 +138,7 @@ def test_a_run_that_is_not_there_or_has_no_checkpoint(refused: Refusal, tmp_path
 
 def test_a_directory_that_holds_another_experiment(refused: Refusal, tmp_path: Path) -> None:
     small = [
-        RESNET18,
+        DIGITS,
         FEW_EVALUATED,
         "train.global_batch=8",
         "train.micro_batch=4",

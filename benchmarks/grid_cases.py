@@ -25,6 +25,7 @@ from phalanx.dist.microbatches.sampler import Share, Stream, share
 from phalanx.train.optim import optimizers, schedules
 from phalanx.train.setup import build
 from phalanx.train.setup.probe import probe
+from phalanx.train.tasks import phases_of
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
@@ -65,7 +66,7 @@ class _Training:
         self.loader = Loader(samples, stream, mine, workers=0, pin=False)
         if any(is_own(name) for name in (config.model.name, config.model.backbone or "")):
             (example,) = self.loader.examples(0, Share(0, 1, config.micro_batches))
-            probe(model, self.task.losses, example)
+            probe(model, phases_of(self.task), example)
         self.engine = Engine(
             model,
             optimizers.optimizer_factory(config.optim, model),

@@ -19,6 +19,7 @@ class StrategySpec:
         collective: whether forwards and backwards wait for other ranks.
         deepspeed: whether DeepSpeed runs it (ZeRO); otherwise torch does.
         exact_module: as `module`, with `dist.reduce=exact`; None if the strategy has its own order of summation.
+        phased_module: as `module`, for tasks of several phases in a step; None if the strategy cannot run them.
         replicates: whether the weights are sharded among a few ranks (`dist.shard_ranks`), and each such group has a copy.
         one_rank: whether it runs on one rank only.
     """
@@ -28,6 +29,7 @@ class StrategySpec:
     collective: bool = False
     deepspeed: bool = False
     exact_module: str | None = None
+    phased_module: str | None = None
     replicates: bool = False
     one_rank: bool = False
 
@@ -45,10 +47,10 @@ class StrategySpec:
 _ALL: tuple[Sharded, ...] = ("optimizer", "gradients", "weights")
 
 STRATEGIES: dict[str, StrategySpec] = {
-    "single": StrategySpec("replicated", exact_module="exact_replicated", one_rank=True),
-    "ddp": StrategySpec("replicated", exact_module="exact_replicated"),
-    "fsdp": StrategySpec("fsdp", _ALL, collective=True, exact_module="exact_fsdp"),
-    "hsdp": StrategySpec("fsdp", _ALL, collective=True, replicates=True),
+    "single": StrategySpec("replicated", exact_module="exact_replicated", phased_module="phased_ddp", one_rank=True),
+    "ddp": StrategySpec("replicated", exact_module="exact_replicated", phased_module="phased_ddp"),
+    "fsdp": StrategySpec("fsdp", _ALL, collective=True, exact_module="exact_fsdp", phased_module="fsdp"),
+    "hsdp": StrategySpec("fsdp", _ALL, collective=True, phased_module="fsdp", replicates=True),
     "zero1": StrategySpec("zero", _ALL[:1], deepspeed=True),
     "zero2": StrategySpec("zero", _ALL[:2], collective=True, deepspeed=True),
     "zero3": StrategySpec("zero", _ALL, collective=True, deepspeed=True),

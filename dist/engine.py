@@ -2,10 +2,11 @@
 
 It knows of ranks so that the loop and the models need not. A step: the ranks exchange the weights of the losses while the
 first forward runs; each forward pass, of one micro-batch or of several that synchronize statistics, has its own noise and
-BatchNorm statistics; the gradients are reduced in the last backward; then they are clipped and the optimizer steps.
+BatchNorm statistics; the gradients are reduced in the last backward; then they are clipped and the optimizer steps. A task of
+several phases does all this, but the exchange of weights, once for each of them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from phalanx.configs.errors import TrainingFailed
+from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.dist import device_progress, heartbeat, precision
 from phalanx.dist.batchnorm import sync_batchnorm
 from phalanx.dist.batchnorm.groups import make_groups
@@ -35,6 +36,7 @@ from phalanx.dist.step import first_forward
 from phalanx.dist.step.first_forward import Losses, LossesOf
 from phalanx.dist.step.global_loss import GlobalLoss
 from phalanx.dist.step.loss_scale import LossScale
+from phalanx.dist.step.phases import Phase, Phases, trained_in
 from phalanx.dist.step.step_message import Agreed, Pending, StepMessage
 from phalanx.dist.step.step_metrics import Figures, StepFigures, StepMetrics
 from phalanx.dist.strategies.rates import Rates
@@ -54,6 +56,7 @@ class Engine:
         learning_rate: of an update, counted from 0; or all settings that change per update.
         config: the run's configuration.
         world: the joined ranks.
+        phases: of a step, if it has several; they train different parameters.
 
     Attributes:
         model: the wrapped model, which tasks call.
@@ -73,6 +76,7 @@ class Engine:
         learning_rate: Callable[[int], float | Rates],
         config: "RunConfig",
         world: World,
+        phases: Sequence[Phase] = (),
     ):
         self.world, self.config, dist = world, config, config.dist
         self.mine: Share = share(config.micro_batches, world.ranks.rank, world.ranks.world)
@@ -84,8 +88,17 @@ class Engine:
 
         self.dtype = precision.weights_dtype(dist.precision)
         precision.check(dist.precision, world.device)
+        self._phases = Phases(phases)
+        if len(phases) > 1 and dist.precision == "fp16":
+            raise UserError(
+                f"dist.precision=fp16 scales the loss of one optimizer, and each of the task's {len(phases)} phases has one. "
+                "Set dist.precision=bf16 or fp32.",
+                shared=True,
+            )
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._trained = trained_in(phases, trained) if len(phases) > 1 else []
         self._strategy: Strategy = parallelize(
-            model.to(self.dtype), make_optimizer, config, world, self.mine, synchronize=self._synchronizes
+            model.to(self.dtype), make_optimizer, config, world, self.mine, synchronize=self._synchronizes, phases=self._trained
         )
         self.model, self.unwrapped = self._strategy.model, self._strategy.unwrapped
         self._stats_group = sync_batchnorm.stats_group_of(self.unwrapped)
@@ -103,12 +116,39 @@ class Engine:
         self._metrics = StepMetrics(world, self.mine)
         self._pending: Pending | None = None
         self._agreed: Agreed | None = None
-        self._losses: tuple[str, ...] = ()
         self._step, self._pass = 0, self.passes[0]
+        self._norms: list[Tensor] = []
         self.stop_agreed = self.save_agreed = False
         self.skipped = 0
 
     # -- a step ---------------------------------------------------------------------------------------------------------
+
+    def phases(self, step: int) -> Iterator[Phase]:
+        """The phases of a step, each to be run by `micro_batches`, `backward` and `step`; of most tasks one."""
+        for phase in self._phases.of_step(step):
+            if self._has_phases:
+                self._strategy.select_phase(self._phases.number)
+            yield phase
+        if self._has_phases:
+            self._strategy.select_phase(None)
+
+    @contextmanager
+    def between_steps(self, step: int) -> Iterator[nn.Module]:
+        """The module itself in evaluation mode, without gradients, and random numbers of the step; the same on all ranks.
+
+        Args:
+            step: number of steps finished before.
+        """
+        if self.statistics.layers:
+            self.statistics.mean(self.world, None)
+        self.unwrapped.eval()
+        seed_everything(key(self.config.seed, "between steps", step))
+        with torch.no_grad():
+            yield self.unwrapped
+
+    @property
+    def _has_phases(self) -> bool:
+        return len(self._phases.losses) > 1
 
     def micro_batches(
         self,
@@ -128,16 +168,22 @@ class Engine:
             save: whether a checkpoint is due by this rank's clock; likewise.
         """
         assert self._message is not None, "the engine must be warmed up first"
-        self._step, self._agreed = step, None
-        self._pending = self._message.send(weights, self._metrics.to_send(), stop, save)
+        if self._phases.is_first:
+            self._step, self._agreed = step, None
+            self._pending = self._message.send(weights, self._metrics.to_send(), stop, save)
         self.unwrapped.train()
         samples = self._on_device(self._samples(forward_pass, batch) for forward_pass in self.passes)
         for place, forward_pass in enumerate(self.passes):
             with self._strategy.forward_backward(forward_pass.first, last=place == len(self.passes) - 1):
                 heartbeat.beat("forward", step + 1)
-                seed_everything(key(self.config.seed, "noise", step, forward_pass.first))
+                seed_everything(self._noise(step, forward_pass))
                 self._select(forward_pass)
                 yield next(samples)
+
+    def _noise(self, step: int, forward_pass: ForwardPass) -> int:
+        """The seed of a pass; those of later phases differ from the first one's."""
+        phase = [self._phases.number] if self._phases.number else []
+        return key(self.config.seed, "noise", step, forward_pass.first, *phase)
 
     def _select(self, forward_pass: ForwardPass) -> None:
         """Selects a pass's statistics and stats group."""
@@ -156,16 +202,17 @@ class Engine:
         self._launched("forward")
         heartbeat.beat("backward")
         agreed = self._receive()
-        if tuple(losses) != self._losses:
-            now, before = list(losses), list(self._losses)
+        names = self._phases.losses[self._phases.number]
+        if tuple(losses) != names:
+            now, before = list(losses), list(names)
             raise ValueError(f"the task returned the losses {now}, but at the start {before}; they must stay the same")
-        pairs = [self._global_loss.part(*losses[name], agreed.weights.get(name), self._pass) for name in self._losses]
+        pairs = [self._global_loss.part(*losses[name], agreed.weights.get(name), self._pass) for name in names]
         reported, shares = zip(*pairs, strict=True)
         total = torch.stack(shares).sum()
         if self._pass.is_filler:
             total = total * 0.0
         else:
-            self._metrics.add(reported, self._pass.first, self._pass.last)
+            self._metrics.add(dict(zip(names, reported, strict=True)), self._pass.first, self._pass.last)
         self._strategy.backward(total if self._loss_scale is None else total * self._loss_scale.value)
         self._launched("backward")
 
@@ -184,6 +231,8 @@ class Engine:
     def step(self) -> list[StepFigures]:
         """Unscales, clips and steps; returns the figures of earlier steps that have become known, on all ranks.
 
+        Of several phases the last one returns them.
+
         Raises:
             TrainingFailed: if fp16 overflows with any loss scale.
         """
@@ -194,19 +243,20 @@ class Engine:
         rates = rates if isinstance(rates, Rates) else Rates(rates)
         if self._loss_scale is not None:
             scale, overflowed = self._loss_scale.value, self._loss_scale.unscale(gradients, self._strategy.sum_of_parts)
-        norm = None
         if overflowed:
             self._strategy.discard()
             self.skipped += 1
         else:
             if self.config.train.clip_norm is not None:
-                norm = self._clip(gradients, self.config.train.clip_norm)
+                self._norms.append(self._clip(gradients, self.config.train.clip_norm))
             self._strategy.update(rates)
-            if self._average is not None:
-                self._average.update(self._step - self.skipped + 1)
-        weights = {name: agreed.weights.get(name, self._global_loss.groups) for name in self._losses}
+        if not self._phases.is_last:
+            return []
+        if self._average is not None and not overflowed:
+            self._average.update(self._step - self.skipped + 1)
+        weights = self._phases.weights(agreed.weights, self._global_loss.groups)
         self._launched("update")
-        self._metrics.finish(Figures(self._step, weights, rates.learning_rate, norm, scale, overflowed))
+        self._metrics.finish(Figures(self._step, weights, rates.learning_rate, self._norm(), scale, overflowed))
         if self._loss_scale is not None:
             self._adjust(self._loss_scale, overflowed)
         return self._metrics.take_known()
@@ -216,6 +266,11 @@ class Engine:
             loss_scale.adjust(overflowed)
         except TrainingFailed as error:
             raise TrainingFailed(f"step {self._step + 1}: {error}") from None
+
+    def _norm(self) -> Tensor | None:
+        """That of the step's gradients, of all phases together."""
+        norms, self._norms = self._norms, []
+        return torch.linalg.vector_norm(torch.stack(norms)) if len(norms) > 1 else next(iter(norms), None)
 
     def _clip(self, gradients: Sequence[Tensor], largest: float) -> Tensor:
         """Scales gradients down in place to a norm of at most `largest`; returns the norm they had."""
@@ -238,13 +293,14 @@ class Engine:
             return self.mine
         return Share(self.passes[0].first, self.passes[0].last, self.mine.total)
 
-    def warm_up(self, losses_of: LossesOf, batch: Sequence[MicroBatch]) -> list[str]:
+    def warm_up(self, losses_of: LossesOf | Sequence[Phase], batch: Sequence[MicroBatch]) -> list[str]:
         """One discarded forward and backward, so that a fresh and a resumed run sum gradients in the same order.
 
         DDP reorders its gradient buckets after the first backward. What the pass changes (gradients, buffers,
         statistics, random state) is restored. It also determines the names of the losses, and finds later errors.
 
         Args:
+            losses_of: the task's losses, or its phases.
             batch: the micro-batches of `warm_up_share`.
 
         Returns:
@@ -255,27 +311,41 @@ class Engine:
         """
         self.unwrapped.train()
         before = {n: b.clone() for n, b in self.unwrapped.named_buffers()}
+        warnings, names = list[str](), list[tuple[str, ...]]()
         with undisturbed(self.world.device):
-            with torch.compiler.set_stance("force_eager"):
-                # The backward of a shared pass waits for other ranks: all forwards come first, and no backward, so that no
-                # rank is left waiting if another one refuses.
-                forwards = self._rehearsal(batch, with_backward=not self._synchronizes)
-                backward = None if self._synchronizes else self._strategy.backward
-                self._losses = first_forward.inspect(
-                    self.world, self.model, self.unwrapped, losses_of, forwards, backward, self._group_size
-                )
-            warnings = (
-                [] if self.mine.total == 1 else first_forward.changed_buffers(before, self.unwrapped, self.statistics.layers)
-            )
-            if self._synchronizes or self.config.dist.compile:
-                for _, micro_batch in self._rehearsal(batch, with_backward=True):
-                    self._strategy.backward(first_forward.total(losses_of(self.model, micro_batch)))
-            self._strategy.discard()
+            for number, losses in enumerate([losses_of] if callable(losses_of) else [phase.losses for phase in losses_of]):
+                if self._has_phases:
+                    self._strategy.select_phase(number)
+                names.append(self._look_at(losses, self._trained[number] if self._has_phases else None, batch))
+                if self.mine.total > 1:
+                    warnings += first_forward.changed_buffers(before, self.unwrapped, self.statistics.layers)
+                if self._synchronizes or self.config.dist.compile:
+                    for _, micro_batch in self._rehearsal(batch, with_backward=True):
+                        self._strategy.backward(first_forward.total(losses(self.model, micro_batch)))
+                self._strategy.discard()
+            if self._has_phases:
+                self._strategy.select_phase(None)
         with torch.no_grad():
             for name, buffer in self.unwrapped.named_buffers():
                 buffer.copy_(before[name])
-        self._message = StepMessage(self.world, self.mine, self._losses)
-        return warnings if self.mine.total > 1 else []
+        self._phases.set_losses(names)
+        self._message = StepMessage(self.world, self.mine, [name for own in names for name in own])
+        return sorted(set(warnings))
+
+    def _look_at(self, losses_of: LossesOf, trained: Collection[str] | None, batch: Sequence[MicroBatch]) -> tuple[str, ...]:
+        """Inspects the first forwards; returns the names of the losses.
+
+        Args:
+            trained: the parameters that they must reach; None: all that are not frozen.
+        """
+        # The backward of a shared pass waits for other ranks: all forwards come first, and no backward, so that no rank is
+        # left waiting if another one refuses.
+        forwards = self._rehearsal(batch, with_backward=not self._synchronizes)
+        backward = None if self._synchronizes else self._strategy.backward
+        with torch.compiler.set_stance("force_eager"):
+            return first_forward.inspect(
+                self.world, self.model, self.unwrapped, trained, losses_of, forwards, backward, self._group_size
+            )
 
     def _rehearsal(self, batch: Sequence[MicroBatch], with_backward: bool) -> Iterator[tuple[ForwardPass, MicroBatch]]:
         """The forward passes of `warm_up_share`, each set up to run, with discarded statistics."""

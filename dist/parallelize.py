@@ -1,5 +1,6 @@
 """From a single-device model to one that trains over all ranks: every change to it, in one visible order."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,7 @@ from phalanx.dist.batchnorm import sync_batchnorm
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies.blocks import blocks
-from phalanx.dist.strategies.replicated import MakeOptimizer
+from phalanx.dist.strategies.replicated import MakeOptimizer, TrainedNames
 from phalanx.dist.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 
 def parallelize(
-    model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share, synchronize: bool
+    model: nn.Module,
+    make_optimizer: MakeOptimizer,
+    config: "RunConfig",
+    world: World,
+    mine: Share,
+    synchronize: bool,
+    phases: Sequence[TrainedNames] = (),
 ) -> Strategy:
     """Synchronized BatchNorm, memory format, precision, compilation, strategy: each wraps the result of the one before.
 
@@ -28,6 +35,7 @@ def parallelize(
         model: on the CPU, in the dtype of its weights.
         mine: this rank's micro-batches of a step.
         synchronize: whether BatchNorm statistics are synchronized over ranks.
+        phases: the names of the parameters that each phase of a step trains.
 
     Raises:
         UserError: if the strategy cannot run on this number of ranks, or with this model.
@@ -39,7 +47,7 @@ def parallelize(
     precision.apply(model, config.dist.precision, world.device)
     if config.dist.compile:
         _compile(model, config)
-    return strategies.wrap(model, make_optimizer, config, world, mine)
+    return strategies.wrap(model, make_optimizer, config, world, mine, phases)
 
 
 def _convert_batchnorm(model: nn.Module, synchronize: bool) -> nn.Module:

@@ -8,12 +8,15 @@ import pytest
 from tests.support.running import ROOT, assert_bitwise, forked, lines, phalanx, ranks
 
 EXACT = ["dist.reduce=exact", "train.log_every=1", "train.eval_every=null", "checkpoint.every_steps=2", "data.workers=0"]
+FALLS = ("linear", "logistic", "autoencoder", "rows", "waves", "unet")  # the loss of the others follows what they have learnt
 EXAMPLES = {
     "tables/linear.yaml": [],
     "tables/logistic.yaml": [],
     "autoencoder/autoencoder.yaml": [],
     "rows/rows.yaml": ["data.val_fraction=0.01"],
     "waves/waves.yaml": [],
+    "gan/gan.yaml": ["data.val_fraction=0.005", "model.options={width: 4}"],
+    "cartpole/cartpole.yaml": [],
     "unet/unet.yaml": ["data.options={target: mask, size: 32, train: 64, val: 4}", "data.image_size=32"],
 }
 
@@ -44,4 +47,4 @@ def test_an_example_is_the_same_on_two_ranks_that_were_killed(folder: Path, reci
     ranks(2, "--resume", killed, cwd=folder)
     assert_bitwise(folder / f"runs/{name}-one", killed)
     losses = [line["train/loss"] for line in lines(folder / f"runs/{name}-one/metrics.jsonl")]
-    assert all(map(math.isfinite, losses)) and losses[-1] < losses[0]
+    assert all(map(math.isfinite, losses)) and (losses[-1] < losses[0] or name not in FALLS)

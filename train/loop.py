@@ -13,16 +13,18 @@ def train(run: Run) -> ExitCode:
         return run.done()
     heartbeat.beat("loading", state.step + 1)
     for batch in run.loader.from_step(state.step, run.last_step):
+        run.before_step()
         # From the targets only: the ranks sum the losses' weights while the first forward runs.
         weights = [task.weights(micro_batch) for micro_batch in batch.micro_batches]
         # One rank's signal or clock; the ranks agree in this step's message, and all act after the same step.
         flags = {"stop": run.asked_to_stop, "save": run.is_time_to_save}
-        for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, **flags):
-            engine.backward(task.losses(engine.model, micro_batch))
-        # A save in flight may still copy weights and optimizer state, which the update changes.
-        run.saver.wait_for_copy()
-        # Of earlier steps: a step's figures reach all ranks with a later message, so that no host waits for its device.
-        figures = engine.step()
+        for phase in engine.phases(state.step):  # one, unless the task has several, as a GAN has
+            for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, **flags):
+                engine.backward(phase.losses(engine.model, micro_batch))
+            # A save in flight may still copy weights and optimizer state, which the update changes.
+            run.saver.wait_for_copy()
+            # Of earlier steps: a step's figures reach all ranks with a later message, so that no host waits for its device.
+            figures = engine.step()
         state.advance(batch.samples)
         run.ledger.write(state.step, batch)
         run.log(figures)

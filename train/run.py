@@ -23,7 +23,7 @@ from phalanx.train.early_stopping import Best
 from phalanx.train.evaluation.evaluate import check_best, evaluate
 from phalanx.train.setup.data_check import SkippedSamples
 from phalanx.train.state import TrainState
-from phalanx.train.tasks import Task
+from phalanx.train.tasks import ActsBetweenSteps, Task
 from phalanx.train.tracking.ledger import Ledger
 from phalanx.train.tracking.tracker import Tracker
 
@@ -92,6 +92,13 @@ class Run:
     _begun: int = 0
     _begun_at: float = field(default_factory=time.monotonic)
     _measured: tuple[int, dict[str, float]] = (0, {})
+
+    def before_step(self) -> None:
+        """Lets the task act, if it does so between steps. All ranks call together."""
+        if isinstance(self.task, ActsBetweenSteps):
+            self.saver.wait_for_copy()  # it may change buffers and weights
+            with self.engine.between_steps(self.state.step) as model:
+                self.task.before_step(model, self.state.step)
 
     def log(self, figures: Sequence[StepFigures]) -> None:
         """Logs the figures of earlier steps that have become known.

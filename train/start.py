@@ -37,6 +37,7 @@ from phalanx.train.setup.recorded import record
 from phalanx.train.setup.resume_report import ResumeReport, Setting, as_written
 from phalanx.train.setup.same_data import held_for_training
 from phalanx.train.state import TrainState
+from phalanx.train.tasks import phases_of
 from phalanx.train.tracking.ledger import cut_ledgers
 from phalanx.train.tracking.progress import ProgressLine
 from phalanx.train.tracking.tracker import Tracker
@@ -208,7 +209,7 @@ def _warm_up(config: RunConfig, directory: RunDirectory, state: TrainState, part
     run_and_agree(engine.world, lambda: parts.loader.check_memory(local_ranks))
     crowded = worker_memory.doubt(config.data.workers, local_ranks)
     hints = [hint for hint in (crowded, late_watchdog(config.dist, engine.world.ranks.world)) if hint]
-    for sentence in [*engine.warm_up(parts.task.losses, examples), *hints]:
+    for sentence in [*engine.warm_up(phases_of(parts.task), examples), *hints]:
         tracker.progress.say(f"phalanx: {sentence}")
         tracker.event("warning", state.step, reason=sentence)
     for line in engine.describe():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from phalanx.configs.own_code import is_own
 from phalanx.configs.sections.section import REQUIRED, Factor, Int, Section, experiment
@@ -49,6 +49,17 @@ class OptimConfig(Section):
     lr_factors: dict[str, Factor] = experiment(
         {}, "learning rate as a multiple of lr, by patterns of parameter names, such as {backbone.*: 0.1}; the last match wins"
     )
+    phases: dict[str, dict[str, Any]] = experiment(
+        {}, "for tasks of several phases: keys of optim that differ in one, such as {discriminator: {lr: 4e-4}}"
+    )
+
+    def of_phase(self, name: str) -> "OptimConfig":
+        """The settings of a phase.
+
+        Raises:
+            pydantic.ValidationError: if `phases` has a wrong key or value for it.
+        """
+        return OptimConfig.model_validate(self.model_dump() | self.phases.get(name, {}) | {"phases": {}})
 
 
 @dataclass(frozen=True)
@@ -114,5 +125,12 @@ def contradictions(optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[tup
         yield "schedule.options", f"schedule.options are for a schedule of your own; {schedule.name} takes none. Remove them."
     if schedule.warmup_momentum is not None and is_own(optim.name):
         yield "schedule.warmup_momentum", f"schedule.warmup_momentum is not for optim.name={optim.name}. Remove it."
+    for phase in optim.phases:
+        try:
+            yield from contradictions(optim.of_phase(phase), schedule)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, ("optim.phases", phase, *first["loc"])))
+            yield key, f"{key}: {first['msg']}. Give keys of optim, with the values that they take there."
     if optim.nesterov and not optim.momentum:
         yield "optim.nesterov", "Nesterov momentum needs optim.momentum above 0. Set one, or optim.nesterov=false."

@@ -3,7 +3,7 @@
 A parameter without a gradient makes DDP wait for ever, and FSDP's ranks diverge; so it is refused before the first step.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +35,7 @@ def inspect(
     world: World,
     model: nn.Module,
     plain: nn.Module,
+    trained: Collection[str] | None,
     losses_of: LossesOf,
     forwards: Iterable[tuple[ForwardPass, MicroBatch]],
     backward: Callable[[Tensor], None] | None,
@@ -45,6 +46,7 @@ def inspect(
     Args:
         model: the wrapped model, which tasks call.
         plain: the same model without its strategy.
+        trained: names of the parameters that the losses must reach; None: all that are not frozen.
         group_size: micro-batches that synchronize statistics.
 
     Returns:
@@ -53,7 +55,7 @@ def inspect(
     Raises:
         UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value per channel.
     """
-    trained = [name for name, parameter in plain.named_parameters() if parameter.requires_grad]
+    trained = [n for n, p in plain.named_parameters() if (p.requires_grad if trained is None else n in trained)]
     reached, names = set(trained), tuple[str, ...]()
     for forward_pass, micro_batch in forwards:
         with watching(plain, forward_pass, group_size) as seen:

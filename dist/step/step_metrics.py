@@ -7,7 +7,7 @@ not finite before a checkpoint could be made of it.
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,7 @@ class Figures:
 
     Attributes:
         step: number of steps finished before it.
-        weights: by which the sum of each loss over the global batch is divided.
+        weights: by which the sum of each loss over the global batch is divided; None if the step did not compute it.
         learning_rate: the step's.
         norm: of the full gradient before clipping, on the device; None without clipping.
         loss_scale: the step's; None except for fp16.
@@ -33,7 +33,7 @@ class Figures:
     """
 
     step: int
-    weights: dict[str, float]
+    weights: dict[str, float | None]
     learning_rate: float
     norm: Tensor | None
     loss_scale: float | None
@@ -46,7 +46,7 @@ class StepFigures:
 
     Attributes:
         step: number of steps finished after it: the first step is 1.
-        losses: each over the global batch.
+        losses: each over the global batch; those that the step computed.
         loss_scale: the step's; None except for fp16.
         skipped: whether an overflow made it change nothing; its losses may then not be finite.
         broken: numbers of the micro-batches with a loss that is not finite though the step was not skipped.
@@ -73,20 +73,24 @@ class StepMetrics:
     def __init__(self, world: World, mine: Share):
         self._world, self._mine = world, mine
         self._lag = 2 if world.device.type == "cuda" else 1
-        self._running: dict[int, Tensor] = {}
+        self._running: dict[int, dict[str, Tensor]] = {}
         self._finished: deque[_Step] = deque()
         self._sent: _Step | None = None
         self._known: list[StepFigures] = []
 
-    def add(self, sums: Sequence[Tensor], first: int, last: int) -> None:
+    def add(self, sums: Mapping[str, Tensor], first: int, last: int) -> None:
         """The loss sums of the micro-batches that just ran forward, `last` exclusive; merged ones count for the first."""
-        row = torch.stack([s.detach() for s in sums])
-        # The others get zero, or NaN: then all of them are suspect.
-        self._running |= {number: row if number == first else row * 0 for number in range(first, last)}
+        for number in range(first, last):
+            # The others get zero, or NaN: then all of them are suspect.
+            own = {name: value.detach() if number == first else value.detach() * 0 for name, value in sums.items()}
+            self._running.setdefault(number, {}).update(own)
 
     def finish(self, figures: Figures) -> None:
         """Closes the current step: all of its work is launched."""
-        sums = torch.stack([self._running[number] for number in sorted(self._running)]).to(torch.float64)
+        rows = [self._running[number] for number in sorted(self._running)]
+        nothing = torch.zeros_like(next(iter(rows[0].values())))  # of losses that this step does not compute
+        values = [row.get(name, nothing) for row in rows for name in figures.weights]
+        sums = torch.stack(values).view(len(rows), len(figures.weights)).to(torch.float64)
         self._running = {}
         self._finished.append(_Step(figures, HostCopies([sums] if figures.norm is None else [sums, figures.norm])))
 
@@ -104,7 +108,7 @@ class StepMetrics:
     def _figures(self, step: _Step, sums: Tensor) -> StepFigures:
         f = step.figures
         columns = zip(f.weights.items(), sums.T.tolist(), strict=True)
-        losses = {name: sum(column) / weight if weight else 0.0 for (name, weight), column in columns}
+        losses = {n: sum(column) / weight if weight else 0.0 for (n, weight), column in columns if weight is not None}
         broken = tuple(v for v, row in enumerate(sums.tolist()) if not f.skipped and not all(map(math.isfinite, row)))
         norm = float(step.copies.read()[1]) if f.norm is not None else None
         return StepFigures(f.step + 1, losses, f.learning_rate, norm, f.loss_scale, f.skipped, broken)

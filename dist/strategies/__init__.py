@@ -1,7 +1,8 @@
 """The strategies that train a model over all ranks: one module each, selected by name from `phalanx.configs.strategies`."""
 
 import importlib
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
@@ -9,15 +10,25 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.comm.process_group import World, group_of_one
 from phalanx.dist.microbatches.sampler import Share
-from phalanx.dist.strategies.replicated import MakeOptimizer
+from phalanx.dist.strategies.replicated import MakeOptimizer, TrainedNames
 from phalanx.dist.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
 
 
-def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Strategy:
+def wrap(
+    model: nn.Module,
+    make_optimizer: MakeOptimizer,
+    config: "RunConfig",
+    world: World,
+    mine: Share,
+    phases: Sequence[TrainedNames],
+) -> Strategy:
     """A model and its optimizer under the configured strategy. Its module's own `wrap` has the same arguments.
+
+    Args:
+        phases: the names of the parameters that each phase of a step trains.
 
     Raises:
         UserError: if the strategy cannot run on this number of ranks, or with this model.
@@ -30,7 +41,16 @@ def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", w
         )
     if spec.shards:
         group_of_one(world)
-    module = spec.module if config.dist.reduce == "fast" else spec.exact_module
+    if len(phases) > 1 and spec.phased_module is None:
+        possible = ", ".join(other for other, able in STRATEGIES.items() if able.phased_module is not None)
+        raise UserError(
+            f"dist.strategy={name} runs one optimizer, and the task has {len(phases)} phases, each with its own. "
+            f"Set dist.strategy to one of {possible}.",
+            shared=True,
+        )
+    module = spec.phased_module if len(phases) > 1 else spec.module
+    if config.dist.reduce == "exact":
+        module = spec.exact_module
     assert module is not None, "the configuration refuses dist.reduce=exact without such a module"
-    wrapped: Strategy = importlib.import_module(f"{__name__}.{module}").wrap(model, make_optimizer, config, world, mine)
-    return wrapped
+    made = importlib.import_module(f"{__name__}.{module}").wrap(model, make_optimizer, config, world, mine, phases)
+    return cast(Strategy, made)

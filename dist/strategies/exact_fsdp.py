@@ -21,7 +21,7 @@ from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes
 from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies import exact_replicated, summation_tree
 from phalanx.dist.strategies.fsdp import Fsdp
-from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
+from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated, TrainedNames
 from phalanx.dist.strategies.summation_tree import TreeNode
 
 if TYPE_CHECKING:
@@ -67,8 +67,16 @@ class _TreeReduceScatter(ReduceScatter):
 class ExactFsdp(Fsdp):
     """A model under FSDP2 whose gradients are the same bits on any number of ranks, and under DDP with exact sums."""
 
-    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World, micro_batches: int):
-        super().__init__(model, make_optimizer, config, world)
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: MakeOptimizer,
+        config: "DistConfig",
+        world: World,
+        micro_batches: int,
+        phases: Sequence[TrainedNames] = (),
+    ):
+        super().__init__(model, make_optimizer, config, world, phases)
         self._passes = all_passes = forward_passes(micro_batches, 1, world.ranks.world)
         self._total, self._sums_of_scalars = micro_batches, dict[TreeNode, Tensor]()
         self._last, self._place = len(all_passes[0]) - 1, 0
@@ -132,8 +140,15 @@ class ExactFsdp(Fsdp):
         return torch.linalg.vector_norm(torch.stack(norms))
 
 
-def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Replicated:
+def wrap(
+    model: nn.Module,
+    make_optimizer: MakeOptimizer,
+    config: "RunConfig",
+    world: World,
+    mine: Share,
+    phases: Sequence[TrainedNames] = (),
+) -> Replicated:
     """As `phalanx.dist.strategies.wrap`; a single rank is not sharded."""
     if world.ranks.world == 1:
-        return exact_replicated.wrap(model, make_optimizer, config, world, mine)
-    return ExactFsdp(model, make_optimizer, config.dist, world, config.micro_batches)
+        return exact_replicated.wrap(model, make_optimizer, config, world, mine, phases)
+    return ExactFsdp(model, make_optimizer, config.dist, world, config.micro_batches, phases)

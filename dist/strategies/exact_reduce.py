@@ -40,18 +40,19 @@ class _Bucket:
     transfer: "tuple[Tensor, torch.distributed.Work | None] | None" = None
 
 
-def _buckets(parameters: Sequence[nn.Parameter]) -> list[_Bucket]:
+def buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     """The parameters in the likely order of the backward, split by size and dtype."""
-    buckets: list[_Bucket] = []
+    result: list[list[nn.Parameter]] = []
+    filled = 0
     for parameter in reversed(parameters):
         size = parameter.numel() * parameter.element_size()
-        fits = buckets and buckets[-1].elements * parameter.element_size() + size <= BUCKET_BYTES
-        if fits and buckets[-1].parameters[0].dtype == parameter.dtype:
-            buckets[-1].parameters.append(parameter)
-            buckets[-1].elements += parameter.numel()
+        if result and filled + size <= BUCKET_BYTES and result[-1][0].dtype == parameter.dtype:
+            result[-1].append(parameter)
+            filled += size
         else:
-            buckets.append(_Bucket([parameter], parameter.numel()))
-    return buckets
+            result.append([parameter])
+            filled = size
+    return result
 
 
 def _wait(work: "torch.distributed.Work | None") -> None:
@@ -65,7 +66,7 @@ class ExactReduce:
 
     def __init__(self, parameters: Sequence[nn.Parameter], world: World, mine: Share):
         self._world, self._mine = world, mine
-        self._buckets = _buckets(parameters)
+        self._buckets = [_Bucket(own, sum(p.numel() for p in own)) for own in buckets(parameters)]
         self._running: int | None = None
         self._started = self._exchanged = self._sent = 0
         self._held = [summation_tree.held(share(mine.total, rank, world.ranks.world)) for rank in range(world.ranks.world)]

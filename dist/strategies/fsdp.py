@@ -22,7 +22,7 @@ from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies.blocks import blocks
 from phalanx.dist.strategies.eval_copy import filled, make_eval_copy
-from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated
+from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated, TrainedNames
 
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
@@ -41,14 +41,25 @@ class Fsdp(Replicated):
 
     collective = True
 
-    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, config: "DistConfig", world: World):
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: MakeOptimizer,
+        config: "DistConfig",
+        world: World,
+        phases: Sequence[TrainedNames] = (),
+    ):
         self._config, self._device = config, world.device
         self._mesh = _mesh(config, world)
         self._eval_copy = make_eval_copy(model)
         self._scalars = [parameter for parameter in model.parameters() if parameter.dim() == 0]
         _shard(model, config, self._mesh, self._device, set(self._scalars))
-        super().__init__(model, make_optimizer)
+        super().__init__(model, make_optimizer, phases)
         self.grad_divisor = world.ranks.world
+
+    def select_phase(self, number: int | None) -> None:
+        """FSDP2 sees once which parameters are trained: all get gradients, and `gradients` drops those of other phases."""
+        self.phase = number
 
     @contextmanager
     def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
@@ -60,9 +71,15 @@ class Fsdp(Replicated):
         self.unwrapped.set_requires_gradient_sync(last or self._config.exchange == "micro_batch")
 
     def gradients(self) -> list[Tensor]:
+        self._drop_other_phases()
         with torch.no_grad():  # so that to_local returns the shard itself
             shards = [p.grad.to_local() for p in self.parameters.values() if isinstance(p.grad, DTensor)]
             return [*shards, *self._of_scalars()]
+
+    def _drop_other_phases(self) -> None:
+        if self.phase is not None:
+            for name in self._trained - self._phases[self.phase]:
+                self.parameters[name].grad = None
 
     def _of_scalars(self) -> list[Tensor]:
         """The gradients of replicated parameters, averaged over all ranks as FSDP2 averages the others."""
@@ -171,6 +188,13 @@ def _kept_in_float32(model: nn.Module, units: Sequence[nn.Module]) -> tuple[list
     return large, small
 
 
-def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Fsdp:
+def wrap(
+    model: nn.Module,
+    make_optimizer: MakeOptimizer,
+    config: "RunConfig",
+    world: World,
+    mine: Share,
+    phases: Sequence[TrainedNames] = (),
+) -> Fsdp:
     """As `phalanx.dist.strategies.wrap`."""
-    return Fsdp(model, make_optimizer, config.dist, world)
+    return Fsdp(model, make_optimizer, config.dist, world, phases)

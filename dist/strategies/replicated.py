@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
     from phalanx.dist.checkpoint.manifest import Manifest
 
+TrainedNames = frozenset[str]  # of the parameters that a phase trains
 MakeOptimizer = Callable[[Mapping[str, nn.Parameter]], torch.optim.Optimizer]
 
 
@@ -28,10 +29,19 @@ class Replicated:
     collective = False
     grad_divisor = 1
 
-    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer):
+    def __init__(self, model: nn.Module, make_optimizer: MakeOptimizer, phases: Sequence[TrainedNames] = ()):
         self.model = self.unwrapped = model
         self.parameters = dict(model.named_parameters())
-        self.optimizer = make_optimizer({n: p for n, p in self.parameters.items() if p.requires_grad})
+        trained = {n: p for n, p in self.parameters.items() if p.requires_grad}
+        self.optimizer = make_optimizer(trained)
+        self._trained, self._phases = frozenset(trained), phases
+        self.phase: int | None = None
+
+    def select_phase(self, number: int | None) -> None:
+        self.phase = number
+        now = self._trained if number is None else self._phases[number]
+        for name in self._trained:
+            self.parameters[name].requires_grad_(name in now)
 
     def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
         return nullcontext()
@@ -99,7 +109,14 @@ class Ddp(Replicated):
         return nullcontext() if last else self._wrapped.no_sync()
 
 
-def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Replicated:
+def wrap(
+    model: nn.Module,
+    make_optimizer: MakeOptimizer,
+    config: "RunConfig",
+    world: World,
+    mine: Share,
+    phases: Sequence[TrainedNames] = (),
+) -> Replicated:
     """As `phalanx.dist.strategies.wrap`: DDP, or the bare model on a single rank."""
     model.to(world.device)
     return Replicated(model, make_optimizer) if world.ranks.world == 1 else Ddp(model, make_optimizer, world)

@@ -28,6 +28,10 @@ class Strategy(Protocol):
     collective: bool
     grad_divisor: int
 
+    def select_phase(self, number: int | None) -> None:
+        """Announces which of a step's phases comes next: only its parameters get gradients. None: all, between steps."""
+        ...
+
     def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
         """Wraps one forward and backward of this rank; gradients are reduced in the last, or earlier to save memory.
 

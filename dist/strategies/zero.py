@@ -22,7 +22,7 @@ from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies import optimizer_state
 from phalanx.dist.strategies.eval_copy import filled, make_eval_copy
 from phalanx.dist.strategies.rates import Rates
-from phalanx.dist.strategies.replicated import MakeOptimizer
+from phalanx.dist.strategies.replicated import MakeOptimizer, TrainedNames
 from phalanx.dist.strategies.zero_engine import start
 from phalanx.dist.strategies.zero_parts import HeldRange, in_groups, in_shards
 
@@ -64,6 +64,9 @@ class Zero:
         return {name: found[name] for name in self.parameters if name in found}
 
     # -- a step ---------------------------------------------------------------------------------------------------------
+
+    def select_phase(self, number: int | None) -> None:
+        """Does nothing: there is one phase, of all trained parameters."""
 
     def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -243,6 +246,13 @@ def _scalar(value: Any) -> Any:
     return torch.tensor(value["value"], dtype=getattr(torch, value["dtype"])) if isinstance(value, dict) else value
 
 
-def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: RunConfig, world: World, mine: Share) -> Zero:
+def wrap(
+    model: nn.Module,
+    make_optimizer: MakeOptimizer,
+    config: RunConfig,
+    world: World,
+    mine: Share,
+    phases: Sequence[TrainedNames] = (),
+) -> Zero:
     """As `phalanx.dist.strategies.wrap`."""
     return Zero(model, make_optimizer, config, world)

@@ -14,7 +14,7 @@ from phalanx.models import registry
 from phalanx.train.setup import build
 from phalanx.train.setup.checks import check_model
 from phalanx.train.setup.probe import probe
-from phalanx.train.tasks import DataInfo
+from phalanx.train.tasks import DataInfo, phases_of
 from phalanx.train.tasks import build as build_task
 from phalanx.train.tasks.output_heads import Heads
 from tests.support.running import RESNET18, ROOT
@@ -33,7 +33,7 @@ def probed(name: str, *overrides: str) -> tuple[nn.Module, list[str]]:
     config = load([RESNET18], [f"model.name={FILE}:{name}", "model.stem=standard", *overrides])
     model, task = build.network(config, DATA), build_task(config, DATA)
     batch = {"image": torch.randn(4, 1, 8, 8), "target": torch.arange(4), "id": torch.arange(4), "epoch": torch.zeros(4)}
-    return model, probe(model, task.losses, batch)
+    return model, probe(model, phases_of(task), batch)
 
 
 def test_what_it_takes_is_given_and_its_options_are_its_arguments() -> None:

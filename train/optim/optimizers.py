@@ -1,7 +1,7 @@
 """Optimizers by name, torch's or a user's own, over parameter groups with separate learning rates and weight decays."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from phalanx.configs.own_code import is_own, load_own
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.optim import OptimConfig
 from phalanx.configs.strategies import STRATEGIES
+from phalanx.dist.step.phases import Phase, trained_in
+from phalanx.train.optim.joined import Joined
 from phalanx.train.optim.patterns import match_pattern
 
 _NORMS = (
@@ -29,16 +31,39 @@ CONSTRUCTORS: dict[str, Callable[[Groups, OptimConfig], torch.optim.Optimizer]] 
 }
 
 
-def optimizer_factory(config: OptimConfig, model: nn.Module, biases_apart: bool = False) -> MakeOptimizer:
+def optimizer_factory(
+    config: OptimConfig, model: nn.Module, biases_apart: bool = False, phases: Sequence[Phase] = ()
+) -> MakeOptimizer:
     """A function that makes the configured optimizer from the named trained parameters.
 
     Args:
         model: not yet sharded: its modules show which parameters belong to normalisation layers.
         biases_apart: whether biases get separate groups, for their own warm-up.
+        phases: the task's; several have an optimizer each.
 
     Raises:
-        UserError: if a pattern matches no parameter.
+        UserError: if a pattern matches no parameter, or `optim.phases` names no phase.
     """
+    if unknown := [name for name in config.phases if name not in {phase.name for phase in phases}]:
+        named = ", ".join(phase.name for phase in phases) if len(phases) > 1 else "one phase, without a name"
+        raise UserError(f"optim.phases.{unknown[0]}: the task has no such phase. It has {named}.", shared=True)
+    if len(phases) < 2:
+        return _factory(config, model, biases_apart)
+    factories = {phase.name: _factory(config.of_phase(phase.name), model, biases_apart) for phase in phases}
+
+    def make(parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        made = []
+        for phase, own in zip(phases, trained_in(phases, parameters), strict=True):
+            optimizer = factories[phase.name]({name: p for name, p in parameters.items() if name in own})
+            for group in optimizer.param_groups:
+                group["lr_factor"] *= config.of_phase(phase.name).lr / config.lr
+            made.append(optimizer)
+        return Joined(made)
+
+    return make
+
+
+def _factory(config: OptimConfig, model: nn.Module, biases_apart: bool) -> MakeOptimizer:
     names = [name for name, _ in model.named_parameters()]
     spared = _without_decay(config, model, names)
     factors = _factors(config, names)

@@ -35,7 +35,7 @@ from phalanx.train import tasks
 from phalanx.train.optim import optimizers, schedules
 from phalanx.train.optim.patterns import match_pattern
 from phalanx.train.setup.probe import probe
-from phalanx.train.tasks import DataInfo, Task
+from phalanx.train.tasks import DataInfo, Task, phases_of
 from phalanx.train.tasks.own_detector import has_background
 
 
@@ -135,13 +135,15 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
     if any(is_own(name) for name in (config.model.name, config.model.backbone or "")):
         # The same micro-batch on every rank, so that what is found does not depend on their number.
         (example,) = loader.examples(0, Share(0, 1, config.micro_batches))
-        warnings = run_and_agree(world, lambda: probe(made.model, made.task.losses, example))
+        warnings = run_and_agree(world, lambda: probe(made.model, phases_of(made.task), example))
+    phases = phases_of(made.task)
     engine = Engine(
         made.model,
-        optimizers.optimizer_factory(config.optim, made.model, config.schedule.warmup_bias_lr is not None),
+        optimizers.optimizer_factory(config.optim, made.model, config.schedule.warmup_bias_lr is not None, phases),
         schedules.rates(config.optim, config.schedule, made.last_step),
         config,
         world,
+        phases,
     )
     return Parts(made.training, made.task, engine, made.loaded, loader, evaluation, stream, made.last_step, warnings)
 

@@ -17,19 +17,21 @@ from torch.utils._pytree import tree_leaves
 from phalanx.configs.errors import UserError
 from phalanx.dist.microbatches.micro_batch import MicroBatch, to_device
 from phalanx.dist.microbatches.randomness import seed_everything, undisturbed
-from phalanx.dist.step.first_forward import Inspection, LossesOf, total
+from phalanx.dist.step.first_forward import Inspection, total
+from phalanx.dist.step.phases import Phase
 
 _SAMPLES = 2  # of the micro-batch: enough to see whether they are mixed
 _CPU = torch.device("cpu")
 
 
-def probe(model: nn.Module, losses_of: LossesOf, micro_batch: MicroBatch) -> list[str]:
+def probe(model: nn.Module, phases: Sequence[Phase], micro_batch: MicroBatch) -> list[str]:
     """Freezes parameters that no loss reaches, and takes blocks out of `block_names` that cannot be gathered on their own.
 
     BatchNorm normalises with its running statistics here; buffers and random numbers are restored.
 
     Args:
         model: on the CPU, not wrapped.
+        phases: the task's.
         micro_batch: the same on every rank.
 
     Returns:
@@ -40,16 +42,16 @@ def probe(model: nn.Module, losses_of: LossesOf, micro_batch: MicroBatch) -> lis
     """
     batch = to_device(_first(micro_batch), _CPU, torch.get_default_dtype(), channels_last=False)
     seen, inspection = _Seen(model, tuple(getattr(model, "block_names", ()))), Inspection()
-    with undisturbed(_CPU), _as_found(model), torch.no_grad():
+    with undisturbed(_CPU), _as_found(model), torch.enable_grad():
         seed_everything(0)
-        again = total(losses_of(model, _copied(batch)))
+        again = _total(phases, model, _copied(batch)).detach()
     with undisturbed(_CPU), _as_found(model), torch.enable_grad():
         inputs = list[Tensor]()
         batch |= {name: _traced(batch[name], inputs) for name in ("image", "input") if name in batch}
         inspection.note(model, "", recurse=True)
         seed_everything(0)
         with seen.watching():
-            loss = total(losses_of(model, batch))
+            loss = _total(phases, model, batch)
         reached = inspection.reached(loss)
         warnings = _mixed(seen.output, inputs)
     model.block_names = tuple(name for name in seen.blocks if name not in seen.apart)  # type: ignore[assignment]
@@ -61,6 +63,11 @@ def probe(model: nn.Module, losses_of: LossesOf, micro_batch: MicroBatch) -> lis
             "are seeded"
         )
     return warnings
+
+
+def _total(phases: Sequence[Phase], model: nn.Module, batch: MicroBatch) -> Tensor:
+    """The sum of the losses of all phases."""
+    return torch.stack([total(phase.losses(model, batch)) for phase in phases]).sum()
 
 
 def _first(batch: MicroBatch) -> MicroBatch:

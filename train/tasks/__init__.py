@@ -11,6 +11,7 @@ from phalanx.configs.own_code import check as check_own
 from phalanx.configs.own_code import is_own, load_ours, load_own, refuse_half
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.tasks import TASKS
+from phalanx.dist.step.phases import Phase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +68,8 @@ class Task(Protocol):
     A batch is a dictionary of stacked tensors: `image` [B, C, H, W], `target` or `mask` as
     `phalanx.data.transforms.pipeline` makes them, `id` [B], `epoch` [B]; or of lists of tensors, if sizes differ. Ids, epochs,
     sizes and lists are on the CPU, the other tensors on the model's device.
-    Optional features of tasks: see `Details`, `Illustrates`, `GivesResults`, `Combines` and `Predicts`.
+    Optional features of tasks: see `HasPhases`, `ActsBetweenSteps`, `Details`, `Illustrates`, `GivesResults`, `Combines` and
+    `Predicts`.
     """
 
     def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
@@ -97,6 +99,28 @@ class Task(Protocol):
 
         Always the same names. A sum of shape [] is a number; others, and rows, are tensors on the CPU. Called once for a few
         samples before the first step, so that errors of an evaluation appear before training.
+        """
+        ...
+
+
+@runtime_checkable
+class HasPhases(Protocol):
+    """A task whose step has several phases, each with losses and an optimizer's step of its own parameters, such as a GAN's."""
+
+    def phases(self) -> Sequence[Phase]:
+        """In the order in which they run; `losses` is not called. `weights` returns those of all phases together."""
+        ...
+
+
+@runtime_checkable
+class ActsBetweenSteps(Protocol):
+    """A task that does something before each step, such as acting in an environment."""
+
+    def before_step(self, model: "nn.Module", step: int) -> None:
+        """Called on every rank, in evaluation mode and without gradients, before the step after `step` finished ones.
+
+        All ranks must do the same: torch's random numbers are seeded alike for it. What a resumed run needs to know is kept in
+        buffers of the network, which are in checkpoints.
         """
         ...
 
@@ -175,6 +199,11 @@ class Writes(Protocol):
             OSError: if a file cannot be written.
         """
         ...
+
+
+def phases_of(task: Task) -> Sequence[Phase]:
+    """The phases of a task's steps: one, of `losses`, unless it has several."""
+    return task.phases() if isinstance(task, HasPhases) else [Phase("", task.losses)]
 
 
 def check(name: str) -> None:

@@ -28,6 +28,9 @@ _NAMED = re.compile(r"(?P<path>.+\.py):(?P<name>[A-Za-z_]\w*)")
 _PACKAGED = re.compile(r"(?!(timm|torchvision):)(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 
 
+_loading: list[str] = []
+
+
 def is_own(name: str) -> bool:
     """Whether a name refers to a class in the user's file, or in an installed package."""
     return in_file(name) or _PACKAGED.fullmatch(name) is not None
@@ -171,11 +174,23 @@ def load_own(key: str, name: str) -> Any:
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # dataclasses and pickle look up a class's module by name
-        spec.loader.exec_module(module)
+        _loading.append(name)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+        finally:
+            _loading.pop()
     found = getattr(sys.modules[module_name], wanted, None)
     if found is None:
         raise UserError(f"{key}={name}: {path} has no {wanted}. Name a class that is defined there.")
     return found
+
+
+def is_loading() -> bool:
+    """Whether a user's file is being loaded: code at its top level runs now, as it does when a script is started."""
+    return bool(_loading)
 
 
 def _load_installed(key: str, name: str) -> Any:

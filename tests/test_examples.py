@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from phalanx.dist.checkpoint.directory import steps
 from tests.support.running import ROOT, assert_bitwise, forked, lines, phalanx, ranks
 
 EXACT = ["dist.reduce=exact", "train.log_every=1", "train.eval_every=null", "checkpoint.every_steps=2", "data.workers=0"]
 FALLS = ("linear", "logistic", "autoencoder", "rows", "waves", "unet")  # the loss of the others follows what they have learnt
-EXAMPLES = {
+RECIPES = {
     "tables/linear.yaml": [],
     "tables/logistic.yaml": [],
     "autoencoder/autoencoder.yaml": [],
@@ -32,17 +33,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_recipe_of_an_example_is_tried() -> None:
-    assert {str(path.relative_to(ROOT / "examples")) for path in (ROOT / "examples").rglob("*.yaml")} == set(EXAMPLES)
+    assert {str(path.relative_to(ROOT / "examples")) for path in (ROOT / "examples").rglob("*.yaml")} == set(RECIPES)
 
 
-@pytest.mark.parametrize("recipe", EXAMPLES)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_an_example_is_the_same_on_two_ranks_that_were_killed(folder: Path, recipe: str) -> None:
     name = Path(recipe).stem
-    arguments = [f"examples/{recipe}", *EXAMPLES[recipe], *EXACT, "train.steps=30"]
+    arguments = [f"examples/{recipe}", *RECIPES[recipe], *EXACT, "train.steps=30"]
     phalanx("train", *arguments, f"name={name}-one", cwd=folder)
     killed = folder / f"runs/{name}-two"
     running = forked(*arguments, f"name={name}-two", count=2, cwd=folder)
-    running.until(lambda: len(lines(killed / "metrics.jsonl")) >= 3)
+    running.until(lambda: len(lines(killed / "metrics.jsonl")) >= 3 and any(steps(killed / "checkpoints")))
     running.kill_all()
     ranks(2, "--resume", killed, cwd=folder)
     assert_bitwise(folder / f"runs/{name}-one", killed)

@@ -1,7 +1,11 @@
 """The loop: one, for every task, top to bottom."""
 
+from collections.abc import Sequence
+
 from phalanx.configs.errors import ExitCode
+from phalanx.data.loading.loader import Batch
 from phalanx.dist import heartbeat
+from phalanx.dist.step.step_metrics import StepFigures
 from phalanx.train.run import Run
 
 
@@ -25,23 +29,34 @@ def train(run: Run) -> ExitCode:
             run.saver.wait_for_copy()
             # Of earlier steps: a step's figures reach all ranks with a later message, so that no host waits for its device.
             figures = engine.step()
-        state.advance(batch.samples)
-        run.ledger.write(state.step, batch)
-        run.log(figures)
-        run.look_after_saves()
-
-        last = state.step == run.last_step
-        stopping = engine.stop_agreed or (state.step == run.stop_at and not last)
-        if run.due.checkpoint(state.step) or engine.save_agreed or stopping:
-            run.save(awaited=stopping or last)  # before an evaluation, which may fail
-        if run.due.evaluation(state.step) and not stopping:
-            run.evaluate()
-        # A new best value is saved with its metrics, even between two regular checkpoints.
-        if run.improved or run.best.should_stop:
-            run.save(awaited=run.best.should_stop)
-        if run.best.should_stop:
-            return run.done()
-        if stopping:
-            return run.stopped()
+        if (code := after_step(run, batch, figures)) is not None:
+            return code
         heartbeat.beat("loading", state.step + 1)
     return run.done()
+
+
+def after_step(run: Run, batch: Batch, figures: Sequence[StepFigures]) -> ExitCode | None:
+    """Logs, saves and evaluates as is due; returns the exit code if the run ends after this step before its last.
+
+    Args:
+        batch: this rank's part of the step.
+        figures: of earlier steps, as `Engine.step` returned them.
+    """
+    state, engine = run.state, run.engine
+    state.advance(batch.samples)
+    run.ledger.write(state.step, batch)
+    run.log(figures)
+    run.look_after_saves()
+
+    last = state.step == run.last_step
+    stopping = engine.stop_agreed or (state.step == run.stop_at and not last)
+    if run.due.checkpoint(state.step) or engine.save_agreed or stopping:
+        run.save(awaited=stopping or last)  # before an evaluation, which may fail
+    if run.due.evaluation(state.step) and not stopping:
+        run.evaluate()
+    # A new best value is saved with its metrics, even between two regular checkpoints.
+    if run.improved or run.best.should_stop:
+        run.save(awaited=run.best.should_stop)
+    if run.best.should_stop:
+        return run.done()
+    return run.stopped() if stopping else None

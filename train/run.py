@@ -66,6 +66,7 @@ class Run:
         best: the best value so far of the metric `checkpoint.best`, and the evaluations since.
         skipped_samples: samples that could not be read.
         improved: whether the last evaluation, after this step, gave a better one.
+        code: the exit code, once it has ended.
     """
 
     config: RunConfig
@@ -89,6 +90,7 @@ class Run:
     best: Best
     skipped_samples: SkippedSamples
     improved: bool = False
+    code: ExitCode = ExitCode.FAILED
     _begun: int = 0
     _begun_at: float = field(default_factory=time.monotonic)
     _measured: tuple[int, dict[str, float]] = (0, {})

@@ -1,6 +1,7 @@
 """From a configuration to a finished run, on this rank: check, join, build, restore, train."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, UserError
@@ -24,10 +25,9 @@ from phalanx.train.early_stopping import best_so_far
 from phalanx.train.evaluation.evaluate import rehearse
 from phalanx.train.loop import train
 from phalanx.train.optim.schedules import depends_on_length, learning_rate
-from phalanx.train.run import Due
+from phalanx.train.run import Due, Run
 from phalanx.train.setup import resume_checkpoint, sizes
 from phalanx.train.setup.build import Parts, build_distributed, build_local, length
-from phalanx.train.setup.build import data_info as details_of
 from phalanx.train.setup.checks import check
 from phalanx.train.setup.data_check import check_data
 from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
@@ -75,6 +75,37 @@ def run(
         UserError: on bad input.
         TrainingFailed: if training cannot continue.
     """
+
+    def build(world: World, resuming: bool) -> tuple[Parts, Sequence[str]]:
+        directory = RunDirectory.of(config)
+        made = run_and_agree(world, lambda: build_local(config, resuming))
+        doubts = list[str]()
+        if resuming:
+            doubts = run_and_agree(world, lambda: held_for_training(directory, config, made.training, made.validation))
+        doubts += check_data(config, made.training, made.validation, world, resuming)
+        parts = build_distributed(config, made, world)
+        return parts, doubts + list(parts.warnings)
+
+    with opened(config, ranks, stop, build, stop_at, job_is_over) as under_way:
+        if under_way is not None:
+            under_way.code = train(under_way)
+    return ExitCode.DONE if under_way is None else under_way.code
+
+
+# From the joined ranks, and whether there is a checkpoint: the parts of a run, and warnings.
+Build = Callable[[World, bool], tuple[Parts, Sequence[str]]]
+
+
+@contextmanager
+def opened(
+    config: RunConfig,
+    ranks: Ranks,
+    stop: StopRequest,
+    build: Build,
+    stop_at: int | None = None,
+    job_is_over: Callable[[str], bool] = lambda job: False,
+) -> Iterator[Run | None]:
+    """A run that is ready for its next step, new or resumed; None if it is over. Ends it as its `code` says. As `run`."""
     directory = RunDirectory.of(config)
     owner = RunOwner(directory, ranks, job_is_over, lambda: stop.asked)
     with watched(directory, ranks, config.dist.hang_s), owner:
@@ -83,7 +114,7 @@ def run(
         heartbeat.beat("build")
         is_new = broadcast_object(world, directory.is_new())
         try:
-            return _run(config, world, threads, stop, stop_at, owner)
+            yield from _opened(config, world, threads, stop, build, stop_at, owner)
         except UserError as refusal:
             if not is_new or heartbeat.latest().step > 0:
                 raise
@@ -93,17 +124,13 @@ def run(
             raise NeverBegun(str(refusal), shared=refusal.shared) from None
 
 
-def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_at: int | None, owner: RunOwner) -> ExitCode:
+def _opened(
+    config: RunConfig, world: World, threads: int, stop: StopRequest, build: Build, stop_at: int | None, owner: RunOwner
+) -> Iterator[Run | None]:
     directory, ranks = RunDirectory.of(config), world.ranks
     before = directory.read_config() if directory.exists() else None
-    resuming = broadcast_object(world, bool(steps(directory.checkpoints)))
-    made = run_and_agree(world, lambda: build_local(config, resuming))
-    changed = (
-        run_and_agree(world, lambda: held_for_training(directory, config, made.training, made.validation)) if resuming else []
-    )
-    doubts = changed + check_data(config, made.training, made.validation, world, resuming)
-    parts = build_distributed(config, made, world)
-    doubts += parts.warnings
+    parts, warnings = build(world, broadcast_object(world, bool(steps(directory.checkpoints))))
+    doubts = list(warnings)
     heartbeat.beat("restore")
     stored, skipped = resume_checkpoint.checkpoint_to_resume(directory, parts.engine, config)
     state = TrainState() if stored is None else TrainState(stored.step, stored.samples)
@@ -111,13 +138,14 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
     due = Due.of(config, parts.last_step)
     if stored is not None and before is not None and (reason := why_over(stored, due, best)) is not None:
         _leave_as_it_is(config, before, reason, directory, state, world)
-        return ExitCode.DONE
+        yield None
+        return
     if stop_at is not None and state.step >= stop_at:
         raise UserError(f"--stop-at {stop_at}: the run is at step {state.step} already. Give a later step.", shared=True)
     if ranks.is_main:
         doubts += [_EDITED.format(name) for name in directory.edited_own_code(config)]
     run_on_main(world, lambda: directory.create(config, threads))
-    run_on_main(world, lambda: record(directory, details_of(made.training, config), made.training, made.validation))
+    run_on_main(world, lambda: record(directory, parts.data_info, parts.training, parts.validation))
     if stored is not None:
         parts.engine.allocate_state(stored)
         resume_checkpoint.fill(directory, parts.engine, stored)
@@ -145,7 +173,8 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
         )
         stop.unsaved = lambda: under_way.state.step - under_way.saved
         try:
-            code = train(under_way)
+            yield under_way
+            code = under_way.code
         except RunLost:
             raise
         except Exception:
@@ -162,7 +191,6 @@ def _run(config: RunConfig, world: World, threads: int, stop: StopRequest, stop_
     # After the first rank's exit launchers end the others; closing a tracker may take a while.
     barrier(world)
     leave()
-    return code
 
 
 def _claim(world: World, owner: RunOwner, config: RunConfig) -> None:

@@ -2,9 +2,10 @@
 
 import sys
 
-import phalanx
 import torch
 from torchvision.utils import save_image
+
+import phalanx
 
 
 def draw(run, file):

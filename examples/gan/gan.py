@@ -25,7 +25,7 @@ class Gan(nn.Module):
             return nn.Sequential(*layers)
 
         self.generator = nn.Sequential(
-            nn.Linear(NOISE, 4 * w * 16, bias=False), nn.Unflatten(1, (4 * w, 4, 4)), nn.BatchNorm2d(4 * w), nn.ReLU(inplace=True),
+            nn.Linear(NOISE, 4 * w * 16, bias=False), nn.Unflatten(1, (4 * w, 4, 4)), nn.BatchNorm2d(4 * w), nn.ReLU(),
             up(4 * w, 2 * w), up(2 * w, w), nn.ConvTranspose2d(w, in_channels, 4, 2, 1), nn.Tanh(),
         )  # fmt: skip
         self.discriminator = nn.Sequential(
@@ -42,7 +42,7 @@ class Gan(nn.Module):
 
 
 class Adversarial:
-    """First the discriminator learns to tell images from made ones, then the generator to make such that it takes for images."""
+    """First the discriminator learns to tell images from made ones, then the generator to make what it takes for images."""
 
     def __init__(self, config, data):
         pass

@@ -50,6 +50,7 @@ class LocalParts:
 
     training: Dataset
     validation: Dataset
+    data_info: DataInfo
     task: Task
     model: nn.Module
     loaded: weights.Loaded | None
@@ -61,6 +62,8 @@ class Parts:
     """The parts of a run, on all ranks."""
 
     training: Dataset
+    validation: Dataset
+    data_info: DataInfo
     task: Task
     engine: Engine
     loaded: weights.Loaded | None
@@ -95,7 +98,7 @@ def build_local(config: RunConfig, resuming: bool = False) -> LocalParts:
     model = network(config, known)
     # A resumed run has its own weights; the file that it started from may be gone.
     loaded = None if resuming else _start_from(config.model, model)
-    return LocalParts(training, validation, task, model, loaded, last_step)
+    return LocalParts(training, validation, known, task, model, loaded, last_step)
 
 
 def data_info(training: Dataset, config: RunConfig) -> DataInfo:
@@ -145,7 +148,19 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
         world,
         phases,
     )
-    return Parts(made.training, made.task, engine, made.loaded, loader, evaluation, stream, made.last_step, warnings)
+    return Parts(
+        training=made.training,
+        validation=made.validation,
+        data_info=made.data_info,
+        task=made.task,
+        engine=engine,
+        loaded=made.loaded,
+        loader=loader,
+        evaluation=evaluation,
+        stream=stream,
+        last_step=made.last_step,
+        warnings=warnings,
+    )
 
 
 def _in_range(config: RunConfig, dataset: Dataset) -> Dataset:

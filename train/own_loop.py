@@ -1,0 +1,337 @@
+"""A loop of your own: `phalanx.Training` gives a script what `phalanx train` has, and the script keeps its loop.
+
+    with phalanx.Training("runs/mine", model, losses, dataset, optimizer, steps=9, global_batch=64, micro_batch=8) as training:
+        for step in training:
+            for batch in step:
+                training.backward(losses(training.model, batch))
+            training.update()
+
+The script is started by `accelerate launch`, torchrun or srun, or alone. It is the same run on any number of ranks, under any
+strategy, and resumes from its newest checkpoint when it is started again.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from phalanx.configs import own_code
+from phalanx.configs.errors import ExitCode, Stopped, TrainingFailed, UserError
+from phalanx.configs.load import load
+from phalanx.data.loading.loader import Batch, EvaluationLoader, Loader, Samples
+from phalanx.dist.comm.process_group import World
+from phalanx.dist.engine import Engine
+from phalanx.dist.health import failure_report
+from phalanx.dist.microbatches.micro_batch import MicroBatch
+from phalanx.dist.microbatches.sampler import Stream, share
+from phalanx.dist.processes import environment
+from phalanx.dist.processes.children import die_with_parent
+from phalanx.dist.processes.stop import StopRequest, ignore_signals
+from phalanx.dist.step.step_metrics import StepFigures
+from phalanx.dist.storage.run_directory import RunDirectory
+from phalanx.train.loop import after_step
+from phalanx.train.run import Run
+from phalanx.train.setup.build import Parts
+from phalanx.train.start import opened
+from phalanx.train.tasks import DataInfo, Rows
+
+Pair = tuple[Tensor, float | Tensor]  # a sum over a batch, and what it is divided by
+Function = Callable[[nn.Module, Mapping[str, Any]], Pair | Mapping[str, Pair]]
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+_ONE_LOSS = "loss"
+
+
+class Training:
+    """A run whose loop is in the caller's script. Entering it joins the ranks and restores the newest checkpoint.
+
+    Args:
+        directory: the run directory.
+        model: with initial weights that are equal on all ranks: seed torch before it is made.
+        losses: from the model and a batch, the sum of the loss over the batch and what to divide it by; or several, by name.
+        dataset: items are dictionaries of tensors; or pairs, which become `input` and `target`. A batch has them stacked, and
+            also `id` and `epoch`, each [B]. Random numbers that an item draws are seeded by its epoch and number.
+        optimizer: makes the optimizer from the trained parameters.
+        steps: length of the run.
+        global_batch: samples in a step, over all ranks.
+        micro_batch: samples in a forward pass: what BatchNorm sees.
+        schedule: a factor of the optimizer's learning rates, from the number of steps finished before.
+        weights: the divisors of losses by name, from a batch's targets alone, where batches differ in them; without it each
+            micro-batch counts alike.
+        validation: a dataset to evaluate on, by `measure`, every `train.eval_every` steps and at the end.
+        measure: sums and divisors as `losses` returns them; their ratios over all of `validation` are logged.
+        seed: of the order of samples and of the noise in forwards.
+        overrides: other keys of a recipe, such as `["dist.strategy=fsdp", "checkpoint.every_steps=100"]`.
+
+    Attributes:
+        model: the wrapped model, to be called in the loop.
+        step: number of finished steps.
+        is_main: whether this rank acts for all.
+    """
+
+    model: nn.Module
+    is_main: bool
+
+    def __init__(
+        self,
+        directory: str | Path,
+        model: nn.Module,
+        losses: Function,
+        dataset: Any,
+        optimizer: MakeOptimizer,
+        *,
+        steps: int,
+        global_batch: int,
+        micro_batch: int,
+        schedule: Callable[[int], float] | None = None,
+        weights: Callable[[Mapping[str, Any]], float | Mapping[str, float]] | None = None,
+        validation: Any = None,
+        measure: Function | None = None,
+        seed: int = 0,
+        overrides: Sequence[str] = (),
+    ):
+        if own_code.is_loading():
+            raise UserError(
+                f"{directory}: the loop of this run is in a script, loaded here to read a class or function from it. Start "
+                "the script itself, or keep what other runs use in another file.",
+                shared=True,
+            )
+        self._stack = ExitStack()
+        self._bare, self._optimizer, self._schedule = model, optimizer, schedule or (lambda step: 1.0)
+        self._task = _Task(losses, weights, measure)
+        self._training, self._validation = _Items(dataset), _Items(dataset if validation is None else validation)
+        path = Path(directory)
+        self._settings = [
+            f"name={path.name}", f"runs={path.parent}", f"seed={seed}", "optim.lr=1", "schedule.name=constant",
+            f"model.name={__name__}:OwnModel", f"data.name={__name__}:OwnData", f"data.root={_script()}",
+            f"task.name={_place(losses, 'Training')}", f"optim.name={_place(optimizer, 'Training')}",
+            f"train.steps={steps}", f"train.global_batch={global_batch}", f"train.micro_batch={micro_batch}",
+            "data.workers=0", *overrides,
+        ]  # fmt: skip
+        self._run: Run | None = None
+        self._batch: Batch | None = None
+        self._figures: Sequence[StepFigures] = ()
+
+    # -- the loop -------------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> "Iterator[Step]":
+        """The steps that are left; after the last one, the run is saved. Exits with code 75 after a stop with a checkpoint."""
+        if (run := self._run) is None:
+            return
+        run.catch_up()
+        for batch in run.loader.from_step(run.state.step, run.last_step):
+            self._batch = batch
+            yield Step(run, batch)
+            if self._batch is not None:
+                raise RuntimeError("the loop went on to the next step without training.update()")
+            if (code := after_step(run, batch, self._figures)) is not None:
+                run.code = code
+                if code != ExitCode.DONE:
+                    raise SystemExit(int(code))
+                return
+        run.code = run.done()
+
+    def backward(self, losses: Pair | Mapping[str, Pair]) -> None:
+        """The backward of a batch; gradients are summed over the batches and ranks of the step."""
+        assert self._run is not None
+        self._run.engine.backward(_named(losses))
+
+    def update(self) -> None:
+        """Clips, and takes the optimizer's step."""
+        assert self._run is not None
+        self._run.saver.wait_for_copy()
+        self._figures, self._batch = self._run.engine.step(), None
+
+    def log(self, **values: float) -> None:
+        """Logs figures of this step, equal on all ranks, as `val/NAME`."""
+        if self._run is not None:
+            self._run.tracker.evaluation(self._run.state.step, values)
+
+    @property
+    def step(self) -> int:
+        return 0 if self._run is None else self._run.state.step
+
+    # -- beginning and end ----------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> "Training":
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            die_with_parent()
+        stop = StopRequest()
+        try:
+            ranks = environment.find()
+            self.is_main, self._rank = ranks.is_main, ranks.rank
+            self.config = load([], self._settings)
+            self._run = self._stack.enter_context(opened(self.config, ranks, stop, self._build))
+        except (UserError, Stopped) as error:
+            if getattr(self, "is_main", True) or not getattr(error, "shared", False):
+                print(f"phalanx: {error}", file=sys.stderr, flush=True)
+            code = ExitCode.BAD_INPUT if isinstance(error, UserError) else ExitCode.STOPPED_EARLY
+            ignore_signals()
+            raise SystemExit(int(code)) from None
+        if self._run is not None:
+            self.model = self._run.engine.model
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        stopped = isinstance(error, SystemExit) and self._run is not None and self._run.code == ExitCode.STOPPED_EARLY
+        try:
+            if stopped:
+                self._stack.close()
+            else:
+                self._stack.__exit__(kind, error, traceback)
+        finally:
+            if isinstance(error, Exception) and RunDirectory.of(self.config).exists():
+                failure_report.write(RunDirectory.of(self.config), self._rank, error)
+            ignore_signals()  # launchers signal the others after the first exit
+        if isinstance(error, TrainingFailed | UserError):
+            if self.is_main or not getattr(error, "shared", False):
+                print(f"phalanx: {error}", file=sys.stderr, flush=True)
+            raise SystemExit(int(ExitCode.BAD_INPUT if isinstance(error, UserError) else ExitCode.FAILED)) from None
+        return None
+
+    def _build(self, world: World, resuming: bool) -> tuple[Parts, Sequence[str]]:
+        config, task = self.config, self._task
+        workers, pin = config.data.workers, world.device.type == "cuda"
+        stream = Stream(len(self._training), config.seed, config.train.global_batch, config.train.micro_batch)
+        first: list[float] = []
+
+        def make(parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+            optimizer = self._optimizer(list(parameters.values()))
+            # The engine sets a group's rate to that of the step times the group's factor.
+            first.append(float(optimizer.param_groups[0]["lr"]))
+            for group in optimizer.param_groups:
+                group["lr_factor"] = float(group["lr"]) / first[0]
+            return optimizer
+
+        engine = Engine(self._bare, make, lambda step: first[0] * self._schedule(step), config, world)
+        samples = Samples(self._training, _as_it_is, config.seed)
+        mine = share(config.micro_batches, world.ranks.rank, world.ranks.world)
+        validated = Samples(self._validation, _as_it_is, config.seed)
+        size, rank, ranks = config.train.micro_batch, world.ranks.rank, world.ranks.world
+        assert config.train.steps is not None
+        parts = Parts(
+            training=self._training,
+            validation=self._validation,
+            data_info=DataInfo((), 1, "regression", len(self._training)),
+            task=task,
+            engine=engine,
+            loaded=None,
+            loader=Loader(samples, stream, mine, workers, pin),
+            evaluation=EvaluationLoader(validated, len(self._validation), size, rank, ranks, workers, pin),
+            stream=stream,
+            last_step=config.train.steps,
+        )
+        return parts, []
+
+
+class Step:
+    """This rank's part of a step: its batches, each set up to run."""
+
+    def __init__(self, run: Run, batch: Batch):
+        self._run, self._batch = run, batch
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        run, batches = self._run, self._batch.micro_batches
+        weights = [run.task.weights(batch) for batch in batches]
+        flags = {"stop": run.asked_to_stop, "save": run.is_time_to_save}
+        return run.engine.micro_batches(run.state.step, batches, weights, **flags)
+
+
+class _Task:
+    """The script's functions as a task."""
+
+    def __init__(self, losses: Function, weights: Callable[[Mapping[str, Any]], Any] | None, measure: Function | None):
+        self._losses, self._weights, self._measure = losses, weights, measure
+
+    def weights(self, batch: Mapping[str, Any]) -> dict[str, float]:
+        if self._weights is None:
+            return {}
+        found = self._weights(batch)
+        return dict(found) if isinstance(found, Mapping) else {_ONE_LOSS: float(found)}
+
+    def losses(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Pair]:
+        return _named(self._losses(model, batch))
+
+    def measure(self, model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Tensor | Rows]:
+        if self._measure is None:
+            return {"samples": torch.tensor(len(batch["id"]))}
+        pairs = _named(self._measure(model, batch))
+        return {f"{name} {part}": torch.as_tensor(v) for name, pair in pairs.items() for part, v in enumerate(pair)}
+
+    def metrics(self, sums: Mapping[str, Any]) -> dict[str, float]:
+        names = [] if self._measure is None else [name.removesuffix(" 0") for name in sums if name.endswith(" 0")]
+        return {name: sums[f"{name} 0"] / sums[f"{name} 1"] if sums[f"{name} 1"] else 0.0 for name in names}
+
+
+class _Items:
+    """The script's dataset; items are dictionaries."""
+
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    channels, kind = 1, "regression"
+
+    def __init__(self, dataset: Any):
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        item = self._dataset[index]
+        if isinstance(item, Mapping):
+            return dict(item)
+        if isinstance(item, tuple | list) and len(item) == 2:
+            return {"input": item[0], "target": item[1]}
+        raise UserError(
+            f"item {index} of the dataset is a {type(item).__name__}. Let it be a dictionary of tensors, or a pair of an input "
+            "and a target."
+        )
+
+
+def _as_it_is(sample: dict[str, Any]) -> dict[str, Any]:
+    return sample
+
+
+def _named(losses: Pair | Mapping[str, Pair]) -> dict[str, Pair]:
+    return dict(losses) if isinstance(losses, Mapping) else {_ONE_LOSS: losses}
+
+
+class OwnData:
+    """Stands for the script's dataset in config.yaml, for verbs that would open it."""
+
+    def __init__(self, root: str, split: str):
+        raise UserError(
+            f"the loop of this run is in the script {root}. Start the script again: it resumes the run, and evaluates it.",
+            shared=True,
+        )
+
+
+class OwnModel(nn.Module):
+    """Stands for the script's network in config.yaml, for verbs that would build it."""
+
+    def __init__(self) -> None:
+        raise UserError(
+            "the network of this run was made by a script with a loop of its own (data.root). Make it there, and load what "
+            "`phalanx checkpoint consolidate` writes.",
+            shared=True,
+        )
+
+
+def _script() -> str:
+    return f"./{os.path.relpath(sys.argv[0])}" if sys.argv[0].endswith(".py") else sys.argv[0] or "python"
+
+
+def _place(function: Any, otherwise: str) -> str:
+    """The name of a function for config.yaml, as a recipe names a user's own: an edited file is noticed."""
+    name, module = getattr(function, "__name__", ""), getattr(function, "__module__", None)
+    if module != "__main__" or not _script().endswith(".py") or not name.isidentifier():
+        return f"{__name__}:{otherwise}"
+    return f"{_script()}:{name}"

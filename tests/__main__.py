@@ -1,4 +1,4 @@
-"""The whole suite in parts, three at a time, since many tests wait for processes more than they compute.
+"""The whole suite in parts, three at a time beside SLURM's, since many tests wait for processes more than they compute.
 
     python -m tests [arguments of pytest ...]
 
@@ -23,14 +23,14 @@ from phalanx.dist.processes.children import die_with_parent
 _KILLS = [f"tests/launch/test_{name}.py" for name in ("exact_resume", "kills_while_saving", "detection", "own_network")]
 _FOLDERS = {
     "launch": ["tests/launch", *(f"--ignore={path}" for path in _KILLS)],
-    "kills": _KILLS,
-    "fake_cuda": ["tests/fake_cuda"],
     "dist": ["tests/dist"],
-    "models": ["tests/models"],
-    "docs": ["tests/test_docs.py", "tests/test_examples.py", "tests/test_extending.py", "tests/test_habits.py"],
-    "data": ["tests/data"],
-    "train": ["tests/train"],
     "benchmarks": ["tests/benchmarks"],
+    "docs": ["tests/test_docs.py", "tests/test_examples.py", "tests/test_extending.py", "tests/test_habits.py"],
+    "kills": _KILLS,
+    "models": ["tests/models"],
+    "train": ["tests/train"],
+    "fake_cuda": ["tests/fake_cuda"],
+    "data": ["tests/data"],
 }
 _NAMED = [path for paths in _FOLDERS.values() for path in paths if not path.startswith("--")]
 _PARTS = {
@@ -39,6 +39,8 @@ _PARTS = {
     "rest": ["-m", "not slurm", "tests", *(f"--ignore={path}" for path in _NAMED)],
 }
 _AT_ONCE = 3
+# Besides those: SLURM's tests wait for its clocks, and use little of a core.
+_NOT_COUNTED = ("slurm",)
 # SLURM's daemons, whose timeouts are in seconds, come before all other tests.
 _NICENESS = {"slurm": 0}
 _OTHERS = 5
@@ -111,7 +113,7 @@ def _run(parts: list[Part], arguments: Sequence[str], folder: Path) -> None:
     """Runs all parts, and says how far they are: on a terminal in one line that is rewritten."""
     terminal, begun, printed, waiting = sys.stdout.isatty(), time.monotonic(), time.monotonic(), list(_PARTS)
     while waiting or any(part.running() for part in parts):
-        while waiting and sum(part.running() for part in parts) < _AT_ONCE:
+        while waiting and sum(part.running() for part in parts if part.name not in _NOT_COUNTED) < _AT_ONCE:
             parts.append(_start(waiting.pop(0), arguments, folder))
         if time.monotonic() - printed >= (1.0 if terminal else _SECONDS):
             printed = time.monotonic()

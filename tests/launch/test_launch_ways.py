@@ -61,9 +61,8 @@ def _processes(folder: Path) -> set[int]:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_every_way_of_launching_gives_the_same_bits(folder: Path, ranks: int) -> None:
-    ways: dict[str, list[str]] = {"torchrun": _torchrun(ranks), "accelerate": _accelerate(ranks)}
-    if ranks == 1:
-        ways["alone"] = [sys.executable, *MODULE]
+    ways = {"accelerate": _accelerate(ranks)}
+    ways |= {"alone": [sys.executable, *MODULE]} if ranks == 1 else {"torchrun": _torchrun(ranks)}
     task = ["task.name=./my_task.py:Noting"]
     for way in ["phalanx", *ways]:
         notes = folder / f"processes-{way}"
@@ -93,13 +92,12 @@ def test_a_half_set_environment_is_refused(tmp_path: Path) -> None:
     assert "RANK, WORLD_SIZE but not LOCAL_RANK" in refused.errors and "Traceback" not in refused.errors
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_nproc_wins_over_the_variables_of_a_scheduler(tmp_path: Path, ranks: int) -> None:
+def test_nproc_wins_over_the_variables_of_a_scheduler(tmp_path: Path) -> None:
     # As in a step of srun with three tasks, and in a script that exports ranks by hand.
     scheduler = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "0"}
     scheduler |= {"RANK": "0", "WORLD_SIZE": "3"}
-    phalanx("train", *RECIPE, "name=own", "--nproc", ranks, cwd=tmp_path, **scheduler)
-    assert lines(tmp_path / "runs/own/events.jsonl")[0]["world_size"] == ranks
+    phalanx("train", *RECIPE, "name=own", "--nproc", 2, cwd=tmp_path, **scheduler)
+    assert lines(tmp_path / "runs/own/events.jsonl")[0]["world_size"] == 2
 
 
 def test_phalanx_is_installed_as_a_command(tmp_path: Path) -> None:

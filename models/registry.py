@@ -3,7 +3,7 @@
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from phalanx.models import own_network, timm_networks
+from phalanx.models import own_network, smp_networks, timm_networks
 from phalanx.models.backbones.table import BACKBONES
 from phalanx.models.card import ModelCard
 from phalanx.models.detection.table import DETECTION
@@ -11,7 +11,7 @@ from phalanx.models.detection.yolo.table import YOLO
 from phalanx.models.options import BadOption
 from phalanx.models.own_network import register
 from phalanx.models.segmentation.table import SEGMENTATION
-from phalanx.models.spec import ModelSpec, UnknownBackbone, UnknownModel, is_pretrained, refuse_without_timm
+from phalanx.models.spec import ModelSpec, UnknownBackbone, UnknownModel, is_pretrained, refuse_without_smp, refuse_without_timm
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +39,7 @@ def names(of: str | None = None) -> list[str]:
 
 
 def get(name: str) -> ModelSpec:
-    """The network of a name: a key of `MODELS`, `timm/NAME`, or a user's own, `./file.py:Class`. Nothing is imported.
+    """The network of a name: a key of `MODELS`, `timm/NAME`, `smp/NAME`, or a user's own, `./file.py:Class`. No imports.
 
     Raises:
         UnknownModel: with the nearest names.
@@ -47,6 +47,9 @@ def get(name: str) -> ModelSpec:
     if timm_networks.is_one(name):
         refuse_without_timm(name)
         return ModelSpec.of_timm(name)
+    if smp_networks.is_one(name):
+        refuse_without_smp(name)
+        return ModelSpec.of_smp(name)
     if own_network.is_one(name):
         return ModelSpec.of_own(name)
     if name not in MODELS:

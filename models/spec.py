@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from phalanx.models import own_network, timm_networks
+from phalanx.models import own_network, smp_networks, timm_networks
 from phalanx.models.backbones.table import BACKBONES
 from phalanx.models.card import Family, ModelCard, Statistics
 from phalanx.models.options import OPTIONAL, BadOption, Options, square
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _TIMM = ModelCard(Family(timm_networks.__name__, "timm", OPTIONAL, ()), params=0, params_source="timm", weights=("timm",))
+_SMP_FAMILY = Family(smp_networks.__name__, "segmentation_models.pytorch", (), ())
+_SMP = ModelCard(_SMP_FAMILY, params=0, params_source="segmentation_models.pytorch", kind="segmentation")
 _OWN = ModelCard(Family(own_network.__name__, "your own", OPTIONAL, ()), params=0, params_source="", kind="own")
 
 
@@ -51,6 +53,11 @@ class ModelSpec(ModelCard):
         return cls.of(name, _TIMM)
 
     @classmethod
+    def of_smp(cls, name: str) -> "ModelSpec":
+        """`smp/NAME`, whether segmentation_models.pytorch has such a network or not."""
+        return cls.of(name, _SMP)
+
+    @classmethod
     def of_own(cls, name: str) -> "ModelSpec":
         """A user's own network. Nothing of it is known before it is built, and nothing is checked."""
         return cls.of(name, _OWN)
@@ -58,6 +65,15 @@ class ModelSpec(ModelCard):
     @property
     def is_own(self) -> bool:
         return own_network.is_one(self.name)
+
+    @property
+    def is_smp(self) -> bool:
+        return smp_networks.is_one(self.name)
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether nothing is known of its modules before a first forward."""
+        return self.is_own or self.is_smp
 
     @property
     def is_timm(self) -> bool:
@@ -121,7 +137,7 @@ class ModelSpec(ModelCard):
         Raises:
             BadOption: naming the key of the recipe.
         """
-        if self.is_timm or self.is_own:
+        if self.is_timm or self.is_unknown:
             return  # checked when they are built: only then is it known what they take
         wanted = _options(options)
         self._check_options(wanted)
@@ -182,7 +198,7 @@ class ModelSpec(ModelCard):
 
     def _filled_in(self, options: Options) -> Options:
         """With the network's own backbone, its stride if the backbone supports it, and all of its own options."""
-        if self.is_timm or self.is_own:
+        if self.is_timm or self.is_unknown:
             return options
         backbone, stride = options.backbone or self.backbone, options.output_stride
         if stride is None and backbone in BACKBONES and "output_stride" in BACKBONES[backbone].takes:
@@ -242,6 +258,11 @@ class ModelSpec(ModelCard):
             raise BadOption(
                 f"model.weights={weights}: nobody publishes weights of {self.name}. Remove the key, or name a file."
             )
+        if self.is_smp:
+            raise BadOption(
+                f"model.weights={weights}: {self.name} takes weights of its encoder by model.options.encoder_weights. "
+                "Set that, or name a file."
+            )
         if not self.weights:
             raise BadOption(
                 f"model.weights={weights}: torchvision publishes no weights of {self.name}. Remove the key, or name a file."
@@ -292,6 +313,16 @@ def refuse_without_timm(name: str) -> None:
     """
     if not timm_networks.is_installed():
         raise UnknownModel(f"{name!r} needs the package timm. Install it: pip install timm.")
+
+
+def refuse_without_smp(name: str) -> None:
+    """
+    Raises:
+        UnknownModel: if segmentation_models.pytorch is not installed.
+    """
+    if not smp_networks.is_installed():
+        package = "segmentation-models-pytorch"
+        raise UnknownModel(f"{name!r} needs the package {package}. Install it: pip install {package}.")
 
 
 def _options(given: dict[str, Any]) -> Options:

@@ -20,6 +20,8 @@ from phalanx.configs.sections.data import DataConfig
 from phalanx.configs.sections.evaluate import EvaluateConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset, Split
+from phalanx.data.transforms import albumentations_transform
+from phalanx.data.transforms.albumentations_transform import Albumentations
 from phalanx.data.transforms.fit import (
     Fill,
     FitToSize,
@@ -140,7 +142,8 @@ class Pipeline:
         self._geometry = [] if own_size else _geometry(seen, self.mean, kind, self._training)
         self._turns = self._training and bool(config.augment.rotate or config.augment.shear)
         self._colours = _colours(config, len(self.mean)) if self._training else []
-        self._own = [load_own("data.augment.own", name)() for name in config.augment.own] if self._training else []
+        own = [load_own("data.augment.own", name)() for name in config.augment.own] if self._training else []
+        self._own = [Albumentations(each) if albumentations_transform.is_one(each) else each for each in own]
         self._last = [v2.RandomErasing(config.augment.erasing)] if self._training and config.augment.erasing else []
 
     def __call__(self, sample: Mapping[str, Any]) -> Sample:

@@ -65,19 +65,31 @@ def _one(name: str) -> dict[str, Any]:
         spec.check()
         if spec.is_own:
             registry.register(name, load_own("model.name", name))
-        import torch
-
-        with torch.device("meta"):
-            network = spec.build()
+        network = _built(spec)
     except (registry.UnknownModel, registry.BadOption) as error:
         raise UserError(str(error)) from None
-    built = {"blocks": list(network.block_names)}  # type: ignore[arg-type]
+    built = {"blocks": list(network.block_names)}
     if name in registry.MODELS:
         return _as_dict(name, registry.MODELS[name]) | built
     params = sum(parameter.numel() for parameter in network.parameters())
     if spec.is_own:
         return {"name": name, "kind": "own", "params": params, "source": "your own", "weights": []} | built
+    if spec.is_smp:
+        return {"name": name, "kind": spec.kind, "params": params, "source": spec.params_source, "weights": []} | built
     return {"name": name, "kind": "backbone", "params": params, "source": "timm", "weights": ["timm"]} | built
+
+
+def _built(spec: ModelSpec) -> Any:
+    """The network without memory; with it, if it computes with its tensors as it is built."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            return spec.build()
+    except (RuntimeError, NotImplementedError):
+        if not spec.is_unknown:
+            raise
+        return spec.build()
 
 
 def _table(found: Mapping[str, ModelSpec]) -> list[str]:

@@ -135,7 +135,8 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
     )
     optimizers.check_strategy(config)
     warnings = []
-    if any(is_own(name) for name in (config.model.name, config.model.backbone or "")):
+    names = [name for name in (config.model.name, config.model.backbone) if name is not None]
+    if any(registry.get(name).is_unknown for name in names):
         # The same micro-batch on every rank, so that what is found does not depend on their number.
         (example,) = loader.examples(0, Share(0, 1, config.micro_batches))
         warnings = run_and_agree(world, lambda: probe(made.model, phases_of(made.task), example))

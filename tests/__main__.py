@@ -1,4 +1,4 @@
-"""The whole suite in parts, three at a time beside SLURM's, since many tests wait for processes more than they compute.
+"""The whole suite in parts, three at a time, since many tests wait for processes more than they compute.
 
     python -m tests [arguments of pytest ...]
 
@@ -39,8 +39,6 @@ _PARTS = {
     "rest": ["-m", "not slurm", "tests", *(f"--ignore={path}" for path in _NAMED)],
 }
 _AT_ONCE = 3
-# Besides those: SLURM's tests wait for its clocks, and use little of a core.
-_NOT_COUNTED = ("slurm",)
 # SLURM's daemons, whose timeouts are in seconds, come before all other tests.
 _NICENESS = {"slurm": 0}
 _OTHERS = 5
@@ -113,7 +111,7 @@ def _run(parts: list[Part], arguments: Sequence[str], folder: Path) -> None:
     """Runs all parts, and says how far they are: on a terminal in one line that is rewritten."""
     terminal, begun, printed, waiting = sys.stdout.isatty(), time.monotonic(), time.monotonic(), list(_PARTS)
     while waiting or any(part.running() for part in parts):
-        while waiting and sum(part.running() for part in parts if part.name not in _NOT_COUNTED) < _AT_ONCE:
+        while waiting and sum(part.running() for part in parts) < _AT_ONCE:
             parts.append(_start(waiting.pop(0), arguments, folder))
         if time.monotonic() - printed >= (1.0 if terminal else _SECONDS):
             printed = time.monotonic()

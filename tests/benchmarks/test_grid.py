@@ -10,9 +10,6 @@ CELLS = [
     Cell("resnet18", "DDP, SyncBN", "bf16"),
     Cell("resnet18", EXACT, "fp32"),
     Cell("googlenet", "ZeRO-2", "fp32"),
-    Cell("googlenet", EXACT, "fp32"),
-    Cell("swin_t", "FSDP2", "bf16"),
-    Cell("convnext_tiny", "FSDP2", "fp32"),
     Cell("convnext_tiny", EXACT, "fp32"),
     Cell("swin_v2_t", "ZeRO-2", "bf16"),
     Cell("deeplabv3plus", "FSDP2", "bf16"),
@@ -21,7 +18,6 @@ CELLS = [
     Cell("segnet", "ZeRO-2", "fp32"),
     Cell("unet", PARITY, "fp64"),
     Cell("mask_rcnn", PARITY, "fp64"),
-    Cell("mask_rcnn", EXACT, "fp32"),
     Cell("mask_rcnn", "FSDP2", "bf16"),
     Cell("faster_rcnn", "ZeRO-2", "fp32"),
     Cell("retinanet", EXACT, "fp32"),
@@ -29,7 +25,6 @@ CELLS = [
     Cell("yolov8n", PARITY, "fp64"),
     Cell("yolov5n", EXACT, "fp32"),
     Cell("yolox_nano", "FSDP2", "bf16"),
-    Cell("yolov8n", "ZeRO-2", "bf16"),
 ]
 
 

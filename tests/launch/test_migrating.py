@@ -1,0 +1,60 @@
+"""Scripts of other toolkits, and the same with `phalanx.Training`; weights and momentum come over."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from tests.support.running import ROOT, lines, run, sample_ids, tensors
+
+BIN = Path(sys.executable).parent
+TORCHRUN = [BIN / "torchrun", "--nproc_per_node", "2"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("migrating")
+    shutil.copytree(ROOT / "examples/migrating", folder, dirs_exist_ok=True)
+    return folder
+
+
+def _accuracy(output: str) -> float:
+    return float(output.split("accuracy ")[-1].split()[0])
+
+
+def test_the_script_of_before_and_the_one_of_after_learn_alike(folder: Path) -> None:
+    before = run([*TORCHRUN, "ddp.py"], folder)
+    assert _accuracy(before.output) > 0.9
+    (folder / "checkpoint.pt").rename(folder / "of_ddp.pt")
+    run([*TORCHRUN, "after.py", "name=after"], folder)
+    assert lines(folder / "runs/after/metrics.jsonl")[-1]["val/accuracy"] > 0.9
+    accelerated = run([sys.executable, "with_accelerate.py"], folder)
+    assert _accuracy(accelerated.output) > 0.9 and (folder / "accelerate_model/model.safetensors").is_file()
+
+
+def test_weights_and_momentum_of_before_are_gone_on_from(folder: Path) -> None:
+    assert _accuracy(run([sys.executable, "data_parallel.py"], folder).output) > 0.9
+    run([sys.executable, "after.py", "name=continued", "train.steps=1", "data.ledger=true", "train.log_every=1"], folder)
+    before = torch.load(folder / "checkpoint.pt", weights_only=True)
+    sys.path.insert(0, str(folder))
+    try:
+        from digits import Digits, network  # type: ignore[import-not-found]
+    finally:
+        sys.path.remove(str(folder))
+    plain, data = network().double(), Digits()
+    plain.load_state_dict({name.removeprefix("module."): value for name, value in before["model"].items()})
+    (ids,) = sample_ids(folder / "runs/continued").values()
+    for half in (ids[:32], ids[32:]):
+        output = plain(data.images[half].double())
+        (cross_entropy(output, data.targets[half], reduction="sum") / 64).backward()
+    after = tensors(folder / "runs/continued", 1)
+    for number, (name, parameter) in enumerate(plain.named_parameters()):
+        momentum = 0.9 * before["optimizer"]["state"][number]["momentum_buffer"].double() + parameter.grad
+        found = torch.as_tensor(after[f"{name}@momentum_buffer"]).double()
+        torch.testing.assert_close(found, momentum, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            torch.as_tensor(after[name]).double(), parameter.detach() - 0.05 * momentum, rtol=1e-4, atol=1e-6
+        )

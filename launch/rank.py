@@ -14,6 +14,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.configs.system_errors import trouble
 from phalanx.data.loading.resource_errors import explained, is_of_a_worker
 from phalanx.data.loading.worker_memory import raise_file_limit
+from phalanx.dist import heartbeat
 from phalanx.dist.health import failure_report
 from phalanx.dist.processes import environment, output, rank_status, scratch
 from phalanx.dist.processes.children import die_with_parent, kill_children
@@ -84,7 +85,9 @@ def _run(configure: Callable[[], RunConfig], work: Callable[[RunConfig, Ranks], 
         elif isinstance(error, OSError) and (sentence := trouble(error)) is not None:
             print(f"phalanx: rank {ranks.rank}: {sentence}", file=sys.stderr, flush=True)  # errors/ has the traceback
         elif (echo := _echo(ranks, error)) is None:
-            print(f"phalanx: rank {ranks.rank} failed:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
+            step = heartbeat.latest().step
+            when = f"in step {step}" if step else "before the first step"
+            print(f"phalanx: rank {ranks.rank} failed {when}:\n{traceback.format_exc()}", end="", file=sys.stderr, flush=True)
         elif echo:
             print(f"phalanx: rank {ranks.rank} {echo}", file=sys.stderr, flush=True)
         _note(config, ranks, error)

@@ -18,7 +18,7 @@ class WeightFit:
     description: str
 
 
-def fit(model: nn.Module, name: str, given: tuple[int, ...], own: tuple[int, ...]) -> WeightFit | None:
+def weight_fit(model: nn.Module, name: str, given: tuple[int, ...], own: tuple[int, ...]) -> WeightFit | None:
     """How a pretrained tensor is made to fit a model; None if it fits as it is, or there is no usual way.
 
     Args:

@@ -105,7 +105,11 @@ def load(
         rest = (*found.rest, *(names.pop(name) for name in others))
         _check_names(path, own, set(names), set(zeroed))
         shapes = {name: opened.shapes[given] for name, given in names.items()}
-        fits = {name: fit for name, shape in shapes.items() if (fit := fitting.fit(model, name, shape, tuple(own[name].shape)))}
+        fits = {
+            name: fit
+            for name, shape in shapes.items()
+            if (fit := fitting.weight_fit(model, name, shape, tuple(own[name].shape)))
+        }
         _check_shapes(path, own, {name: shape for name, shape in shapes.items() if name not in fits}, opened.flat)
         with torch.no_grad():
             for name in zeroed:

@@ -25,6 +25,7 @@ from phalanx.configs import own_code
 from phalanx.configs.errors import ExitCode, Stopped, TrainingFailed, UserError
 from phalanx.configs.load import load
 from phalanx.data.loading.loader import Batch, EvaluationLoader, Loader, Samples
+from phalanx.dist import heartbeat
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.health import failure_report
@@ -33,7 +34,6 @@ from phalanx.dist.microbatches.sampler import Stream, share
 from phalanx.dist.processes import environment
 from phalanx.dist.processes.children import die_with_parent
 from phalanx.dist.processes.stop import StopRequest, ignore_signals
-from phalanx.dist.step.step_metrics import StepFigures
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.loop import after_step
 from phalanx.train.run import Run
@@ -115,25 +115,28 @@ class Training:
         ]  # fmt: skip
         self._run: Run | None = None
         self._batch: Batch | None = None
-        self._figures: Sequence[StepFigures] = ()
+        self._rank = 0
 
     # -- the loop -------------------------------------------------------------------------------------------------------
 
     def __iter__(self) -> "Iterator[Step]":
         """The steps that are left; after the last one, the run is saved. Exits with code 75 after a stop with a checkpoint."""
-        if (run := self._run) is None:
+        run = self._run
+        if run is None:
             return
         run.catch_up()
+        if run.best.should_stop:
+            run.code = run.done()
+            return
+        heartbeat.beat("loading", run.state.step + 1)
         for batch in run.loader.from_step(run.state.step, run.last_step):
             self._batch = batch
             yield Step(run, batch)
             if self._batch is not None:
                 raise RuntimeError("the loop went on to the next step without training.update()")
-            if (code := after_step(run, batch, self._figures)) is not None:
-                run.code = code
-                if code != ExitCode.DONE:
-                    raise SystemExit(int(code))
+            if run.code != ExitCode.FAILED:
                 return
+            heartbeat.beat("loading", run.state.step + 1)
         run.code = run.done()
 
     def backward(self, losses: Pair | Mapping[str, Pair]) -> None:
@@ -142,10 +145,14 @@ class Training:
         self._run.engine.backward(_named(losses))
 
     def update(self) -> None:
-        """Clips, and takes the optimizer's step."""
-        assert self._run is not None
-        self._run.saver.wait_for_copy()
-        self._figures, self._batch = self._run.engine.step(), None
+        """Clips, takes the optimizer's step, and logs, saves and evaluates as is due."""
+        run, batch = self._run, self._batch
+        if run is None or batch is None:
+            raise RuntimeError("training.update() was called outside of a step, or twice in one")
+        run.saver.wait_for_copy()
+        figures, self._batch = run.engine.step(), None
+        if (code := after_step(run, batch, figures)) is not None:
+            run.code = code
 
     def log(self, **values: float) -> None:
         """Logs figures of this step, equal on all ranks, as `val/NAME`."""
@@ -168,33 +175,36 @@ class Training:
             self.config = load([], self._settings)
             self._run = self._stack.enter_context(opened(self.config, ranks, stop, self._build))
         except (UserError, Stopped) as error:
-            if getattr(self, "is_main", True) or not getattr(error, "shared", False):
-                print(f"phalanx: {error}", file=sys.stderr, flush=True)
-            code = ExitCode.BAD_INPUT if isinstance(error, UserError) else ExitCode.STOPPED_EARLY
+            self._say(error)
             ignore_signals()
+            code = ExitCode.BAD_INPUT if isinstance(error, UserError) else ExitCode.STOPPED_EARLY
             raise SystemExit(int(code)) from None
         if self._run is not None:
             self.model = self._run.engine.model
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None:
-        stopped = isinstance(error, SystemExit) and self._run is not None and self._run.code == ExitCode.STOPPED_EARLY
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         try:
-            if stopped:
-                self._stack.close()
-            else:
-                self._stack.__exit__(kind, error, traceback)
+            if error is None and self._run is not None and self._run.code == ExitCode.FAILED:
+                self._run.save(awaited=True)  # the loop was left by `break`, on all ranks after the same step
+                self._run.code = self._run.stopped()
+            self._stack.__exit__(kind, error, traceback)
+        except (UserError, TrainingFailed) as refusal:
+            error = refusal
         finally:
-            if isinstance(error, Exception) and RunDirectory.of(self.config).exists():
-                failure_report.write(RunDirectory.of(self.config), self._rank, error)
+            directory = RunDirectory.of(self.config)
+            if isinstance(error, Exception) and directory.exists():
+                failure_report.write(directory, self._rank, error)
             ignore_signals()  # launchers signal the others after the first exit
-        if isinstance(error, TrainingFailed | UserError):
-            if self.is_main or not getattr(error, "shared", False):
-                print(f"phalanx: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, UserError | TrainingFailed):
+            self._say(error)
             raise SystemExit(int(ExitCode.BAD_INPUT if isinstance(error, UserError) else ExitCode.FAILED)) from None
-        return None
+        if error is None and self._run is not None and self._run.code == ExitCode.STOPPED_EARLY:
+            raise SystemExit(int(ExitCode.STOPPED_EARLY))
+
+    def _say(self, error: Exception) -> None:
+        if self._rank == 0 or not getattr(error, "shared", False):
+            print(f"phalanx: {error}", file=sys.stderr, flush=True)
 
     def _build(self, world: World, resuming: bool) -> tuple[Parts, Sequence[str]]:
         config, task = self.config, self._task
@@ -235,9 +245,12 @@ class Step:
     """This rank's part of a step: its batches, each set up to run."""
 
     def __init__(self, run: Run, batch: Batch):
-        self._run, self._batch = run, batch
+        self._run, self._batch, self._begun = run, batch, False
 
     def __iter__(self) -> Iterator[MicroBatch]:
+        if self._begun:
+            raise RuntimeError("the batches of a step are to be run once")
+        self._begun = True
         run, batches = self._run, self._batch.micro_batches
         weights = [run.task.weights(batch) for batch in batches]
         flags = {"stop": run.asked_to_stop, "save": run.is_time_to_save}

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 
 from phalanx.configs.errors import RanksApart
+from phalanx.dist import heartbeat
 from phalanx.dist.processes.environment import attempt
 from phalanx.dist.storage.durable_files import write_json
 from phalanx.dist.storage.run_directory import RunDirectory
@@ -62,7 +63,7 @@ def write_failure(
     node = "" if host else os.environ.get("SLURMD_NODENAME", "")  # SLURM's name, which may differ from the host's
     host = host or socket.gethostname()
     report = {"time": time.time(), "rank": rank, "host": host, "node": node, "attempt": attempt(), "type": kind}
-    report |= {"message": message, "echo": echo, "traceback": lines}
+    report |= {"step": heartbeat.latest().step, "message": message, "echo": echo, "traceback": lines}
     try:
         run.errors.mkdir(exist_ok=True)
         write_json(run.errors / f"rank-{rank}.json", report)

@@ -25,7 +25,8 @@ def wrap(
     mine: Share,
     phases: Sequence[TrainedNames],
 ) -> Strategy:
-    """A model and its optimizer under the configured strategy. Its module's own `wrap` has the same arguments.
+    """A model and its optimizer under the configured strategy. Its module's own `wrap` has the same arguments, the last
+    only if the strategy can run several phases.
 
     Args:
         phases: the names of the parameters that each phase of a step trains.
@@ -52,5 +53,6 @@ def wrap(
     if config.dist.reduce == "exact":
         module = spec.exact_module
     assert module is not None, "the configuration refuses dist.reduce=exact without such a module"
-    made = importlib.import_module(f"{__name__}.{module}").wrap(model, make_optimizer, config, world, mine, phases)
+    several = (phases,) if len(phases) > 1 else ()
+    made = importlib.import_module(f"{__name__}.{module}").wrap(model, make_optimizer, config, world, mine, *several)
     return cast(Strategy, made)

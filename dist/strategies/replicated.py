@@ -109,14 +109,7 @@ class Ddp(Replicated):
         return nullcontext() if last else self._wrapped.no_sync()
 
 
-def wrap(
-    model: nn.Module,
-    make_optimizer: MakeOptimizer,
-    config: "RunConfig",
-    world: World,
-    mine: Share,
-    phases: Sequence[TrainedNames] = (),
-) -> Replicated:
+def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: "RunConfig", world: World, mine: Share) -> Replicated:
     """As `phalanx.dist.strategies.wrap`: DDP, or the bare model on a single rank."""
     model.to(world.device)
     return Replicated(model, make_optimizer) if world.ranks.world == 1 else Ddp(model, make_optimizer, world)

@@ -22,7 +22,7 @@ from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies import optimizer_state
 from phalanx.dist.strategies.eval_copy import filled, make_eval_copy
 from phalanx.dist.strategies.rates import Rates
-from phalanx.dist.strategies.replicated import MakeOptimizer, TrainedNames
+from phalanx.dist.strategies.replicated import MakeOptimizer
 from phalanx.dist.strategies.zero_engine import start
 from phalanx.dist.strategies.zero_parts import HeldRange, in_groups, in_shards
 
@@ -246,13 +246,6 @@ def _scalar(value: Any) -> Any:
     return torch.tensor(value["value"], dtype=getattr(torch, value["dtype"])) if isinstance(value, dict) else value
 
 
-def wrap(
-    model: nn.Module,
-    make_optimizer: MakeOptimizer,
-    config: RunConfig,
-    world: World,
-    mine: Share,
-    phases: Sequence[TrainedNames] = (),
-) -> Zero:
+def wrap(model: nn.Module, make_optimizer: MakeOptimizer, config: RunConfig, world: World, mine: Share) -> Zero:
     """As `phalanx.dist.strategies.wrap`."""
     return Zero(model, make_optimizer, config, world)

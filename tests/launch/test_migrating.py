@@ -58,3 +58,15 @@ def test_weights_and_momentum_of_before_are_gone_on_from(folder: Path) -> None:
         torch.testing.assert_close(
             torch.as_tensor(after[name]).double(), parameter.detach() - 0.05 * momentum, rtol=1e-4, atol=1e-6
         )
+
+
+def test_modules_of_lightning_and_mmengine_train_as_they_are(folder: Path) -> None:
+    """Both have the network, data, seed and optimizer of `after.py`: so the same losses come of them."""
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
+    short = ["train.steps=3", "train.log_every=1"]
+    losses = []
+    for script, name in (("after.py", "plain"), ("lightning_module.py", "lightning"), ("mmengine_model.py", "mmengine")):
+        run([sys.executable, script, *short, f"name={name}"], folder)
+        losses.append([line["train/loss"] for line in lines(folder / f"runs/{name}/metrics.jsonl")])
+    for found in losses[1:]:
+        assert found == pytest.approx(losses[0], rel=1e-5)

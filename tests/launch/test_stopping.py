@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_names_step_and_samples_and_keeps_the_last_goo
 def test_a_failing_rank_ends_all_and_leaves_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "my_task.py").write_text(OWN_TASK)
     failed = phalanx("train", *LONG, "task.name=./my_task.py:Raises", "--nproc", 2, cwd=tmp_path, expect=1)
-    assert "ZeroDivisionError: rank 1 breaks" in failed.errors
+    assert "ZeroDivisionError: rank 1 breaks" in failed.errors and "phalanx: rank 1 failed in step 1:" in failed.errors
     assert "rank 1 breaks" in (tmp_path / "runs/long/errors/rank-1.json").read_text()
 
 

@@ -8,6 +8,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import shlex
 import shutil
 import signal
@@ -163,6 +164,14 @@ def _keep(folder: Path) -> NoReturn:
 def _called(function: str, arguments: Sequence[str]) -> int:
     module, _, name = function.partition(":")
     return int(getattr(importlib.import_module(module), name)(arguments))
+
+
+def run_script(arguments: Sequence[str]) -> int:
+    """What `python SCRIPT ARGUMENTS` does, in a forked process."""
+    sys.argv = list(arguments)
+    sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
+    runpy.run_path(arguments[0], run_name="__main__")
+    return 0
 
 
 def _write(path: Path, content: list[int] | dict[str, Any]) -> None:

@@ -56,6 +56,8 @@ def test_a_run_is_fitted_evaluated_and_listed(here: Path, capsys: pytest.Capture
     assert phalanx.evaluate("runs/fitted", step=2, nproc=1)["step"] == 2
     rows = phalanx.runs()
     assert len(rows) == 1 and rows[0]["name"] == "fitted" and rows[0]["state"] == "COMPLETED" and rows[0]["step"] == 4
+    table = rows.to_pandas()
+    assert list(table["name"]) == ["fitted"] and table["val/loss"][0] == rows[0]["val/loss"]
 
 
 def test_a_recipe_may_be_a_dictionary_and_what_is_wrong_with_it_is_said(here: Path) -> None:

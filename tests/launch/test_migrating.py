@@ -8,10 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tests.support.running import ROOT, lines, run, sample_ids, tensors
-
-BIN = Path(sys.executable).parent
-TORCHRUN = [BIN / "torchrun", "--nproc_per_node", "2"]
+from tests.support.running import ROOT, lines, run_script, sample_ids, tensors
 
 
 @pytest.fixture(scope="module")
@@ -26,18 +23,18 @@ def _accuracy(output: str) -> float:
 
 
 def test_the_script_of_before_and_the_one_of_after_learn_alike(folder: Path) -> None:
-    before = run([*TORCHRUN, "ddp.py"], folder)
+    before = run_script("ddp.py", cwd=folder, count=2)
     assert _accuracy(before.output) > 0.9
     (folder / "checkpoint.pt").rename(folder / "of_ddp.pt")
-    run([*TORCHRUN, "after.py", "name=after"], folder)
+    run_script("after.py", "name=after", cwd=folder, count=2)
     assert lines(folder / "runs/after/metrics.jsonl")[-1]["val/accuracy"] > 0.9
-    accelerated = run([sys.executable, "with_accelerate.py"], folder)
+    accelerated = run_script("with_accelerate.py", cwd=folder)
     assert _accuracy(accelerated.output) > 0.9 and (folder / "accelerate_model/model.safetensors").is_file()
 
 
 def test_weights_and_momentum_of_before_are_gone_on_from(folder: Path) -> None:
-    assert _accuracy(run([sys.executable, "data_parallel.py"], folder).output) > 0.9
-    run([sys.executable, "after.py", "name=continued", "train.steps=1", "data.ledger=true", "train.log_every=1"], folder)
+    assert _accuracy(run_script("data_parallel.py", cwd=folder).output) > 0.9
+    run_script("after.py", "name=continued", "train.steps=1", "data.ledger=true", "train.log_every=1", cwd=folder)
     before = torch.load(folder / "checkpoint.pt", weights_only=True)
     sys.path.insert(0, str(folder))
     try:
@@ -66,7 +63,7 @@ def test_modules_of_lightning_and_mmengine_train_as_they_are(folder: Path) -> No
     short = ["train.steps=3", "train.log_every=1"]
     losses = []
     for script, name in (("after.py", "plain"), ("lightning_module.py", "lightning"), ("mmengine_model.py", "mmengine")):
-        run([sys.executable, script, *short, f"name={name}"], folder)
+        run_script(script, *short, f"name={name}", cwd=folder)
         losses.append([line["train/loss"] for line in lines(folder / f"runs/{name}/metrics.jsonl")])
     for found in losses[1:]:
         assert found == pytest.approx(losses[0], rel=1e-5)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from phalanx.dist.checkpoint.directory import steps
-from tests.support.running import PHALANX, ROOT, assert_bitwise, lines, run, start
+from tests.support.running import ROOT, assert_bitwise, forked_script, lines, phalanx, run, run_script, start
 
 BIN = Path(sys.executable).parent
 SCRIPT = str(ROOT / "examples/own_loop/train.py")
@@ -19,7 +19,7 @@ ACCELERATE = [
 
 
 def test_it_is_the_same_run_on_two_ranks_that_were_killed_and_under_another_launcher(tmp_path: Path) -> None:
-    run([sys.executable, SCRIPT, *SHORT, "name=one"], tmp_path)
+    run_script(SCRIPT, *SHORT, "name=one", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     running = start([*TORCHRUN, *SHORT, "name=killed"], tmp_path)
     running.until(lambda: len(steps(killed / "checkpoints")) > 0)
@@ -28,29 +28,29 @@ def test_it_is_the_same_run_on_two_ranks_that_were_killed_and_under_another_laun
     assert [event["event"] for event in lines(killed / "events.jsonl")].count("resume") == 1
     assert_bitwise(tmp_path / "runs/one", killed)
     assert lines(killed / "metrics.jsonl")[-1]["val/accuracy"] == lines(tmp_path / "runs/one/metrics.jsonl")[-1]["val/accuracy"]
-    refused = run([*PHALANX, "resume", "runs/one", "train.steps=30"], tmp_path, expect=2)
+    refused = phalanx("resume", "runs/one", "train.steps=30", cwd=tmp_path, expect=2)
     assert "the loop of this run is in the script" in refused.errors and "Traceback" not in refused.errors
 
 
 def test_asked_to_stop_it_saves_and_the_same_command_resumes_it(tmp_path: Path) -> None:
-    endless = [sys.executable, SCRIPT, "train.steps=100000", "train.log_every=1", "name=long"]
-    running = start(endless, tmp_path)
+    running = forked_script(SCRIPT, "train.steps=100000", "train.log_every=1", "name=long", cwd=tmp_path)
     running.until(lambda: len(lines(tmp_path / "runs/long/metrics.jsonl")) >= 3)
     running.signal(signal.SIGTERM)
     assert running.wait() == 75, running.errors
     events = lines(tmp_path / "runs/long/events.jsonl")
     assert [event["event"] for event in events] == ["start", "save", "preempt"]
-    again = [sys.executable, SCRIPT, f"train.steps={events[-1]['step'] + 2}", "name=long"]
-    assert f"done: {events[-1]['step'] + 2} steps" in run(again, tmp_path).output
+    steps_of_all = events[-1]["step"] + 2
+    again = run_script(SCRIPT, f"train.steps={steps_of_all}", "name=long", cwd=tmp_path)
+    assert f"done: {steps_of_all} steps" in again.output
 
 
 def test_what_is_wrong_is_said_in_a_sentence_and_errors_of_the_script_keep_their_traceback(tmp_path: Path) -> None:
-    refused = run([sys.executable, SCRIPT, "train.micro_batch=7"], tmp_path, expect=2)
+    refused = run_script(SCRIPT, "train.micro_batch=7", cwd=tmp_path, expect=2)
     assert "train.micro_batch=7" in refused.errors and "Traceback" not in refused.errors
     assert not (tmp_path / "runs").exists()
     broken = tmp_path / "broken.py"
     broken.write_text(Path(SCRIPT).read_text().replace("        training.update()\n", ""))
-    failed = run([sys.executable, broken, *SHORT, "name=broken"], tmp_path, expect=1)
+    failed = run_script(broken, *SHORT, "name=broken", cwd=tmp_path, expect=1)
     assert "without training.update()" in failed.errors and "Traceback" in failed.errors
     report = json.loads((tmp_path / "runs/broken/errors/rank-0.json").read_text())
     assert "training.update()" in json.dumps(report)

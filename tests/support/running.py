@@ -136,6 +136,18 @@ def forked(*arguments: str | Path, cwd: Path, count: int = 0, **environment: str
     return Command(FORGE.start([str(a) for a in arguments], cwd, clean_environment(**environment), count))
 
 
+def forked_script(script: str | Path, *arguments: str, cwd: Path, count: int = 1) -> Command:
+    """Starts `python SCRIPT ARGUMENTS` in a forked process, or several as torchrun starts them."""
+    words = [str(script), *arguments]
+    function = "benchmarks.support.forking:run_script"
+    return Command(FORGE.start(words, cwd, clean_environment(), count, function))
+
+
+def run_script(script: str | Path, *arguments: str, cwd: Path, count: int = 1, expect: int = 0) -> Command:
+    """The same to its end."""
+    return _to_its_end(forked_script(script, *arguments, cwd=cwd, count=count), expect)
+
+
 def _to_its_end(running: Command, expect: int | None) -> Command:
     code = running.wait()
     assert expect is None or code == expect, f"exit code {code}:\n{running.output}\n{running.errors}"

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+import phalanx as phalanx_package
+from phalanx.configs.errors import UserError
 from phalanx.dist.checkpoint.directory import steps
-from tests.support.running import ROOT, assert_bitwise, forked, lines, phalanx, ranks
+from tests.support.running import ROOT, assert_bitwise, forked, lines, phalanx, ranks, run_script
 
 EXACT = ["dist.reduce=exact", "train.log_every=1", "train.eval_every=null", "checkpoint.every_steps=2", "data.workers=0"]
 FALLS = ("linear", "logistic", "autoencoder", "rows", "waves", "unet")  # the loss of the others follows what they have learnt
@@ -49,3 +51,8 @@ def test_an_example_is_the_same_on_two_ranks_that_were_killed(folder: Path, reci
     assert_bitwise(folder / f"runs/{name}-one", killed)
     losses = [line["train/loss"] for line in lines(folder / f"runs/{name}-one/metrics.jsonl")]
     assert all(map(math.isfinite, losses)) and (losses[-1] < losses[0] or name not in FALLS)
+    if name == "gan":
+        run_script("examples/gan/draw.py", "runs/gan-one", "made.png", cwd=folder)
+        assert (folder / "made.png").stat().st_size > 1000
+        with pytest.raises(UserError, match=r"has no methods predict and draw for images\. Give it both"):
+            phalanx_package.load(folder / "runs/gan-one").predict(folder / "made.png")  # type: ignore[operator]

@@ -16,7 +16,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data.images.modes import in_mode
 from phalanx.dist.checkpoint.tools.consolidate import description_file
 from phalanx.dist.storage.durable_files import read_json_object
-from phalanx.train.evaluation.predict import Predictor, predictor
+from phalanx.train.evaluation.predict import Predictor, predictor, refuse_images
 from phalanx.train.setup.recorded import Recorded
 
 Array: TypeAlias = NDArray[Any]
@@ -28,8 +28,17 @@ def loaded(config: RunConfig, checkpoint: Path, described: Recorded | None = Non
     asked = predictor(config, checkpoint, described)
     network: Any = asked.network
     network.classes = asked.classes
-    network.preprocess = lambda image: _sample(asked, image, 0)["image"]
-    network.predict = lambda images: _predict(asked, images)
+
+    def preprocess(image: AnImage) -> Tensor:
+        refuse_images(config, asked.task, asked.channels)
+        sample: Tensor = _sample(asked, image, 0)["image"]
+        return sample
+
+    def predict(images: AnImage | Sequence[AnImage]) -> Any:
+        refuse_images(config, asked.task, asked.channels)
+        return _predict(asked, images)
+
+    network.preprocess, network.predict = preprocess, predict
     found: nn.Module = network
     return found
 

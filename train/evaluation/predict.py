@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from phalanx.configs.errors import UserError
+from phalanx.configs.own_code import is_own
 from phalanx.configs.schema import RunConfig
 from phalanx.data.bad_sample import Unreadable
 from phalanx.data.files.walking import files_below
@@ -51,15 +52,20 @@ class Fuses(Protocol):
 class Predictor:
     """A trained network with its preprocessing of image files."""
 
-    task: Predicts
+    task: Any  # one that `Predicts`, if `refuse_images` lets it pass
     network: nn.Module
     pipeline: Pipeline
-    mode: Mode
+    channels: int
     batch: int
     device: torch.device
     dtype: torch.dtype
     max_pixels: int
     classes: tuple[str, ...] = ()
+
+    @property
+    def mode(self) -> Mode:
+        """Of images from files."""
+        return _MODES[self.channels]
 
     def prepared(self, path: Path, number: int) -> dict[str, Any]:
         """An image as the network's input, with a number as its `id`.
@@ -78,7 +84,20 @@ class Predictor:
         batch = collate(samples, self.pipeline.ragged)
         if isinstance(batch["image"], Tensor):  # the task moves images of several sizes one at a time
             batch["image"] = batch["image"].to(self.device, self.dtype)
-        return self.task.predict(self.network, batch)
+        found: Iterable[dict[str, Any]] = self.task.predict(self.network, batch)
+        return found
+
+
+def refuse_images(config: RunConfig, task: object, channels: int) -> None:
+    """
+    Raises:
+        UserError: if the run's task does not predict, or the network cannot take images from files.
+    """
+    if not isinstance(task, Predicts):
+        remedy = "Give it both, to predict with it" if is_own(config.task.name) else "Call what phalanx.load returns"
+        raise UserError(f"task.name={config.task.name} has no methods predict and draw for images. {remedy}.")
+    if channels not in _MODES:
+        raise UserError(f"the network takes {channels} channels, and files have 1, 3 or 4. Predict in Python.")
 
 
 def predictor(config: RunConfig, checkpoint: Path, described: Recorded | None = None) -> Predictor:
@@ -88,18 +107,12 @@ def predictor(config: RunConfig, checkpoint: Path, described: Recorded | None = 
         checkpoint: the folder of one, or a file of weights.
         described: the training data; None for what the run has recorded.
 
-    Raises:
-        UserError: if the run's task does not predict, or the network cannot take images from files.
     """
     torch.set_num_threads(choose_threads(config.dist))
     device = choose_device(config.dist, Ranks())
     data = described or recorded(RunDirectory.of(config)) or _from_data(config)
     data_info = data.facts
     task = tasks.build(config, data_info)
-    if not isinstance(task, Predicts):
-        raise UserError(f"task.name={config.task.name} has no methods predict and draw. Give it both, to predict with it.")
-    if data_info.channels not in _MODES:
-        raise UserError(f"the network takes {data_info.channels} channels, and files have 1, 3 or 4. Predict in Python.")
     network = trained(checkpoint, config, data_info, device)
     if isinstance(network, Fuses):
         network.fuse()
@@ -110,7 +123,7 @@ def predictor(config: RunConfig, checkpoint: Path, described: Recorded | None = 
         task,
         network,
         prepare,
-        _MODES[data_info.channels],
+        data_info.channels,
         config.train.micro_batch,
         device,
         dtype,
@@ -184,6 +197,7 @@ def predict(
     images = find_images(given)
     _make(output)
     asked, results = predictor(config, checkpoint), list[dict[str, Any]]()
+    refuse_images(config, asked.task, asked.channels)
     if probabilities and not isinstance(asked.task, Writes):
         raise UserError(f"--probabilities is for pixels; those of task.name={config.task.name} are in {FILE}. Leave it out.")
     for start in range(0, len(images), asked.batch):

@@ -126,7 +126,7 @@ def _refuse_nested(folder: Path, classes: Sequence[str]) -> None:
 
 
 def _images_in(folder: Path) -> int:
-    return sum(is_image_name(entry.name) and entry.is_file() for entry in os.scandir(folder))
+    return sum(is_image_name(entry.name) and os.path.isfile(entry.path) for entry in os.scandir(folder))
 
 
 def _of_no_class(folder: Path) -> list[str]:

@@ -96,3 +96,9 @@ def test_a_root_one_level_too_high_names_the_right_one(tmp_path: Path) -> None:
     image_folder(tmp_path / "flowers", (2, 2), "train")
     with pytest.raises(UserError, match=r"no such folder, but there is .*/flowers/train\. Set data\.root=.*/flowers\."):
         open_split(config("image_folder", tmp_path), "train")
+
+
+def test_a_link_to_itself_beside_the_class_folders_is_no_image(tmp_path: Path) -> None:
+    image_folder(tmp_path, (2, 1), "train")
+    (tmp_path / "train/loop.png").symlink_to("loop.png")
+    assert len(open_split(config("image_folder", tmp_path), "train")) == 3

@@ -91,3 +91,8 @@ def test_what_a_network_cannot_be_is_refused_before_anything_is_built(sentence: 
 def test_options_left_to_the_network_are_no_part_of_an_experiment_s_digest() -> None:
     assert digest(config()) == digest(config("model.dropout=null", "model.drop_path=null", "model.output_stride=null"))
     assert digest(config("model.dropout=0.0")) != digest(config())
+
+
+def test_a_colon_in_a_name_that_is_not_of_a_class_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model.name=C:\\a: your own class is named by file and class"):
+        check_model(config("model.name='C:\\a'"))

@@ -66,6 +66,12 @@ def check_model(config: RunConfig) -> None:
     for key, name in (("model.name", model.name), ("model.backbone", model.backbone)):
         if name is not None and is_own(name):
             check_own(key, name)
+        elif name is not None and ":" in name and not name.startswith(("timm:", "torchvision:")):
+            refuse_half(key, name)
+            raise UserError(
+                f"{key}={brief(name)}: your own class is named by file and class, ./file.py:Class, or by an installed module "
+                "and class, package.module:Class. `phalanx models` lists the networks that are built in."
+            )
     try:
         spec = registry.get(model.name)
         spec.check(**choices(model.model_dump(), config.data.image_size))

@@ -88,8 +88,8 @@ class StepMetrics:
     def finish(self, figures: Figures) -> None:
         """Closes the current step: all of its work is launched."""
         rows = [self._running[number] for number in sorted(self._running)]
-        nothing = torch.zeros_like(next(iter(rows[0].values())))  # of losses that this step does not compute
-        values = [row.get(name, nothing) for row in rows for name in figures.weights]
+        # Losses that this step does not compute are zero.
+        values = [row[n] if n in row else torch.zeros_like(next(iter(row.values()))) for row in rows for n in figures.weights]
         sums = torch.stack(values).view(len(rows), len(figures.weights)).to(torch.float64)
         self._running = {}
         self._finished.append(_Step(figures, HostCopies([sums] if figures.norm is None else [sums, figures.norm])))

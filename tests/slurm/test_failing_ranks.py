@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 def test_the_job_ends_and_logs_opens_with_the_rank_that_came_to_harm(
     cluster: VirtualCluster, tmp_path: Path, harm: str
 ) -> None:
-    where = ["slurm.tasks_per_node=2", "slurm.max_requeues=0", "slurm.memory=3G", "dist.hang_s=5"]
+    # Only the hang is to be found by the watchdog: on busy cores, filling the memory takes longer than 5 s.
+    hang_s = 5 if harm == "hang" else 120
+    where = ["slurm.tasks_per_node=2", "slurm.max_requeues=0", "slurm.memory=3G", f"dist.hang_s={hang_s}"]
     job = Job(cluster, tmp_path, harm, *where, "train.steps=100000", "checkpoint.every_steps=5")
     job.until(lambda: job.step >= 6, "training")
     job.tell("harm-1", harm)

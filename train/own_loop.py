@@ -339,7 +339,9 @@ class OwnModel(nn.Module):
 
 
 def _script() -> str:
-    return f"./{os.path.relpath(sys.argv[0])}" if sys.argv[0].endswith(".py") else sys.argv[0] or "python"
+    """The file that was started, from the current folder. Python keeps its full path, since a script may change its folder."""
+    path = getattr(sys.modules["__main__"], "__file__", None) or ""
+    return f"./{os.path.relpath(path)}" if path.endswith(".py") else sys.argv[0] or "python"
 
 
 def _place(function: Any, otherwise: str) -> str:

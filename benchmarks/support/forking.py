@@ -170,7 +170,7 @@ def run_script(arguments: Sequence[str]) -> int:
     """What `python SCRIPT ARGUMENTS` does, in a forked process."""
     sys.argv = list(arguments)
     sys.path.insert(0, str(Path(arguments[0]).resolve().parent))
-    runpy.run_path(arguments[0], run_name="__main__")
+    runpy.run_path(os.path.abspath(arguments[0]), run_name="__main__")  # as `__file__` of a script is
     return 0
 
 

@@ -49,8 +49,9 @@ def test_what_is_wrong_is_said_in_a_sentence_and_errors_of_the_script_keep_their
     assert "train.micro_batch=7" in refused.errors and "Traceback" not in refused.errors
     assert not (tmp_path / "runs").exists()
     broken = tmp_path / "broken.py"
-    broken.write_text(Path(SCRIPT).read_text().replace("        training.update()\n", ""))
-    failed = run_script(broken, *SHORT, "name=broken", cwd=tmp_path, expect=1)
+    elsewhere = "import os\n\nos.mkdir('elsewhere')\nos.chdir('elsewhere')\n"  # the run names the script's functions
+    broken.write_text(elsewhere + Path(SCRIPT).read_text().replace("        training.update()\n", ""))
+    failed = run_script("broken.py", *SHORT, "name=broken", cwd=tmp_path, expect=1)
     assert "without training.update()" in failed.errors and "Traceback" in failed.errors
-    report = json.loads((tmp_path / "runs/broken/errors/rank-0.json").read_text())
+    report = json.loads((tmp_path / "elsewhere/runs/broken/errors/rank-0.json").read_text())
     assert "training.update()" in json.dumps(report)

@@ -58,8 +58,8 @@ class TrainedRun:
     @property
     def finished(self) -> bool:
         """Whether the last thing that happened to it is its end; a run that was stopped is resumed by `fit`."""
-        told = [event["event"] for event in read_events(RunDirectory(self.path))]
-        return bool(told) and told[-1] == "done"
+        names = [event["event"] for event in read_events(RunDirectory(self.path))]
+        return bool(names) and names[-1] == "done"
 
     def load(self, best: bool = False, step: int | None = None) -> "nn.Module":
         """As `phalanx.load`."""

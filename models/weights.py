@@ -88,20 +88,20 @@ def load(
         BadWeights: naming the file and the first tensor that does not fit; before anything is changed, but for content that
             turns out to be damaged.
     """
-    whole = model.state_dict(keep_vars=True)
-    kept = _matching(whole, fresh)
-    own = {name: tensor for name, tensor in whole.items() if name not in kept}
+    state = model.state_dict(keep_vars=True)
+    kept = _matching(state, fresh)
+    own = {name: tensor for name, tensor in state.items() if name not in kept}
     with closing(open_source(path, prefix) if source is None else source) as opened:
         if not opened.shapes:
             raise BadWeights(f"{path}: there is no tensor in it. Check model.weights.")
-        found = _without_prefix(path, opened, whole, prefix)
+        found = _without_prefix(path, opened, state, prefix)
         ignored = (*fresh, *unused)
-        names = {n: given for n, given in under_new_names(found.names, whole).items() if not _matches(n, ignored)}
+        names = {n: given for n, given in under_new_names(found.names, state).items() if not _matches(n, ignored)}
         # A model with frozen BatchNorm counts nothing.
         names = {name: given for name, given in names.items() if name in own or name.rpartition(".")[2] != COUNTER}
         zeroed = [name for name in own if name not in names and name.rpartition(".")[2] == COUNTER]
         complete = not _missing(own, set(names), set(zeroed))
-        others = beside([name for name in names if name not in own], list(whole)) if complete else []
+        others = beside([name for name in names if name not in own], list(state)) if complete else []
         rest = (*found.rest, *(names.pop(name) for name in others))
         _check_names(path, own, set(names), set(zeroed))
         shapes = {name: opened.shapes[given] for name, given in names.items()}
@@ -139,13 +139,13 @@ def _matching(own: Iterable[str], patterns: Sequence[str]) -> set[str]:
     """Names of the model that patterns mean; each must mean one."""
     found = set()
     for pattern in patterns:
-        meant = fnmatch.filter(own, pattern)
-        if not meant:
+        matching = fnmatch.filter(own, pattern)
+        if not matching:
             near = difflib.get_close_matches(pattern, own, n=1, cutoff=0.0)
             raise BadWeights(
                 f"model.fresh={pattern}: no tensor of the model has such a name. There is, for example, {near[0]}."
             )
-        found |= set(meant)
+        found |= set(matching)
     return found
 
 

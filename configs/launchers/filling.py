@@ -140,21 +140,21 @@ def _take(statement: Statement, written: Written, result: Filling) -> None:
         return
     if statement.implied:
         return
-    meant = f"{brief(statement.written, 120)} ({key}={brief(shown(statement.value))})"
+    given = f"{brief(statement.written, 120)} ({key}={brief(shown(statement.value))})"
     if there is not _MISSING:
         if _typed(key, there) == _typed(key, statement.value):
             return
         if written.is_explicit(key):
             place = "the command line" if written.where(key) == COMMAND_LINE else written.where(key)
-            sentence = f"{meant} contradicts {key}={brief(shown(there))} of {place}. Remove one of them."
+            sentence = f"{given} contradicts {key}={brief(shown(there))} of {place}. Remove one of them."
         else:
-            sentence = f"{meant} contradicts {key}={brief(shown(there))} of the run, whose experiment cannot change. Remove it."
+            sentence = f"{given} contradicts {key}={brief(shown(there))} of the run, whose experiment cannot change. Remove it."
     else:
         assert earlier is not None
         if _typed(key, earlier.value) == _typed(key, statement.value):
             return
         sentence = (
-            f"{meant} contradicts {earlier.written} ({key}={shown(earlier.value)}) of {earlier.origin}. Remove one of them."
+            f"{given} contradicts {earlier.written} ({key}={shown(earlier.value)}) of {earlier.origin}. Remove one of them."
         )
     result.problems.append((statement.origin, sentence))
 

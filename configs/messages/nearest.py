@@ -83,8 +83,8 @@ def value(key: str, given: str) -> str:
     word = _plain(given)
     there = synonyms.VALUES.get(key, {}).get(word)
     note = synonyms.VALUE_NOTES.get((key, word))
-    meant = f" Did you mean {_listed(there)}?" if there else ""
-    return meant + (f" {note}" if note else "")
+    suggestion = f" Did you mean {_listed(there)}?" if there else ""
+    return suggestion + (f" {note}" if note else "")
 
 
 def of_section(section: str, given: object) -> str:
@@ -127,8 +127,8 @@ def network(name: str, key: str = "model.name", known: Iterable[str] = ()) -> st
     if other := _in_other_form(name[:200], key, known):
         return other
     word = _plain(name)
-    if meant := value("model.name", name):
-        return meant
+    if suggestion := value("model.name", name):
+        return suggestion
     if word.startswith(synonyms.TIMM):
         return f" timm has networks of this family: {key}=timm/{word}."
     parts = re.fullmatch(r"(\w+?\+?)_((?:wide_)?(?:resnet|resnext|vgg)\w+?)(?:_fpn)?(?:_v2)?", word)

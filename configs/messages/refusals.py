@@ -97,8 +97,8 @@ def _sentence(item: Any, key: str, values: Mapping[str, Any]) -> str:
         meaning = next((k.meaning for k in keys() if k.name == key), "")
         return f"{key} is missing. Set it" + (f": {meaning}." if meaning else ".")
     if kind in ("model_type", "model_attributes_type"):
-        meant = nearest.of_section(key, item["input"])
-        return f"{key} is a section, not {_shown(key, item['input'])}.{meant or ' Write its keys below it.'}"
+        suggestion = nearest.of_section(key, item["input"])
+        return f"{key} is a section, not {_shown(key, item['input'])}.{suggestion or ' Write its keys below it.'}"
     written, value = _inside(key, below, values)
     wanted = _wanted(item, kind)
     remedy = nearest.value(key, value) if isinstance(value, str) else ""

@@ -98,9 +98,9 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 def contradictions(config: EvaluateConfig, task: str) -> Iterator[tuple[str, str]]:
     """Pairs of key and sentence for values that do not go together."""
     for key, field in EvaluateConfig.model_fields.items():
-        meant = _tasks_of(key)
-        if task in TASKS and task not in meant and getattr(config, key) != field.default:
-            yield f"evaluate.{key}", f"evaluate.{key} is for task.name={' or '.join(meant)}, not {task}. Remove it."
+        tasks = _tasks_of(key)
+        if task in TASKS and task not in tasks and getattr(config, key) != field.default:
+            yield f"evaluate.{key}", f"evaluate.{key} is for task.name={' or '.join(tasks)}, not {task}. Remove it."
             return
     if config.stride is None:
         return

@@ -69,9 +69,9 @@ def open_boxes(config: DataConfig, root: Path, split: str) -> DetectedImages:
         *sizes.notes(),
         *listed_again(lists(root, split), stems),
     )
-    told = numpy.array(sizes.found, numpy.int32).reshape(-1, 2)
+    known = numpy.array(sizes.found, numpy.int32).reshape(-1, 2)
     looked = f"{root / 'Annotations'}: the {len(stems)} annotations that {lists(root, split)} lists"
-    return DetectedImages(config, root, StringArray.of(names), classes, found.arrays(len(stems)), told, notes, looked=looked)
+    return DetectedImages(config, root, StringArray.of(names), classes, found.arrays(len(stems)), known, notes, looked=looked)
 
 
 def lists(root: Path, split: str) -> Path:

@@ -163,7 +163,7 @@ def _read(place: Path) -> Tensor | None:
             if magic != _MAGIC or bits not in _TYPES or os.fstat(file.fileno()).st_size != _HEADER.size + size:
                 return None
             image = torch.empty(shape, dtype=_TYPES[bits])
-            whole = file.readinto(image.numpy().data.cast("B")) == size
-            return image if whole else None
+            complete = file.readinto(image.numpy().data.cast("B")) == size
+            return image if complete else None
     except OSError:
         return None

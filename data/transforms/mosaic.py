@@ -91,9 +91,9 @@ class Mosaics:
 def _blended(one: Sample, other: Sample, share: float) -> Sample:
     """Two pictures as one, with the objects of both."""
     image = one["image"].float() * share + other["image"].float() * (1 - share)
-    whole = not one["image"].is_floating_point()
+    integral = not one["image"].is_floating_point()
     joined = {name: torch.cat([one[name], other[name]]) for name in one if name != "image"}
-    return joined | {"image": image.round().to(one["image"].dtype) if whole else image}
+    return joined | {"image": image.round().to(one["image"].dtype) if integral else image}
 
 
 def mosaic(parts: Sequence[Mapping[str, Any]], size: tuple[int, int], scale: tuple[float, float], fill: Fill) -> Sample:

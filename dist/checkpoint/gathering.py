@@ -47,11 +47,11 @@ def _receive(world: "World", member: int) -> list[Part]:
     for tensor in (described, content):
         if tensor.numel():
             torch.distributed.recv(tensor, member, group=world.control)
-    found, offset, whole = list[Part](), 0, memory(content)
+    found, offset, view = list[Part](), 0, memory(content)
     listed: list[list[Any]] = json.loads(described.numpy().tobytes())
     for name, dtype, shape, start, stop in listed:
         part = Part(name, dtype, tuple(shape), Range(start, stop), memoryview(b""))
-        content_of_part = whole[offset : offset + part.size]
+        content_of_part = view[offset : offset + part.size]
         found.append(Part(name, dtype, tuple(shape), part.range, content_of_part))
         offset += part.size
     return found

@@ -37,13 +37,13 @@ def rehearse(world: World, checkpoints: Path, entries: Sequence[Entry], step: in
             aside = str(directory.prepare(checkpoints, step))
         except (OSError, SaveFailed) as error:
             problem = reason(error, checkpoints)
-    told = broadcast_object(world, {"aside": aside, "problem": problem})
-    problem = told["problem"]
+    outcome = broadcast_object(world, {"aside": aside, "problem": problem})
+    problem = outcome["problem"]
     if problem is None:
-        problems = gather_json(world, _try(Path(told["aside"]), world.ranks.rank))
+        problems = gather_json(world, _try(Path(outcome["aside"]), world.ranks.rank))
         problem = next((found for found in problems if found is not None), None)
         if world.ranks.is_main:
-            shutil.rmtree(told["aside"], ignore_errors=True)
+            shutil.rmtree(outcome["aside"], ignore_errors=True)
     if problem is not None:
         raise UserError(
             f"no checkpoint could be written: {problem}. Free space or permit it, or set runs=FOLDER to another folder.",

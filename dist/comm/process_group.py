@@ -123,17 +123,17 @@ def _network(ranks: Ranks, config: "DistConfig") -> str:
     By default gloo takes the interface of the host's name, which may be the loopback's or have no address at all; and on
     one node nothing outside needs to reach it.
     """
-    told = ["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"]
+    variables = ["GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"]
     if config.interface is not None:
         own = network.address(config.interface, os.environ)
     elif ranks.local_world == ranks.world:
         own = LOOPBACK
     elif ranks.launcher == "slurm":
-        own, told = network.address(None, os.environ), told[:1]  # NCCL chooses among all that are fast
+        own, variables = network.address(None, os.environ), variables[:1]  # NCCL chooses among all that are fast
     else:
         return ""
     if (interface := config.interface or network.interface_of(own)) is not None:
-        for variable in told:
+        for variable in variables:
             os.environ.setdefault(variable, interface)
     return own
 

@@ -34,22 +34,22 @@ class GroupedStream(Stream):
     def _laid_out(self, epoch: int, places: Numbers) -> Numbers:
         """Indices of the places in a row of all samples: the full micro-batches of each group, then the remainders."""
         size = self.micro_batch
-        whole = sum(len(group) // size for group in self.groups)
+        full = sum(len(group) // size for group in self.groups)
         head = min(-epoch * self.samples % size, self.samples)  # these complete a micro-batch of the previous epoch
         slots = (self.samples - head) // size
         tail = head + slots * size  # from here on, a micro-batch that the next epoch completes
         slot, within = numpy.divmod(places - head, size)
         inside = (slot >= 0) & (slot < slots)
-        chosen = numpy.where(inside, self._chosen(epoch, numpy.where(inside, slot, 0), max(slots, whole)), -1)
+        chosen = numpy.where(inside, self._chosen(epoch, numpy.where(inside, slot, 0), max(slots, full)), -1)
         # The remainder goes to the head, then to the tail, then to the slots without a full micro-batch of one group.
         left = numpy.where(slot < 0, places, head + places - tail)
-        left = numpy.where(inside, self.samples - slots * size + (chosen - whole) * size + within, left)
-        if whole > slots:  # by one, which is split
-            apart = int(self._chosen(epoch, numpy.array([slots]), whole)[0])
-            rest = numpy.where(left < size, apart * size + left, (whole - 1) * size + left)
+        left = numpy.where(inside, self.samples - slots * size + (chosen - full) * size + within, left)
+        if full > slots:  # by one, which is split
+            apart = int(self._chosen(epoch, numpy.array([slots]), full)[0])
+            rest = numpy.where(left < size, apart * size + left, (full - 1) * size + left)
         else:
-            rest = whole * size + left
-        return numpy.where(inside & (chosen < whole), chosen * size + within, rest)
+            rest = full * size + left
+        return numpy.where(inside & (chosen < full), chosen * size + within, rest)
 
     def _chosen(self, epoch: int, slots: Numbers, count: int) -> Numbers:
         """Which of the full micro-batches are in some slots. Shape: [n] to [n]."""
@@ -62,11 +62,11 @@ class GroupedStream(Stream):
         size, found = self.micro_batch, numpy.empty_like(laid_out)
         first, left = 0, sum(len(group) // size for group in self.groups) * size
         for number, group in enumerate(self.groups):
-            whole, rest = len(group) // size * size, len(group) % size
-            for start, count, before in ((first, whole, 0), (left, rest, whole)):
+            full, rest = len(group) // size * size, len(group) % size
+            for start, count, before in ((first, full, 0), (left, rest, full)):
                 here = (laid_out >= start) & (laid_out < start + count)
                 if here.any():
                     places = (laid_out[here] - start + before).astype(numpy.uint64)
                     found[here] = group[permute(places, len(group), key(self.seed, "order", epoch, number)).astype(numpy.int64)]
-            first, left = first + whole, left + rest
+            first, left = first + full, left + rest
         return found

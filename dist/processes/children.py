@@ -67,5 +67,5 @@ def _is_rank(process: int, start: str) -> bool:
     if folder.stat().st_uid != os.geteuid():
         return False
     pairs = (entry.partition("=") for entry in os.fsdecode((folder / "environ").read_bytes()).split("\0"))
-    told = {name: value for name, _, value in pairs}
-    return any(told.get(name) for name in ("RANK", "SLURM_PROCID")) and start_of_run(told) == start
+    variables = {name: value for name, _, value in pairs}
+    return any(variables.get(name) for name in ("RANK", "SLURM_PROCID")) and start_of_run(variables) == start

@@ -17,9 +17,9 @@ _TIMEOUT_S = 30.0
 
 def visible_names(environment: Mapping[str, str] = os.environ) -> list[str] | None:
     """The numbers or ids of GPUs in CUDA_VISIBLE_DEVICES, up to the first that is none, as CUDA reads it; None if unset."""
-    if (told := environment.get("CUDA_VISIBLE_DEVICES")) is None:
+    if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is None:
         return None
-    return list(takewhile(lambda name: name not in _NONE, (part.strip() for part in told.split(","))))
+    return list(takewhile(lambda name: name not in _NONE, (part.strip() for part in visible.split(","))))
 
 
 def mig_instance(environment: Mapping[str, str] = os.environ) -> str | None:

@@ -120,9 +120,9 @@ def watching(model: nn.Module, forward_pass: ForwardPass, group_size: int) -> It
     # A parameter may be used by a module that is not its owner; FSDP2 gathers each group before the forward of its module.
     # Such modules are recognized by a method, since importing FSDP2 takes a second.
     gathered = {name for name, module in model.named_modules() if hasattr(module, "set_requires_gradient_sync")}
-    whole = {"", *blocks(model), *gathered}
+    units = {"", *blocks(model), *gathered}
     for name, module in model.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda m, _, n=name: inspection.note(m, n, recurse=n in whole)))
+        hooks.append(module.register_forward_pre_hook(lambda m, _, n=name: inspection.note(m, n, recurse=n in units)))
         if isinstance(module, _BatchNorm):
             hooks.append(
                 module.register_forward_pre_hook(lambda m, x, n=name: refuse_one_value(n, m, x[0], forward_pass, group_size))

@@ -151,23 +151,23 @@ class ExactReduce:
         for node, piece in zip(nodes, incoming.split(self._slice(bucket)), strict=True):
             summation_tree.add(sums, node, piece, self._mine.total, Tensor.add_)
         (slice_total,) = sums.values()
-        whole = incoming.new_empty(self._slice(bucket) * self._world.ranks.world)
-        bucket.transfer = whole, all_gather_flat(whole, slice_total, async_op=True)
+        full = incoming.new_empty(self._slice(bucket) * self._world.ranks.world)
+        bucket.transfer = full, all_gather_flat(full, slice_total, async_op=True)
         if self._sent > IN_EXCHANGE:
             self._settle(self._buckets[self._sent - 1 - IN_EXCHANGE])
 
     def _settle(self, bucket: _Bucket) -> None:
         """Waits until a total has arrived, and frees its inputs."""
         assert bucket.transfer is not None
-        whole, work = bucket.transfer
+        full, work = bucket.transfer
         _wait(work)
-        bucket.transfer = whole, None
+        bucket.transfer = full, None
 
     def _total(self, bucket: _Bucket) -> Tensor:
         """A bucket's sum, the same bits on every rank."""
         if bucket.transfer is None:
             return bucket.sums.pop(summation_tree.root(self._mine.total))
-        whole, work = bucket.transfer
+        full, work = bucket.transfer
         bucket.transfer = None
         _wait(work)
-        return whole
+        return full

@@ -146,12 +146,12 @@ def _shard(
     units = [model.get_submodule(name) for name in blocks(model)]
     ignored: dict[str, Any] = {"ignored_params": replicated} if replicated else {}
     if half is not None:
-        whole = MixedPrecisionPolicy(cast_forward_inputs=False)
+        in_float32 = MixedPrecisionPolicy(cast_forward_inputs=False)
         units = [unit for unit in units if any(isinstance(part, _MULTIPLIES) for part in unit.modules())]
         large, small = _kept_in_float32(model, units)
         # The small layers are one unit: a network has dozens, and each unit is an exchange of its own.
         for unit in [*([layer] for layer in large), *([small] if small else [])]:
-            fully_shard(unit, mesh=mesh, mp_policy=whole, offload_policy=offload, reshard_after_forward=False, **ignored)
+            fully_shard(unit, mesh=mesh, mp_policy=in_float32, offload_policy=offload, reshard_after_forward=False, **ignored)
     for module in [*units, model]:
         fully_shard(
             module,

@@ -135,7 +135,7 @@ def trained(
     for step in range(max(report_after)):
         batch = [micro_batch(step, v) for v in range(engine.mine.first, engine.mine.last)]
         for part in engine.micro_batches(step, batch, [weights(b) for b in batch]):
-            engine.backward(losses(engine.model, part))
+            engine.backward(engine.losses(losses, part))
         engine.step()
         if step + 1 in report_after:
             figures = engine.settle()[-1]

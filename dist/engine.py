@@ -9,6 +9,7 @@ several phases does all this, but the exchange of weights, once for each of them
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,12 +34,14 @@ from phalanx.dist.microbatches.randomness import key, seed_everything, undisturb
 from phalanx.dist.microbatches.sampler import Share, share
 from phalanx.dist.parallelize import parallelize
 from phalanx.dist.step import first_forward
-from phalanx.dist.step.first_forward import Losses, LossesOf
+from phalanx.dist.step.first_forward import Losses, LossesOf, PassInput
 from phalanx.dist.step.global_loss import GlobalLoss
+from phalanx.dist.step.lockstep import Lockstep
 from phalanx.dist.step.loss_scale import LossScale
 from phalanx.dist.step.phases import Phase, Phases, trained_in
 from phalanx.dist.step.step_message import Agreed, Pending, StepMessage
 from phalanx.dist.step.step_metrics import Figures, StepFigures, StepMetrics
+from phalanx.dist.strategies.exact_replicated import Exact
 from phalanx.dist.strategies.rates import Rates
 from phalanx.dist.strategies.strategy import Strategy
 
@@ -84,7 +87,8 @@ class Engine:
         all_passes = forward_passes(config.micro_batches, self._group_size, world.ranks.world)
         self.passes: list[ForwardPass] = all_passes[world.ranks.rank]
         self._batchnorm_groups = make_groups(all_passes, dist.timeout_s)
-        self._synchronizes = any(forward_pass.is_shared for own in all_passes for forward_pass in own)
+        in_lockstep = dist.reduce == "exact" and self._group_size > 1
+        self._synchronizes = in_lockstep or any(forward_pass.is_shared for own in all_passes for forward_pass in own)
 
         self.dtype = precision.weights_dtype(dist.precision)
         precision.check(dist.precision, world.device)
@@ -102,8 +106,10 @@ class Engine:
         )
         self.model, self.unwrapped = self._strategy.model, self._strategy.unwrapped
         self._stats_group = sync_batchnorm.stats_group_of(self.unwrapped)
+        self._lockstep = self._make_lockstep() if in_lockstep else None
+        self._rehearses = False
         groups = self.mine.total // self._group_size
-        self._global_loss = GlobalLoss(groups, self._batchnorm_groups, self._strategy.grad_divisor)
+        self._global_loss = GlobalLoss(groups, self._batchnorm_groups, self._strategy.grad_divisor, exact=in_lockstep)
         self.statistics = MicroBatchStatistics(self.unwrapped, self.mine)
         self._average = _average(config, self._strategy, self.statistics)
         if not self._strategy.collective:
@@ -157,8 +163,8 @@ class Engine:
         weights: Sequence[Mapping[str, float]],
         stop: bool = False,
         save: bool = False,
-    ) -> Iterator[MicroBatch]:
-        """Yields this rank's forward passes of a step, each set up to run.
+    ) -> Iterator[PassInput]:
+        """Yields the inputs of this rank's forward passes of a step, each set up to run by `losses`.
 
         Args:
             step: number of steps finished before.
@@ -172,24 +178,49 @@ class Engine:
             self._step, self._agreed = step, None
             self._pending = self._message.send(weights, self._metrics.to_send(), stop, save)
         self.unwrapped.train()
-        samples = self._on_device(self._samples(forward_pass, batch) for forward_pass in self.passes)
+        passes = [self._samples(forward_pass, batch) for forward_pass in self.passes]
+        samples = self._on_device(passes if self._lockstep is None else [[own] for parts in passes for own in parts])
         for place, forward_pass in enumerate(self.passes):
-            with self._strategy.forward_backward(forward_pass.first, last=place == len(self.passes) - 1):
+            with self._strategy.forward_backward(forward_pass.numbers, last=place == len(self.passes) - 1):
                 heartbeat.beat("forward", step + 1)
-                seed_everything(self._noise(step, forward_pass))
+                seed_everything(self._noise(forward_pass.first))
                 self._select(forward_pass)
-                yield next(samples)
+                yield next(samples) if self._lockstep is None else [next(samples) for _ in forward_pass.numbers]
 
-    def _noise(self, step: int, forward_pass: ForwardPass) -> int:
-        """The seed of a pass; those of later phases differ from the first one's."""
+    def losses(self, losses_of: LossesOf, own: PassInput) -> list[Losses]:
+        """The losses of a forward pass; of each of its micro-batches, if they run in lockstep (see `Lockstep`).
+
+        Args:
+            own: what `micro_batches` yielded.
+        """
+        if self._lockstep is None:
+            return [losses_of(self.model, own)]  # type: ignore[arg-type]
+        forwards = [partial(losses_of, self.model, micro_batch) for micro_batch in own]  # type: ignore[arg-type]
+        return self._lockstep.run(forwards, [*map(self._noise, self._pass.numbers)], check=self._rehearses)
+
+    def _noise(self, number: int) -> int:
+        """The seed of a micro-batch; those of later phases differ from the first one's."""
         phase = [self._phases.number] if self._phases.number else []
-        return key(self.config.seed, "noise", step, forward_pass.first, *phase)
+        return key(self.config.seed, "noise", self._step, number, *phase)
 
     def _select(self, forward_pass: ForwardPass) -> None:
         """Selects a pass's statistics and stats group."""
         self._pass = forward_pass
-        self.statistics.select(forward_pass)
+        if self._lockstep is None:
+            self.statistics.select(forward_pass)
         self._stats_group.group = self._batchnorm_groups[forward_pass.ranks] if forward_pass.is_shared else None
+        self._stats_group.sizes = forward_pass.sizes
+
+    def _make_lockstep(self) -> Lockstep:
+        strategy = self._strategy
+        assert isinstance(strategy, Exact)
+
+        def select(place: int) -> None:
+            strategy.replicas.use(place)
+            if not self._rehearses:
+                self.statistics.select_micro_batch(self._pass.first + place)
+
+        return Lockstep(self.unwrapped, self._stats_group, self.world.device, select, lambda: strategy.replicas.use(0))
 
     def _samples(self, forward_pass: ForwardPass, batch: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """A pass's micro-batches of a step's. A filler runs the rank's last one."""
@@ -197,24 +228,35 @@ class Engine:
             return batch[-1:]
         return batch[forward_pass.first - self.mine.first : forward_pass.last - self.mine.first]
 
-    def backward(self, losses: Losses) -> None:
-        """Adds a forward pass's gradients, each loss divided by its weight over the global batch."""
+    def backward(self, losses: Losses | Sequence[Losses]) -> None:
+        """Adds a forward pass's gradients, each loss divided by its weight over the global batch.
+
+        Args:
+            losses: what `losses` returned; or a task's losses, where the caller has called it.
+        """
         self._launched("forward")
         heartbeat.beat("backward")
         agreed = self._receive()
-        names = self._phases.losses[self._phases.number]
-        if tuple(losses) != names:
-            now, before = list(losses), list(names)
-            raise ValueError(f"the task returned the losses {now}, but at the start {before}; they must stay the same")
-        pairs = [self._global_loss.part(*losses[name], agreed.weights.get(name), self._pass) for name in names]
-        reported, shares = zip(*pairs, strict=True)
-        total = torch.stack(shares).sum()
+        names, all_losses = self._phases.losses[self._phases.number], [losses] if isinstance(losses, Mapping) else losses
+        for own in all_losses:
+            if tuple(own) != names:
+                now, before = list(own), list(names)
+                raise ValueError(f"the task returned the losses {now}, but at the start {before}; they must stay the same")
+        parts = self._global_loss.parts(all_losses, agreed.weights, self._pass)
+        total = torch.stack([share for part in parts for _, share in part.values()]).sum()
         if self._pass.is_filler:
             total = total * 0.0
         else:
-            self._metrics.add(dict(zip(names, reported, strict=True)), self._pass.first, self._pass.last)
+            self._add_to_metrics(parts)
         self._strategy.backward(total if self._loss_scale is None else total * self._loss_scale.value)
         self._launched("backward")
+
+    def _add_to_metrics(self, parts: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> None:
+        """The reported losses of the pass, or of each of its micro-batches."""
+        starts = [self._pass.first] if self._lockstep is None else self._pass.numbers
+        for part, first in zip(parts, starts, strict=True):
+            last = self._pass.last if self._lockstep is None else first + 1
+            self._metrics.add({name: reported for name, (reported, _) in part.items()}, first, last)
 
     def _launched(self, stage: heartbeat.Stage) -> None:
         if self.world.device.type == "cuda":
@@ -310,6 +352,7 @@ class Engine:
             UserError: naming a parameter that no loss reaches, or a BatchNorm layer that sees one value per channel.
         """
         self.unwrapped.train()
+        self._rehearses = True
         before = {n: b.clone() for n, b in self.unwrapped.named_buffers()}
         warnings, names = list[str](), list[tuple[str, ...]]()
         with undisturbed(self.world.device):
@@ -320,14 +363,15 @@ class Engine:
                 if self.mine.total > 1:
                     warnings += first_forward.changed_buffers(before, self.unwrapped, self.statistics.layers)
                 if self._synchronizes or self.config.dist.compile:
-                    for _, micro_batch in self._rehearsal(batch, with_backward=True):
-                        self._strategy.backward(first_forward.total(losses(self.model, micro_batch)))
+                    for _, own in self._rehearsal(batch, with_backward=True):
+                        self._strategy.backward(first_forward.total(self.losses(losses, own)))
                 self._strategy.discard()
             if self._has_phases:
                 self._strategy.select_phase(None)
         with torch.no_grad():
             for name, buffer in self.unwrapped.named_buffers():
                 buffer.copy_(before[name])
+        self._rehearses = False
         self._phases.set_losses(names)
         self._message = StepMessage(self.world, self.mine, [name for own in names for name in own])
         return sorted(set(warnings))
@@ -344,18 +388,24 @@ class Engine:
         backward = None if self._synchronizes else self._strategy.backward
         with torch.compiler.set_stance("force_eager"):
             return first_forward.inspect(
-                self.world, self.model, self.unwrapped, trained, losses_of, forwards, backward, self._group_size
+                self.world, self.unwrapped, trained, partial(self.losses, losses_of), forwards, backward, self._group_size
             )
 
-    def _rehearsal(self, batch: Sequence[MicroBatch], with_backward: bool) -> Iterator[tuple[ForwardPass, MicroBatch]]:
-        """The forward passes of `warm_up_share`, each set up to run, with discarded statistics."""
+    def _rehearsal(self, batch: Sequence[MicroBatch], with_backward: bool) -> Iterator[tuple[ForwardPass, PassInput]]:
+        """The forward passes of `warm_up_share` and their inputs, each set up to run, with discarded statistics.
+
+        In lockstep a layer sees one micro-batch, and so the pass that is given for the inspection has one.
+        """
         rehearsed = self.passes if self._synchronizes else self.passes[:1]
         for forward_pass in rehearsed:
             with self._strategy.forward_backward(None, last=with_backward and forward_pass is rehearsed[-1]):
                 self._select(forward_pass)
-                micro_batch = self.to_device(merge(self._samples(forward_pass, batch)))
+                parts = self._samples(forward_pass, batch)
                 self.statistics.select_scratch()
-                yield forward_pass, micro_batch
+                if self._lockstep is None:
+                    yield forward_pass, self.to_device(merge(parts))
+                else:
+                    yield replace(forward_pass, last=forward_pass.first + 1), [self.to_device(part) for part in parts]
 
     def describe(self) -> list[str]:
         """The table of normalisation layers."""

@@ -23,8 +23,8 @@ def train(run: Run) -> ExitCode:
         # One rank's signal or clock; the ranks agree in this step's message, and all act after the same step.
         flags = {"stop": run.asked_to_stop, "save": run.is_time_to_save}
         for phase in engine.phases(state.step):  # one, unless the task has several, as a GAN has
-            for micro_batch in engine.micro_batches(state.step, batch.micro_batches, weights, **flags):
-                engine.backward(phase.losses(engine.model, micro_batch))
+            for own in engine.micro_batches(state.step, batch.micro_batches, weights, **flags):
+                engine.backward(engine.losses(phase.losses, own))
             # A save in flight may still copy weights and optimizer state, which the update changes.
             run.saver.wait_for_copy()
             # Of earlier steps: a step's figures reach all ranks with a later message, so that no host waits for its device.

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -173,6 +173,12 @@ class Training:
             ranks = environment.find()
             self.is_main, self._rank = ranks.is_main, ranks.rank
             self.config = load([], self._settings)
+            if self.config.dist.reduce == "exact" and self.config.dist.sync_bn != "off":
+                raise UserError(
+                    f"dist.reduce=exact with dist.sync_bn={self.config.dist.sync_bn} runs the forwards of several batches in "
+                    "lockstep, which a loop of your own cannot. Set dist.reduce=fast or dist.sync_bn=off, or write a recipe.",
+                    shared=True,
+                )
             self._run = self._stack.enter_context(opened(self.config, ranks, stop, self._build))
         except (UserError, Stopped) as error:
             self._say(error)
@@ -254,7 +260,8 @@ class Step:
         run, batches = self._run, self._batch.micro_batches
         weights = [run.task.weights(batch) for batch in batches]
         flags = {"stop": run.asked_to_stop, "save": run.is_time_to_save}
-        return run.engine.micro_batches(run.state.step, batches, weights, **flags)
+        inputs = run.engine.micro_batches(run.state.step, batches, weights, **flags)
+        return cast(Iterator[MicroBatch], inputs)  # none of several, which Training refuses
 
 
 class _Task:

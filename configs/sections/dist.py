@@ -98,12 +98,6 @@ def contradictions(dist: DistConfig, micro_batches: int) -> Iterator[tuple[str, 
             f"dist.sync_bn={dist.sync_bn} does not divide the {micro_batches} micro-batches of a step "
             f"(train.global_batch / train.micro_batch). Set one of: {allowed}.",
         )
-    if dist.reduce == "exact" and dist.sync_bn != "off":
-        yield (
-            "dist.reduce",
-            f"dist.reduce=exact does not go with dist.sync_bn={dist.sync_bn}: joint statistics round as the ranks divide them. "
-            "Set dist.reduce=fast, or dist.sync_bn=off.",
-        )
     spec = STRATEGIES[dist.strategy]
     if dist.reduce == "exact" and spec.exact_module is None:
         yield (
@@ -111,6 +105,17 @@ def contradictions(dist: DistConfig, micro_batches: int) -> Iterator[tuple[str, 
             f"dist.reduce=exact runs under {_listed(EXACT)}, not {dist.strategy}, which sums in an order of its own. "
             "Set dist.strategy=ddp, or dist.reduce=fast.",
         )
+    if dist.reduce == "exact" and dist.sync_bn != "off":
+        both = f"dist.reduce=exact with dist.sync_bn={dist.sync_bn} runs the forwards of a rank's micro-batches in lockstep"
+        if spec.exact_module is not None and spec.collective:
+            yield (
+                "dist.reduce",
+                f"{both}, while {dist.strategy} gathers weights for one forward after another. Set dist.strategy=ddp, "
+                "dist.sync_bn=off, or dist.reduce=fast.",
+            )
+        if dist.compile:
+            remedy = "Set dist.compile=false, dist.sync_bn=off, or dist.reduce=fast."
+            yield "dist.compile", f"{both}, which compiled code cannot. {remedy}"
     if dist.precision == "fp64" and spec.deepspeed:
         yield "dist.precision", f"DeepSpeed ({dist.strategy}) has no fp64. Set dist.strategy=fsdp, or dist.precision=fp32."
     if dist.shard_ranks is not None and not spec.replicates:

@@ -1,19 +1,30 @@
 """Process groups of the ranks that share BatchNorm statistics in a forward pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed
+from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from phalanx.dist.microbatches.forward_passes import ForwardPass
 
 
 class StatsGroup:
-    """The ranks that share statistics in the current forward pass; one object for all layers of a model."""
+    """The micro-batches that share statistics in the current forward pass; one object for all layers of a model.
+
+    Attributes:
+        group: their ranks; None if they are all this rank's.
+        sizes: how many of them each of those ranks has.
+        wait_for_others: given a layer and its input, normalises it together with the rank's other micro-batches, and returns
+            the output, the mean and the unbiased variance; None where micro-batches are merged.
+    """
 
     def __init__(self) -> None:
         self.group: ProcessGroup | None = None
+        self.sizes: tuple[int, ...] = ()
+        self.wait_for_others: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
 def make_groups(all_passes: Sequence[Sequence[ForwardPass]], timeout_s: float) -> dict[tuple[int, ...], ProcessGroup]:

@@ -91,6 +91,10 @@ class MicroBatchStatistics:
         self._use(self._rows[forward_pass.first - self.mine.first])
         self._merged = forward_pass if forward_pass.size > 1 else None
 
+    def select_micro_batch(self, number: int) -> None:
+        """Selects what the layers read and update in the forward of one micro-batch, which is merged with no other."""
+        self._use(self._rows[number - self.mine.first])
+
     def select_scratch(self) -> None:
         """The next forwards leave no statistics."""
         for row, own in zip(self._scratch, self._rows[0], strict=True):

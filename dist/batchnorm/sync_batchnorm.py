@@ -52,10 +52,10 @@ class _SynchronizedNorm(torch.autograd.Function):
         scale = inverse if weight is None else inverse * weight
         shift = -mean * scale if bias is None else bias - mean * scale
         ctx.save_for_backward(x, scale, mean, inverse, total)
-        ctx.group, ctx.weight_type, ctx.bias_type = group, _type(weight), _type(bias)
+        ctx.group, ctx.weight_type, ctx.bias_type = group, parameter_type(weight), parameter_type(bias)
         unbiased = deviation / (total - 1)
         ctx.mark_non_differentiable(mean, unbiased)
-        return _affine(x, scale, shift), mean, unbiased
+        return affine(x, scale, shift), mean, unbiased
 
     @staticmethod
     @once_differentiable
@@ -63,7 +63,7 @@ class _SynchronizedNorm(torch.autograd.Function):
         x, scale, mean, inverse, total = ctx.saved_tensors
         own = torch.zeros(2, len(mean), dtype=mean.dtype, device=mean.device)  # the gradients of bias and weight
         if x.numel():
-            gradient = gradient.contiguous(memory_format=_layout(x))
+            gradient = gradient.contiguous(memory_format=memory_layout(x))
             asked = [False, True, True]  # of input, weight and bias
             reduced = torch.ops.aten.native_batch_norm_backward(gradient, x, scale, None, None, mean, inverse, True, 0.0, asked)
             own[0], own[1] = reduced[2], reduced[1]
@@ -71,24 +71,24 @@ class _SynchronizedNorm(torch.autograd.Function):
         torch.distributed.all_reduce(sums, group=ctx.group)
         mean_gradient, mean_along = (sums / total).unbind(0)
         along = -scale * inverse * mean_along
-        given = _affine(x, along, -scale * mean_gradient - along * mean).add_(_affine(gradient, scale, torch.zeros_like(scale)))
+        given = affine(x, along, -scale * mean_gradient - along * mean).add_(affine(gradient, scale, torch.zeros_like(scale)))
         of_weight = None if ctx.weight_type is None else own[1].to(ctx.weight_type)
         return given, of_weight, None if ctx.bias_type is None else own[0].to(ctx.bias_type), None, None
 
 
-def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """`x * scale + shift`, both [C], in one pass and in x's own type: BatchNorm of mean 0 and variance 1."""
     if not x.numel():
         return torch.zeros_like(x)
     return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, training=False, eps=_NO_EPS)
 
 
-def _layout(x: Tensor) -> torch.memory_format:
+def memory_layout(x: Tensor) -> torch.memory_format:
     channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if channels_last and not x.is_contiguous() else torch.contiguous_format
 
 
-def _type(parameter: Tensor | None) -> torch.dtype | None:
+def parameter_type(parameter: Tensor | None) -> torch.dtype | None:
     return None if parameter is None else parameter.dtype
 
 
@@ -118,10 +118,13 @@ class SyncBatchNorm(_BatchNorm):
         assert input.dim() >= 2
 
     def forward(self, input: Tensor) -> Tensor:
-        group = self.stats_group.group
-        if group is None or not self.training:
+        stats_group = self.stats_group
+        if not self.training or (stats_group.group is None and stats_group.wait_for_others is None):
             return _alone(self, input)
-        output, mean, variance = _SynchronizedNorm.apply(input, self.weight, self.bias, self.eps, group)
+        if stats_group.wait_for_others is not None:
+            output, mean, variance = stats_group.wait_for_others(self, input)
+        else:
+            output, mean, variance = _SynchronizedNorm.apply(input, self.weight, self.bias, self.eps, stats_group.group)
         if self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
                 if self.num_batches_tracked is not None:

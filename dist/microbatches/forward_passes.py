@@ -17,15 +17,22 @@ class ForwardPass:
     Attributes:
         first, last: its micro-batches, `last` exclusive; equal for a filler.
         ranks: that synchronize statistics in this pass, this rank included; empty for a filler.
+        sizes: how many micro-batches each of them has in it.
     """
 
     first: int
     last: int
     ranks: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
         return self.last - self.first
+
+    @property
+    def numbers(self) -> range:
+        """Those of its micro-batches."""
+        return range(self.first, self.last)
 
     @property
     def is_filler(self) -> bool:
@@ -59,8 +66,9 @@ def forward_passes(micro_batches: int, group_size: int, world: int) -> list[list
             if mine.first < start + group_size and mine.last > start
         }
         when = next(place for place in range(micro_batches) if all(place not in taken[rank] for rank in parts))
+        sizes = tuple(last - first for first, last in parts.values())
         for rank, (first, last) in parts.items():
-            taken[rank][when] = ForwardPass(first, last, tuple(parts))
+            taken[rank][when] = ForwardPass(first, last, tuple(parts), sizes)
     count = max(max(own) for own in taken) + 1
     return [[own.get(place, FILLER) for place in range(count)] for own in taken]
 

@@ -4,6 +4,8 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy
 import torch
@@ -33,16 +35,33 @@ def seed_loading(seed: int) -> None:
     random.seed(seed)
 
 
+@dataclass(frozen=True)
+class GeneratorStates:
+    """Where every generator stands, a GPU's too if one is named."""
+
+    torch_cpu: torch.Tensor
+    numpy: Any
+    python: Any
+    accelerator: torch.Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> "GeneratorStates":
+        accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return cls(torch.default_generator.get_state(), numpy.random.get_state(), random.getstate(), accelerator)
+
+    def restore(self, device: torch.device) -> None:
+        torch.default_generator.set_state(self.torch_cpu)
+        numpy.random.set_state(self.numpy)
+        random.setstate(self.python)
+        if self.accelerator is not None:
+            torch.cuda.set_rng_state(self.accelerator, device)
+
+
 @contextmanager
 def undisturbed(device: torch.device = CPU) -> Iterator[None]:
     """Restores every generator afterwards, a GPU's too if one is named."""
-    accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    state = torch.default_generator.get_state(), numpy.random.get_state(), random.getstate()
+    states = GeneratorStates.now(device)
     try:
         yield
     finally:
-        torch.default_generator.set_state(state[0])
-        numpy.random.set_state(state[1])
-        random.setstate(state[2])
-        if accelerator is not None:
-            torch.cuda.set_rng_state(accelerator, device)
+        states.restore(device)

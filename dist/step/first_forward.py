@@ -3,7 +3,7 @@
 A parameter without a gradient makes DDP wait for ever, and FSDP's ranks diverge; so it is refused before the first step.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,28 +24,27 @@ from phalanx.dist.strategies.blocks import blocks
 # copied to the host where needed.
 Losses = Mapping[str, tuple[Tensor, float | Tensor]]
 LossesOf = Callable[[nn.Module, MicroBatch], Losses]
+PassInput = MicroBatch | list[MicroBatch]  # a forward pass's; several, if they run in lockstep
 
 
-def total(losses: Losses) -> Tensor:
+def total(losses: Sequence[Losses]) -> Tensor:
     """The sum of all losses, without their weights: enough for a backward."""
-    return torch.stack([value for value, _ in losses.values()]).sum()
+    return torch.stack([value for own in losses for value, _ in own.values()]).sum()
 
 
 def inspect(
     world: World,
-    model: nn.Module,
     plain: nn.Module,
     trained: Collection[str] | None,
-    losses_of: LossesOf,
-    forwards: Iterable[tuple[ForwardPass, MicroBatch]],
+    losses_of: Callable[[PassInput], Sequence[Losses]],
+    forwards: Iterable[tuple[ForwardPass, PassInput]],
     backward: Callable[[Tensor], None] | None,
     group_size: int,
 ) -> tuple[str, ...]:
     """Runs and inspects forwards, each followed by its backward if one is given. All ranks call together.
 
     Args:
-        model: the wrapped model, which tasks call.
-        plain: the same model without its strategy.
+        plain: the model without its strategy.
         trained: names of the parameters that the losses must reach; None: all that are not frozen.
         group_size: micro-batches that synchronize statistics.
 
@@ -57,10 +56,10 @@ def inspect(
     """
     trained = [n for n, p in plain.named_parameters() if (p.requires_grad if trained is None else n in trained)]
     reached, names = set(trained), tuple[str, ...]()
-    for forward_pass, micro_batch in forwards:
+    for forward_pass, own in forwards:
         with watching(plain, forward_pass, group_size) as seen:
-            losses = losses_of(model, micro_batch)
-        names, loss = tuple(losses), total(losses)
+            losses = losses_of(own)
+        names, loss = tuple(losses[0]), total(losses)
         reached &= seen.reached(loss)
         if backward is not None:
             _refuse_unreached(gather_json(world, sorted(reached)), trained)

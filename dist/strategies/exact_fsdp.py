@@ -90,11 +90,11 @@ class ExactFsdp(Fsdp):
                 module.set_gradient_divide_factor(1.0)
         self.grad_divisor = 1
 
-    def _begin(self, number: int | None, last: bool) -> None:
-        super()._begin(number, True)
+    def _begin(self, numbers: range | None, last: bool) -> None:
+        super()._begin(numbers, True)
         for sums in self._sums:
-            sums.place = None if number is None else self._place
-        if number is None:
+            sums.place = None if numbers is None else self._place
+        if numbers is None:
             return
         if self._place == self._last:
             # The zeros of earlier passes would turn a negative zero into zero.
@@ -102,11 +102,11 @@ class ExactFsdp(Fsdp):
         self._place = 0 if self._place == self._last else self._place + 1
 
     @contextmanager
-    def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
+    def forward_backward(self, numbers: range | None, last: bool) -> Iterator[None]:
         place = self._place
-        with super().forward_backward(number, last):
+        with super().forward_backward(numbers, last):
             yield
-        if number is not None:
+        if numbers is not None:
             self._add_scalars(place)
 
     def _add_scalars(self, place: int) -> None:

@@ -6,8 +6,9 @@ one sum remains on each, and the bytes are those of an all-reduce. The exchange 
 last backward has filled it, and its total is sent while later buckets are exchanged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 import torch.distributed
@@ -28,15 +29,18 @@ class _Bucket:
     """Parameters whose gradients are exchanged together, as one flat tensor.
 
     Attributes:
+        parameters: each with its replicas for micro-batches whose backward is one.
         sums: nodes of the tree that wait for their siblings, each `[elements]`.
-        missing: number of gradients of the running micro-batch that are still missing.
+        missing: number of gradients of the running micro-batches that are still missing.
+        taken: number of micro-batches whose gradients are in the tree.
         transfer: the buffer in flight, and a handle to wait for: first this rank's slice of all sums, then the total.
     """
 
-    parameters: list[nn.Parameter]
+    parameters: list[Sequence[nn.Parameter]]
     elements: int
     sums: dict[TreeNode, Tensor] = field(default_factory=dict)
     missing: int = 0
+    taken: int = 0
     transfer: "tuple[Tensor, torch.distributed.Work | None] | None" = None
 
 
@@ -62,23 +66,33 @@ def _wait(work: "torch.distributed.Work | None") -> None:
 
 
 class ExactReduce:
-    """Takes the gradients of one micro-batch after another, and outputs their sum over the step."""
+    """Takes the gradients of one micro-batch after another, or of several, and outputs their sum over the step.
 
-    def __init__(self, parameters: Sequence[nn.Parameter], world: World, mine: Share):
+    Args:
+        replicas: of a parameter, for the micro-batches whose backward is one; the parameter itself is the first.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        world: World,
+        mine: Share,
+        replicas: Callable[[nn.Parameter], Sequence[nn.Parameter]] = lambda parameter: [parameter],
+    ):
         self._world, self._mine = world, mine
-        self._buckets = [_Bucket(own, sum(p.numel() for p in own)) for own in buckets(parameters)]
-        self._running: int | None = None
+        self._buckets = [_Bucket([*map(replicas, own)], sum(p.numel() for p in own)) for own in buckets(parameters)]
+        self._running: range | None = None
         self._started = self._exchanged = self._sent = 0
         self._held = [summation_tree.held(share(mine.total, rank, world.ranks.world)) for rank in range(world.ranks.world)]
         for bucket in self._buckets:
-            for parameter in bucket.parameters:
+            for parameter in chain.from_iterable(bucket.parameters):
                 parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._arrived(bucket))
 
-    def expect(self, number: int) -> None:
-        """Announces that the next backward is micro-batch `number`'s; other backwards are ignored."""
-        self._running, self._started = number, 0
+    def expect(self, numbers: range) -> None:
+        """Announces whose backward is the next one, by the numbers of its micro-batches; other backwards are ignored."""
+        self._running, self._started = numbers, 0
         for bucket in self._buckets:
-            bucket.missing = len(bucket.parameters)
+            bucket.missing = len(bucket.parameters) * len(numbers)
 
     def _arrived(self, bucket: _Bucket) -> None:
         """A hook of the backward: one more gradient of a bucket is complete."""
@@ -98,16 +112,21 @@ class ExactReduce:
             self._take(bucket, self._running)
         self._running = None
 
-    def _take(self, bucket: _Bucket, number: int) -> None:
+    def _take(self, bucket: _Bucket, numbers: range) -> None:
         """Moves a bucket's gradients into the tree; after the last micro-batch starts the exchange."""
-        pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in bucket.parameters]
         padding = self._slice(bucket) * self._world.ranks.world - bucket.elements
-        flat = torch.cat([*pieces, pieces[0].new_zeros(padding)])
-        for parameter in bucket.parameters:
-            parameter.grad = None
-        summation_tree.add(bucket.sums, TreeNode(0, number), flat, self._mine.total, Tensor.add_)
-        if number == self._mine.last - 1 and self._world.ranks.world > 1:
-            self._exchange(bucket)
+        for place, number in enumerate(numbers):
+            own = [replicas[place] for replicas in bucket.parameters]
+            pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in own]
+            flat = torch.cat([*pieces, pieces[0].new_zeros(padding)])
+            for parameter in own:
+                parameter.grad = None
+            summation_tree.add(bucket.sums, TreeNode(0, number), flat, self._mine.total, Tensor.add_)
+        bucket.taken += len(numbers)
+        if bucket.taken == self._mine.size:
+            bucket.taken = 0
+            if self._world.ranks.world > 1:
+                self._exchange(bucket)
 
     def _slice(self, bucket: _Bucket) -> int:
         """Elements of a rank's slice of a bucket; the last slice is padded with zeros."""
@@ -135,8 +154,8 @@ class ExactReduce:
         self._exchanged = self._sent = 0
         for bucket in self._buckets:
             total = self._total(bucket)[: bucket.elements]
-            pieces = total.split([p.numel() for p in bucket.parameters])
-            for parameter, piece in zip(bucket.parameters, pieces, strict=True):
+            pieces = total.split([first.numel() for first, *_ in bucket.parameters])
+            for (parameter, *_), piece in zip(bucket.parameters, pieces, strict=True):
                 parameter.grad = piece.view_as(parameter)
 
     def _send_next_total(self) -> None:

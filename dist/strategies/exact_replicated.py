@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from phalanx.dist.comm.process_group import World
+from phalanx.dist.microbatches.forward_passes import forward_passes, stats_group_size
 from phalanx.dist.microbatches.sampler import Share
 from phalanx.dist.strategies.exact_reduce import ExactReduce
+from phalanx.dist.strategies.replicas import Replicas
 from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated, TrainedNames
 
 if TYPE_CHECKING:
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
 
 
 class Exact(Replicated):
-    """`dist.reduce=exact`: the ranks exchange only what the fixed tree of sums needs."""
+    """`dist.reduce=exact`: the ranks exchange only what the fixed tree of sums needs.
+
+    Args:
+        in_one_backward: how many micro-batches have one backward, at most: those whose statistics this rank synchronizes.
+    """
 
     def __init__(
         self,
@@ -25,20 +31,26 @@ class Exact(Replicated):
         world: World,
         mine: Share,
         phases: Sequence[TrainedNames] = (),
+        in_one_backward: int = 1,
     ):
         super().__init__(model, make_optimizer, phases)
-        trained = [[name for name in self.parameters if name in own] for own in phases or (self._trained,)]
-        self._reductions = [ExactReduce([self.parameters[name] for name in own], world, mine) for own in trained]
+        self.replicas = Replicas(model, in_one_backward)
+        trained = [[self.parameters[name] for name in self.parameters if name in own] for own in phases or (self._trained,)]
+        self._reductions = [ExactReduce(own, world, mine, self.replicas.of) for own in trained]
 
     @property
     def _reduce(self) -> ExactReduce:
         """That of the running phase."""
         return self._reductions[self.phase or 0]
 
+    def select_phase(self, number: int | None) -> None:
+        super().select_phase(number)
+        self.replicas.follow()
+
     @contextmanager
-    def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
-        if number is not None:
-            self._reduce.expect(number)
+    def forward_backward(self, numbers: range | None, last: bool) -> Iterator[None]:
+        if numbers is not None:
+            self._reduce.expect(numbers)
         yield
 
     def backward(self, loss: Tensor) -> None:
@@ -48,6 +60,10 @@ class Exact(Replicated):
     def gradients(self) -> list[Tensor]:
         self._reduce.finish()
         return super().gradients()
+
+    def discard(self) -> None:
+        super().discard()
+        self.replicas.discard()
 
 
 def wrap(
@@ -59,4 +75,6 @@ def wrap(
     phases: Sequence[TrainedNames] = (),
 ) -> Exact:
     """As `phalanx.dist.strategies.wrap`."""
-    return Exact(model.to(world.device), make_optimizer, world, mine, phases)
+    group_size = stats_group_size(config.dist.sync_bn, mine.total)
+    passes = forward_passes(mine.total, group_size, world.ranks.world)[world.ranks.rank]
+    return Exact(model.to(world.device), make_optimizer, world, mine, phases, max(own.size for own in passes))

@@ -62,11 +62,11 @@ class Fsdp(Replicated):
         self.phase = number
 
     @contextmanager
-    def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
-        self._begin(number, last)
+    def forward_backward(self, numbers: range | None, last: bool) -> Iterator[None]:
+        self._begin(numbers, last)
         yield
 
-    def _begin(self, number: int | None, last: bool) -> None:
+    def _begin(self, numbers: range | None, last: bool) -> None:
         assert isinstance(self.unwrapped, FSDPModule)
         self.unwrapped.set_requires_gradient_sync(last or self._config.exchange == "micro_batch")
 

@@ -91,8 +91,8 @@ class PhasedDdp(Replicated):
         self.grad_divisor = world.ranks.world
 
     @contextmanager
-    def forward_backward(self, number: int | None, last: bool) -> Iterator[None]:
-        if last and number is not None:
+    def forward_backward(self, numbers: range | None, last: bool) -> Iterator[None]:
+        if last and numbers is not None:
             self._averaging[self.phase or 0].expect()
         yield
 

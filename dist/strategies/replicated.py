@@ -43,7 +43,7 @@ class Replicated:
         for name in self._trained:
             self.parameters[name].requires_grad_(name in now)
 
-    def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+    def forward_backward(self, numbers: range | None, last: bool) -> AbstractContextManager[None]:
         return nullcontext()
 
     def backward(self, loss: Tensor) -> None:
@@ -105,7 +105,7 @@ class Ddp(Replicated):
         self.model = self._wrapped = wrapped
         self.grad_divisor = world.ranks.world
 
-    def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+    def forward_backward(self, numbers: range | None, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self._wrapped.no_sync()
 
 

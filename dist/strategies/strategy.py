@@ -32,11 +32,11 @@ class Strategy(Protocol):
         """Announces which of a step's phases comes next: only its parameters get gradients. None: all, between steps."""
         ...
 
-    def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+    def forward_backward(self, numbers: range | None, last: bool) -> AbstractContextManager[None]:
         """Wraps one forward and backward of this rank; gradients are reduced in the last, or earlier to save memory.
 
         Args:
-            number: its micro-batch's, the first of several; None in the warm-up.
+            numbers: those of its micro-batches; None in the warm-up.
         """
         ...
 

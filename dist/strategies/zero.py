@@ -68,7 +68,7 @@ class Zero:
     def select_phase(self, number: int | None) -> None:
         """Does nothing: there is one phase, of all trained parameters."""
 
-    def forward_backward(self, number: int | None, last: bool) -> AbstractContextManager[None]:
+    def forward_backward(self, numbers: range | None, last: bool) -> AbstractContextManager[None]:
         self._engine.set_gradient_accumulation_boundary(last)
         return nullcontext()
 

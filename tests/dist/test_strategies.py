@@ -156,7 +156,7 @@ def run_steps(engine: Engine, steps: Iterable[int], losses_of: Any = losses) -> 
     for step in steps:
         batch = [cases.micro_batch(step, v) for v in range(engine.mine.first, engine.mine.last)]
         for part in engine.micro_batches(step, batch, [weights_of_losses(b) for b in batch]):
-            engine.backward(losses_of(engine.model, part))
+            engine.backward(engine.losses(losses_of, part))
         engine.step()
     engine.settle()
 

@@ -102,7 +102,7 @@ def accumulate(world: World, strategy: Strategy, step: int, factor: float = 1.0)
     """The gradients of a step, their norm cut."""
     mine = share(MICRO_BATCHES, world.ranks.rank, world.ranks.world)
     for number in range(mine.first, mine.last):
-        with strategy.forward_backward(number, last=number == mine.last - 1):
+        with strategy.forward_backward(range(number, number + 1), last=number == mine.last - 1):
             image, target = micro_batch(step, number)
             loss = nn.functional.cross_entropy(strategy.model(image)["logits"], target, reduction="sum")
             strategy.backward(loss * factor * strategy.grad_divisor / (2 * MICRO_BATCHES))

@@ -67,7 +67,7 @@ def probe(model: nn.Module, phases: Sequence[Phase], micro_batch: MicroBatch) ->
 
 def _total(phases: Sequence[Phase], model: nn.Module, batch: MicroBatch) -> Tensor:
     """The sum of the losses of all phases."""
-    return torch.stack([total(phase.losses(model, batch)) for phase in phases]).sum()
+    return total([phase.losses(model, batch) for phase in phases])
 
 
 def _first(batch: MicroBatch) -> MicroBatch:

@@ -1,0 +1,123 @@
+"""Synchronized BatchNorm with the same bits on any number of ranks (`dist.reduce=exact` with `dist.sync_bn`).
+
+No micro-batch is merged with another: each gives its own count, mean and sum of squared deviations, by its own kernel on its
+own values, and one tree over the numbers of the micro-batches combines them (Chan, Golub and LeVeque, Updating formulae, 1979,
+equation 2.1). The two sums of the backward (Ioffe and Szegedy, ICML 2015, arXiv:1502.03167, section 3) go through the same
+tree. Floating point sums depend on their order; this one depends on the number of micro-batches alone.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.distributed import ProcessGroup
+
+from phalanx.dist.batchnorm.groups import StatsGroup
+from phalanx.dist.batchnorm.sync_batchnorm import affine, memory_layout, parameter_type
+
+
+def combine_by_tree(rows: Sequence[Tensor], combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Combines siblings from left to right, level by level; an odd one out rises unchanged."""
+    while len(rows) > 1:
+        pairs = [combine(left, right) for left, right in zip(rows[::2], rows[1::2], strict=False)]
+        rows = pairs + list(rows[len(pairs) * 2 :])
+    return rows[0]
+
+
+def _chan(one: Tensor, other: Tensor) -> Tensor:
+    """Count, mean and sum of squared deviations of two samples together; each `[3, C]`."""
+    count = one[0] + other[0]
+    difference, share = other[1] - one[1], other[0] / count.clamp(min=1)
+    deviation = one[2] + other[2] + difference.square() * (one[0] * share)
+    return torch.stack([count, one[1] + difference * share, deviation])
+
+
+def rows_of_all(own: Tensor, group: ProcessGroup | None, sizes: Sequence[int]) -> list[Tensor]:
+    """A row of each micro-batch of a stats group, in their order, from those of each of its ranks, `[micro-batches, ...]`."""
+    if group is None:
+        return list(own.unbind())
+    missing = max(sizes) - len(own)
+    if missing:
+        own = torch.cat([own, own.new_zeros(missing, *own.shape[1:])])
+    everyone = [torch.empty_like(own) for _ in sizes]
+    torch.distributed.all_gather(everyone, own, group=group)
+    return [row for rows, size in zip(everyone, sizes, strict=True) for row in rows[:size]]
+
+
+class _ExactlySynchronizedNorm(torch.autograd.Function):
+    """Normalises several micro-batches, each by itself, with the statistics of their stats group.
+
+    One function takes all of them, so that its backward waits until each has come to it.
+
+    Shape: inputs [B, C, ...]; weights, biases [C] or None. Returns the outputs, shaped as the inputs; mean and unbiased
+    variance [C].
+    """
+
+    @staticmethod
+    def forward(ctx: Any, stats_group: StatsGroup, eps: float, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        inputs: Sequence[Any] = tensors[:count]
+        weights, biases = tensors[count : 2 * count], tensors[2 * count :]
+        wide, channels = torch.promote_types(inputs[0].dtype, torch.float32), inputs[0].shape[1]
+        own = torch.zeros(count, 3, channels, dtype=wide, device=inputs[0].device)  # count, mean, sum of squared deviations
+        for row, x in zip(own, inputs, strict=True):
+            if values := x.numel() // channels:
+                # The two buffers only set the type of the results.
+                row[1], row[2] = torch.batch_norm_update_stats(x, row[1].clone(), row[2].clone(), 0.0)
+                row[2] *= values
+                row[0] = values
+        total, mean, deviation = combine_by_tree(rows_of_all(own, stats_group.group, stats_group.sizes), _chan)
+        inverse = torch.rsqrt(deviation / total + eps)
+        scale = inverse if weights[0] is None else inverse * weights[0]
+        shift = -mean * scale if biases[0] is None else biases[0] - mean * scale
+        ctx.save_for_backward(scale, mean, inverse, total, *inputs)
+        ctx.ranks = stats_group.group, stats_group.sizes
+        ctx.weight_type, ctx.bias_type = parameter_type(weights[0]), parameter_type(biases[0])
+        unbiased = deviation / (total - 1)
+        ctx.mark_non_differentiable(mean, unbiased)
+        return (*[affine(x, scale, shift) for x in inputs], mean, unbiased)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
+        scale, mean, inverse, total, *inputs = ctx.saved_tensors
+        count = len(inputs)
+        own = torch.zeros(count, 2, len(mean), dtype=mean.dtype, device=mean.device)  # the gradients of bias and weight
+        gradients = list(given[:count])
+        for number, x in enumerate(inputs):
+            if x.numel():
+                gradients[number] = gradients[number].contiguous(memory_format=memory_layout(x))
+                asked = [False, True, True]  # of input, weight and bias
+                reduced = torch.ops.aten.native_batch_norm_backward(
+                    gradients[number], x, scale, None, None, mean, inverse, True, 0.0, asked
+                )
+                own[number, 0], own[number, 1] = reduced[2], reduced[1]
+        mean_gradient, mean_along = combine_by_tree(rows_of_all(own, *ctx.ranks), torch.add) / total
+        along = -scale * inverse * mean_along
+        shift = -scale * mean_gradient - along * mean
+        of_inputs = [
+            affine(x, along, shift).add_(affine(gradient, scale, torch.zeros_like(scale)))
+            for x, gradient in zip(inputs, gradients, strict=True)
+        ]
+        of_weights = [None if ctx.weight_type is None else row[1].to(ctx.weight_type) for row in own]
+        of_biases = [None if ctx.bias_type is None else row[0].to(ctx.bias_type) for row in own]
+        return None, None, None, *of_inputs, *of_weights, *of_biases
+
+
+def normalise(
+    stats_group: StatsGroup,
+    eps: float,
+    inputs: Sequence[Tensor],
+    weights: Sequence[Tensor | None],
+    biases: Sequence[Tensor | None],
+) -> tuple[Sequence[Tensor], Tensor, Tensor]:
+    """The normalised micro-batches of this rank, and the mean and unbiased variance [C] of the stats group.
+
+    Args:
+        inputs: a micro-batch's values each, [B, C, ...].
+        weights, biases: [C], a micro-batch's each: equal values, with gradients of their own.
+    """
+    *outputs, mean, variance = _ExactlySynchronizedNorm.apply(stats_group, eps, len(inputs), *inputs, *weights, *biases)
+    return outputs, mean, variance

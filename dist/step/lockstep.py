@@ -7,6 +7,7 @@ greenlet, which leaves the thread to the next one where it waits. What a forward
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -76,7 +77,7 @@ class Lockstep:
         release: makes them use their own again.
 
     Raises:
-        UserError: in `run`, if the micro-batches do not come to the same layers in the same order.
+        UserError: without greenlet; in `run`, if the micro-batches do not come to the same layers in the same order.
     """
 
     def __init__(
@@ -87,6 +88,8 @@ class Lockstep:
         select: Callable[[int], None],
         release: Callable[[], None],
     ):
+        if find_spec("greenlet") is None:
+            raise UserError("dist.reduce=exact with dist.sync_bn needs the package greenlet: pip install greenlet", shared=True)
         self._group, self._device, self._select, self._release = stats_group, device, select, release
         self._devices = sorted({device.type, "cpu"})
         layers = {id(m): name for name, m in model.named_modules() if isinstance(m, SyncBatchNorm)}

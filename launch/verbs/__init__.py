@@ -37,6 +37,10 @@ VERBS = {
     "checkpoint": Verb(
         "lists, verifies and compares checkpoints, or writes one file of weights", "phalanx.launch.verbs.checkpoint"
     ),
+    "verify-exact": Verb(
+        "runs a recipe on several numbers of ranks, and compares all bits of every step",
+        "phalanx.launch.verbs.verify_exact",
+    ),
     "models": Verb("lists the networks with parameters, source and score, or shows one", "phalanx.launch.verbs.models"),
     "config": Verb(
         "prints the resolved recipe; --keys: every key with type, default and meaning", "phalanx.launch.verbs.config"

@@ -6,11 +6,12 @@
 On two ranks, under DDP with synchronised BatchNorm, FSDP2 and ZeRO-2, in float32 and bf16, each network trains three steps of
 eight small images (`shapes`, made on the fly; with masks for segmentation, with boxes for detection), saves and continues; both
 ranks must end with the same finite weights, and a run that reads the checkpoint must make the next step to the last bit. With
-DDP and `dist.reduce=exact` the weights after three steps must be the same bits on 1, 2 and 3 ranks. Networks for segmentation
-and detection must also agree in float64: two ranks of DDP with one process, every tensor within 1e-8 of its largest element,
-for detection within 1e-6, for YOLO 1e-8. YOLO networks learn from mosaics. Where objects are detected, an image of the first
-step has none, and in the second no image of the last rank has any. Prints JSON, a line a cell, and writes Markdown. It resumes
-where it was stopped: cells whose line is in the results file are not run again. Exit code 1 where a cell fails.
+DDP and `dist.reduce=exact` the weights after three steps must be the same bits on 1, 2 and 3 ranks; for segmentation and
+detection with synchronised BatchNorm too. Networks for segmentation and detection must also agree in float64: two ranks of DDP
+with one process, every tensor within 1e-8 of its largest element, for detection within 1e-6, for YOLO 1e-8. YOLO networks learn
+from mosaics. Where objects are detected, an image of the first step has none, and in the second no image of the last rank has
+any. Prints JSON, a line a cell, and writes Markdown. It resumes where it was stopped: cells whose line is in the results file
+are not run again. Exit code 1 where a cell fails.
 `--smoke`: two cells of a narrow network, nothing of it kept.
 """
 
@@ -34,6 +35,7 @@ WAYS = {
 }
 PRECISIONS = ["fp32", "bf16"]
 EXACT = "exact"
+EXACT_SYNC = "exact, SyncBN"  # of networks for segmentation and detection
 EXACT_RANKS = (1, 2, 3)
 PARITY = "one process"
 # In float64. What objects are learnt from is chosen by comparisons, and BatchNorm sees down to four values a channel there.
@@ -80,6 +82,7 @@ def cells(chosen: Sequence[str]) -> Iterator[Cell]:
                 yield Cell(network, way, precision)
         yield Cell(network, EXACT, "fp32")
         if _task(network) in TARGETS:
+            yield Cell(network, EXACT_SYNC, "fp32")
             yield Cell(network, PARITY, "fp64")
 
 
@@ -105,7 +108,8 @@ def config(cell: Cell, changes: Sequence[str] = ()) -> Any:
     from phalanx.configs.load import load
     from phalanx.models import registry
 
-    ways = WAYS | {EXACT: ["dist.strategy=ddp", "dist.reduce=exact"], PARITY: ["dist.strategy=ddp"]}
+    exact = ["dist.strategy=ddp", "dist.reduce=exact"]
+    ways = WAYS | {EXACT: exact, EXACT_SYNC: [*exact, "dist.sync_bn=all"], PARITY: ["dist.strategy=ddp"]}
     task, size = _task(cell.network), f"data.image_size={IMAGE_SIZES.get(cell.network, 64)}"
     more = [f"task.name={task}", f"data.options.target={TARGETS[task]}"] if task in TARGETS else []
     own = registry.MODELS[cell.network].own if cell.network in registry.MODELS else {}
@@ -129,7 +133,7 @@ def measure(pool: Any, cell: Cell, changes: Sequence[str] = ()) -> dict[str, Any
 
     begun, run = time.monotonic(), config(cell, changes)
     try:
-        if cell.way == EXACT:
+        if cell.way in (EXACT, EXACT_SYNC):
             reports = [pool.run(count, ranks.trained, run) for count in EXACT_RANKS]
             flat = [report for world in reports for report in world]
             found: dict[str, Any] = {
@@ -201,8 +205,8 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
         f"**{held} of {len(found)} cells hold.** On two ranks each network trains three steps of eight images of 64 x 64 "
         "pixels (96 x 96 for Inception v3, 56 x 56 for ViT-H/14) and saves; `yes` says that both ranks have the same finite "
         "weights one step later, and that a run which reads the checkpoint takes that step to the last bit. `exact` is DDP "
-        "with `dist.reduce=exact`: the same bits after three steps on 1, 2 and 3 ranks. Every single cell is in "
-        "`docs/results/grid.jsonl`.",
+        "with `dist.reduce=exact`: the same bits after three steps on 1, 2 and 3 ranks; `exact, SyncBN` with "
+        "`dist.sync_bn=all` too. Every single cell is in `docs/results/grid.jsonl`.",
         *([f"**{left} cells of other networks have not been run yet.**"] if left else []),
         "",
         *_table(found, classify, []),
@@ -212,7 +216,7 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
                 "Networks for segmentation, with masks. `one process`: in float64 two ranks of DDP end within 1e-8 of one "
                 f"process (the largest difference of a tensor, max |a - b| over max |b|, was {largest(masks):.0e}).",
                 "",
-                *_table(found, masks, [(PARITY, "fp64")]),
+                *_table(found, masks, [(EXACT_SYNC, "fp32"), (PARITY, "fp64")]),
             ]
             if masks
             else []
@@ -225,7 +229,7 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
                 f"{', '.join(sorted(SMALL_BACKBONE))} on a ResNet-18; YOLO networks from mosaics. `one process`: within 1e-6, "
                 f"for YOLO 1e-8; at most it was {largest(objects):.0e}.",
                 "",
-                *_table(found, objects, [(PARITY, "fp64")]),
+                *_table(found, objects, [(EXACT_SYNC, "fp32"), (PARITY, "fp64")]),
             ]
             if objects
             else []
@@ -235,7 +239,7 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]]) -> list[str]:
 
 def _table(found: Mapping[Cell, Mapping[str, Any]], networks: Sequence[str], further: Sequence[tuple[str, str]]) -> list[str]:
     columns = [*((way, precision) for way in WAYS for precision in PRECISIONS), (EXACT, "fp32"), *further]
-    shown = ["exact on 1, 2, 3" if way == EXACT else f"{way} {precision}" for way, precision in columns]
+    shown = [f"{way} on 1, 2, 3" if way in (EXACT, EXACT_SYNC) else f"{way} {precision}" for way, precision in columns]
     rows = [
         f"| {network} | {' | '.join(_word(found.get(Cell(network, *column))) for column in columns)} |" for network in networks
     ]

@@ -81,8 +81,8 @@ class _Training:
     def train(self, steps: range) -> None:
         for batch in self.loader.from_step(steps.start, steps.stop):
             weights = [self.task.weights(micro_batch) for micro_batch in batch.micro_batches]
-            for micro_batch in self.engine.micro_batches(batch.step, batch.micro_batches, weights):
-                self.engine.backward(self.task.losses(self.engine.model, micro_batch))
+            for own in self.engine.micro_batches(batch.step, batch.micro_batches, weights):
+                self.engine.backward(self.engine.losses(self.task.losses, own))
             self.engine.step()
 
     def report(self) -> dict[str, Any]:

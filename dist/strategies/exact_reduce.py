@@ -31,7 +31,7 @@ class _Bucket:
     Attributes:
         parameters: each with its replicas for micro-batches whose backward is one.
         sums: nodes of the tree that wait for their siblings, each `[elements]`.
-        missing: number of gradients of the running micro-batches that are still missing.
+        missing: those whose gradients of the running micro-batches are not there yet.
         taken: number of micro-batches whose gradients are in the tree.
         transfer: the buffer in flight, and a handle to wait for: first this rank's slice of all sums, then the total.
     """
@@ -39,7 +39,7 @@ class _Bucket:
     parameters: list[Sequence[nn.Parameter]]
     elements: int
     sums: dict[TreeNode, Tensor] = field(default_factory=dict)
-    missing: int = 0
+    missing: set[nn.Parameter] = field(default_factory=set)
     taken: int = 0
     transfer: "tuple[Tensor, torch.distributed.Work | None] | None" = None
 
@@ -59,6 +59,11 @@ def buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     return result
 
 
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
+
+
 def _wait(work: "torch.distributed.Work | None") -> None:
     """Waits until a transfer has ended."""
     if work is not None:
@@ -70,6 +75,8 @@ class ExactReduce:
 
     Args:
         replicas: of a parameter, for the micro-batches whose backward is one; the parameter itself is the first.
+        pairs: whether siblings run one after the other, each with a backward of its own. Autograd then adds the gradients of
+            the right one to those of the left one, as the tree does.
     """
 
     def __init__(
@@ -78,27 +85,28 @@ class ExactReduce:
         world: World,
         mine: Share,
         replicas: Callable[[nn.Parameter], Sequence[nn.Parameter]] = lambda parameter: [parameter],
+        pairs: bool = True,
     ):
-        self._world, self._mine = world, mine
+        self._world, self._mine, self._pairs = world, mine, pairs
         self._buckets = [_Bucket([*map(replicas, own)], sum(p.numel() for p in own)) for own in buckets(parameters)]
         self._running: range | None = None
         self._started = self._exchanged = self._sent = 0
         self._held = [summation_tree.held(share(mine.total, rank, world.ranks.world)) for rank in range(world.ranks.world)]
         for bucket in self._buckets:
             for parameter in chain.from_iterable(bucket.parameters):
-                parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._arrived(bucket))
+                parameter.register_post_accumulate_grad_hook(lambda p, bucket=bucket: self._arrived(bucket, p))
 
     def expect(self, numbers: range) -> None:
         """Announces whose backward is the next one, by the numbers of its micro-batches; other backwards are ignored."""
         self._running, self._started = numbers, 0
         for bucket in self._buckets:
-            bucket.missing = len(bucket.parameters) * len(numbers)
+            bucket.missing = {replicas[place] for replicas in bucket.parameters for place in range(len(numbers))}
 
-    def _arrived(self, bucket: _Bucket) -> None:
+    def _arrived(self, bucket: _Bucket, parameter: nn.Parameter) -> None:
         """A hook of the backward: one more gradient of a bucket is complete."""
         if self._running is None:
             return  # the warm-up
-        bucket.missing -= 1
+        bucket.missing.discard(parameter)
         # The same order on all ranks, independent of the order in which buckets are filled.
         while self._started < len(self._buckets) and not self._buckets[self._started].missing:
             self._take(self._buckets[self._started], self._running)
@@ -114,19 +122,29 @@ class ExactReduce:
 
     def _take(self, bucket: _Bucket, numbers: range) -> None:
         """Moves a bucket's gradients into the tree; after the last micro-batch starts the exchange."""
+        for parameter in bucket.missing:
+            # As a gradient of zero, which makes a negative zero positive.
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.add_(0.0)
         padding = self._slice(bucket) * self._world.ranks.world - bucket.elements
         for place, number in enumerate(numbers):
+            if self._is_left_of_pair(number):
+                continue  # the next backward adds its gradients to these
             own = [replicas[place] for replicas in bucket.parameters]
-            pieces = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in own]
+            pieces = [_gradient(p).reshape(-1) for p in own]
             flat = torch.cat([*pieces, pieces[0].new_zeros(padding)])
             for parameter in own:
                 parameter.grad = None
-            summation_tree.add(bucket.sums, TreeNode(0, number), flat, self._mine.total, Tensor.add_)
+            node = TreeNode(1, number // 2) if self._is_left_of_pair(number - 1) else TreeNode(0, number)
+            summation_tree.add(bucket.sums, node, flat, self._mine.total, Tensor.add_)
         bucket.taken += len(numbers)
         if bucket.taken == self._mine.size:
             bucket.taken = 0
             if self._world.ranks.world > 1:
                 self._exchange(bucket)
+
+    def _is_left_of_pair(self, number: int) -> bool:
+        """Whether this and the next micro-batch are siblings in the tree, and both this rank's, one after the other."""
+        return self._pairs and number % 2 == 0 and self._mine.first <= number < self._mine.last - 1
 
     def _slice(self, bucket: _Bucket) -> int:
         """Elements of a rank's slice of a bucket; the last slice is padded with zeros."""

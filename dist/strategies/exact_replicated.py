@@ -21,7 +21,8 @@ class Exact(Replicated):
     """`dist.reduce=exact`: the ranks exchange only what the fixed tree of sums needs.
 
     Args:
-        in_one_backward: how many micro-batches have one backward, at most: those whose statistics this rank synchronizes.
+        in_one_backward: how many micro-batches have one backward, at most: those whose statistics this rank synchronizes. None
+            if none do.
     """
 
     def __init__(
@@ -31,12 +32,12 @@ class Exact(Replicated):
         world: World,
         mine: Share,
         phases: Sequence[TrainedNames] = (),
-        in_one_backward: int = 1,
+        in_one_backward: int | None = None,
     ):
         super().__init__(model, make_optimizer, phases)
-        self.replicas = Replicas(model, in_one_backward)
+        self.replicas = Replicas(model, in_one_backward or 1)
         trained = [[self.parameters[name] for name in self.parameters if name in own] for own in phases or (self._trained,)]
-        self._reductions = [ExactReduce(own, world, mine, self.replicas.of) for own in trained]
+        self._reductions = [ExactReduce(own, world, mine, self.replicas.of, pairs=in_one_backward is None) for own in trained]
 
     @property
     def _reduce(self) -> ExactReduce:
@@ -77,4 +78,5 @@ def wrap(
     """As `phalanx.dist.strategies.wrap`."""
     group_size = stats_group_size(config.dist.sync_bn, mine.total)
     passes = forward_passes(mine.total, group_size, world.ranks.world)[world.ranks.rank]
-    return Exact(model.to(world.device), make_optimizer, world, mine, phases, max(own.size for own in passes))
+    in_one_backward = max(own.size for own in passes) if group_size > 1 else None
+    return Exact(model.to(world.device), make_optimizer, world, mine, phases, in_one_backward)

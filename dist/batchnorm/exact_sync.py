@@ -19,32 +19,37 @@ from phalanx.dist.batchnorm.groups import StatsGroup
 from phalanx.dist.batchnorm.sync_batchnorm import affine, memory_layout, parameter_type
 
 
-def combine_by_tree(rows: Sequence[Tensor], combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Combines siblings from left to right, level by level; an odd one out rises unchanged."""
+def combine_by_tree(rows: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Combines siblings from left to right, level by level; an odd one out rises unchanged. Shape: [N, ...] to [...].
+
+    Args:
+        combine: works row by row, on all pairs of a level at once.
+    """
     while len(rows) > 1:
-        pairs = [combine(left, right) for left, right in zip(rows[::2], rows[1::2], strict=False)]
-        rows = pairs + list(rows[len(pairs) * 2 :])
+        pairs = combine(rows[0:-1:2], rows[1::2])
+        rows = torch.cat([pairs, rows[-1:]]) if len(rows) % 2 else pairs
     return rows[0]
 
 
-def _chan(one: Tensor, other: Tensor) -> Tensor:
-    """Count, mean and sum of squared deviations of two samples together; each `[3, C]`."""
-    count = one[0] + other[0]
-    difference, share = other[1] - one[1], other[0] / count.clamp(min=1)
-    deviation = one[2] + other[2] + difference.square() * (one[0] * share)
-    return torch.stack([count, one[1] + difference * share, deviation])
+def _chan(left: Tensor, right: Tensor) -> Tensor:
+    """Count, mean and sum of squared deviations of two samples together; each `[pairs, 3, C]`."""
+    (count, mean, deviation), (more, other_mean, other_deviation) = left.unbind(1), right.unbind(1)
+    total = count + more
+    difference, share = other_mean - mean, more / total.clamp(min=1)
+    deviation = deviation + other_deviation + difference.square() * (count * share)
+    return torch.stack([total, mean + difference * share, deviation], dim=1)
 
 
-def rows_of_all(own: Tensor, group: ProcessGroup | None, sizes: Sequence[int]) -> list[Tensor]:
+def rows_of_all(own: Tensor, group: ProcessGroup | None, sizes: Sequence[int]) -> Tensor:
     """A row of each micro-batch of a stats group, in their order, from those of each of its ranks, `[micro-batches, ...]`."""
     if group is None:
-        return list(own.unbind())
+        return own
     missing = max(sizes) - len(own)
     if missing:
         own = torch.cat([own, own.new_zeros(missing, *own.shape[1:])])
     everyone = [torch.empty_like(own) for _ in sizes]
     torch.distributed.all_gather(everyone, own, group=group)
-    return [row for rows, size in zip(everyone, sizes, strict=True) for row in rows[:size]]
+    return torch.cat([rows[:size] for rows, size in zip(everyone, sizes, strict=True)])
 
 
 class _ExactlySynchronizedNorm(torch.autograd.Function):

@@ -4,7 +4,7 @@
     python benchmarks/loop.py [--ranks 1 2] [--steps 5] [--rounds 50] [--network deeplabv3plus] [--set dist.reduce=exact ...]
 
 Both train the same ResNet-18 on the same digits (or DeepLabv3+ on a ResNet-18, on masks of shapes) with the same loader
-processes, thread count, micro-batches and DDP settings. Ours does in addition what Phalanx always does: the exchange of weights,
+processes, thread count, micro-batches and DDP settings. Ours also does what Phalanx always does: the exchange of weights,
 statistics a micro-batch, noise by number, metrics.jsonl, the ledger, the claim to the run directory, W&B offline. The two take
 turns in the same processes, a block of steps each. Prints JSON: the median steps per second of both, and the median and
 quartiles over rounds of the ratio of ours to the one by hand, which never synchronises BatchNorm and always sums fast.

@@ -5,7 +5,7 @@ larger batch, those of several ranks in the same forward pass (and its backward)
 zero), every rank has the same number of passes, and a rank without micro-batches in one runs a filler.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from phalanx.dist.microbatches.sampler import share
 
@@ -23,7 +23,7 @@ class ForwardPass:
     first: int
     last: int
     ranks: tuple[int, ...]
-    sizes: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = field(default=(), compare=False)
 
     @property
     def size(self) -> int:

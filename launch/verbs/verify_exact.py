@@ -22,9 +22,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--ranks", type=positive, nargs="+", metavar="N", help="numbers of ranks (default: 1 to 4, as far as they fit)"
     )
-    parser.add_argument("--steps", type=positive, default=6, metavar="N", help="steps of each run (default: 6)")
+    parser.add_argument("--steps", type=positive, default=6, metavar="N", help="steps of each run, at least 2 (default: 6)")
     parser.add_argument("--keep", action="store_true", help="keep the runs, in RUNS/NAME-verify-exact")
     given = parser.parse_intermixed_args(arguments)
+    if given.steps < 2:
+        raise UserError("--steps 1: one of the runs is killed half way. Give at least 2.")
     config = recipe(given.config)
     ranks = list(dict.fromkeys(given.ranks or _that_fit(config)))
     with folder_for(config, given.keep) as folder:

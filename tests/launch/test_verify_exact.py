@@ -6,7 +6,7 @@ from phalanx.configs.load import load
 from phalanx.launch.exactness import Found, reason
 from tests.support.running import DIGITS, phalanx
 
-SHORT = ["--ranks", "1", "2", "--steps", "1"]
+SHORT = ["--ranks", "1", "2", "--steps", "2"]
 
 
 def test_what_differs_first_is_named_and_why(tmp_path: Path) -> None:

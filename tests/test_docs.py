@@ -1,7 +1,7 @@
 """Every command in the README and the docs runs as it stands, but for those marked `not run here`.
 
-The README's `phalanx` is the installed command. That of the other pages does the same in a forked process, seconds sooner; and
-the recipe that most of their commands train has a narrower network here.
+The README's commands are the installed ones. On other pages `phalanx`, scripts and torchrun do the same in forked processes,
+seconds sooner; and the recipe that most of their commands train has a narrower network here.
 """
 
 import re
@@ -45,7 +45,7 @@ def test_the_commands_of_a_page_run(page: Path, tmp_path: Path, tmp_path_factory
     environment = clean_environment()
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     if page.name != "README.md":
-        environment["PATH"] = f"{FORGE.command(tmp_path_factory.mktemp('bin')).parent}:{environment['PATH']}"
+        environment["PATH"] = f"{FORGE.commands(tmp_path_factory.mktemp('bin'))}:{environment['PATH']}"
     for mark, language, content in blocks(page):
         if mark.startswith("file: "):
             (tmp_path / mark.removeprefix("file: ")).write_text(content)

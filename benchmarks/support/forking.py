@@ -12,6 +12,7 @@ import runpy
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # numpy's threads would be there before a fork
 _COMMAND, _RANK = "phalanx.launch.main:main", "phalanx.launch.train:main"
+SCRIPT = "benchmarks.support.forking:run_script"
 _GRACE_S = 5.0  # how long other ranks may run once one has failed, as under torchrun
 _START_S = 60.0
 _COMMAND_S = 150.0
@@ -279,14 +281,25 @@ class Forge:
         function = function or (_RANK if ranks else _COMMAND)
         return _order(self._folder, str(self._orders), arguments, str(cwd.absolute()), environment, ranks, port, function)
 
-    def command(self, folder: Path) -> Path:
-        """Writes a script `phalanx` into a folder, to be put first in a shell's PATH: a forked process does its work."""
+    def commands(self, folder: Path) -> Path:
+        """Writes `phalanx`, `python` and `torchrun` into a folder, to be put first in a shell's PATH: forks do their work.
+
+        Python forks for `python SCRIPT.py ...`, torchrun for `torchrun --nproc-per-node N SCRIPT.py ...`, and otherwise both
+        are what they were.
+        """
         self._start()
-        script = folder / "phalanx"
-        words = [sys.executable, "-I", "-S", str(Path(__file__)), "order", str(self._folder)]
-        script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-        script.chmod(0o755)
-        return script
+        order = shlex.join([sys.executable, "-I", "-S", str(Path(__file__)), "order", str(self._folder)])
+        real = Path(sys.executable).parent
+        scripts = {
+            "phalanx": f'exec {order} {_COMMAND} 0 "$@"',
+            "python": f'case "$1" in *.py) exec {order} {SCRIPT} 1 "$@";; *) exec {real}/python "$@";; esac',
+            "torchrun": f'case "$1 $3" in "--nproc-per-node "*.py) count=$2; shift 2; exec {order} {SCRIPT} $count "$@";; '
+            f'*) exec {real}/torchrun "$@";; esac',
+        }
+        for name, content in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{content}\n")
+            (folder / name).chmod(0o755)
+        return folder
 
     def _start(self) -> None:
         if self._server is not None:
@@ -314,9 +327,17 @@ class Forge:
             shutil.rmtree(self._folder)
 
 
-def _as_command(folder: Path, arguments: Sequence[str]) -> int:
-    """Has `phalanx ARGUMENTS` done in a forked process; what it writes is passed on at its end, and its exit code."""
-    ended = _order(folder, f"command-{os.getpid()}", arguments, os.getcwd(), os.environ)
+def _free_port() -> int:
+    """Without torch, which takes seconds to import."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def _as_command(folder: Path, function: str, ranks: int, arguments: Sequence[str]) -> int:
+    """Has a command's work done in forked processes; what they write is passed on at their end, and the exit code."""
+    port = _free_port() if ranks > 1 else 0
+    ended = _order(folder, f"command-{os.getpid()}", arguments, os.getcwd(), os.environ, ranks, port, function)
     output, errors = ended.communicate(_COMMAND_S)
     sys.stdout.write(output)
     sys.stderr.write(errors)
@@ -325,4 +346,4 @@ def _as_command(folder: Path, arguments: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     what, folder = sys.argv[1], Path(sys.argv[2])
-    sys.exit(_serve(folder) if what == "serve" else _as_command(folder, sys.argv[3:]))
+    sys.exit(_serve(folder) if what == "serve" else _as_command(folder, sys.argv[3], int(sys.argv[4]), sys.argv[5:]))

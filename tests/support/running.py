@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from benchmarks.support import clean
-from benchmarks.support.forking import Forge, Forked
+from benchmarks.support.forking import SCRIPT, Forge, Forked
 from benchmarks.support.run_files import assert_bitwise, lines, sample_ids, scalars, tensors  # noqa: F401 (for tests)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,8 +139,7 @@ def forked(*arguments: str | Path, cwd: Path, count: int = 0, **environment: str
 def forked_script(script: str | Path, *arguments: str, cwd: Path, count: int = 1) -> Command:
     """Starts `python SCRIPT ARGUMENTS` in a forked process, or several as torchrun starts them."""
     words = [str(script), *arguments]
-    function = "benchmarks.support.forking:run_script"
-    return Command(FORGE.start(words, cwd, clean_environment(), count, function))
+    return Command(FORGE.start(words, cwd, clean_environment(), count, SCRIPT))
 
 
 def run_script(script: str | Path, *arguments: str, cwd: Path, count: int = 1, expect: int = 0) -> Command:

@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # numpy's threads would be there before a fork
 _COMMAND, _RANK = "phalanx.launch.main:main", "phalanx.launch.train:main"
+_RANKS_OF = {"train": _RANK, "resume": _RANK, "evaluate": "phalanx.launch.evaluate:main"}
 SCRIPT = "benchmarks.support.forking:run_script"
 _GRACE_S = 5.0  # how long other ranks may run once one has failed, as under torchrun
 _START_S = 60.0
@@ -334,8 +335,21 @@ def _free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def _as_command(folder: Path, function: str, ranks: int, arguments: Sequence[str]) -> int:
+def _without_launcher(arguments: list[str]) -> tuple[str, int, list[str]]:
+    """What `phalanx VERB ... --nproc N` has its ranks call, which the launcher would start anew: function, ranks, arguments."""
+    verb = arguments[0] if arguments else ""
+    if verb in _RANKS_OF and "--nproc" in arguments and "--fork" not in arguments:
+        place = arguments.index("--nproc")
+        count, rest = int(arguments[place + 1]), arguments[1:place] + arguments[place + 2 :]
+        if count > 1:
+            return _RANKS_OF[verb], count, ["--resume", *rest] if verb == "resume" else rest
+    return _COMMAND, 0, arguments
+
+
+def _as_command(folder: Path, function: str, ranks: int, arguments: list[str]) -> int:
     """Has a command's work done in forked processes; what they write is passed on at their end, and the exit code."""
+    if function == _COMMAND:
+        function, ranks, arguments = _without_launcher(arguments)
     port = _free_port() if ranks > 1 else 0
     ended = _order(folder, f"command-{os.getpid()}", arguments, os.getcwd(), os.environ, ranks, port, function)
     output, errors = ended.communicate(_COMMAND_S)

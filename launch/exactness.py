@@ -23,7 +23,7 @@ from phalanx.dist.checkpoint.tools.sources import open_both
 from phalanx.dist.processes.children import die_with_parent
 from phalanx.dist.processes.environment import without_ranks
 
-_SETTINGS = [
+SETTINGS = [
     *("checkpoint.every_steps=1", "checkpoint.every_minutes=null", "checkpoint.keep_every=1", "checkpoint.best=null"),
     *("train.eval_every=null", "train.patience=null", "track.wandb=off", "track.tensorboard=false", "track.own=[]"),
 ]
@@ -85,10 +85,10 @@ class ExactnessCheck:
         self._train("again", self._ranks[0])
         return self._compared("again", f"{_ranks(self._ranks[0])} again")
 
-    def _train(self, name: str, ranks: int, kill_after: int | None = None) -> None:
-        overrides = [f"name={name}", f"runs={self._folder}", *_SETTINGS]
+    def _train(self, name: str, count: int, kill_after: int | None = None) -> None:
+        overrides = [f"name={name}", f"runs={self._folder}", *SETTINGS]
         command = [sys.executable, "-m", "phalanx.launch.main", "train", *self._arguments, *overrides]
-        command += ["--nproc", str(ranks), "--stop-at", str(self._length)]
+        command += ["--nproc", str(count), "--stop-at", str(self._length)]
         parent, output = os.getpid(), self._folder / f"{name}.log"
         with open(output, "ab") as log:
             process = subprocess.Popen(
@@ -108,7 +108,7 @@ class ExactnessCheck:
             _kill(process)  # its ranks die with it
         if process.returncode not in _ENDED and process.returncode != -signal.SIGKILL:
             said = [line.removeprefix("phalanx: ") for line in output.read_text(errors="replace").strip().splitlines()]
-            raise UserError("\n".join([f"the run on {_ranks(ranks)} failed:", *said[-_LINES:]]))
+            raise UserError("\n".join([f"the run on {_ranks(count)} failed:", *said[-_LINES:]]))
 
     def _compared(self, name: str, label: str) -> Found:
         for step in range(1, self._length + 1):

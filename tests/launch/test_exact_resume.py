@@ -58,7 +58,8 @@ def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(
 ) -> None:
     length = ["train.steps=10", "checkpoint.every_steps=3", "checkpoint.keep=10", "train.eval_every=4"]
     # A ResNet-18 has three gradient buckets.
-    recipe = [RESNET18 if started is _forked else DIGITS, *RECIPE, *length]
+    network = [RESNET18, "data.image_size=16"] if started is _forked else [DIGITS]
+    recipe = [*network, *RECIPE, *length]
     ranks(count, *recipe, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     die_after = random.randint(4, 8)  # any step between the first checkpoint and the end

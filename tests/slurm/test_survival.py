@@ -22,7 +22,7 @@ def test_a_run_through_time_limit_preemption_a_dead_node_and_a_resize_is_the_unb
     insist()
     length = ["train.steps=60", "checkpoint.every_steps=5", "train.eval_every=30", "track.wandb=offline"]
     with VirtualCluster(accounting=True) as cluster:
-        job = Job(cluster, tmp_path, "survivor", *length, "slurm.nodes=2", "slurm.tasks_per_node=2", "slurm.time=20:00")
+        job = Job(cluster, tmp_path, "survivor", *length, "slurm.nodes=2", "slurm.time=20:00")
         job.tell("slowly", "0.8")
         job.until(lambda: job.step >= 2, "training")
 

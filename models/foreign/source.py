@@ -1,6 +1,7 @@
 """The interface of readers of pretrained weights: names and shapes first, then one tensor at a time."""
 
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,10 @@ _FROM_LIBRARIES = (
     (re.compile(r"weights_only|Weights only"), "it was not written by torch.save, or holds more than tensors"),
 )  # fmt: skip
 _LONGEST = 300  # characters of a reason: it may repeat the file
+
+
+# What an unpickler that follows false instructions meets; its words are about Python.
+_OF_PYTHON = (TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, UnicodeError, struct.error)
 
 
 class BadWeights(ValueError):
@@ -73,7 +78,8 @@ def reason(error: Exception) -> str:
     message = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     if (ours := next((own for pattern, own in _FROM_LIBRARIES if pattern.search(message)), None)) is not None:
         return ours
-    return "its content is broken" if _FROM_PYTHON.search(message) else message[:_LONGEST]
+    broken = isinstance(error, _OF_PYTHON) or _FROM_PYTHON.search(message)
+    return "its content is broken" if broken else message[:_LONGEST]
 
 
 def _other_kind(path: Path) -> str | None:

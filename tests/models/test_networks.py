@@ -1,6 +1,7 @@
 """Networks by name: published sizes, and weights that are read without unpickling."""
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,12 +57,22 @@ class _Harm:
         return (open, (str(self.path), "w"))  # type: ignore[return-value]
 
 
+def _falsify(path: Path) -> None:
+    """A file of torch.save whose pickle makes a list the key of a dictionary."""
+    torch.save({"a": torch.zeros(1)}, path.with_suffix(".intact"))
+    with zipfile.ZipFile(path.with_suffix(".intact")) as intact, zipfile.ZipFile(path, "w") as false:
+        for entry in intact.infolist():
+            content = b"\x80\x02}]K\x01s." if entry.filename.endswith("/data.pkl") else intact.read(entry)
+            false.writestr(entry, content)
+
+
 def test_weights_that_do_not_fit_or_would_run_code_are_refused(tmp_path: Path) -> None:
     model = registry.get("resnet18").build(num_classes=3)
     state = dict(model.state_dict())
     harmed = tmp_path / "harmed"
     (tmp_path / "harm.pth").write_bytes(pickle.dumps(_Harm(harmed)))
     torch.save({"model": state, "harm": _Harm(harmed)}, tmp_path / "harm2.pth")
+    _falsify(tmp_path / "false.pth")
     torch.save({"epoch": 3}, tmp_path / "more.pth")
     save_file({k: v for k, v in state.items() if k != "fc.bias"}, tmp_path / "less.safetensors")
     save_file(state | {"fc.bias": torch.zeros(4)}, tmp_path / "other.safetensors")
@@ -70,6 +81,7 @@ def test_weights_that_do_not_fit_or_would_run_code_are_refused(tmp_path: Path) -
         "nowhere.pth": "there is no such file",
         "harm.pth": "cannot be read safely",
         "harm2.pth": "cannot be read safely",
+        "false.pth": r"cannot be read safely \(its content is broken\)",
         "more.pth": "more than named tensors",
         "less.safetensors": "lacks the tensor fc.bias",
         "other.safetensors": r"fc.bias is \[4\] there and \[3\]",

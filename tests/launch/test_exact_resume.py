@@ -101,14 +101,14 @@ def test_a_run_stopped_on_4_ranks_resumes_on_1_2_and_3(tmp_path: Path) -> None:
 
 
 def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path: Path) -> None:
-    recipe = [DIGITS, *RECIPE, "dist.reduce=exact", "train.steps=24", "checkpoint.every_steps=1", "checkpoint.keep=2"]
+    recipe = [DIGITS, *RECIPE, "dist.reduce=exact", "train.steps=14", "checkpoint.every_steps=1", "checkpoint.keep=2"]
     recipe += ["train.global_batch=20", "optim.name=adamw", "train.clip_norm=1.0"]  # five micro-batches: no power of two
     ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     resized = tmp_path / "runs/resized"
     running = forked(*recipe, "name=resized", count=4, cwd=tmp_path)
     running.until(lambda: len(lines(resized / "ledger/rank-0.jsonl")) >= 3)
     running.kill_all()
-    ranks(3, "--resume", resized, "dist.strategy=fsdp", "--stop-at", 23, cwd=tmp_path, expect=75)
+    ranks(3, "--resume", resized, "dist.strategy=fsdp", "--stop-at", 13, cwd=tmp_path, expect=75)
     phalanx("resume", resized, "dist.strategy=ddp", cwd=tmp_path)
     assert_bitwise(resized, tmp_path / "runs/unbroken")
     assert sample_ids(resized) == sample_ids(tmp_path / "runs/unbroken")
@@ -123,7 +123,7 @@ SMALL += [FEW_EVALUATED]
 @pytest.mark.parametrize("strategy", ["fsdp", "zero2"])
 def test_a_killed_run_in_shards_and_half_precision_resumes_bitwise(tmp_path: Path, strategy: str) -> None:
     how = [f"dist.strategy={strategy}", "dist.precision=bf16", "dist.sync_bn=2"]
-    recipe = [*SMALL, *how, "train.steps=24", "checkpoint.every_steps=2", "checkpoint.keep=10"]
+    recipe = [*SMALL, *how, "train.steps=12", "checkpoint.every_steps=2", "checkpoint.keep=10"]
     ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     running = forked(*recipe, "name=killed", count=2, cwd=tmp_path)

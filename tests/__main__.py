@@ -24,13 +24,10 @@ _KILLS = [f"tests/launch/test_{name}.py" for name in ("exact_resume", "kills_whi
 _FOLDERS = {
     "launch": ["tests/launch", *(f"--ignore={path}" for path in _KILLS)],
     "dist": ["tests/dist"],
+    "networks": ["tests/models", "tests/train", "tests/data"],
+    "kills": _KILLS,
     "benchmarks": ["tests/benchmarks"],
     "docs": ["tests/test_docs.py", "tests/test_examples.py", "tests/test_extending.py", "tests/test_habits.py"],
-    "kills": _KILLS,
-    "models": ["tests/models"],
-    "train": ["tests/train"],
-    "fake_cuda": ["tests/fake_cuda"],
-    "data": ["tests/data"],
 }
 _NAMED = [path for paths in _FOLDERS.values() for path in paths if not path.startswith("--")]
 _PARTS = {

@@ -59,6 +59,11 @@ def _processes(folder: Path) -> set[int]:
     return {int(p.read_text()) for p in folder.iterdir()}
 
 
+# As in a step of srun with three tasks, and in a script that exports ranks by hand: --nproc wins over it.
+SCHEDULER = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "0"}
+SCHEDULER |= {"RANK": "0", "WORLD_SIZE": "3"}
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_every_way_of_launching_gives_the_same_bits(folder: Path, ranks: int) -> None:
     ways = {"accelerate": _accelerate(ranks)}
@@ -69,7 +74,7 @@ def test_every_way_of_launching_gives_the_same_bits(folder: Path, ranks: int) ->
         notes.mkdir()
         arguments = [*RECIPE, *task, f"task.options.folder={notes}", "name=" + way]
         if way == "phalanx":
-            result = phalanx("train", *arguments, "--nproc", ranks, cwd=folder)
+            result = phalanx("train", *arguments, "--nproc", ranks, cwd=folder, **SCHEDULER)
         else:
             result = run([*ways[way], *arguments], folder)
         assert result.output.splitlines()[0] == f"runs/{way}"
@@ -90,14 +95,6 @@ def test_accelerate_launch_that_starts_one_process_for_two_is_refused(tmp_path: 
 def test_a_half_set_environment_is_refused(tmp_path: Path) -> None:
     refused = run([sys.executable, *MODULE, *RECIPE], tmp_path, expect=2, RANK="0", WORLD_SIZE="2")
     assert "RANK, WORLD_SIZE but not LOCAL_RANK" in refused.errors and "Traceback" not in refused.errors
-
-
-def test_nproc_wins_over_the_variables_of_a_scheduler(tmp_path: Path) -> None:
-    # As in a step of srun with three tasks, and in a script that exports ranks by hand.
-    scheduler = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "0"}
-    scheduler |= {"RANK": "0", "WORLD_SIZE": "3"}
-    phalanx("train", *RECIPE, "name=own", "--nproc", 2, cwd=tmp_path, **scheduler)
-    assert lines(tmp_path / "runs/own/events.jsonl")[0]["world_size"] == 2
 
 
 def test_phalanx_is_installed_as_a_command(tmp_path: Path) -> None:

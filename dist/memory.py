@@ -78,7 +78,8 @@ def memory_per_rank(tensors: Mapping[str, StoredTensor], sharing: Sharing) -> Ra
 
     Not counted: activations; communication buffers (DDP's buckets, as large as the gradients, and DeepSpeed's);
     the weights that FSDP and ZeRO-3 gather for a block, and the small parameters that ZeRO-3 keeps gathered; partial sums
-    of `dist.reduce=exact`; what the optimizer allocates in its step. Gradients have the dtype of the weights.
+    of `dist.reduce=exact`, and its gradients for each of a rank's micro-batches with `dist.sync_bn`; what the optimizer
+    allocates in its step. Gradients have the dtype of the weights.
 
     A tensor counts as trained if the optimizer has a state for it; without any state (sgd without momentum) all floats do.
 

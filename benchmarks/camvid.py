@@ -7,7 +7,7 @@
 FOLDER is in the layout of data.name=masks: images/ and masks/, each with train/ and val/, and classes.txt, whose last class may
 be void, which counts for nothing. Each run is a `phalanx train` of `configs/recipes/camvid_deeplabv3plus.yaml` with another
 network, on 2 ranks whose BatchNorm is synchronised. A short run first tells how many steps the time allows, so that the
-learning rate falls to zero in it. Besides: DeepLabv3+ without joint statistics, summed exactly and fast, and by a plain loop in
+learning rate falls to zero in it. Besides: DeepLabv3+ with exact sums, without SyncBN exactly and fast, and by a plain loop in
 one process (`camvid_by_hand.py`), in the same time each; and once in a longer time.
 
 Prints JSON, a line a run, and writes Markdown and pictures. It resumes where it was stopped: runs whose line is in the results
@@ -37,7 +37,7 @@ RANKS = 2
 Found = Mapping[str, Any]
 
 BY_HAND = "by hand"
-EXACT, FAST, LONG = "exact", "fast", "longer"
+EXACT, FAST, LONG, EXACT_SYNC = "exact", "fast", "longer", "exact SyncBN"
 COMPARED = "deeplabv3plus"
 
 
@@ -88,12 +88,13 @@ def label(network: Network) -> str:
 
 
 def cases(seconds: float, others: float, longer: float) -> list[Case]:
-    """Every run: the networks; DeepLabv3+ without joint statistics, by hand, and longer."""
+    """Every run: the networks; DeepLabv3+ with exact sums, without SyncBN, by hand, and longer."""
     found = [Case(label(n), _overrides(n), seconds if label(n) == COMPARED else others) for n in NETWORKS]
     compared = _overrides(next(n for n in NETWORKS if label(n) == COMPARED))
     found += [
         Case(f"{COMPARED}, {FAST}", [*compared, "dist.sync_bn=off", "dist.reduce=fast"], seconds),
         Case(f"{COMPARED}, {EXACT}", [*compared, "dist.sync_bn=off", "dist.reduce=exact"], seconds),
+        Case(f"{COMPARED}, {EXACT_SYNC}", [*compared, "dist.reduce=exact"], seconds),
         Case(f"{COMPARED}, {BY_HAND}", compared, seconds),
         Case(f"{COMPARED}, {LONG}", compared, longer),
     ]
@@ -258,6 +259,7 @@ def markdown(found: Mapping[str, Found], frequent: str, base: float) -> list[str
     compared = {
         f"{COMPARED}, {BY_HAND}": "plain loop, one process",
         COMPARED: "2 ranks, SyncBN",
+        f"{COMPARED}, {EXACT_SYNC}": "2 ranks, SyncBN, `dist.reduce=exact`",
         f"{COMPARED}, {FAST}": "2 ranks, `dist.reduce=fast`",
         f"{COMPARED}, {EXACT}": "2 ranks, `dist.reduce=exact`",
     }
@@ -277,9 +279,9 @@ def markdown(found: Mapping[str, Found], frequent: str, base: float) -> list[str
         "",
         "## What exactness costs",
         "",
-        "The same network, data and optimizer in the same time. `exact` gives the same bits on any number of ranks; it goes "
-        "without joint statistics, so that BatchNorm sees a micro-batch of 4, with `fast` beside it too. Joint statistics "
-        "(SyncBN) are exchanged in every layer, and leave time for fewer steps. One run each.",
+        "The same network, data and optimizer in the same time. `exact` gives the same bits on any number of ranks. Without "
+        "SyncBN, BatchNorm sees a micro-batch of 4. With it, statistics are exchanged in every layer, which leaves time for "
+        "fewer steps. One run each.",
         "",
         *_HEAD,
         *(_row(text, found[name], base) for name, text in compared.items() if name in found),

@@ -50,7 +50,7 @@ STRATEGIES: dict[str, StrategySpec] = {
     "single": StrategySpec("replicated", exact_module="exact_replicated", phased_module="phased_ddp", one_rank=True),
     "ddp": StrategySpec("replicated", exact_module="exact_replicated", phased_module="phased_ddp"),
     "fsdp": StrategySpec("fsdp", _ALL, collective=True, exact_module="exact_fsdp", phased_module="fsdp"),
-    "hsdp": StrategySpec("fsdp", _ALL, collective=True, phased_module="fsdp", replicates=True),
+    "hsdp": StrategySpec("fsdp", _ALL, collective=True, exact_module="exact_fsdp", phased_module="fsdp", replicates=True),
     "zero1": StrategySpec("zero", _ALL[:1], deepspeed=True),
     "zero2": StrategySpec("zero", _ALL[:2], collective=True, deepspeed=True),
     "zero3": StrategySpec("zero", _ALL, collective=True, deepspeed=True),

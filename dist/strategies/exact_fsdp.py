@@ -1,8 +1,9 @@
-"""`dist.reduce=exact` under FSDP2: the reduce-scatter of a micro-batch becomes an exchange by shards, and the fixed tree sums.
+"""`dist.reduce=exact` under FSDP2 and HSDP: the reduce-scatter of a micro-batch becomes an exchange by shards, and the fixed tree sums.
 
 FSDP2 accepts a custom reduce-scatter for each of its units. Here every rank sends each shard of its micro-batch's gradient to
-the rank that holds it, in as many bytes as a reduce-scatter; that rank adds what it received by the tree of `summation_tree`,
-and returns the total after the step's last micro-batch.
+the ranks that hold it, in as many bytes as a reduce-scatter for each copy of the weights; those add what they received by the
+tree of `summation_tree`, and return the total after the step's last micro-batch. HSDP's copies add up to it then: one of them
+has the total, and the others negative zeros, which change no bit of it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -49,9 +50,12 @@ class _TreeReduceScatter(ReduceScatter):
         return torch.empty(*size, dtype=dtype, device=device)
 
     def __call__(self, output_tensor: Tensor, input_tensor: Tensor, group: Any, op: Any, async_op: bool = False) -> None:
-        """Takes this pass's gradients, [ranks * shard], and outputs the step's sum of this rank's shard, or zero, [shard]."""
-        incoming = torch.empty_like(input_tensor)
-        torch.distributed.all_to_all_single(incoming, input_tensor, group=group)
+        """Takes this pass's gradients, [shards * shard], and outputs the step's sum of this rank's shard, or zero, [shard]."""
+        together = torch.distributed.get_world_size(group)
+        copies = len(self._all_passes) // together  # of the weights; neighbours share one
+        outgoing = input_tensor.repeat(copies)
+        incoming = torch.empty_like(outgoing)
+        torch.distributed.all_to_all_single(incoming, outgoing)
         output_tensor.zero_()
         if self.place is None:
             return
@@ -60,12 +64,14 @@ class _TreeReduceScatter(ReduceScatter):
             if not forward_pass.is_filler:
                 summation_tree.add(self._sums, TreeNode(0, forward_pass.first), piece, self._total, Tensor.add_)
         if self.place == len(self._all_passes[0]) - 1:
-            output_tensor.copy_(self._sums.pop(summation_tree.root(self._total)))
+            total = self._sums.pop(summation_tree.root(self._total))
             assert not self._sums
+            is_first_copy = torch.distributed.get_rank() < together
+            output_tensor.copy_(total) if is_first_copy else output_tensor.fill_(-0.0)
 
 
 class ExactFsdp(Fsdp):
-    """A model under FSDP2 whose gradients are the same bits on any number of ranks, and under DDP with exact sums."""
+    """A model under FSDP2 or HSDP whose gradients are the same bits on any number of ranks, and under DDP with exact sums."""
 
     def __init__(
         self,

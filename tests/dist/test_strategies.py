@@ -63,7 +63,7 @@ def test_a_strategy_equals_one_process(pool: Pool, cell: Cell) -> None:
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "hsdp"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("micro_batches", [8, 7])
 def test_exact_sums_are_bitwise_those_of_one_process(pool: Pool, strategy: str, optimizer: str, micro_batches: int) -> None:
@@ -72,7 +72,8 @@ def test_exact_sums_are_bitwise_those_of_one_process(pool: Pool, strategy: str, 
     single = cases.config(DIGITS, micro_batches, *exact)
     expected = cases.assembled(pool.run(1, cases.trained, single, "cnn+dropout", optimizer, (5,)), 5)
     for ranks in (2, 3, 4):
-        settings = cases.config(DIGITS, micro_batches, *exact, f"dist.strategy={strategy}")
+        shards = [f"dist.shard_ranks={2 if ranks == 4 else 1}"] if strategy == "hsdp" else []
+        settings = cases.config(DIGITS, micro_batches, *exact, f"dist.strategy={strategy}", *shards)
         found = cases.assembled(pool.run(ranks, cases.trained, settings, "cnn+dropout", optimizer, (5,)), 5)
         assert found[0] == expected[0] and cases.differences(found, expected)["bitwise"]
 

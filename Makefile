@@ -16,7 +16,7 @@ install: $(INSTALLED)  ## make .venv and install Phalanx with what its tests nee
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(INSTALLED)
 
 quickstart: $(INSTALLED)  ## train a ResNet-18 on handwritten digits with 2 processes, and evaluate it

@@ -32,7 +32,7 @@ def install() -> None:
     if marker.exists() and marker.read_text().split() == wanted:
         return
     shutil.rmtree(FOLDER, ignore_errors=True)
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--target", str(FOLDER)]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(FOLDER)]
     subprocess.run([*pip, *wanted], check=True)
     marker.write_text("\n".join(wanted))
 

@@ -4,7 +4,7 @@ import os
 
 from phalanx.dist.processes.environment import without_ranks
 
-_LEFT_OUT = ("SLURM_", "ACCELERATE_", "OMP_NUM_THREADS", "WANDB_API_KEY")
+_LEFT_OUT = ("SLURM_", "ACCELERATE_", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE", "WANDB_API_KEY")
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`dist.reduce=exact` under FSDP2 and HSDP: the reduce-scatter of a micro-batch becomes an exchange by shards, and the fixed tree sums.
+"""`dist.reduce=exact` under FSDP2 and HSDP: the reduce-scatter of a micro-batch becomes an exchange by shards and a fixed tree.
 
 FSDP2 accepts a custom reduce-scatter for each of its units. Here every rank sends each shard of its micro-batch's gradient to
 the ranks that hold it, in as many bytes as a reduce-scatter for each copy of the weights; those add what they received by the
@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.fsdp._fully_shard._fsdp_api import ReduceScatter
 from torch.distributed.tensor import DTensor
 
+from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes
 from phalanx.dist.microbatches.sampler import Share
@@ -154,7 +155,8 @@ def wrap(
     mine: Share,
     phases: Sequence[TrainedNames] = (),
 ) -> Replicated:
-    """As `phalanx.dist.strategies.wrap`; a single rank is not sharded."""
-    if world.ranks.world == 1:
+    """As `phalanx.dist.strategies.wrap`; where each rank has a copy of its own, nothing is sharded."""
+    alone = STRATEGIES[config.dist.strategy].replicates and (config.dist.shard_ranks or world.ranks.local_world) == 1
+    if alone or world.ranks.world == 1:
         return exact_replicated.wrap(model, make_optimizer, config, world, mine, phases)
     return ExactFsdp(model, make_optimizer, config.dist, world, config.micro_batches, phases)

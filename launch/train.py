@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
             run_directory(config)
             for sentence in fillings:
                 print(f"phalanx: {sentence}", file=sys.stderr, flush=True)
-        with importing():
+        with importing(), stop.at_once():
             from phalanx.train.start import run
 
         return run(config, ranks, stop, stop_at[0], _job_is_over)

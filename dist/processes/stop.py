@@ -39,6 +39,7 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         self.unsaved: Callable[[], int] | None = None
         self._interrupts = 0
+        self._nothing_begun, self._lock = False, threading.Lock()
         reading, self._writing = socket.socketpair()
         self._writing.setblocking(False)
         for number in answered():
@@ -60,10 +61,35 @@ class StopRequest:
             self._interrupts += number is signal.SIGINT
             if self._interrupts >= 2:
                 self._end()
+            with self._lock:
+                if self._nothing_begun:
+                    self._leave(number)
             is_answered = rank_status.was_interrupt_answered() or time.monotonic() - _asked_at < _ASKED_S
             if number is signal.SIGINT and _speaks() and not is_answered:
                 _say(self._answer())
             self.signal = self.signal or number  # last, since a short run may end before this thread has its next turn
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it a signal ends this process at once, with exit code 75: the run has not begun.
+
+        Importing takes seconds, or minutes from a busy file system. A launcher whose first rank has stopped kills those that
+        have not ended half a minute later.
+        """
+        with self._lock:
+            self._nothing_begun = True
+            if self.signal is not None:
+                self._leave(self.signal)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._nothing_begun = False
+
+    def _leave(self, number: signal.Signals) -> None:
+        if _speaks() or not rank_status.is_open():
+            _say(f"stopped by {number.name} before the run had started. Nothing is lost")
+        self._exit(ExitCode.STOPPED_EARLY)
 
     def _answer(self) -> str:
         """The message on an interrupt: what it does, and what a second one would do."""
@@ -77,11 +103,14 @@ class StopRequest:
     def _end(self) -> None:
         if _speaks():
             _say("interrupted twice: stopping at once, without a checkpoint")
+        self._exit(ExitCode.FAILED)
+
+    def _exit(self, code: ExitCode) -> None:
         try:
-            rank_status.ended(_rank(), ExitCode.FAILED)
+            rank_status.ended(_rank(), code)
             scratch.remove()
         finally:
-            os._exit(ExitCode.FAILED)
+            os._exit(code)
 
 
 _current: StopRequest | None = None

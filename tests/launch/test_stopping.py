@@ -122,7 +122,31 @@ def test_a_signal_that_comes_while_ranks_are_starting_is_not_lost(tmp_path: Path
     running.until(lambda: (tmp_path / "runs").exists() or len(running.family()) > 2)
     running.signal(signal.SIGUSR1)
     assert running.wait() == 75, running.errors
-    _assert_stopped_at_one_step(tmp_path / "runs/long")
+    if lines(tmp_path / "runs/long/events.jsonl"):
+        _assert_stopped_at_one_step(tmp_path / "runs/long")
+    else:
+        assert "Nothing is lost." in running.errors and "Traceback" not in running.errors
+
+
+IMPORTING = """
+import time
+from phalanx.dist.processes.stop import StopRequest
+
+stop = StopRequest()
+with stop.at_once():
+    print("importing", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_rank_imports_ends_it_at_once(tmp_path: Path, number: signal.Signals) -> None:
+    """A launcher kills ranks that have not ended half a minute after the first one."""
+    running = start([sys.executable, "-c", IMPORTING], tmp_path)
+    assert running.process.stdout is not None and running.process.stdout.readline() == "importing\n"  # type: ignore[union-attr]
+    running.signal(number)
+    assert running.wait(timeout=10) == 75
+    assert f"stopped by {number.name} before the run had started. Nothing is lost." in running.errors
 
 
 def test_torchrun_passes_sigterm_on_and_the_ranks_save(tmp_path: Path) -> None:

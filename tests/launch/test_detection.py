@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.data.coco_shapes import write
-from tests.support.running import DIGITS, assert_bitwise, forked, lines, phalanx, ranks
+from tests.support.running import DIGITS, assert_bitwise, forked, is_saved, lines, phalanx, ranks
 
 DATA = ["data.name=shapes", "data.options={target: boxes, size: 64, train: 40, val: 4}"]
 COMMON = [DIGITS, "data.augment.shift=0", "data.augment.flip=0.5", "data.ledger=true"]
@@ -78,7 +78,7 @@ def test_mosaics_are_the_same_on_any_number_of_ranks_and_through_a_kill(tmp_path
     assert_bitwise(one, three)
     assert _taken(one) == _taken(three) and any(others for step in _taken(one) for _, others in step)  # type: ignore[misc]
     running = forked(*YOLO, *length, "name=killed", count=2, cwd=tmp_path)
-    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3 and is_saved(killed))
     running.kill_all()
     ranks(2, "--resume", killed, cwd=tmp_path)
     assert_bitwise(killed, one)
@@ -92,7 +92,7 @@ def test_images_in_their_own_aspect_are_grouped_alike_on_any_number_of_ranks_and
     ranks(1, *GROUPED, *length, "name=unbroken", cwd=tmp_path)
     killed, unbroken = tmp_path / "runs/killed", tmp_path / "runs/unbroken"
     running = forked(*GROUPED, *length, "name=killed", count=2, cwd=tmp_path)
-    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3 and is_saved(killed))
     running.kill_all()
     ranks(3, "--resume", killed, cwd=tmp_path)
     assert_bitwise(killed, unbroken)
@@ -107,7 +107,7 @@ def test_a_mask_r_cnn_is_killed_resumes_and_is_evaluated_and_predicts(tmp_path: 
     ranks(1, *MASKS, *length, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     running = forked(*MASKS, *length, "name=killed", count=2, cwd=tmp_path)
-    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3 and is_saved(killed))
     running.kill_all()
     ranks(2, "--resume", killed, cwd=tmp_path)
     assert_bitwise(killed, tmp_path / "runs/unbroken")

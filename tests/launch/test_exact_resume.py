@@ -17,6 +17,7 @@ from tests.support.running import (
     Command,
     assert_bitwise,
     forked,
+    is_saved,
     lines,
     phalanx,
     ranks,
@@ -64,7 +65,7 @@ def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(
     killed = tmp_path / "runs/killed"
     die_after = random.randint(4, 8)  # any step between the first checkpoint and the end
     running = started(count, [*recipe, "name=killed"], tmp_path)
-    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= die_after)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= die_after and is_saved(killed))
     running.kill_all()
     resumed(count, tmp_path)
 
@@ -106,7 +107,7 @@ def test_exact_sums_make_a_resized_run_the_unbroken_run_to_the_last_bit(tmp_path
     ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     resized = tmp_path / "runs/resized"
     running = forked(*recipe, "name=resized", count=4, cwd=tmp_path)
-    running.until(lambda: len(lines(resized / "ledger/rank-0.jsonl")) >= 3)
+    running.until(lambda: len(lines(resized / "ledger/rank-0.jsonl")) >= 3 and is_saved(resized))
     running.kill_all()
     ranks(3, "--resume", resized, "dist.strategy=fsdp", "--stop-at", 13, cwd=tmp_path, expect=75)
     phalanx("resume", resized, "dist.strategy=ddp", cwd=tmp_path)
@@ -127,7 +128,7 @@ def test_a_killed_run_in_shards_and_half_precision_resumes_bitwise(tmp_path: Pat
     ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     running = forked(*recipe, "name=killed", count=2, cwd=tmp_path)
-    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3)
+    running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= 3 and is_saved(killed))
     running.kill_all()
     ranks(2, "--resume", killed, cwd=tmp_path)
     assert_bitwise(killed, tmp_path / "runs/unbroken")

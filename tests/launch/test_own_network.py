@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from benchmarks.grid import EXACT, Cell, measure
 from benchmarks.support.rank_pool import Pool
-from tests.support.running import FEW_EVALUATED, RESNET18, ROOT, assert_bitwise, forked, lines, phalanx, ranks
+from tests.support.running import FEW_EVALUATED, RESNET18, ROOT, assert_bitwise, forked, is_saved, lines, phalanx, ranks
 
 FILE = ROOT / "benchmarks/support/own_networks.py"
 OWN = "benchmarks.support.own_networks:"
@@ -51,7 +51,7 @@ def test_a_run_is_killed_resized_evaluated_predicts_and_is_consolidated(folder: 
     ranks(2, *RECIPE, *length, "name=unbroken", cwd=folder)
     killed = folder / "runs/killed"
     running = forked(*RECIPE, *length, "name=killed", count=2, cwd=folder)
-    running.until(lambda: len(lines(killed / "metrics.jsonl")) >= 3)
+    running.until(lambda: len(lines(killed / "metrics.jsonl")) >= 3 and is_saved(killed))
     running.kill_all()
     (folder / "net.py").write_text((folder / "net.py").read_text() + "\n# edited\n")
     resumed = ranks(3, "--resume", killed, cwd=folder)

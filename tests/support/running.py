@@ -18,6 +18,7 @@ import pytest
 from benchmarks.support import clean
 from benchmarks.support.forking import SCRIPT, Forge, Forked
 from benchmarks.support.run_files import assert_bitwise, lines, sample_ids, scalars, tensors  # noqa: F401 (for tests)
+from phalanx.dist.checkpoint.directory import steps
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = str(ROOT / "benchmarks/support/narrow/digits.yaml")  # trained by most tests
@@ -100,6 +101,11 @@ class Command:
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+
+def is_saved(run_directory: Path) -> bool:
+    """Whether there is a checkpoint, which is written in the background, to resume from."""
+    return bool(steps(run_directory / "checkpoints"))
 
 
 def start(command: Sequence[str | Path], cwd: Path, **environment: str) -> Command:

@@ -32,7 +32,7 @@ _ENDED = (ExitCode.DONE, ExitCode.STOPPED_EARLY)
 
 
 @dataclass(frozen=True)
-class Found:
+class RunComparison:
     """How a run compares with the first one.
 
     Attributes:
@@ -61,12 +61,12 @@ class ExactnessCheck:
     def __init__(self, arguments: Sequence[str], ranks: Sequence[int], length: int, folder: Path):
         self._arguments, self._ranks, self._length, self._folder = arguments, ranks, length, folder
 
-    def run(self) -> Iterator[Found]:
+    def run(self) -> Iterator[RunComparison]:
         """Runs one after another, and compares each with the first."""
         first, *others = self._ranks
         self._train("first", first)
         self._length = max(steps(self._folder / "first/checkpoints"))  # less, if the recipe is shorter
-        yield Found(_ranks(first), True, f"{self._length} steps, with which the others are compared")
+        yield RunComparison(_ranks(first), True, f"{self._length} steps, with which the others are compared")
         for number in others:
             self._train(f"ranks-{number}", number)
             yield self._compared(f"ranks-{number}", _ranks(number))
@@ -80,7 +80,7 @@ class ExactnessCheck:
             self._train("killed", first)
             yield self._compared("killed", f"{before}, killed, then {first}")
 
-    def again(self) -> Found:
+    def again(self) -> RunComparison:
         """The first run once more, on as many ranks: it differs only where a kernel is not deterministic."""
         self._train("again", self._ranks[0])
         return self._compared("again", f"{_ranks(self._ranks[0])} again")
@@ -110,14 +110,14 @@ class ExactnessCheck:
             said = [line.removeprefix("phalanx: ") for line in output.read_text(errors="replace").strip().splitlines()]
             raise UserError("\n".join([f"the run on {_ranks(count)} failed:", *said[-_LINES:]]))
 
-    def _compared(self, name: str, label: str) -> Found:
+    def _compared(self, name: str, label: str) -> RunComparison:
         for step in range(1, self._length + 1):
             paths = [step_directory(self._folder / run / "checkpoints", step) for run in ("first", name)]
             with open_both(*paths) as (a, b):
                 order, found = list(a.tensors), compare(a, b)
             if not found.equal:
-                return Found(label, False, f"step {step}: {_where(found, order)}")
-        return Found(label, True, f"equal to the last bit in {self._length} steps")
+                return RunComparison(label, False, f"step {step}: {_where(found, order)}")
+        return RunComparison(label, True, f"equal to the last bit in {self._length} steps")
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
@@ -161,7 +161,7 @@ def folder_for(config: RunConfig, keep: bool) -> Iterator[Path]:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def reason(config: RunConfig, again: Found | None) -> str:
+def reason(config: RunConfig, again: RunComparison | None) -> str:
     """Why the runs differ, as far as it can be told."""
     if again is not None and not again.equal:
         return (

@@ -7,7 +7,7 @@ from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.dist.processes.gpus import count_gpus
 from phalanx.launch.arguments import Parser, add_config, positive, recipe
-from phalanx.launch.exactness import ExactnessCheck, Found, folder_for, reason
+from phalanx.launch.exactness import ExactnessCheck, RunComparison, folder_for, reason
 
 _DEFAULT_RANKS = (1, 2, 3, 4)
 
@@ -51,5 +51,5 @@ def _that_fit(config: RunConfig) -> list[int]:
     return fit
 
 
-def _print(found: Found) -> None:
+def _print(found: RunComparison) -> None:
     print(f"{found.label:24} {'equal' if found.equal else 'DIFFERS':8} {found.sentence}", flush=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from phalanx.configs.load import load
-from phalanx.launch.exactness import SETTINGS, ExactnessCheck, Found, reason
+from phalanx.launch.exactness import SETTINGS, ExactnessCheck, RunComparison, reason
 from tests.support.running import DIGITS, forked, phalanx
 
 SHORT = ["--ranks", "1", "2", "--steps", "2"]
@@ -22,7 +22,7 @@ class Forked(ExactnessCheck):
             running.kill_all()
 
 
-def _checked(folder: Path, how: str) -> list[Found]:
+def _checked(folder: Path, how: str) -> list[RunComparison]:
     folder.mkdir()
     return list(Forked([DIGITS, "dist.sync_bn=all", f"dist.reduce={how}"], [1, 2], 2, folder).run())
 
@@ -47,6 +47,6 @@ def test_a_run_that_fails_is_shown(tmp_path: Path) -> None:
 
 def test_the_reason_is_told_from_a_repetition_on_as_many_ranks() -> None:
     exact = load([DIGITS], ["dist.reduce=exact"])
-    repeated = Found("1 rank again", False, "step 1: the gradients or the update of head differ")
+    repeated = RunComparison("1 rank again", False, "step 1: the gradients or the update of head differ")
     assert "an operation is not deterministic" in reason(exact, repeated)
-    assert "something depends on the ranks" in reason(exact, Found("1 rank again", True, ""))
+    assert "something depends on the ranks" in reason(exact, RunComparison("1 rank again", True, ""))

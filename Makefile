@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP := $(VENV)/.pip
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-quick test-oldest lint format types coverage wheel clean
@@ -13,9 +14,12 @@ help:  ## this list
 
 install: $(INSTALLED)  ## make .venv and install Phalanx with what its tests need
 
-$(INSTALLED): pyproject.toml
+$(PIP):
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=24'
+	touch $(PIP)
+
+$(INSTALLED): pyproject.toml | $(PIP)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(INSTALLED)
 

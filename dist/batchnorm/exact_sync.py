@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from phalanx.dist.batchnorm.groups import StatsGroup
 from phalanx.dist.batchnorm.sync_batchnorm import affine, memory_layout, parameter_type
+from phalanx.dist.comm.collectives import all_gather_flat
 
 
 def combine_by_tree(rows: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -44,12 +44,29 @@ def rows_of_all(own: Tensor, group: ProcessGroup | None, sizes: Sequence[int]) -
     """A row of each micro-batch of a stats group, in their order, from those of each of its ranks, `[micro-batches, ...]`."""
     if group is None:
         return own
-    missing = max(sizes) - len(own)
-    if missing:
-        own = torch.cat([own, own.new_zeros(missing, *own.shape[1:])])
-    everyone = [torch.empty_like(own) for _ in sizes]
-    torch.distributed.all_gather(everyone, own, group=group)
-    return torch.cat([rows[:size] for rows, size in zip(everyone, sizes, strict=True)])
+    most = max(sizes)
+    if len(own) < most:
+        own = torch.cat([own, own.new_zeros(most - len(own), *own.shape[1:])])
+    everyone = own.new_empty(len(sizes) * most, *own.shape[1:])
+    all_gather_flat(everyone, own, group=group)
+    if min(sizes) == most:
+        return everyone
+    return torch.cat([rows[:size] for rows, size in zip(everyone.split(most), sizes, strict=True)])
+
+
+def _moments(inputs: Sequence[Tensor]) -> Tensor:
+    """Count, mean and sum of squared deviations of each micro-batch, [micro-batches, 3, C]."""
+    wide, channels = torch.promote_types(inputs[0].dtype, torch.float32), inputs[0].shape[1]
+    nothing = torch.zeros(channels, dtype=wide, device=inputs[0].device)
+    rows = []
+    for x in inputs:
+        if values := x.numel() // channels:
+            # The two buffers only set the type of the results.
+            mean, variance = torch.batch_norm_update_stats(x, nothing, nothing, 0.0)
+            rows += [torch.full_like(nothing, values), mean, variance.mul_(values)]
+        else:
+            rows += [nothing] * 3
+    return torch.stack(rows).view(len(inputs), 3, channels)
 
 
 class _ExactlySynchronizedNorm(torch.autograd.Function):
@@ -65,15 +82,7 @@ class _ExactlySynchronizedNorm(torch.autograd.Function):
     def forward(ctx: Any, stats_group: StatsGroup, eps: float, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         inputs: Sequence[Any] = tensors[:count]
         weights, biases = tensors[count : 2 * count], tensors[2 * count :]
-        wide, channels = torch.promote_types(inputs[0].dtype, torch.float32), inputs[0].shape[1]
-        own = torch.zeros(count, 3, channels, dtype=wide, device=inputs[0].device)  # count, mean, sum of squared deviations
-        for row, x in zip(own, inputs, strict=True):
-            if values := x.numel() // channels:
-                # The two buffers only set the type of the results.
-                row[1], row[2] = torch.batch_norm_update_stats(x, row[1].clone(), row[2].clone(), 0.0)
-                row[2] *= values
-                row[0] = values
-        total, mean, deviation = combine_by_tree(rows_of_all(own, stats_group.group, stats_group.sizes), _chan)
+        total, mean, deviation = combine_by_tree(rows_of_all(_moments(inputs), stats_group.group, stats_group.sizes), _chan)
         inverse = torch.rsqrt(deviation / total + eps)
         scale = inverse if weights[0] is None else inverse * weights[0]
         shift = -mean * scale if biases[0] is None else biases[0] - mean * scale
@@ -89,16 +98,18 @@ class _ExactlySynchronizedNorm(torch.autograd.Function):
     def backward(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
         scale, mean, inverse, total, *inputs = ctx.saved_tensors
         count = len(inputs)
-        own = torch.zeros(count, 2, len(mean), dtype=mean.dtype, device=mean.device)  # the gradients of bias and weight
-        gradients = list(given[:count])
+        gradients, rows = list(given[:count]), []  # of the outputs; of bias and weight
         for number, x in enumerate(inputs):
             if x.numel():
                 gradients[number] = gradients[number].contiguous(memory_format=memory_layout(x))
                 asked = [False, True, True]  # of input, weight and bias
-                reduced = torch.ops.aten.native_batch_norm_backward(
+                _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
                     gradients[number], x, scale, None, None, mean, inverse, True, 0.0, asked
                 )
-                own[number, 0], own[number, 1] = reduced[2], reduced[1]
+                rows += [of_bias, of_weight]
+            else:
+                rows += [torch.zeros_like(mean)] * 2
+        own = torch.stack(rows).view(count, 2, len(mean))
         mean_gradient, mean_along = combine_by_tree(rows_of_all(own, *ctx.ranks), torch.add) / total
         along = -scale * inverse * mean_along
         shift = -scale * mean_gradient - along * mean

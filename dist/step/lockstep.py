@@ -18,7 +18,7 @@ from phalanx.configs.errors import UserError
 from phalanx.dist.batchnorm.exact_sync import normalise
 from phalanx.dist.batchnorm.groups import StatsGroup
 from phalanx.dist.batchnorm.sync_batchnorm import SyncBatchNorm
-from phalanx.dist.microbatches.randomness import GeneratorStates, seed_everything
+from phalanx.dist.microbatches.randomness import OwnGenerators, undisturbed
 
 if TYPE_CHECKING:
     from greenlet import greenlet
@@ -63,7 +63,7 @@ class _Forward:
     """A forward under way, and what it had when it last waited."""
 
     greenlet: "greenlet"
-    generators: GeneratorStates | None
+    generators: OwnGenerators
     thread: _ThreadState
     waits_for: Any = None
 
@@ -108,41 +108,40 @@ class Lockstep:
         from greenlet import greenlet  # only this needs it
 
         self._group.wait_for_others = self._wait
-        outside, generators = _ThreadState.now(self._devices), GeneratorStates.now(self._device)
-        running = [_Forward(greenlet(forward), None, outside) for forward in forwards]
+        outside = _ThreadState.now(self._devices)
+        generators = [OwnGenerators(seed, self._device) for seed in seeds]
+        running = [_Forward(greenlet(forward), own, outside) for forward, own in zip(forwards, generators, strict=True)]
         order: list[int] = []
-        try:
-            answers: Sequence[Any] = [()] * len(running)
-            while True:
-                for number, (forward, answer) in enumerate(zip(running, answers, strict=True)):
-                    self._go_on(number, forward, answer, seeds[number])
+        with undisturbed(self._device):
+            try:
+                answers: Sequence[Any] = [()] * len(running)
+                while True:
+                    for number, (forward, answer) in enumerate(zip(running, answers, strict=True)):
+                        self._go_on(number, forward, answer)
                     outside.restore(self._devices)
-                self._compare(running, order, check)
-                if running[0].greenlet.dead:
-                    break
-                torch.set_grad_enabled(running[0].thread.gradients)
-                answers = [(normalised,) for normalised in self._normalised([forward.waits_for for forward in running])]
-        finally:
-            for forward in running:
-                forward.greenlet.throw()  # ends those that still wait, after an error
-            self._group.wait_for_others = self._refuse
-            self._release()
-            outside.restore(self._devices)
-            generators.restore(self._device)
+                    self._compare(running, order, check)
+                    if running[0].greenlet.dead:
+                        break
+                    torch.set_grad_enabled(running[0].thread.gradients)
+                    answers = [(normalised,) for normalised in self._normalised([forward.waits_for for forward in running])]
+            finally:
+                for forward in running:
+                    forward.greenlet.throw()  # ends those that still wait, after an error
+                self._group.wait_for_others = self._refuse
+                self._release()
+                outside.restore(self._devices)
         if check:
             self._orders.add(tuple(order))
         return [forward.waits_for for forward in running]
 
-    def _go_on(self, number: int, forward: _Forward, answer: tuple[Any, ...], seed: int) -> None:
+    def _go_on(self, number: int, forward: _Forward, answer: tuple[Any, ...]) -> None:
         """Runs a forward until it waits or ends."""
         self._select(number)
-        if forward.generators is None:
-            seed_everything(seed)
-        else:
-            forward.generators.restore(self._device)
+        forward.generators.resume()
         forward.thread.restore(self._devices)
         forward.waits_for = forward.greenlet.switch(*answer)
-        forward.thread, forward.generators = _ThreadState.now(self._devices), GeneratorStates.now(self._device)
+        forward.thread = _ThreadState.now(self._devices)
+        forward.generators.leave()
 
     def _compare(self, running: Sequence[_Forward], order: list[int], check: bool) -> None:
         """Whether all forwards have come to the same layer, or have all ended."""

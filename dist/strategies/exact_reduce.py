@@ -33,6 +33,7 @@ class _Bucket:
         sums: nodes of the tree that wait for their siblings, each `[elements]`.
         missing: those whose gradients of the running micro-batches are not there yet.
         taken: number of micro-batches whose gradients are in the tree.
+        outgoing: the sums that are sent, and then the total.
         transfer: the buffer in flight, and a handle to wait for: first this rank's slice of all sums, then the total.
     """
 
@@ -41,6 +42,7 @@ class _Bucket:
     sums: dict[TreeNode, Tensor] = field(default_factory=dict)
     missing: set[nn.Parameter] = field(default_factory=set)
     taken: int = 0
+    outgoing: Tensor | None = None
     transfer: "tuple[Tensor, torch.distributed.Work | None] | None" = None
 
 
@@ -125,22 +127,31 @@ class ExactReduce:
         for parameter in bucket.missing:
             # As a gradient of zero, which makes a negative zero positive.
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.add_(0.0)
-        padding = self._slice(bucket) * self._world.ranks.world - bucket.elements
         for place, number in enumerate(numbers):
             if self._is_left_of_pair(number):
                 continue  # the next backward adds its gradients to these
-            own = [replicas[place] for replicas in bucket.parameters]
-            pieces = [_gradient(p).reshape(-1) for p in own]
-            flat = torch.cat([*pieces, pieces[0].new_zeros(padding)])
-            for parameter in own:
-                parameter.grad = None
-            node = TreeNode(1, number // 2) if self._is_left_of_pair(number - 1) else TreeNode(0, number)
-            summation_tree.add(bucket.sums, node, flat, self._mine.total, Tensor.add_)
+            self._add(bucket, number, [replicas[place] for replicas in bucket.parameters])
         bucket.taken += len(numbers)
         if bucket.taken == self._mine.size:
             bucket.taken = 0
             if self._world.ranks.world > 1:
                 self._exchange(bucket)
+
+    def _add(self, bucket: _Bucket, number: int, own: Sequence[nn.Parameter]) -> None:
+        """Moves the gradients of one micro-batch, or of a pair whose right one has this number, into the tree."""
+        pieces = [_gradient(p).reshape(-1) for p in own]
+        left = None if self._pairs or number % 2 == 0 else bucket.sums.pop(TreeNode(0, number - 1), None)
+        if left is None:
+            padding = self._slice(bucket) * self._world.ranks.world - bucket.elements
+            flat = torch.cat([*pieces, pieces[0].new_zeros(padding)])
+        else:
+            flat = left  # added piece by piece, they need no copy
+            torch._foreach_add_(flat[: bucket.elements].split([p.numel() for p in pieces]), pieces)
+        for parameter in own:
+            parameter.grad = None
+        with_left = left is not None or self._is_left_of_pair(number - 1)
+        node = TreeNode(1, number // 2) if with_left else TreeNode(0, number)
+        summation_tree.add(bucket.sums, node, flat, self._mine.total, Tensor.add_)
 
     def _is_left_of_pair(self, number: int) -> bool:
         """Whether this and the next micro-batch are siblings in the tree, and both this rank's, one after the other."""
@@ -160,7 +171,7 @@ class ExactReduce:
         counts = [len(nodes) * size for nodes in self._held]
         incoming = outgoing.new_empty(sum(counts))
         work = torch.distributed.all_to_all_single(incoming, outgoing, counts, [len(mine) * size] * ranks.world, async_op=True)
-        bucket.transfer = incoming, work
+        bucket.outgoing, bucket.transfer = outgoing, (incoming, work)
         self._exchanged += 1
         if self._exchanged - self._sent > IN_EXCHANGE:
             self._send_next_total()
@@ -180,7 +191,7 @@ class ExactReduce:
         """Finishes the tree for this rank's slice of the next bucket, and starts to send it to all."""
         bucket = self._buckets[self._sent]
         self._sent += 1
-        assert bucket.transfer is not None
+        assert bucket.transfer is not None and bucket.outgoing is not None
         incoming, work = bucket.transfer
         _wait(work)
         nodes = [node for held in self._held for node in held]
@@ -188,7 +199,8 @@ class ExactReduce:
         for node, piece in zip(nodes, incoming.split(self._slice(bucket)), strict=True):
             summation_tree.add(sums, node, piece, self._mine.total, Tensor.add_)
         (slice_total,) = sums.values()
-        full = incoming.new_empty(self._slice(bucket) * self._world.ranks.world)
+        full = bucket.outgoing[: self._slice(bucket) * self._world.ranks.world]  # it was sent
+        bucket.outgoing = None
         bucket.transfer = full, all_gather_flat(full, slice_total, async_op=True)
         if self._sent > IN_EXCHANGE:
             self._settle(self._buckets[self._sent - 1 - IN_EXCHANGE])

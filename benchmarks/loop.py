@@ -8,6 +8,7 @@ processes, thread count, micro-batches and DDP settings. Ours also does what Pha
 statistics a micro-batch, noise by number, metrics.jsonl, the ledger, the claim to the run directory, W&B offline. The two take
 turns in the same processes, a block of steps each. Prints JSON: the median steps per second of both, and the median and
 quartiles over rounds of the ratio of ours to the one by hand, which never synchronises BatchNorm and always sums fast.
+`--alone`: our loop without the other, for its own `peak_mb`: by how much the memory of rank 0 grew since its imports.
 `--smoke`: two ranks, few steps of small images, without W&B.
 """
 
@@ -15,11 +16,13 @@ import argparse
 import json
 import os
 import platform
+import resource
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +96,7 @@ class _Interleaved:
         self.rates[name].append(self._block / (self._now() - start))
 
 
-def _ours(config: Any, world: Any, length: Length) -> dict[str, list[float]]:
+def _ours(config: Any, world: Any, length: Length, alone: bool) -> dict[str, list[float]]:
     """Runs `phalanx.train.loop.train` itself, everything on that a run has on."""
     from phalanx.dist.comm.collectives import run_on_main
     from phalanx.dist.ownership.run_owner import RunOwner
@@ -110,13 +113,14 @@ def _ours(config: Any, world: Any, length: Length) -> dict[str, list[float]]:
         parts = build_distributed(config, build_local(config), world)
         parts.engine.warm_up(parts.task.losses, parts.loader.examples(0, parts.engine.warm_up_share))
         run = make_run(config, directory, parts, StopRequest(), owner)
-        interleaved = _Interleaved(run.loader, _by_hand(config, world, length.steps), world, length)
+        by_hand = repeat(None) if alone else _by_hand(config, world, length.steps)
+        interleaved = _Interleaved(run.loader, by_hand, world, length)
         run.loader = interleaved  # type: ignore[assignment]
         try:
             train(run)
         except _Finished:
             run.tracker.close(0)
-    return {name: rates[1:] for name, rates in interleaved.rates.items()}  # the first round warms up
+    return {name: rates[1:] for name, rates in interleaved.rates.items() if not alone or name == "ours"}  # the first warms up
 
 
 def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
@@ -182,41 +186,44 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
         yield
 
 
-def _as_rank(config: Any, length: Length, result: Path) -> int:
+def _as_rank(config: Any, length: Length, result: Path, alone: bool) -> int:
     """A rank: both loops, in turns. Does not return: the loader processes of both loops end with it."""
     from phalanx.dist.comm.process_group import join
     from phalanx.dist.processes.environment import find
 
+    begun = _resident_mb()
     world = join(find(), config.dist, result.parent, threads=1)
-    rates = _ours(config, world, length)
+    rates = _ours(config, world, length, alone)
     if world.ranks.is_main:
-        result.write_text(json.dumps(rates))
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        result.write_text(json.dumps({"rates": rates, "peak_mb": round(peak - begun)}))
     sys.stdout.flush()
     os._exit(0)
 
 
-def measure(ranks: int, length: Length, network: str, overrides: Sequence[str]) -> dict[str, Any]:
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def measure(ranks: int, length: Length, network: str, overrides: Sequence[str], alone: bool) -> dict[str, Any]:
     """Forks the ranks, and sums up what they measured."""
     from benchmarks.support.forking import fork_ranks, wait_for
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config, result = _config(folder, length, network, overrides), folder / "result.json"
-        ended = wait_for(fork_ranks(lambda rank: _as_rank(config, length, result), ranks, folder))
+        ended = wait_for(fork_ranks(lambda rank: _as_rank(config, length, result, alone), ranks, folder))
         if any(code for code, _ in ended):
             raise SystemExit("\n".join(log.read_text() for log in sorted(folder.glob("rank-*.log"))))
-        rates = json.loads(result.read_text())
+        measured = json.loads(result.read_text())
+        rates = measured["rates"]
+    about = {"network": network, "ranks": ranks, "overrides": list(overrides), "peak_mb": measured["peak_mb"]}
+    about |= {f"{name}_steps_per_s": round(statistics.median(values), 3) for name, values in rates.items()}
+    if alone:
+        return about
     ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates["by_hand"], strict=True)]
-    medians = {f"{name}_steps_per_s": round(statistics.median(values), 3) for name, values in rates.items()}
     quartiles = [round(q, 4) for q in statistics.quantiles(ratios, n=4)]
-    return {
-        "network": network,
-        "ranks": ranks,
-        "overrides": list(overrides),
-        **medians,
-        "ratio": quartiles[1],
-        "ratio_quartiles": quartiles,
-    }
+    return about | {"ratio": quartiles[1], "ratio_quartiles": quartiles}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -226,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=50, help="blocks of each loop")
     parser.add_argument("--network", choices=list(NETWORKS), default="resnet18")
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="overrides of our recipe")
+    parser.add_argument("--alone", action="store_true", help="our loop only, for its peak memory")
     parser.add_argument("--smoke", action="store_true", help="few steps on two ranks, in seconds")
     given = parser.parse_args(arguments)
     if given.smoke:
@@ -238,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.results import commit
 
     length = Length(given.steps, given.rounds)
-    results = [measure(ranks, length, given.network, given.set) for ranks in given.ranks]
+    results = [measure(ranks, length, given.network, given.set, given.alone) for ranks in given.ranks]
     machine = {"cpus": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
     about = {"date": time.strftime("%Y-%m-%d"), "commit": commit(), **machine, "steps_a_block": given.steps}
     print(json.dumps(about | {"results": results}, indent=1))

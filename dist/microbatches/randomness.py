@@ -48,12 +48,12 @@ class _GeneratorStates:
     @classmethod
     def now(cls, device: torch.device) -> "_GeneratorStates":
         accelerator = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-        of_numpy = numpy.random.get_bit_generator(), numpy.random.get_state()
+        of_numpy = numpy.random.get_bit_generator(), numpy.random.get_state()  # type: ignore[attr-defined]
         return cls(torch.default_generator.get_state(), *of_numpy, random.getstate(), accelerator)
 
     def restore(self, device: torch.device) -> None:
         torch.default_generator.set_state(self.torch_cpu)
-        numpy.random.set_bit_generator(self.numpy_generator)
+        numpy.random.set_bit_generator(self.numpy_generator)  # type: ignore[attr-defined]
         numpy.random.set_state(self.numpy)
         random.setstate(self.python)
         if self.accelerator is not None:
@@ -74,7 +74,7 @@ class OwnGenerators:
 
     def resume(self) -> None:
         """Every generator stands where this computation left it; the first time, at the seed."""
-        numpy.random.set_bit_generator(self._numpy)
+        numpy.random.set_bit_generator(self._numpy)  # type: ignore[attr-defined]
         if self._states is None:
             seed_everything(self._seed)
             return

@@ -2,7 +2,6 @@
 
 import random
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -14,7 +13,6 @@ from tests.support.running import (
     FEW_EVALUATED,
     PHALANX,
     RESNET18,
-    Command,
     assert_bitwise,
     forked,
     is_saved,
@@ -32,42 +30,18 @@ RECIPE = ["train.global_batch=32", "train.micro_batch=4", "train.log_every=1", "
 RECIPE += ["model.dropout=0.2", "data.augment.flip=0.5", FEW_EVALUATED]
 
 
-def _command(count: int, arguments: list[str], folder: Path) -> Command:
-    return start([*PHALANX, "train", *arguments, "--nproc", str(count)], folder)
-
-
-def _resumed_by_command(count: int, folder: Path) -> None:
-    phalanx("resume", "runs/killed", "--nproc", count, cwd=folder)
-
-
-def _forked(count: int, arguments: list[str], folder: Path) -> Command:
-    return forked(*arguments, count=count, cwd=folder)
-
-
-def _resumed_by_ranks(count: int, folder: Path) -> None:
-    ranks(count, "--resume", "runs/killed", cwd=folder)
-
-
-# The command with all that it starts; and four ranks as it makes them, without four times the seconds of its start.
-WAYS = {"command": (2, _command, _resumed_by_command), "ranks": (4, _forked, _resumed_by_ranks)}
-
-
 @pytest.mark.quick
-@pytest.mark.parametrize(("count", "started", "resumed"), WAYS.values(), ids=WAYS)
-def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(
-    tmp_path: Path, count: int, started: Callable[..., Command], resumed: Callable[..., None]
-) -> None:
+def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(tmp_path: Path) -> None:
+    """By the command, with all that it starts; of a ResNet-18, which has three gradient buckets."""
     length = ["train.steps=10", "checkpoint.every_steps=3", "checkpoint.keep=10", "train.eval_every=4"]
-    # A ResNet-18 has three gradient buckets.
-    network = [RESNET18, "data.image_size=16"] if started is _forked else [DIGITS]
-    recipe = [*network, *RECIPE, *length]
-    ranks(count, *recipe, "name=unbroken", cwd=tmp_path)
+    recipe = [RESNET18, "data.image_size=16", *RECIPE, *length]
+    ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
     die_after = random.randint(4, 8)  # any step between the first checkpoint and the end
-    running = started(count, [*recipe, "name=killed"], tmp_path)
+    running = start([*PHALANX, "train", *recipe, "name=killed", "--nproc", "2"], tmp_path)
     running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= die_after and is_saved(killed))
     running.kill_all()
-    resumed(count, tmp_path)
+    phalanx("resume", "runs/killed", "--nproc", 2, cwd=tmp_path)
 
     assert_bitwise(killed, tmp_path / "runs/unbroken")
     resumes = [e for e in lines(killed / "events.jsonl") if e["event"] == "resume"]

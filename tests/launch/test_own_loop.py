@@ -1,4 +1,4 @@
-"""A script with a loop of its own: started by torchrun and accelerate launch, killed, stopped and resumed."""
+"""A script with a loop of its own: as torchrun starts it, and by accelerate launch; killed, stopped and resumed."""
 
 import json
 import signal
@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 
 from phalanx.dist.checkpoint.directory import steps
-from tests.support.running import ROOT, assert_bitwise, forked_script, lines, phalanx, run, run_script, start
+from tests.support.running import ROOT, assert_bitwise, forked_script, lines, phalanx, run, run_script
 
 BIN = Path(sys.executable).parent
 SCRIPT = str(ROOT / "examples/own_loop/train.py")
 SHORT = ["train.steps=24", "dist.reduce=exact", "checkpoint.every_steps=4", "train.log_every=1", "data.workers=0"]
-TORCHRUN = [BIN / "torchrun", "--nproc_per_node", "2", SCRIPT]
 ACCELERATE = [
     *(BIN / "accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"),
     *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", SCRIPT),
@@ -21,7 +20,7 @@ ACCELERATE = [
 def test_it_is_the_same_run_on_two_ranks_that_were_killed_and_under_another_launcher(tmp_path: Path) -> None:
     run_script(SCRIPT, *SHORT, "name=one", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
-    running = start([*TORCHRUN, *SHORT, "name=killed"], tmp_path)
+    running = forked_script(SCRIPT, *SHORT, "name=killed", cwd=tmp_path, count=2)
     running.until(lambda: len(steps(killed / "checkpoints")) > 0)
     running.kill_all()
     run([*ACCELERATE, *SHORT, "name=killed", "dist.strategy=fsdp"], tmp_path)

@@ -21,7 +21,10 @@ from phalanx.dist.strategies import summation_tree
 from phalanx.dist.strategies.summation_tree import TreeNode
 
 BUCKET_BYTES = 25 << 20  # DDP's size
-IN_EXCHANGE = 4  # buckets in exchange at a time; their buffers are held until then
+# A total is sent while later buckets are exchanged, which hides most of the exchange where there are many. On the CPU, where a
+# message costs little, smaller ones take a tenth of a step less (ResNet-18, 2 ranks on 2 cores).
+CPU_BUCKET_BYTES = 6 << 20
+IN_EXCHANGE = 3  # buckets in exchange at a time; their buffers are held until then
 
 
 @dataclass
@@ -46,13 +49,13 @@ class _Bucket:
     transfer: "tuple[Tensor, torch.distributed.Work | None] | None" = None
 
 
-def buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """The parameters in the likely order of the backward, split by size and dtype."""
+def buckets(parameters: Sequence[nn.Parameter], most: int) -> list[list[nn.Parameter]]:
+    """The parameters in the likely order of the backward, split by dtype and into this many bytes at most."""
     result: list[list[nn.Parameter]] = []
     filled = 0
     for parameter in reversed(parameters):
         size = parameter.numel() * parameter.element_size()
-        if result and filled + size <= BUCKET_BYTES and result[-1][0].dtype == parameter.dtype:
+        if result and filled + size <= most and result[-1][0].dtype == parameter.dtype:
             result[-1].append(parameter)
             filled += size
         else:
@@ -90,7 +93,8 @@ class ExactReduce:
         pairs: bool = True,
     ):
         self._world, self._mine, self._pairs = world, mine, pairs
-        self._buckets = [_Bucket([*map(replicas, own)], sum(p.numel() for p in own)) for own in buckets(parameters)]
+        most = CPU_BUCKET_BYTES if world.device.type == "cpu" else BUCKET_BYTES
+        self._buckets = [_Bucket([*map(replicas, own)], sum(p.numel() for p in own)) for own in buckets(parameters, most)]
         self._running: range | None = None
         self._started = self._exchanged = self._sent = 0
         self._held = [summation_tree.held(share(mine.total, rank, world.ranks.world)) for rank in range(world.ranks.world)]

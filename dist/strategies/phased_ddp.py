@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.sampler import Share
-from phalanx.dist.strategies.exact_reduce import buckets
+from phalanx.dist.strategies.exact_reduce import BUCKET_BYTES, buckets
 from phalanx.dist.strategies.replicated import MakeOptimizer, Replicated, TrainedNames
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class _Averaging:
 
     def __init__(self, parameters: Sequence[nn.Parameter], world: World):
         self._world, self._started, self._running = world.ranks.world, 0, False
-        self._buckets = [_Bucket(own) for own in buckets(parameters)]
+        self._buckets = [_Bucket(own) for own in buckets(parameters, BUCKET_BYTES)]
         for bucket in self._buckets:
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._arrived(bucket))

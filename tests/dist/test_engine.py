@@ -159,12 +159,12 @@ OPTIMIZERS = {"sgd": _sgd, "adamw": _adamw}
 
 
 def exactly_trained(
-    world: World, optimizer: str, sizes: list[str], bucket_bytes: int = exact_reduce.BUCKET_BYTES
+    world: World, optimizer: str, sizes: list[str], bucket_bytes: int = exact_reduce.CPU_BUCKET_BYTES
 ) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
     """Parameters, optimizer state and statistics after ten steps in float32, and the losses."""
     settings = config("dist.precision=fp32", "dist.reduce=exact", "train.clip_norm=1.0", *sizes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact_reduce, "BUCKET_BYTES", bucket_bytes)
+        patch.setattr(exact_reduce, "CPU_BUCKET_BYTES", bucket_bytes)
         engine = Engine(network(), OPTIMIZERS[optimizer], lambda step: 0.05, settings, world)
     history = train(world, engine, range(10))
     moments = {e.name: e.tensor.clone() for e in engine.entries() if e.kind == "optimizer"}

@@ -85,8 +85,9 @@ def made_by(command: str, *packages: str) -> str:
 
 
 def commit() -> str:
-    """The commit, with `+` if files were changed."""
-    commands = (["git", "rev-parse", "--short", "HEAD"], ["git", "status", "--porcelain", "--untracked-files=no"])
+    """The commit, with `+` if files were changed; other than results and pages, which a measurement writes itself."""
+    changed = ["git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs"]
+    commands = (["git", "rev-parse", "--short", "HEAD"], changed)
     head, changes = (subprocess.run(c, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() for c in commands)
     return head + ("+" if changes else "")
 

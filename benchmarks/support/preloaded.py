@@ -15,7 +15,7 @@ from phalanx.dist.strategies import zero_engine
 if importlib.util.find_spec("deepspeed"):
     os.environ["DS_ACCELERATOR"] = "cpu"
     with zero_engine._quiet():
-        import deepspeed  # noqa: F401
+        zero_engine.load_deepspeed()
 
 gc.freeze()  # a collection in a fork would copy the memory of all that it looks through
 _threads = len(os.listdir("/proc/self/task"))

@@ -1,11 +1,12 @@
 """Starts DeepSpeed: quietly, in the existing process group, with a check that it follows its settings."""
 
+import importlib
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,6 +42,7 @@ def start(model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig,
 
 def _imported(strategy: str, device: torch.device) -> Any:
     try:
+        load_deepspeed()
         import deepspeed
         import deepspeed.ops
         from deepspeed.accelerator import get_accelerator
@@ -64,6 +66,27 @@ def _imported(strategy: str, device: torch.device) -> Any:
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
     return deepspeed
+
+
+def load_deepspeed() -> None:
+    """Imports DeepSpeed, and what its first engine would import.
+
+    That is its Muon, which is not used here. It compiles its functions as it is imported, and for that loads all of torch's
+    compiler: three seconds on every rank. So they are left as they are.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_functions, compiler.compile = compiler.compile, _not_compiled
+    try:
+        with suppress(ModuleNotFoundError):  # other versions of DeepSpeed
+            importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compile_functions
+
+
+def _not_compiled(*_: Any, **__: Any) -> Callable[[Any], Any]:
+    """In place of a decorator that compiles."""
+    return lambda function: function
 
 
 @contextmanager

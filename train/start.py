@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from phalanx.configs.errors import ExitCode, NeverBegun, RunLost, RunTaken, UserError
+from phalanx.configs.optimizer_table import spec_of
 from phalanx.configs.schema import RunConfig
-from phalanx.configs.sections.optim import spec_of
 from phalanx.data.loading import worker_memory
 from phalanx.dist import determinism, heartbeat, precision
 from phalanx.dist.checkpoint import plan, rehearsal
@@ -252,7 +252,7 @@ def _state_to_come(config: RunConfig, engine: Engine) -> int:
     """Bytes of the optimizer's state, which does not exist before its first step."""
     if any(entry.kind == "optimizer" for entry in engine.entries()):
         return 0
-    states = spec_of(config.optim.name).state_tensors(config.optim)
+    states = spec_of(config.optim).state_tensors(config.optim)
     trained = {name for name, parameter in engine.unwrapped.named_parameters() if parameter.requires_grad}
     entries = [e for e in engine.entries() if e.kind == "model" and e.name in trained]
     return states * plan.total_bytes(plan.tensor_infos(entries))

@@ -7,8 +7,8 @@ neither the experiment nor a key of Phalanx (bucket sizes, overlap, ...) are pas
 from typing import Any
 
 from phalanx.configs.launchers.statement import Statements, shown
+from phalanx.configs.optimizer_table import OPTIMIZERS
 from phalanx.configs.origin import Origin, Problem
-from phalanx.configs.sections.optim import OPTIMIZERS
 from phalanx.configs.text.encodings import brief, read_text
 from phalanx.configs.text.json_text import parse_json
 

@@ -5,7 +5,7 @@ Words are lower case, with `_` for `-`. A word with a section counts only there;
 
 from collections.abc import Mapping
 
-from phalanx.configs.sections.optim import OPTIMIZERS
+from phalanx.configs.optimizer_table import OPTIMIZERS
 
 
 def _by_word(table: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -1,11 +1,11 @@
 """The sections `optim` and `schedule` of a recipe."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 
+from phalanx.configs.optimizer_table import OPTIMIZERS, TIMM, spec_of
 from phalanx.configs.own_code import is_own
 from phalanx.configs.sections.section import REQUIRED, Factor, Int, Section, experiment
 
@@ -17,8 +17,11 @@ def _rising(value: list[float]) -> list[float]:
 
 
 def _optimizer(value: str) -> str:
-    if value not in OPTIMIZERS and not is_own(value):
-        raise ValueError(f"one of {', '.join(OPTIMIZERS)}, or your own as ./file.py:Class")
+    if value in OPTIMIZERS and OPTIMIZERS[value].refused:
+        raise ValueError(f"another optimizer than {value}: {OPTIMIZERS[value].refused}")
+    if value not in OPTIMIZERS and not is_own(value) and not value.startswith(TIMM):
+        there = ", ".join(name for name, spec in OPTIMIZERS.items() if not spec.refused)
+        raise ValueError(f"one of {there}, timm/NAME, or your own as ./file.py:Class")
     return value
 
 
@@ -35,20 +38,35 @@ Milestones = Annotated[list[float], AfterValidator(_rising)]
 
 
 class OptimConfig(Section):
-    name: Optimizer = experiment("sgd", "the optimizer: sgd, adam, adamw, or your own as ./file.py:Class")
-    options: dict[str, Any] = experiment({}, "keyword arguments of an optimizer of your own")
+    name: Optimizer = experiment(
+        "sgd", "the optimizer: one of torch.optim in lower case, such as adamw; timm/NAME; or your own as ./file.py:Class"
+    )
+    options: dict[str, Any] = experiment({}, "other keyword arguments of the optimizer, such as {amsgrad: true}")
     lr: float = experiment(REQUIRED, "learning rate at the schedule's peak", gt=0)
-    weight_decay: float = experiment(0.0, "weight decay (decoupled for adamw, L2 for sgd and adam)", ge=0)
-    momentum: float = experiment(0.9, "momentum of sgd", ge=0, lt=1)
+    weight_decay: float = experiment(0.0, "weight decay (decoupled for adamw and muon, L2 for most others)", ge=0)
+    momentum: float | None = experiment(0.9, "momentum of sgd", ge=0, lt=1)
     nesterov: bool = experiment(False, "Nesterov momentum for sgd")
-    betas: tuple[Beta, Beta] = experiment((0.9, 0.999), "decay rates of the two moments of adam and adamw")
-    eps: float = experiment(1e-8, "term added to the denominator of adam and adamw", gt=0)
+    betas: tuple[Beta, Beta] | None = experiment(
+        (0.9, 0.999), "decay rates of the two moments of Adam and its kin; null: the optimizer's own"
+    )
+    eps: float | None = experiment(
+        1e-8, "term added to the denominator of Adam and its kin, and of rmsprop; null: the optimizer's own", gt=0
+    )
     no_decay: list[str] = experiment(
         [], "parameters without weight decay: patterns of their names, or the words norm (normalisation layers) and bias"
     )
     lr_factors: dict[str, Factor] = experiment(
         {}, "learning rate as a multiple of lr, by patterns of parameter names, such as {backbone.*: 0.1}; the last match wins"
     )
+    layer_decay: float | None = experiment(
+        None,
+        "layer-wise learning rate decay for fine-tuning, such as 0.75: the rate of a block is that of the next one times this, "
+        "and the head has lr",
+        gt=0,
+        le=1,
+    )
+    l1: float = experiment(0.0, "L1 penalty: this times the sign of each weight is added to its gradient", ge=0)
+    l2: float = experiment(0.0, "L2 penalty: this times each weight is added to its gradient", ge=0)
     phases: dict[str, dict[str, Any]] = experiment(
         {}, "for tasks of several phases: keys of optim that differ in one, such as {discriminator: {lr: 4e-4}}"
     )
@@ -62,33 +80,7 @@ class OptimConfig(Section):
         return OptimConfig.model_validate(self.model_dump() | self.phases.get(name, {}) | {"phases": {}})
 
 
-@dataclass(frozen=True)
-class OptimizerSpec:
-    """What is known of an optimizer without torch; what makes it is in `train/optim/optimizers.py`.
-
-    Attributes:
-        keys: keys of `optim` that it reads besides `lr` and `weight_decay`.
-        momentum: the value that `schedule.warmup_momentum` rises to: SGD's momentum, the first beta of Adam.
-        state_tensors: how many tensors of a parameter's size it keeps for each parameter.
-    """
-
-    keys: tuple[str, ...]
-    momentum: Callable[[OptimConfig], float]
-    state_tensors: Callable[[OptimConfig], int]
-
-
-OPTIMIZERS: dict[str, OptimizerSpec] = {
-    "sgd": OptimizerSpec(("momentum", "nesterov"), lambda optim: optim.momentum, lambda optim: int(optim.momentum > 0)),
-    "adam": OptimizerSpec(("betas", "eps"), lambda optim: optim.betas[0], lambda optim: 2),
-    "adamw": OptimizerSpec(("betas", "eps"), lambda optim: optim.betas[0], lambda optim: 2),
-}
-_OWN = OptimizerSpec((), lambda optim: 0.0, lambda optim: 2)
 SCHEDULES = ("constant", "cosine", "polynomial", "step")
-
-
-def spec_of(name: str) -> OptimizerSpec:
-    """What is known of an optimizer; of a user's own nothing, and two tensors are assumed."""
-    return OPTIMIZERS.get(name, _OWN)
 
 
 class ScheduleConfig(Section):
@@ -119,11 +111,14 @@ def contradictions(optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[tup
     for key in ("warmup_momentum", "warmup_bias_lr"):
         if getattr(schedule, key) is not None and not schedule.warmup_steps:
             yield f"schedule.{key}", f"schedule.{key} needs a warm-up. Set schedule.warmup_steps, or leave it out."
-    if optim.options and not is_own(optim.name):
-        yield "optim.options", f"optim.options are for an optimizer of your own; {optim.name} takes none. Remove them."
+    spec = spec_of(optim)
+    if optim.weight_decay and not spec.decays:
+        yield "optim.weight_decay", f"optim.name={optim.name} has no weight decay. Set optim.weight_decay=0."
+    if twice := sorted({"lr", "weight_decay", *spec.keys} & set(optim.options)):
+        yield f"optim.options.{twice[0]}", f"optim.options.{twice[0]} is the key optim.{twice[0]}. Set that."
     if schedule.options and not is_own(schedule.name):
         yield "schedule.options", f"schedule.options are for a schedule of your own; {schedule.name} takes none. Remove them."
-    if schedule.warmup_momentum is not None and is_own(optim.name):
+    if schedule.warmup_momentum is not None and spec.momentum(optim) is None:
         yield "schedule.warmup_momentum", f"schedule.warmup_momentum is not for optim.name={optim.name}. Remove it."
     for phase in optim.phases:
         try:

@@ -14,6 +14,45 @@ if TYPE_CHECKING:
 
 Scalars = dict[str, dict[str, Any]]
 
+_COUNTER = "group."  # before the name of a number that an optimizer keeps in a group of parameters
+_MADE = "numbers_when_made"
+_SET_BY_THE_ENGINE = frozenset({"lr", "momentum"})
+
+
+def note_numbers(optimizer: torch.optim.Optimizer) -> None:
+    """Notes the numbers of each group, so that those that the optimizer changes later, such as LAMB's step, are told apart."""
+    for group in optimizer.param_groups:
+        group[_MADE] = _numbers(group)
+
+
+def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
+    found = {key: value for key, value in group.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    return {key: value for key, value in found.items() if key not in _SET_BY_THE_ENGINE}
+
+
+def counters(group: Mapping[str, Any]) -> dict[str, Any]:
+    """What the optimizer has changed in a group since it was made."""
+    made = group.get(_MADE)
+    if made is None:
+        return {}
+    return {f"{_COUNTER}{key}": value for key, value in _numbers(group).items() if key not in made or made[key] != value}
+
+
+def set_counters(group: dict[str, Any], scalars: Mapping[str, Any]) -> None:
+    """Sets what `counters` had told."""
+    for key, value in scalars.items():
+        if is_counter(key):
+            group[key.removeprefix(_COUNTER)] = value
+
+
+def is_counter(key: str) -> bool:
+    return key.startswith(_COUNTER)
+
+
+def groups_of(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """The group of each parameter, by its `id`."""
+    return {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+
 
 def entries(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> list[Entry]:
     """The tensors with dimensions: `conv1.weight@exp_avg`."""
@@ -50,7 +89,10 @@ def check(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Paramete
 def scalars(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Scalars:
     """Everything else: `{"conv1.weight": {"step": {"value": 100.0, "dtype": "float32"}}}`."""
     result: Scalars = {}
+    groups = groups_of(optimizer)
     for name, parameter in parameters.items():
+        if of_group := counters(groups.get(id(parameter), {})):
+            result[name] = of_group
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor) and value.dim():
                 continue
@@ -67,9 +109,15 @@ def allocate_state(
     stored_scalars: Scalars,
 ) -> None:
     """Allocates a checkpoint's state in a fresh optimizer: with its scalars, and empty tensors to be read."""
+    groups = groups_of(optimizer)
     for name, parameter in parameters.items():
         state = {}
-        for key, value in stored_scalars.get(name, {}).items():
+        numbers = stored_scalars.get(name, {})
+        if id(parameter) in groups:
+            set_counters(groups[id(parameter)], numbers)
+        for key, value in numbers.items():
+            if is_counter(key):
+                continue
             if isinstance(value, dict):
                 # Step counts stay on the CPU unless the optimizer is capturable or fused; torch moves them if needed.
                 device = parameter.device if parameter.dim() == 0 and key != "step" else None

@@ -155,9 +155,13 @@ class Zero:
             if tensor.kind == "optimizer":
                 owner, _, key = full_name.rpartition("@")
                 tensors.setdefault(owner, {})[key] = FROM_NAME[tensor.dtype]
+        groups = optimizer_state.groups_of(self._base)
         for flat in self._flats():
             names = [name for name, owner in self._owners().items() if owner is flat]
-            state = {key: _scalar(value) for key, value in _shared(names, scalars).items()}
+            shared = _shared(names, scalars)
+            if id(flat) in groups:
+                optimizer_state.set_counters(groups[id(flat)], shared)
+            state = {key: _scalar(value) for key, value in shared.items() if not optimizer_state.is_counter(key)}
             for name in names:
                 for key, dtype in tensors.get(name, {}).items():
                     if key not in state:

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 
+from phalanx.configs.optimizer_table import spec_of
 from phalanx.configs.own_code import is_own, load_own
-from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig, spec_of
+from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
 from phalanx.dist.strategies.rates import Rates
 
 
@@ -58,7 +59,7 @@ def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) 
 def rates(optim: OptimConfig, schedule: ScheduleConfig, last_step: int) -> Callable[[int], Rates]:
     """The settings that change per step: the learning rate and, while warming up, that of biases and the momentum."""
     rate = learning_rate(optim, schedule, last_step)
-    momentum = spec_of(optim.name).momentum(optim)
+    momentum = spec_of(optim).momentum(optim) or 0.0
 
     def at(step: int) -> Rates:
         share = min(1.0, step / max(1, schedule.warmup_steps))

@@ -143,7 +143,9 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
     phases = phases_of(made.task)
     engine = Engine(
         made.model,
-        optimizers.optimizer_factory(config.optim, made.model, config.schedule.warmup_bias_lr is not None, phases),
+        optimizers.optimizer_factory(
+            config.optim, made.model, config.schedule.warmup_bias_lr is not None, phases, fused=config.dist.reduce == "fast"
+        ),
         schedules.rates(config.optim, config.schedule, made.last_step),
         config,
         world,

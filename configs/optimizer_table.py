@@ -22,7 +22,7 @@ class OptimizerSpec:
     Attributes:
         place: its class, as `module:Class`.
         keys: keys of `optim` that it reads besides `lr` and `weight_decay`; other arguments stand in `optim.options`.
-        state_tensors: how many tensors of a parameter's size it keeps for each parameter.
+        state_tensors: how many tensors of a parameter's size it keeps for each parameter, at most.
         element_wise: whether it updates each element by itself, without norms or means of a parameter. Only such ones can be
             given pieces of parameters, as ZeRO does.
         decays: whether it takes a weight decay.

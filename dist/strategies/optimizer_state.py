@@ -72,10 +72,11 @@ def check(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Paramete
     """
     for name, parameter in parameters.items():
         for key, value in optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape:
+            if isinstance(value, Tensor) and value.dim() and value.shape != parameter.shape and _is_sharded(parameter):
                 raise UserError(
                     f"the optimizer's state {key!r} of {name} has the shape {list(value.shape)}, and the parameter "
-                    f"{list(parameter.shape)}: checkpoints keep tensors in the shape of the parameter, and numbers. Change it.",
+                    f"{list(parameter.shape)}: where parameters are sharded, checkpoints keep tensors in the shape of the "
+                    "parameter, and numbers. Change it, or set dist.strategy=ddp.",
                     shared=True,
                 )
             if not isinstance(value, Tensor | int | float | str | None):
@@ -84,6 +85,10 @@ def check(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Paramete
                     "numbers. Change it.",
                     shared=True,
                 )
+
+
+def _is_sharded(tensor: Tensor) -> bool:
+    return hasattr(tensor, "device_mesh")
 
 
 def scalars(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Scalars:
@@ -126,6 +131,24 @@ def allocate_state(
         for full_name, tensor in stored.items():
             owner, _, key = full_name.rpartition("@")
             if tensor.kind == "optimizer" and owner == name:
-                state[key] = torch.zeros_like(parameter, dtype=FROM_NAME[tensor.dtype])
+                state[key] = _empty(full_name, parameter, tensor)
         if state:
             optimizer.state[parameter] = state
+
+
+def _empty(name: str, parameter: nn.Parameter, stored: "StoredTensor") -> Tensor:
+    """Room for a stored tensor of the parameter's shape; where every rank has the full parameter, of any shape.
+
+    Raises:
+        UserError: if the parameter is sharded, and the stored tensor has another shape.
+    """
+    dtype = FROM_NAME[stored.dtype]
+    if stored.shape == tuple(parameter.shape):
+        return torch.zeros_like(parameter, dtype=dtype)
+    if _is_sharded(parameter):
+        raise UserError(
+            f"the checkpoint's {name} has the shape {list(stored.shape)}, and the parameter {list(parameter.shape)}: such a state "
+            "cannot be sharded. Resume with dist.strategy=ddp.",
+            shared=True,
+        )
+    return torch.zeros(stored.shape, dtype=dtype, device=parameter.device)

@@ -8,7 +8,8 @@ from torch import nn
 
 from benchmarks.support.rank_pool import Pool
 from phalanx.configs.errors import UserError
-from phalanx.configs.sections.optim import OPTIMIZERS, OptimConfig, ScheduleConfig
+from phalanx.configs.optimizer_table import OPTIMIZERS
+from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
 from phalanx.dist.comm.process_group import World
 from phalanx.train.optim import optimizers, schedules
 

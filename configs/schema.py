@@ -255,6 +255,11 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "train.steps", "neither train.steps nor train.epochs is given. Set one of them."
     yield from dist.contradictions(config.dist, config.micro_batches)
     yield from _contradictions_of_data(config)
+    if config.schedule.name == "plateau" and config.schedule.metric is None and config.checkpoint.best is None:
+        yield (
+            "schedule.metric",
+            "schedule.name=plateau watches a metric. Set schedule.metric, such as val/loss, or checkpoint.best.",
+        )
     yield from optim.contradictions(config.optim, config.schedule)
 
 

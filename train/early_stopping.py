@@ -59,17 +59,22 @@ class Best:
 def best_so_far(world: World, run: RunDirectory, config: RunConfig, step: int) -> Best:
     """The result of the evaluations up to a step, read by rank 0. All ranks call together."""
     best = Best(config.checkpoint, config.train.patience)
-    if config.checkpoint.best is None:
-        return best
-    rows: list[tuple[int, float]] = []
-    if world.ranks.is_main:
-        values = _logged(config.checkpoint.best, read_lines(run.metrics, step=int))
-        # Metrics in checkpoints too: a fork has no log of earlier evaluations.
-        stored = retention.measured(run.checkpoints, config.checkpoint.best)
-        rows = sorted((known, value) for known, value in (stored | values).items() if known <= step)
-    for known, value in broadcast_object(world, rows):
+    for known, value in measured_so_far(world, run, config.checkpoint.best, step):
         best.add(known, value)
     return best
+
+
+def measured_so_far(world: World, run: RunDirectory, metric: str | None, step: int) -> list[tuple[int, float]]:
+    """Step and value of each evaluation up to a step, read by rank 0. All ranks call together."""
+    if metric is None:
+        return []
+    rows: list[tuple[int, float]] = []
+    if world.ranks.is_main:
+        values = _logged(metric, read_lines(run.metrics, step=int))
+        # Metrics in checkpoints too: a fork has no log of earlier evaluations.
+        stored = retention.measured(run.checkpoints, metric)
+        rows = sorted((known, value) for known, value in (stored | values).items() if known <= step)
+    return broadcast_object(world, rows)
 
 
 def _logged(metric: str, lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:

@@ -1,7 +1,7 @@
 """A run in progress: what the loop does besides training: log, evaluate, save, end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from phalanx.configs.errors import ExitCode, RunLost, TrainingFailed
@@ -21,6 +21,7 @@ from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import Best
 from phalanx.train.evaluation.evaluate import check_best, evaluate
+from phalanx.train.optim.plateau import Plateau, watched
 from phalanx.train.setup.data_check import SkippedSamples
 from phalanx.train.state import TrainState
 from phalanx.train.tasks import ActsBetweenSteps, Task
@@ -65,6 +66,7 @@ class Run:
         evaluated: whether, at the start, that checkpoint holds the evaluation after its step.
         best: the best value so far of the metric `checkpoint.best`, and the evaluations since.
         skipped_samples: samples that could not be read.
+        plateau: what lowers the learning rate where a metric does not improve, if the schedule does.
         improved: whether the last evaluation, after this step, gave a better one.
         code: the exit code, once it has ended.
     """
@@ -89,6 +91,7 @@ class Run:
     evaluated: bool
     best: Best
     skipped_samples: SkippedSamples
+    plateau: Plateau | None = None
     improved: bool = False
     code: ExitCode = ExitCode.FAILED
     _begun: int = 0
@@ -147,10 +150,23 @@ class Run:
         if metric is not None:
             check_best(metric, metrics)
             self.improved = self.best.add(self.state.step, measured[metric])
+        if self.plateau is not None:
+            self._lower(self.plateau, measured)
         if self._begun == self.state.step:
             self._report(self.saver.wait())
         if self.saved == self.state.step:
             self._add_metrics()
+
+    def _lower(self, lowered: Plateau, measured: Mapping[str, float]) -> None:
+        """Lowers the learning rate if the watched metric has not improved for long enough."""
+        metric = watched(self.config)
+        assert metric is not None
+        check_best(metric, {name.removeprefix("val/"): value for name, value in measured.items()})
+        if lowered.add(self.state.step, measured[metric]):
+            self.tracker.progress.say(
+                f"phalanx: {metric} has stopped improving: the learning rate is lowered by {lowered.factor:.3g}"
+            )
+            self.tracker.event("plateau", self.state.step, metric=metric, factor=lowered.factor)
 
     def catch_up(self) -> None:
         """Evaluates if the run ended after a step whose evaluation was due but missing. All ranks call together.

@@ -21,13 +21,14 @@ from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.processes.stop import StopRequest
 from phalanx.dist.processes.threads import choose_threads
 from phalanx.dist.storage.run_directory import RunDirectory
-from phalanx.train.early_stopping import best_so_far
+from phalanx.train.early_stopping import best_so_far, measured_so_far
 from phalanx.train.evaluation.evaluate import rehearse
 from phalanx.train.loop import train
+from phalanx.train.optim import plateau
 from phalanx.train.optim.schedules import depends_on_length, learning_rate
 from phalanx.train.run import Due, Run
 from phalanx.train.setup import resume_checkpoint, sizes
-from phalanx.train.setup.build import Parts, build_distributed, build_local, length
+from phalanx.train.setup.build import Parts, build_distributed, build_local, length, steps_of_epoch
 from phalanx.train.setup.checks import check
 from phalanx.train.setup.data_check import check_data
 from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
@@ -135,6 +136,9 @@ def _opened(
     stored, skipped = resume_checkpoint.checkpoint_to_resume(directory, parts.engine, config)
     state = TrainState() if stored is None else TrainState(stored.step, stored.samples)
     best = best_so_far(world, directory, config, state.step)
+    if parts.plateau is not None:
+        for known, value in measured_so_far(world, directory, plateau.watched(config), state.step):
+            parts.plateau.add(known, value)
     due = Due.of(config, parts.last_step)
     if stored is not None and before is not None and (reason := why_over(stored, due, best)) is not None:
         _leave_as_it_is(config, before, reason, directory, state, world)
@@ -296,10 +300,11 @@ def _report_start(
         tracker.event("resize", stored.step, before=stored.world_size, after=ranks)
     for line in resized.lines():
         say(line)
-    if before is not None and depends_on_length(config.schedule.name):
+    if before is not None and depends_on_length(config.schedule):
         old = length(before, parts.stream.samples)
         if old != parts.last_step:
-            rates = [learning_rate(config.optim, config.schedule, n)(stored.step) for n in (old, parts.last_step)]
+            epoch = steps_of_epoch(config, parts.stream.samples)
+            rates = [learning_rate(config, n, epoch)(stored.step) for n in (old, parts.last_step)]
             say(
                 f"phalanx: the run is {parts.last_step} steps long instead of {old}, and schedule.name={config.schedule.name} "
                 f"depends on it: the learning rate at step {stored.step} is {rates[1]:.4g} instead of {rates[0]:.4g}"

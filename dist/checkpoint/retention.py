@@ -28,8 +28,11 @@ class Retention:
 
 def is_better(metric: str, mode: str, value: float, other: float) -> bool:
     """Whether a value of a metric is better than another; losses and errors are better when smaller. NaN never is."""
-    smaller = mode == "min" or (mode == "auto" and any(word in metric for word in ("loss", "error")))
-    return value == value and (other != other or (value < other if smaller else value > other))
+    return value == value and (other != other or (value > other if larger_is_better(metric, mode) else value < other))
+
+
+def larger_is_better(metric: str, mode: str) -> bool:
+    return mode == "max" or (mode == "auto" and not any(word in metric for word in ("loss", "error")))
 
 
 def best_of(values: Mapping[int, float], metric: str, mode: str) -> int | None:

@@ -147,8 +147,8 @@ def _empty(name: str, parameter: nn.Parameter, stored: "StoredTensor") -> Tensor
         return torch.zeros_like(parameter, dtype=dtype)
     if _is_sharded(parameter):
         raise UserError(
-            f"the checkpoint's {name} has the shape {list(stored.shape)}, and the parameter {list(parameter.shape)}: such a state "
-            "cannot be sharded. Resume with dist.strategy=ddp.",
+            f"the checkpoint's {name} has the shape {list(stored.shape)}, and the parameter {list(parameter.shape)}: such a "
+            "state cannot be sharded. Resume with dist.strategy=ddp.",
             shared=True,
         )
     return torch.zeros(stored.shape, dtype=dtype, device=parameter.device)

@@ -32,8 +32,9 @@ from phalanx.models import pretrained, registry, weights
 from phalanx.models.detection import frozen
 from phalanx.models.options import choices
 from phalanx.train import tasks
-from phalanx.train.optim import optimizers, schedules
+from phalanx.train.optim import optimizers, plateau, schedules
 from phalanx.train.optim.patterns import match_pattern
+from phalanx.train.optim.plateau import Plateau
 from phalanx.train.setup.probe import probe
 from phalanx.train.tasks import DataInfo, Task, phases_of
 from phalanx.train.tasks.own_detector import has_background
@@ -71,6 +72,7 @@ class Parts:
     evaluation: EvaluationLoader
     stream: Stream
     last_step: int
+    plateau: Plateau | None = None
     warnings: Sequence[str] = ()
 
 
@@ -80,6 +82,10 @@ def length(config: RunConfig, samples: int) -> int:
         return config.train.steps
     assert config.train.epochs is not None
     return max(1, math.ceil(config.train.epochs * samples / config.train.global_batch))
+
+
+def steps_of_epoch(config: RunConfig, samples: int) -> float:
+    return samples / config.train.global_batch
 
 
 def build_local(config: RunConfig, resuming: bool = False) -> LocalParts:
@@ -141,12 +147,14 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
         (example,) = loader.examples(0, Share(0, 1, config.micro_batches))
         warnings = run_and_agree(world, lambda: probe(made.model, phases_of(made.task), example))
     phases = phases_of(made.task)
+    rates = schedules.rates(config, made.last_step, steps_of_epoch(config, len(made.training)))
+    lowered = plateau.of_run(config)
     engine = Engine(
         made.model,
         optimizers.optimizer_factory(
             config.optim, made.model, config.schedule.warmup_bias_lr is not None, phases, fused=config.dist.reduce == "fast"
         ),
-        schedules.rates(config.optim, config.schedule, made.last_step),
+        rates if lowered is None else lowered.of(rates),
         config,
         world,
         phases,
@@ -162,6 +170,7 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
         evaluation=evaluation,
         stream=stream,
         last_step=made.last_step,
+        plateau=lowered,
         warnings=warnings,
     )
 

@@ -64,6 +64,7 @@ def make_run(
         evaluated=evaluated,
         skipped_samples=SkippedSamples(parts.training, world),
         best=best or Best(keeping, config.train.patience),
+        plateau=parts.plateau,
     )
 
 

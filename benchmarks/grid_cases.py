@@ -24,6 +24,7 @@ from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.sampler import Share, Stream, share
 from phalanx.train.optim import optimizers, schedules
 from phalanx.train.setup import build
+from phalanx.train.setup.build import steps_of_epoch
 from phalanx.train.setup.probe import probe
 from phalanx.train.tasks import phases_of
 
@@ -70,7 +71,7 @@ class _Training:
         self.engine = Engine(
             model,
             optimizers.optimizer_factory(config.optim, model),
-            schedules.learning_rate(config.optim, config.schedule, ENDS_AT),
+            schedules.learning_rate(config.optim, config.schedule, ENDS_AT, steps_of_epoch(config, stream.samples)),
             config,
             world,
         )

@@ -3,8 +3,8 @@
 A new optimizer is a line here (docs/extending.md).
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from phalanx.configs.own_code import is_own
@@ -27,7 +27,8 @@ class OptimizerSpec:
             given pieces of parameters, as ZeRO does.
         decays: whether it takes a weight decay.
         full_state: whether its state always has the shape of the parameter; otherwise every rank must hold the full parameter.
-        refused: why it cannot be used here.
+        not_under: kinds of strategies ("zero", "fsdp") under which it cannot be used, and why.
+        refused: why it cannot be used at all.
     """
 
     place: str
@@ -36,6 +37,7 @@ class OptimizerSpec:
     element_wise: bool = True
     decays: bool = True
     full_state: bool = True
+    not_under: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
 
     def momentum(self, optim: "OptimConfig") -> float | None:
@@ -56,6 +58,9 @@ def _rmsprop(optim: "OptimConfig") -> int:
     return 1 + bool(optim.options.get("momentum")) + bool(optim.options.get("centered"))
 
 
+_REPLACED = "DeepSpeed puts an Adagrad of its own in its place, without groups of parameters"
+_INDEXED = "it writes by masks, which torch's sharded tensors cannot"
+
 OPTIMIZERS: dict[str, OptimizerSpec] = {
     "sgd": OptimizerSpec("torch.optim:SGD", ("momentum", "nesterov"), lambda optim: int(bool(optim.momentum))),
     "adam": OptimizerSpec("torch.optim:Adam", _ADAM, _adam),
@@ -63,11 +68,11 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
     "adamax": OptimizerSpec("torch.optim:Adamax", _ADAM),
     "nadam": OptimizerSpec("torch.optim:NAdam", _ADAM),
     "radam": OptimizerSpec("torch.optim:RAdam", _ADAM),
-    "adagrad": OptimizerSpec("torch.optim:Adagrad", (), lambda optim: 1),
+    "adagrad": OptimizerSpec("torch.optim:Adagrad", (), lambda optim: 1, not_under={"zero": _REPLACED}),
     "adadelta": OptimizerSpec("torch.optim:Adadelta"),
     "rmsprop": OptimizerSpec("torch.optim:RMSprop", ("eps",), _rmsprop),
     "asgd": OptimizerSpec("torch.optim:ASGD", (), lambda optim: 1),
-    "rprop": OptimizerSpec("torch.optim:Rprop", decays=False),
+    "rprop": OptimizerSpec("torch.optim:Rprop", decays=False, not_under={"fsdp": _INDEXED}),
     "adafactor": OptimizerSpec("torch.optim:Adafactor", (), lambda optim: 1, element_wise=False, full_state=False),
     # Of the matrices one tensor, of all else AdamW's two.
     "muon": OptimizerSpec("phalanx.train.optim.muon:Muon", ("betas", "eps"), element_wise=False),

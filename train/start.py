@@ -25,7 +25,7 @@ from phalanx.train.early_stopping import best_so_far, measured_so_far
 from phalanx.train.evaluation.evaluate import rehearse
 from phalanx.train.loop import train
 from phalanx.train.optim import plateau
-from phalanx.train.optim.schedules import depends_on_length, learning_rate
+from phalanx.train.optim.schedules import depends_on_length, learning_rate, scaled
 from phalanx.train.run import Due, Run
 from phalanx.train.setup import resume_checkpoint, sizes
 from phalanx.train.setup.build import Parts, build_distributed, build_local, length, steps_of_epoch
@@ -303,8 +303,8 @@ def _report_start(
     if before is not None and depends_on_length(config.schedule):
         old = length(before, parts.stream.samples)
         if old != parts.last_step:
-            epoch = steps_of_epoch(config, parts.stream.samples)
-            rates = [learning_rate(config, n, epoch)(stored.step) for n in (old, parts.last_step)]
+            epoch, optim = steps_of_epoch(config, parts.stream.samples), scaled(config.optim, config.train.global_batch)
+            rates = [learning_rate(optim, config.schedule, n, epoch)(stored.step) for n in (old, parts.last_step)]
             say(
                 f"phalanx: the run is {parts.last_step} steps long instead of {old}, and schedule.name={config.schedule.name} "
                 f"depends on it: the learning rate at step {stored.step} is {rates[1]:.4g} instead of {rates[0]:.4g}"

@@ -28,7 +28,10 @@ class Network(nn.Module):
         return scores
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+USABLE = [name for name, spec in OPTIMIZERS.items() if not spec.refused]
+
+
+@pytest.mark.parametrize("name", USABLE)
 @pytest.mark.parametrize("keys", [{}, {"momentum": 0.0}])
 def test_an_optimizer_keeps_as_many_tensors_as_its_specification_says(name: str, keys: dict[str, float]) -> None:
     network = Network()
@@ -36,9 +39,12 @@ def test_an_optimizer_keeps_as_many_tensors_as_its_specification_says(name: str,
     made = optimizers.optimizer_factory(optim, network)(dict(network.named_parameters()))
     network(torch.randn(2, 3, 4, 4)).sum().backward()
     made.step()
+    kept = []
     for parameter in network.parameters():
         state = [v for v in made.state[parameter].values() if isinstance(v, torch.Tensor) and v.shape == parameter.shape]
-        assert len(state) == OPTIMIZERS[name].state_tensors(optim)
+        kept.append(len(state))
+        assert kept[-1] <= OPTIMIZERS[name].state_tensors(optim)
+    assert max(kept) == OPTIMIZERS[name].state_tensors(optim) or not OPTIMIZERS[name].full_state
 
 
 def _groups(**keys: Any) -> dict[str, tuple[float, float]]:
@@ -80,7 +86,7 @@ def test_biases_begin_fast_and_momentum_low(name: str) -> None:
     network, schedule = Network(), ScheduleConfig(name="constant", warmup_steps=4, warmup_momentum=0.5, warmup_bias_lr=0.3)
     optim = OptimConfig.model_validate({"name": name, "lr": 0.1, "lr_factors": {"head.*": 2.0}})
     made = optimizers.optimizer_factory(optim, network, biases_apart=True)(dict(network.named_parameters()))
-    at, names = schedules.rates(optim, schedule, 10), {parameter: key for key, parameter in network.named_parameters()}
+    at, names = schedules.rates(optim, schedule, 10, 1.0), {parameter: key for key, parameter in network.named_parameters()}
     expected = [(0.025, 0.3, 0.5), (0.05, 0.25, 0.6), (0.075, 0.2, 0.7), (0.1, 0.15, 0.8), (0.1, 0.1, 0.9), (0.1, 0.1, 0.9)]
     for step, (rate, of_biases, momentum) in enumerate(expected):
         at(step).set(made.param_groups)
@@ -95,7 +101,7 @@ def test_biases_begin_fast_and_momentum_low(name: str) -> None:
 
 
 def test_nothing_is_warmed_up_that_is_not_asked_for() -> None:
-    assert schedules.rates(OptimConfig(lr=0.1), ScheduleConfig(warmup_steps=4), 10)(0) == (0.025, None, None)
+    assert schedules.rates(OptimConfig(lr=0.1), ScheduleConfig(warmup_steps=4), 10, 1.0)(0) == (0.025, None, None)
 
 
 def trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
@@ -111,19 +117,24 @@ def trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
             "optim": {
                 "name": name,
                 "lr": 0.1,
-                "weight_decay": 0.1,
+                "weight_decay": 0.0 if name == "rprop" else 0.1,
                 "no_decay": ["norm", "bias"],
                 "lr_factors": {"head.*": 0.1},
             },
-            "schedule": {"warmup_steps": 2, "warmup_momentum": 0.5, "warmup_bias_lr": 0.3},
+            "schedule": {
+                "warmup_steps": 2,
+                "warmup_bias_lr": 0.3,
+                **({"warmup_momentum": 0.5} if name in ("sgd", "adamw") else {}),
+            },
             "train": {"global_batch": 4, "micro_batch": 2, "steps": 3},
             "dist": {"strategy": strategy},
         }
     )
     torch.manual_seed(0)
     network = Network()
+    optimizers.check_strategy(config)
     make = optimizers.optimizer_factory(config.optim, network, biases_apart=True)
-    engine = Engine(network, make, schedules.rates(config.optim, config.schedule, 3), config, world)
+    engine = Engine(network, make, schedules.rates(config.optim, config.schedule, 3, 1.0), config, world)
     images = torch.randn(2, 2, 3, 4, 4)
 
     def losses(model: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, float]]:
@@ -140,12 +151,19 @@ def trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
         return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("name", list(OPTIMIZERS))
+# How the refusals of a kind of strategies begin.
+REFUSED = {("adagrad", "zero"), ("rprop", "fsdp"), ("adafactor", "zero"), ("adafactor", "fsdp"), ("muon", "zero")}
+
+
+@pytest.mark.parametrize("name", USABLE)
 def test_groups_train_alike_under_every_strategy(pool: Pool, name: str) -> None:
     (single,) = pool.run(1, trained, "single", name)
+    close = {"rtol": 2e-2, "atol": 1e-3} if name == "muon" else {"rtol": 2e-5, "atol": 2e-6}  # it computes in bfloat16
     for strategy in ("ddp", "fsdp", "zero1", "zero2", "zero3"):
+        if (name, strategy.rstrip("123")) in REFUSED:
+            with pytest.raises(AssertionError, match=f"UserError: optim.name={name}: .*dist.strategy={strategy}"):
+                pool.run(2, trained, strategy, name)
+            continue
         for found in pool.run(2, trained, strategy, name):
             for key, value in single.items():
-                torch.testing.assert_close(
-                    found[key], value, rtol=2e-5, atol=2e-6, msg=lambda m, k=key, s=strategy: f"{s} {k}: {m}"
-                )
+                torch.testing.assert_close(found[key], value, **close, msg=lambda m, k=key, s=strategy: f"{s} {k}: {m}")

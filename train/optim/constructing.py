@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,9 +40,7 @@ def construct(groups: Groups, config: OptimConfig, fused: bool = False) -> torch
 
 def _listed(groups: Groups, config: OptimConfig, fused: bool) -> torch.optim.Optimizer:
     """One of torch or of timm."""
-    spec = spec_of(config)
-    made = _of_timm(config.name) if config.name not in OPTIMIZERS else load_ours(spec.place)
-    _check_options(config, made, spec.keys)
+    made, spec = check(config), spec_of(config)
     given = {key: getattr(config, key) for key in spec.keys} | config.options
     given = {key: value for key, value in given.items() if value is not None or key in config.options}
     if fused and config.name in _FUSED:
@@ -55,12 +53,20 @@ def _listed(groups: Groups, config: OptimConfig, fused: bool) -> torch.optim.Opt
     return optimizer
 
 
-def _check_options(config: OptimConfig, made: Callable[..., Any], keys: Iterable[str]) -> None:
-    takes = [name for name in inspect.signature(made).parameters if name not in {*_NOT_ARGUMENTS, *keys}]
+def check(config: OptimConfig) -> Callable[..., torch.optim.Optimizer]:
+    """The class of an optimizer of torch or of timm, once it is known to take `optim.options`.
+
+    Raises:
+        UserError: if it does not, or if there is no such optimizer.
+    """
+    spec = spec_of(config)
+    made: Callable[..., torch.optim.Optimizer] = load_ours(spec.place) if config.name in OPTIMIZERS else _of_timm(config.name)
+    takes = [name for name in inspect.signature(made).parameters if name not in {*_NOT_ARGUMENTS, *spec.keys}]
     for name in config.options:
         if name not in takes:
             listed = f"It takes {', '.join(takes)}." if takes else "It takes no others than keys of optim."
             raise UserError(f"optim.options.{name}: {config.name} has no such argument. {listed}", shared=True)
+    return made
 
 
 def _of_timm(name: str) -> Callable[..., torch.optim.Optimizer]:

@@ -99,6 +99,13 @@ def check_strategy(config: RunConfig) -> None:
     """
     name, strategy, spec = config.optim.name, config.dist.strategy, spec_of(config.optim)
     shards = STRATEGIES[strategy].shards
+    kind = "zero" if STRATEGIES[strategy].deepspeed else "fsdp" if STRATEGIES[strategy].is_fsdp else ""
+    if kind in spec.not_under:
+        raise UserError(
+            f"optim.name={name}: it cannot be used with dist.strategy={strategy}: {spec.not_under[kind]}. Set "
+            "dist.strategy=ddp.",
+            shared=True,
+        )
     if not spec.full_state and shards:
         raise UserError(
             f"optim.name={name}: its state is not in the shape of the parameters, and dist.strategy={strategy} shards it. Set "

@@ -3,15 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from phalanx.configs.optimizer_table import spec_of
 from phalanx.configs.own_code import is_own, load_own
-from phalanx.configs.sections.optim import ScheduleConfig
+from phalanx.configs.sections.optim import OptimConfig, ScheduleConfig
 from phalanx.dist.strategies.rates import Rates
-
-if TYPE_CHECKING:
-    from phalanx.configs.schema import RunConfig
 
 
 @dataclass(frozen=True)
@@ -126,20 +122,20 @@ def depends_on_length(schedule: ScheduleConfig) -> bool:
     return not (schedule.name in ("step", "multistep", "exponential") and schedule.unit != "share")
 
 
-def peak(config: "RunConfig") -> float:
-    """The learning rate at the schedule's peak.
+def scaled(optim: OptimConfig, global_batch: int) -> OptimConfig:
+    """The settings with the learning rate for a global batch, where the recipe asks for that.
 
     Linear: Goyal et al., Accurate, Large Minibatch SGD, 2017 (arXiv:1706.02677); by the square root: Krizhevsky, One weird
     trick for parallelizing convolutional neural networks, 2014 (arXiv:1404.5997).
     """
-    optim = config.optim
     if optim.lr_scaling is None or optim.base_batch is None:
-        return optim.lr
-    ratio = config.train.global_batch / optim.base_batch
-    return optim.lr * (ratio if optim.lr_scaling == "linear" else math.sqrt(ratio))
+        return optim
+    ratio = global_batch / optim.base_batch
+    factor = ratio if optim.lr_scaling == "linear" else math.sqrt(ratio)
+    return optim.model_copy(update={"lr": optim.lr * factor, "lr_scaling": None, "base_batch": None})
 
 
-def learning_rate(config: "RunConfig", last_step: int, epoch: float) -> Callable[[int], float]:
+def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int, epoch: float) -> Callable[[int], float]:
     """The learning rate of a step, counted from 0: linear warm-up, then the curve down to the last step.
 
     A user's own curve is called with the number of steps after the warm-up that are finished, how many there are, and
@@ -149,25 +145,23 @@ def learning_rate(config: "RunConfig", last_step: int, epoch: float) -> Callable
         last_step: the run's number of steps.
         epoch: steps of an epoch.
     """
-    schedule, highest = config.schedule, peak(config)
     lengths = Lengths.of(schedule, last_step, epoch)
     own = load_own("schedule.name", schedule.name) if is_own(schedule.name) else None
 
     def rate(step: int) -> float:
         if step < lengths.warmup:
-            return highest * (step + 1) / lengths.warmup
+            return optim.lr * (step + 1) / lengths.warmup
         if own is not None:
-            return highest * float(own(step - lengths.warmup, lengths.curve, **schedule.options))
-        return highest * _CURVES[schedule.name](step - lengths.warmup, schedule, lengths)
+            return optim.lr * float(own(step - lengths.warmup, lengths.curve, **schedule.options))
+        return optim.lr * _CURVES[schedule.name](step - lengths.warmup, schedule, lengths)
 
     return rate
 
 
-def rates(config: "RunConfig", last_step: int, epoch: float) -> Callable[[int], Rates]:
+def rates(optim: OptimConfig, schedule: ScheduleConfig, last_step: int, epoch: float) -> Callable[[int], Rates]:
     """The settings that change per step: the learning rate; while warming up or in a cycle that of biases and the momentum."""
-    rate, schedule = learning_rate(config, last_step, epoch), config.schedule
-    lengths, highest = Lengths.of(schedule, last_step, epoch), peak(config)
-    full = spec_of(config.optim).momentum(config.optim) or 0.0
+    rate, lengths = learning_rate(optim, schedule, last_step, epoch), Lengths.of(schedule, last_step, epoch)
+    full = spec_of(optim).momentum(optim) or 0.0
 
     def at(step: int) -> Rates:
         share = min(1.0, step / max(1, lengths.warmup))
@@ -175,7 +169,7 @@ def rates(config: "RunConfig", last_step: int, epoch: float) -> Callable[[int], 
         def risen(first: float | None, last: float) -> float | None:
             return None if first is None else first + (last - first) * share
 
-        of_biases = risen(schedule.warmup_bias_lr, highest) if share < 1 else None
+        of_biases = risen(schedule.warmup_bias_lr, optim.lr) if share < 1 else None
         momentum = risen(schedule.warmup_momentum, full)
         if schedule.name == "one_cycle" and schedule.cycle_momentum is not None:
             momentum = _cycled(max(0, step - lengths.warmup), schedule, lengths, schedule.cycle_momentum)

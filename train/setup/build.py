@@ -147,12 +147,13 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
         (example,) = loader.examples(0, Share(0, 1, config.micro_batches))
         warnings = run_and_agree(world, lambda: probe(made.model, phases_of(made.task), example))
     phases = phases_of(made.task)
-    rates = schedules.rates(config, made.last_step, steps_of_epoch(config, len(made.training)))
+    optim = schedules.scaled(config.optim, config.train.global_batch)
+    rates = schedules.rates(optim, config.schedule, made.last_step, steps_of_epoch(config, len(made.training)))
     lowered = plateau.of_run(config)
     engine = Engine(
         made.model,
         optimizers.optimizer_factory(
-            config.optim, made.model, config.schedule.warmup_bias_lr is not None, phases, fused=config.dist.reduce == "fast"
+            optim, made.model, config.schedule.warmup_bias_lr is not None, phases, fused=config.dist.reduce == "fast"
         ),
         rates if lowered is None else lowered.of(rates),
         config,

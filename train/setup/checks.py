@@ -7,6 +7,7 @@ import re
 from phalanx.configs.errors import UserError
 from phalanx.configs.launchers import filling
 from phalanx.configs.messages import nearest, synonyms
+from phalanx.configs.optimizer_table import TIMM
 from phalanx.configs.own_code import check as check_own
 from phalanx.configs.own_code import is_own, refuse_half
 from phalanx.configs.schema import RunConfig
@@ -196,6 +197,10 @@ def check_recipe(config: RunConfig) -> None:
     ):
         if is_own(name):
             check_own(key, name)
+    if not is_own(config.optim.name) and (config.optim.options or config.optim.name.startswith(TIMM)):
+        from phalanx.train.optim import constructing  # imports torch, which `phalanx config` otherwise does without
+
+        constructing.check(config.optim)
     if config.task.options and not is_own(config.task.name):
         raise UserError(f"task.options are for a task of your own; {config.task.name} takes none. Remove them.")
     data_open.check_name(config.data)

@@ -25,7 +25,7 @@ Report = dict[str, Any]
 
 
 def _engine(world: World, settings: "RunConfig", optimizer: str) -> Engine:
-    model, make = cases.build(MODEL), cases.OPTIMIZERS[optimizer]
+    model, make = cases.build(MODEL), cases.maker(optimizer)
     model.register_buffer(BUFFER, torch.arange(7.0) / 3)
     return Engine(model, lambda named: make(named.values()), lambda step: cases.LEARNING_RATE, settings, world)
 
@@ -85,7 +85,7 @@ def saved(world: World, settings: "RunConfig", optimizer: str, folder: Path) -> 
     reports = {SAVED_AT: _report(engine, _train(engine, range(SAVED_AT)))}
     samples = SAVED_AT * settings.train.global_batch
     progress = CheckpointInfo(SAVED_AT, samples, settings.dist.strategy, digest(settings), engine.scalars())
-    wait = SAVE[optimizer](engine, folder, progress)
+    wait = SAVE.get(optimizer, _save_at_once)(engine, folder, progress)
     reports[ENDS_AT] = _report(engine, _train(engine, range(SAVED_AT, ENDS_AT)))
     wait()
     return reports

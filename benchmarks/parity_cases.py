@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -17,6 +18,7 @@ from phalanx.dist.microbatches.randomness import key, seed_everything
 if TYPE_CHECKING:
     from phalanx.configs.schema import RunConfig
 
+RECIPE = str(Path(__file__).resolve().parent.parent / "configs/recipes/digits_resnet18.yaml")
 SAMPLES, CLASSES, LEARNING_RATE, SEED = 4, 5, 0.05, 3
 REPORT_AFTER = (1, 5, 20)
 NO_TRUE_GRADIENT = 1e-6  # of the model's largest: attention's key bias
@@ -112,6 +114,16 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 }
 
 
+def maker(name: str, by_itself: bool = False) -> Callable[[Any], torch.optim.Optimizer]:
+    """What makes an optimizer from parameters: one of `OPTIMIZERS`, else as a recipe names it, or as torch or timm makes it."""
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    from benchmarks import optimizer_cases
+
+    made: Callable[[Any], torch.optim.Optimizer] = (optimizer_cases.by_itself if by_itself else optimizer_cases.ours)(name)
+    return made
+
+
 def config(recipe: str, micro_batches: int, *overrides: str) -> "RunConfig":
     from phalanx.configs.load import load
 
@@ -127,7 +139,7 @@ def trained(
     Returns:
         After each of some steps: `loss`, and this rank's `entries` (name, shape, start, elements, whether every rank has them).
     """
-    make = OPTIMIZERS[optimizer]
+    make = maker(optimizer)
     engine = Engine(build(model), lambda named: make(named.values()), lambda step: LEARNING_RATE, settings, world)
     share = engine.warm_up_share
     engine.warm_up(losses, [micro_batch(0, v) for v in range(share.first, share.last)])
@@ -175,7 +187,7 @@ def by_hand(
     model = build(model_name).to(dtype).train()
     group_size = stats_group_size(sync_bn, micro_batches)
     chains = [{n: b.clone() for n, b in model.named_buffers()} for _ in range(0, micro_batches, group_size)]
-    optimizer = OPTIMIZERS[optimizer_name](model.parameters())
+    optimizer = maker(optimizer_name, by_itself=True)(model.parameters())
     reports = {}
     for step in range(max(report_after)):
         batches = [micro_batch(step, v) for v in range(micro_batches)]
@@ -204,7 +216,7 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, chains: list[dict
     named = dict(model.named_parameters())
     state = {name: parameter.detach().clone() for name, parameter in named.items()}
     for name, parameter in named.items():
-        moments = {k: v.clone() for k, v in optimizer.state[parameter].items() if v.dim()}
+        moments = {k: v.clone() for k, v in optimizer.state[parameter].items() if isinstance(v, Tensor) and v.dim()}
         state |= {f"{name}@{k}": v for k, v in moments.items()}
     for name in chains[0]:
         state[f"{name}@micro_batches"] = torch.stack([chain[name] for chain in chains for _ in range(group_size)])
@@ -215,9 +227,9 @@ def differences(mine: tuple[float, Tensors], expected: tuple[float, Tensors]) ->
     """The worst max|a - b| / max|b| over the tensors of each kind; apart, those of parameters without a true gradient."""
     (loss, a), (loss_by_hand, b) = mine, expected
     assert a.keys() == b.keys(), f"different tensors: {sorted(a.keys() ^ b.keys())}"
-    moment = next(suffix for suffix in ("@momentum_buffer", "@exp_avg") if any(n.endswith(suffix) for n in b))
-    largest = max(abs(b[n]).max() for n in b if n.endswith(moment))
-    idle = {n.removesuffix(moment) for n in b if n.endswith(moment) and abs(b[n]).max() < NO_TRUE_GRADIENT * largest}
+    moment = next((suffix for suffix in ("@momentum_buffer", "@exp_avg") if any(n.endswith(suffix) for n in b)), None)
+    moments = {n.removesuffix(moment): abs(b[n]).max() for n in b if n.endswith(moment)} if moment else {}
+    idle = {name for name, most in moments.items() if most < NO_TRUE_GRADIENT * max(moments.values())}
     worst = {"loss": abs(loss - loss_by_hand) / abs(loss_by_hand), "gradients": 0.0, "weights": 0.0, "buffers": 0.0}
     apart: dict[str, float] = {}
     for name in b:

@@ -179,8 +179,8 @@ def _of_schedule(schedule: ScheduleConfig) -> Iterator[tuple[str, str]]:
         yield (
             "schedule.unit",
             (
-                "schedule.milestones and schedule.every are shares of the schedule, below 1, unless schedule.unit says steps or "
-                "epochs. Set that."
+                "schedule.milestones and schedule.every are shares of the schedule, below 1, unless schedule.unit says "
+                "steps or epochs. Set that."
             ),
         )
     for one, other in ("warmup_steps", "warmup_epochs"), ("steps", "epochs"):

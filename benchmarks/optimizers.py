@@ -125,12 +125,12 @@ def markdown(found: Mapping[Cell, Mapping[str, Any]], names: Sequence[str]) -> s
         "",
         made_by("python benchmarks/optimizers.py", "deepspeed", "accelerate", "timm"),
         "",
-        f"**{held} of {len(found)} cells hold.** Each optimizer trains a small CNN with BatchNorm for four steps. The first figure "
-        "is how far weights, state and statistics are from torch's or timm's own class in a plain loop on one process, as "
-        "max|a - b| / max|b| of the worst tensor; the second how far the last two steps are from the unbroken run when its "
-        "checkpoint is read by DDP on three ranks. Resumed on the same ranks, every cell is the same to the last bit. ZeRO runs "
-        "in float32, everything else in float64. `exact`: `dist.reduce=exact` on 1, 2 and 3 ranks, and under FSDP2, has the same "
-        'bits; "not sharded" where FSDP2 is refused.',
+        f"**{held} of {len(found)} cells hold.** Each optimizer trains a small CNN with BatchNorm for four steps. The first "
+        "figure is how far weights, state and statistics are from torch's or timm's own class in a plain loop on one process: "
+        "max|a - b| / max|b| of the worst tensor. The second is how far the last two steps are from the unbroken run when its "
+        "checkpoint is read by DDP on three ranks. Resumed on the same ranks, every cell is the same to the last bit. ZeRO "
+        "runs in float32, all else in float64. `exact`: `dist.reduce=exact` on 1, 2 and 3 ranks, and under FSDP2, has the "
+        'same bits; "not sharded" where FSDP2 is refused.',
         "",
         f"| `optim.name` | element-wise | {' | '.join((*STRATEGIES, EXACT))} |",
         f"| --- | --- | {' | '.join(['---'] * (len(STRATEGIES) + 1))} |",

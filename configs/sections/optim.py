@@ -166,6 +166,8 @@ def contradictions(optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[tup
 
 def _of_schedule(schedule: ScheduleConfig) -> Iterator[tuple[str, str]]:
     name = schedule.name
+    if name == "one_cycle" and (schedule.warmup_steps or schedule.warmup_epochs):
+        yield "schedule.warmup_steps", "schedule.name=one_cycle has a warm-up of its own. Set schedule.warmup_steps=0."
     if name == "multistep" and not schedule.milestones:
         yield "schedule.milestones", "schedule.name=multistep needs schedule.milestones. Set them, such as [0.33, 0.67]."
     if name == "step" and not schedule.milestones and schedule.every is None:

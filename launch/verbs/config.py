@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.launchers.statement import shown
@@ -18,6 +19,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--keys", action="store_true", help="print every key with type, default, tag and meaning")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--deepspeed", action="store_true", help="print the settings that DeepSpeed receives, as JSON")
+    parser.add_argument("--groups", action="store_true", help="print the optimizer's groups of parameters; opens the data")
+    parser.add_argument("--plot", metavar="FILE.png", help="draw the learning rate over the run; opens the data")
     given = parser.parse_intermixed_args(arguments)
     if given.keys:
         _print_keys(given.json)
@@ -26,6 +29,13 @@ def main(arguments: Sequence[str]) -> int:
     check_recipe(config)
     if given.deepspeed:
         _print_deepspeed(config)
+    elif given.groups or given.plot:
+        from phalanx.launch.verbs import config_optim  # imports torch
+
+        if given.groups:
+            config_optim.print_groups(config)
+        if given.plot:
+            config_optim.plot(config, Path(given.plot))
     elif given.json:
         print(json.dumps(flat(config) | {"digest": digest(config)}, indent=1))
     else:

@@ -90,6 +90,7 @@ class TrainConfig(Section):
     steps: Int | None = bookkeeping(None, "length of the run in steps; takes precedence over epochs", ge=1)
     epochs: float | None = bookkeeping(None, "length of the run in epochs", gt=0, le=1e9)
     clip_norm: float | None = experiment(None, "maximum norm of the gradient (gradient clipping); off if null", gt=0)
+    clip_value: float | None = experiment(None, "largest absolute value of an element of the gradient; off if null", gt=0)
     ema: float | None = experiment(
         None,
         "decay per step, such as 0.999, of an exponential moving average (EMA) of the weights, used by evaluation; off if null",
@@ -107,6 +108,9 @@ class TrainConfig(Section):
         None, "early stopping: end after so many evaluations in a row without a better checkpoint.best; never if null", ge=1
     )
     log_every: Int = bookkeeping(10, "steps between lines of the log", ge=1)
+    activation_checkpointing: Literal["off", "blocks"] | Annotated[int, Field(ge=1)] = hardware(
+        "off", "compute activations again in the backward, to save memory: of all blocks, or of every N-th (gradient checkpointing)"
+    )
     deterministic: bool = hardware(
         False, "deterministic kernels, which are slower; needed on GPUs for equality to the last bit"
     )
@@ -240,6 +244,11 @@ def digest(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def _clips(config: RunConfig, key: str) -> bool:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name) is not None
+
+
 def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Pairs of key and sentence for values that are allowed separately but not together."""
     train = config.train
@@ -251,6 +260,9 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
             f"train.global_batch={train.global_batch} is not a multiple of train.micro_batch={train.micro_batch}. "
             f"Set train.micro_batch={nearest}, or train.global_batch={multiple}.",
         )
+    ways = [key for key in ("train.clip_norm", "train.clip_value", "optim.agc") if _clips(config, key)]
+    if len(ways) > 1:
+        yield ways[1], f"{' and '.join(ways)} are ways to clip gradients. Keep one."
     if train.steps is None and train.epochs is None:
         yield "train.steps", "neither train.steps nor train.epochs is given. Set one of them."
     yield from dist.contradictions(config.dist, config.micro_batches)

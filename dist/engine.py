@@ -289,6 +289,9 @@ class Engine:
             self._strategy.discard()
             self.skipped += 1
         else:
+            if self.config.train.clip_value is not None:
+                for gradient in gradients:
+                    gradient.clamp_(-self.config.train.clip_value, self.config.train.clip_value)
             if self.config.train.clip_norm is not None:
                 self._norms.append(self._clip(gradients, self.config.train.clip_norm))
             self._strategy.update(rates)

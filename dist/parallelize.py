@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from phalanx.configs.strategies import STRATEGIES
-from phalanx.dist import precision, strategies
+from phalanx.dist import activation_checkpointing, precision, strategies
 from phalanx.dist.batchnorm import sync_batchnorm
 from phalanx.dist.comm.process_group import World
 from phalanx.dist.microbatches.sampler import Share
@@ -29,7 +29,7 @@ def parallelize(
     synchronize: bool,
     phases: Sequence[TrainedNames] = (),
 ) -> Strategy:
-    """Synchronized BatchNorm, memory format, precision, compilation, strategy: each wraps the result of the one before.
+    """Synchronized BatchNorm, memory format, activation checkpointing, precision, compilation, strategy: each wraps the result of the one before.
 
     Args:
         model: on the CPU, in the dtype of its weights.
@@ -44,6 +44,7 @@ def parallelize(
     if config.dist.channels_last and not STRATEGIES[config.dist.strategy].shards:
         # A shard is a contiguous range, which a weight in channels_last is not: there only the images are.
         model = model.to(memory_format=torch.channels_last)
+    activation_checkpointing.apply(model, config)
     precision.apply(model, config.dist.precision, world.device)
     if config.dist.compile:
         _compile(model, config)

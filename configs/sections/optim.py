@@ -71,6 +71,13 @@ class OptimConfig(Section):
     )
     l1: float = experiment(0.0, "L1 penalty: this times the sign of each weight is added to its gradient", ge=0)
     l2: float = experiment(0.0, "L2 penalty: this times each weight is added to its gradient", ge=0)
+    agc: float | None = experiment(
+        None,
+        "adaptive gradient clipping: the gradient of each output unit has at most this times the norm of its weights, such as "
+        "0.01; off if null",
+        gt=0,
+    )
+    no_agc: list[str] = experiment([], "parameters that agc leaves alone, such as those of the last layer: patterns, such as fc.*")
     phases: dict[str, dict[str, Any]] = experiment(
         {}, "for tasks of several phases: keys of optim that differ in one, such as {discriminator: {lr: 4e-4}}"
     )

@@ -13,7 +13,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.optim import OptimConfig
 from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.step.phases import Phase, trained_in
-from phalanx.train.optim import layer_decay, penalties
+from phalanx.train.optim import adaptive_clip, layer_decay, penalties
 from phalanx.train.optim.constructing import construct
 from phalanx.train.optim.joined import Joined
 from phalanx.train.optim.patterns import match_pattern
@@ -66,6 +66,8 @@ def _factory(config: OptimConfig, model: nn.Module, biases_apart: bool, fused: b
         for name, parameter in parameters.items():
             groups.setdefault(tuple(settings[name].items()), []).append(parameter)
         optimizer = construct([{"params": group, **dict(own)} for own, group in groups.items()], config, fused)
+        if config.agc is not None:
+            adaptive_clip.add(optimizer, config.agc)
         penalties.add(optimizer, config.l1, config.l2)
         return optimizer
 
@@ -82,12 +84,15 @@ def group_settings(config: OptimConfig, model: nn.Module, biases_apart: bool = F
     """
     names = [name for name, _ in model.named_parameters()]
     spared, factors = _without_decay(config, model, names), _factors(config, model, names)
+    unclipped = {name for pattern in config.no_agc for name in match_pattern("optim.no_agc", pattern, names)}
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         decay = 0.0 if name in spared else config.weight_decay
         found[name] = {"weight_decay": decay, "lr_factor": factors.get(name, 1.0), "biases": biases_apart and _is_bias(name)}
         if config.l1 or config.l2:
             found[name]["spared"] = name in spared
+        if config.agc is not None:
+            found[name]["no_agc"] = name in unclipped
     return found
 
 
@@ -113,6 +118,12 @@ def check_strategy(config: RunConfig) -> None:
             shared=True,
         )
     exact_shards = config.dist.reduce == "exact" and shards
+    if config.optim.agc is not None and (kind == "zero" or exact_shards):
+        raise UserError(
+            f"optim.agc={config.optim.agc}: dist.strategy={strategy} gives an optimizer pieces of parameters, and adaptive clipping "
+            "takes norms of full ones. Set train.clip_norm instead, or dist.strategy=ddp.",
+            shared=True,
+        )
     if spec.element_wise or not (STRATEGIES[strategy].zero_stage or exact_shards):
         return
     how = f"dist.strategy={strategy}" + (" with dist.reduce=exact" if exact_shards else "")

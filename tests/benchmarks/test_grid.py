@@ -27,8 +27,10 @@ CELLS = [
 ]
 
 
-# Narrower than in `docs/grid.md`, whose networks have the papers' widths.
+# Narrower and of smaller images than in `docs/grid.md`, whose networks have the papers' widths.
+_SMALL = ["data.image_size=32", "data.options.size=32"]
 _BACKBONE = ["model.backbone=./resnet18.py:Backbone"]
+_REGIONS = ["model.options.hidden=64", "model.options.samples=32"]
 NARROW = {
     "deeplabv3plus": _BACKBONE,
     "pspnet": _BACKBONE,
@@ -36,8 +38,8 @@ NARROW = {
     "convnext_tiny": ["model.name=./backbones.py:convnext"],
     "swin_v2_t": ["model.name=./backbones.py:swin"],
     "unet": ["model.options.width=16"],
-    "faster_rcnn": [*_BACKBONE, "model.options.hidden=64"],
-    "mask_rcnn": [*_BACKBONE, "model.options.hidden=64", "model.options.mask_channels=[32]"],
+    "faster_rcnn": [*_BACKBONE, *_REGIONS],
+    "mask_rcnn": [*_BACKBONE, *_REGIONS, "model.options.mask_channels=[32]"],
     "retinanet": _BACKBONE,
 }
 
@@ -45,7 +47,8 @@ NARROW = {
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
 def test_a_network_trains_agrees_and_resumes(pool: Pool, cell: Cell) -> None:
-    figures = measure(pool, cell, NARROW.get(cell.network, []))
+    small = [] if cell.way == PARITY else _SMALL  # where BatchNorm sees few values, rounding grows
+    figures = measure(pool, cell, [*small, *NARROW.get(cell.network, [])])
     assert figures["ok"], figures
 
 

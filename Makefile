@@ -33,7 +33,7 @@ quickstart: $(INSTALLED)  ## train a ResNet-18 on handwritten digits with 2 proc
 test: $(INSTALLED)  ## the whole test suite, on real processes
 	$(BIN)/python -m tests
 
-test-quick: $(INSTALLED)  ## one proof of each kind, in about three minutes
+test-quick: $(INSTALLED)  ## one proof of each kind, in about two minutes
 	$(BIN)/python -m pytest -m quick
 
 test-oldest: $(INSTALLED)  ## the quick tests on the oldest torch that is supported

@@ -39,8 +39,9 @@ def _torchrun(ranks: int) -> list[str]:
 
 
 def _accelerate(ranks: int) -> list[str]:
+    several = ["--multi_gpu"] if ranks > 1 else []
     fixed = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    return [str(BIN / "accelerate"), "launch", "--multi_gpu", "--num_processes", str(ranks), *fixed, *MODULE]
+    return [str(BIN / "accelerate"), "launch", *several, "--num_processes", str(ranks), *fixed, *MODULE]
 
 
 @pytest.fixture
@@ -65,8 +66,8 @@ SCHEDULER |= {"RANK": "0", "WORLD_SIZE": "3"}
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_every_way_of_launching_gives_the_same_bits(folder: Path, ranks: int) -> None:
-    several = {"accelerate": _accelerate(ranks), "torchrun": _torchrun(ranks)}
-    ways = {"alone": [sys.executable, *MODULE]} if ranks == 1 else several
+    ways = {"accelerate": _accelerate(ranks)}
+    ways |= {"alone": [sys.executable, *MODULE]} if ranks == 1 else {"torchrun": _torchrun(ranks)}
     task = ["task.name=./my_task.py:Noting"]
     for way in ["phalanx", *ways]:
         notes = folder / f"processes-{way}"

@@ -1,10 +1,12 @@
-# What a newcomer needs: `make quickstart`, `make test`. PYTHON is the interpreter that makes the environment.
+# What a newcomer needs: `make quickstart`, `make test`. PYTHON is the interpreter that makes the environment, INSTALL the
+# command that installs packages into it, such as `uv pip install --python .venv/bin/python`.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(VENV)/.pip
+INSTALL ?= $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help install quickstart test test-quick test-oldest lint format types coverage wheel clean
@@ -20,7 +22,7 @@ $(PIP):
 	touch $(PIP)
 
 $(INSTALLED): pyproject.toml | $(PIP)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(INSTALL) --editable '.[dev]'
 	touch $(INSTALLED)
 
 quickstart: $(INSTALLED)  ## train a ResNet-18 on handwritten digits with 2 processes, and evaluate it
@@ -31,7 +33,7 @@ quickstart: $(INSTALLED)  ## train a ResNet-18 on handwritten digits with 2 proc
 test: $(INSTALLED)  ## the whole test suite, on real processes
 	$(BIN)/python -m tests
 
-test-quick: $(INSTALLED)  ## one proof of each kind, in about three minutes
+test-quick: $(INSTALLED)  ## one proof of each kind, in about two minutes
 	$(BIN)/python -m pytest -m quick
 
 test-oldest: $(INSTALLED)  ## the quick tests on the oldest torch that is supported

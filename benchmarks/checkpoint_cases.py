@@ -91,7 +91,7 @@ def saved(world: World, settings: "RunConfig", optimizer: str, folder: Path) -> 
     return reports
 
 
-def gone_on(world: World, settings: "RunConfig", optimizer: str, folder: Path) -> dict[int, Report]:
+def resumed(world: World, settings: "RunConfig", optimizer: str, folder: Path) -> dict[int, Report]:
     """Reads the newest checkpoint into an engine that held other numbers, and continues.
 
     Returns:

@@ -107,7 +107,7 @@ class Matrix:
 
         saved = self._checkpoint(pair)
         settings = cases.config(RECIPE, ranks.MICRO_BATCHES, *pair.reader.overrides(pair.precision))
-        read = self._pool.run(pair.reads_on, ranks.gone_on, settings, pair.optimizer, saved.folder)
+        read = self._pool.run(pair.reads_on, ranks.resumed, settings, pair.optimizer, saved.folder)
         try:
             figures = self._compared(pair, saved, read)
         except AssertionError as error:  # ranks that differ from each other

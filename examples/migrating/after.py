@@ -1,6 +1,6 @@
 """After: `python after.py`, `torchrun --nproc-per-node 2 after.py` or `accelerate launch after.py`; again to resume.
 
-With a checkpoint of ddp.py or data_parallel.py in the folder, weights and momentum come over: `python after.py name=continued`.
+With a checkpoint of one of the others in the folder, weights and momentum come over: `python after.py name=continued`.
 """
 
 import os

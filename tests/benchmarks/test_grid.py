@@ -13,13 +13,17 @@ CELLS = [
     Cell("convnext_tiny", EXACT, "fp32"),
     Cell("swin_v2_t", "ZeRO-2", "bf16"),
     Cell("deeplabv3plus", "FSDP2", "bf16"),
+    Cell("deeplabv3plus", EXACT, "fp32"),
     Cell("deeplabv3plus", EXACT_SYNC, "fp32"),
     Cell("pspnet", "DDP, SyncBN", "bf16"),
+    Cell("segnet", "ZeRO-2", "fp32"),
     Cell("unet", "ZeRO-2", "fp32"),
     Cell("unet", PARITY, "fp64"),
     Cell("mask_rcnn", PARITY, "fp64"),
+    Cell("mask_rcnn", "FSDP2", "bf16"),
     Cell("faster_rcnn", "ZeRO-2", "fp32"),
     Cell("retinanet", EXACT, "fp32"),
+    Cell("fcos", "FSDP2", "fp32"),
     Cell("yolov8n", PARITY, "fp64"),
     Cell("yolov8n", EXACT_SYNC, "fp32"),
     Cell("yolov5n", EXACT, "fp32"),
@@ -27,25 +31,30 @@ CELLS = [
 ]
 
 
-# Narrower than in `docs/grid.md`, whose networks have the papers' widths.
+# Narrower and of smaller images than in `docs/grid.md`, whose networks have the papers' widths.
+_SMALL = ["data.image_size=32", "data.options.size=32"]
 _BACKBONE = ["model.backbone=./resnet18.py:Backbone"]
+_REGIONS = ["model.options.hidden=64", "model.options.samples=32"]
 NARROW = {
     "deeplabv3plus": _BACKBONE,
     "pspnet": _BACKBONE,
     "resnet18": ["model.name=./resnet18.py:Narrow"],
     "convnext_tiny": ["model.name=./backbones.py:convnext"],
     "swin_v2_t": ["model.name=./backbones.py:swin"],
+    "segnet": ["model.backbone=vgg11_bn"],
     "unet": ["model.options.width=16"],
-    "faster_rcnn": [*_BACKBONE, "model.options.hidden=64"],
-    "mask_rcnn": [*_BACKBONE, "model.options.hidden=64", "model.options.mask_channels=[32]"],
+    "faster_rcnn": [*_BACKBONE, *_REGIONS],
+    "mask_rcnn": [*_BACKBONE, *_REGIONS, "model.options.mask_channels=[32]"],
     "retinanet": _BACKBONE,
+    "fcos": _BACKBONE,
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids="-".join)
 def test_a_network_trains_agrees_and_resumes(pool: Pool, cell: Cell) -> None:
-    figures = measure(pool, cell, NARROW.get(cell.network, []))
+    small = [] if cell.way == PARITY else _SMALL  # where BatchNorm sees few values, rounding grows
+    figures = measure(pool, cell, [*small, *NARROW.get(cell.network, [])])
     assert figures["ok"], figures
 
 

@@ -1,4 +1,4 @@
-"""`benchmarks/overfit.py`, reduced: three small networks overfit four images; docs/overfit.md has every one."""
+"""`benchmarks/overfit.py`, reduced: one small network of each family overfits four images; docs/overfit.md has every one."""
 
 from typing import Any
 
@@ -8,7 +8,9 @@ from benchmarks.overfit import markdown, networks, overfit
 
 SMALL: dict[str, dict[str, Any]] = {
     "fcn8s": {"backbone": "vgg11_bn", "options": {"hidden": 256}},
+    "segnet": {"backbone": "vgg11_bn", "rate": 3e-3},
     "unet": {"options": {"width": 16, "batch_norm": True}, "rate": 4e-3},
+    "pspnet": {"backbone": "resnet18"},
     "deeplabv3plus": {"backbone": "resnet18"},
 }
 

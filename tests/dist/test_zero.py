@@ -267,7 +267,7 @@ def saved(world: World, folder: Path, strategy: str, optimizer: str) -> dict[str
     return weights(under)
 
 
-def gone_on(world: World, folder: Path, strategy: str, optimizer: str) -> dict[str, Tensor]:
+def resumed(world: World, folder: Path, strategy: str, optimizer: str) -> dict[str, Tensor]:
     """Restores over weights of NaN, checks that all ranks have what was stored, and continues."""
     under = strategy_on(world, strategy, optimizer)
     with torch.no_grad():
@@ -300,7 +300,7 @@ def test_a_checkpoint_is_read_under_any_strategy(
     pool: Pool, tmp_path: Path, wrote: str, wrote_on: int, reads: str, reads_on: int, optimizer: str
 ) -> None:
     pool.run(wrote_on, saved, tmp_path, wrote, optimizer)
-    for found in pool.run(reads_on, gone_on, tmp_path, reads, optimizer):
+    for found in pool.run(reads_on, resumed, tmp_path, reads, optimizer):
         _close(found, by_hand(optimizer, 4))
 
 
@@ -309,7 +309,7 @@ def test_a_checkpoint_is_read_under_any_strategy(
 @pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
 def test_resumed_equals_unbroken_to_the_last_bit(pool: Pool, tmp_path: Path, strategy: str, ranks: int) -> None:
     unbroken = pool.run(ranks, saved, tmp_path, strategy, "adamw")
-    for found, expected in zip(pool.run(ranks, gone_on, tmp_path, strategy, "adamw"), unbroken, strict=True):
+    for found, expected in zip(pool.run(ranks, resumed, tmp_path, strategy, "adamw"), unbroken, strict=True):
         _bitwise(found, expected)
 
 

@@ -30,26 +30,33 @@ RECIPE = ["train.global_batch=32", "train.micro_batch=4", "train.log_every=1", "
 RECIPE += ["model.dropout=0.2", "data.augment.flip=0.5", FEW_EVALUATED]
 
 
-@pytest.mark.quick
-def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(tmp_path: Path) -> None:
-    """By the command, with all that it starts; of a ResNet-18, which has three gradient buckets."""
-    length = ["train.steps=10", "checkpoint.every_steps=3", "checkpoint.keep=10", "train.eval_every=4"]
-    recipe = [RESNET18, "data.image_size=16", *RECIPE, *length]
-    ranks(2, *recipe, "name=unbroken", cwd=tmp_path)
+# The command with all that it starts; and ranks as it makes them, of a network that has three buckets of gradients.
+@pytest.mark.parametrize("count", [pytest.param(2, id="command", marks=pytest.mark.quick), pytest.param(4, id="ranks")])
+def test_a_run_killed_at_a_random_step_and_resumed_is_the_unbroken_run(tmp_path: Path, count: int) -> None:
+    by_command, steps = count == 2, 24 if count == 2 else 6
+    length = [f"train.steps={steps}", "checkpoint.every_steps=2", "checkpoint.keep=10", "train.eval_every=3"]
+    recipe = [DIGITS if by_command else RESNET18, "data.image_size=16", *RECIPE, *length]
+    ranks(count, *recipe, "name=unbroken", cwd=tmp_path)
     killed = tmp_path / "runs/killed"
-    die_after = random.randint(4, 8)  # any step between the first checkpoint and the end
-    running = start([*PHALANX, "train", *recipe, "name=killed", "--nproc", "2"], tmp_path)
+    die_after = random.randint(3, 5)  # any step between the first checkpoint and the end
+    if by_command:
+        running = start([*PHALANX, "train", *recipe, "name=killed", "--nproc", str(count)], tmp_path)
+    else:
+        running = forked(*recipe, "name=killed", count=count, cwd=tmp_path)
     running.until(lambda: len(lines(killed / "ledger/rank-0.jsonl")) >= die_after and is_saved(killed))
     running.kill_all()
-    phalanx("resume", "runs/killed", "--nproc", 2, cwd=tmp_path)
+    if by_command:
+        phalanx("resume", "runs/killed", "--nproc", count, cwd=tmp_path)
+    else:
+        ranks(count, "--resume", "runs/killed", cwd=tmp_path)
 
     assert_bitwise(killed, tmp_path / "runs/unbroken")
     resumes = [e for e in lines(killed / "events.jsonl") if e["event"] == "resume"]
     assert len(resumes) == 1
-    assert 0 < resumes[0]["step"] <= 10 and die_after - resumes[0]["step"] <= 3 + 1
+    assert 0 < resumes[0]["step"] <= steps and die_after - resumes[0]["step"] <= 2 + 1
     assert sample_ids(killed) == sample_ids(tmp_path / "runs/unbroken")
     mine, theirs = lines(killed / "metrics.jsonl"), lines(tmp_path / "runs/unbroken/metrics.jsonl")
-    assert [line["step"] for line in mine] == list(range(1, 11))
+    assert [line["step"] for line in mine] == list(range(1, steps + 1))
     assert [_without_time(line) for line in mine] == [_without_time(line) for line in theirs]
 
 

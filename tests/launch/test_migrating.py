@@ -15,6 +15,7 @@ from tests.support.running import ROOT, lines, run_script, sample_ids, tensors
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("migrating")
     shutil.copytree(ROOT / "examples/migrating", folder, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "tests/support/stand_ins", folder, dirs_exist_ok=True)
     return folder
 
 
@@ -32,8 +33,10 @@ def test_the_script_of_before_and_the_one_of_after_learn_alike(folder: Path) -> 
     assert _accuracy(accelerated.output) > 0.9 and (folder / "accelerate_model/model.safetensors").is_file()
 
 
-def test_weights_and_momentum_of_before_are_gone_on_from(folder: Path) -> None:
-    assert _accuracy(run_script("data_parallel.py", cwd=folder).output) > 0.9
+@pytest.mark.parametrize(("script", "count"), [("data_parallel.py", 1), ("with_apex.py", 2), ("with_horovod.py", 2)])
+def test_a_script_learns_and_its_weights_and_momentum_come_over(folder: Path, script: str, count: int) -> None:
+    assert _accuracy(run_script(script, cwd=folder, count=count).output) > 0.9
+    shutil.rmtree(folder / "runs/continued", ignore_errors=True)
     run_script("after.py", "name=continued", "train.steps=1", "data.ledger=true", "train.log_every=1", cwd=folder)
     before = torch.load(folder / "checkpoint.pt", weights_only=True)
     sys.path.insert(0, str(folder))

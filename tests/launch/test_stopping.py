@@ -85,16 +85,16 @@ def _assert_stopped_at_one_step(run_directory: Path) -> None:
     assert tensors(run_directory, step)
 
 
-# HUP and USR2, which come to the ranks by the same way: the next test.
-def test_an_interrupt_stops_all_ranks_at_one_step_with_a_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_all_ranks_at_one_step_with_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     running = start([*PHALANX, "train", *LONG, "--nproc", "2"], tmp_path)
     run_directory = tmp_path / "runs/long"
     running.until(lambda: _training(run_directory))
-    running.signal(signal.SIGINT)
+    running.signal(number)
     assert running.wait() == 75, running.errors
     _assert_stopped_at_one_step(run_directory)
     assert "Traceback" not in running.errors and "phalanx resume runs/long" in running.output
-    assert running.errors.count("A second Ctrl-C stops at once and loses") == 1
+    assert running.errors.count("A second Ctrl-C stops at once and loses") == (number == signal.SIGINT)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])

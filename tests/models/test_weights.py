@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,31 +70,40 @@ def refusal(path: Path, classes: int = 7) -> str:
     return str(caught.value)
 
 
-def by_accelerate(folder: Path, largest: int, safe: bool) -> None:
-    """Saves in a process of its own, for accelerate imports DeepSpeed on the way, which ranks do in their own time."""
-    program = (
-        "from accelerate import Accelerator; from tests.models.test_weights import network; "
-        f"Accelerator(cpu=True).save_model(network(1), {str(folder)!r}, max_shard_size={largest}, safe_serialization={safe})"
-    )
+@pytest.fixture(scope="module")
+def by_accelerate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What accelerate saved: in one file, in several (300 bytes each), and without safetensors.
+
+    In a process of its own, for accelerate imports DeepSpeed on the way, which ranks do in their own time.
+    """
+    folder = tmp_path_factory.mktemp("accelerate")
+    program = f"""
+from accelerate import Accelerator
+from tests.models.test_weights import network
+
+for name, largest, safe in ("one", 10**9, True), ("several", 300, True), ("pickled", 10**9, False):
+    Accelerator(cpu=True).save_model(network(1), f"{folder}/{{name}}", max_shard_size=largest, safe_serialization=safe)
+"""
     environment = clean_environment(ACCELERATE_USE_CPU="true")
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True, capture_output=True, timeout=100)
+    return folder
 
 
-@pytest.mark.parametrize(("largest", "file"), [(10**9, "model.safetensors"), (300, "model.safetensors.index.json")])
-def test_a_folder_of_accelerate_loads_in_one_file_or_several(tmp_path: Path, largest: int, file: str) -> None:
-    by_accelerate(tmp_path / "saved", largest, safe=True)
-    assert len(list((tmp_path / "saved").glob("*.safetensors"))) == (1 if largest > 300 else 2)
-    assert assert_loads(tmp_path / "saved").tensors == 9
-    assert_loads(tmp_path / "saved" / file)
+@pytest.mark.parametrize(
+    ("name", "files", "file"), [("one", 1, "model.safetensors"), ("several", 2, "model.safetensors.index.json")]
+)
+def test_a_folder_of_accelerate_loads_in_one_file_or_several(by_accelerate: Path, name: str, files: int, file: str) -> None:
+    assert len(list((by_accelerate / name).glob("*.safetensors"))) == files
+    assert assert_loads(by_accelerate / name).tensors == 9
+    assert_loads(by_accelerate / name / file)
 
 
-def test_a_folder_of_accelerate_without_safetensors_loads(tmp_path: Path) -> None:
-    by_accelerate(tmp_path / "saved", 10**9, safe=False)
-    assert_loads(tmp_path / "saved")
+def test_a_folder_of_accelerate_without_safetensors_loads(by_accelerate: Path) -> None:
+    assert_loads(by_accelerate / "pickled")
 
 
-def test_an_index_that_names_what_is_not_there_is_refused(tmp_path: Path) -> None:
-    by_accelerate(tmp_path / "saved", 300, safe=True)
+def test_an_index_that_names_what_is_not_there_is_refused(by_accelerate: Path, tmp_path: Path) -> None:
+    shutil.copytree(by_accelerate / "several", tmp_path / "saved")
     index = tmp_path / "saved/model.safetensors.index.json"
     whole_index = json.loads(index.read_text())
     for file, sentence in {"../other.safetensors": "beside it", "gone.safetensors": "beside it"}.items():

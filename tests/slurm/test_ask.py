@@ -121,7 +121,7 @@ def test_a_preempted_job_is_known_while_it_runs(here: VirtualCluster, tmp_path: 
 
 @pytest.mark.slurm
 def test_a_requeued_job_keeps_its_number_and_counts(here: VirtualCluster) -> None:
-    id = submit(here, "sleep 60")
+    id = submit(here, "exec sleep 60")  # a child of the script that is just starting could be overlooked
     until(id, lambda job: job.state == "RUNNING")
     ask.requeue(id)
     assert until(id, lambda job: job.state == "PENDING").restarts == 1

@@ -64,20 +64,49 @@ def configured(*settings: str) -> RunConfig:
         f"data.options={{target: boxes, train: 4, val: {IMAGES}}}",
         "model.name=mask_rcnn",
         "model.backbone=./resnet18.py:Backbone",
+        "model.options.hidden=64",  # it is not asked: a guess stands in its place
+        "model.options.mask_channels=[32]",
     ]
     return load([DIGITS], [*given, "train.global_batch=8", "train.micro_batch=2", "evaluate.voc_ap=true", *settings])
 
 
-def evaluated(world: World) -> tuple[dict[str, float], dict[str, Any], list[Tensor]]:
-    """Metrics and details, and the images that this rank has seen."""
+Evaluated = tuple[dict[str, float], dict[str, Any], list[Tensor]]
+
+
+def evaluated(world: World, path: str) -> Evaluated:
+    """Metrics, details, and the images that this rank has seen; writes COCO's results, as `phalanx evaluate --results` does."""
     config = configured()
     parts, guess = build_distributed(config, build_local(config), world), Guess()
-    sums = measure(parts.engine, parts.task, parts.evaluation, lambda _: guess)
-    return parts.task.metrics(sums), parts.task.details(sums), guess.seen  # type: ignore[attr-defined]
+    assert isinstance(parts.task, Detection)
+    with ResultsFile(world, Path(path)) as results:
+        parts.task.give_results(results.add, Numbered(parts.training))
+        sums = measure(parts.engine, parts.task, parts.evaluation, lambda _: guess)
+    return parts.task.metrics(sums), parts.task.details(sums), guess.seen
 
 
-def test_a_validation_gives_pycocotools_figures_and_the_same_bits_on_1_2_and_4_ranks(pool: Pool) -> None:
-    ((metrics, details, seen),) = pool.run(1, evaluated)
+class Numbered(DatasetView):
+    """A dataset whose images and classes have ids of their own."""
+
+    @property
+    def category_ids(self) -> list[int]:
+        return list(range(1, CLASSES + 1))
+
+    def image_id(self, index: int) -> int:
+        return 100 + index
+
+
+@pytest.fixture(scope="module")
+def validation(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, list[Evaluated]], Path]:
+    """What 1, 2 and 4 ranks found, and the folder of the results that they wrote."""
+    folder = tmp_path_factory.mktemp("results")
+    return {world: pool.run(world, evaluated, str(folder / f"{world}.json")) for world in (1, 2, 4)}, folder
+
+
+def test_a_validation_gives_pycocotools_figures_and_the_same_bits_on_1_2_and_4_ranks(
+    validation: tuple[dict[int, list[Evaluated]], Path],
+) -> None:
+    found_on, _ = validation
+    ((metrics, details, seen),) = found_on[1]
     stored = open_split(configured().data, "val")
     cases = []
     for number, image in enumerate(seen):
@@ -96,41 +125,19 @@ def test_a_validation_gives_pycocotools_figures_and_the_same_bits_on_1_2_and_4_r
     objects = sum(len(truth["labels"]) for _, _, truth in cases)
     assert sum(row["objects"] for row in details["per_class"]) == sum(map(sum, details["confusion"][:-1])) == objects
     for world in 2, 4:
-        shared = pool.run(world, evaluated)
+        shared = found_on[world]
         assert [(found[0], found[1]) for found in shared] == [(metrics, details)] * world
         assert torch.equal(torch.stack([image for found in shared for image in found[2]]), torch.stack(seen))
 
 
-def written(world: World, path: str) -> None:
-    """Measures, and writes COCO's results, as `phalanx evaluate --results` does."""
-    config = configured()
-    parts, guess = build_distributed(config, build_local(config), world), Guess()
-    assert isinstance(parts.task, Detection)
-    with ResultsFile(world, Path(path)) as results:
-        parts.task.give_results(results.add, Numbered(parts.training))
-        measure(parts.engine, parts.task, parts.evaluation, lambda _: guess)
-
-
-class Numbered(DatasetView):
-    """A dataset whose images and classes have ids of their own."""
-
-    @property
-    def category_ids(self) -> list[int]:
-        return list(range(1, CLASSES + 1))
-
-    def image_id(self, index: int) -> int:
-        return 100 + index
-
-
 def test_results_are_the_same_file_on_1_2_and_4_ranks_and_pycocotools_makes_the_same_figures_of_it(
-    pool: Pool, tmp_path: Path
+    validation: tuple[dict[int, list[Evaluated]], Path],
 ) -> None:
-    for world in 1, 2, 4:
-        pool.run(world, written, str(tmp_path / f"{world}.json"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.json", "2.json", "4.json"]
-    content = (tmp_path / "1.json").read_bytes()
-    assert content == (tmp_path / "2.json").read_bytes() == (tmp_path / "4.json").read_bytes()
-    ((metrics, _, _),) = pool.run(1, evaluated)
+    found_on, folder = validation
+    assert sorted(path.name for path in folder.iterdir()) == ["1.json", "2.json", "4.json"]
+    content = (folder / "1.json").read_bytes()
+    assert content == (folder / "2.json").read_bytes() == (folder / "4.json").read_bytes()
+    ((metrics, _, _),) = found_on[1]
     results, stored, cases = json.loads(content), open_split(configured().data, "val"), []
     for number in range(len(stored)):
         truth: dict[str, Any] = dict(stored[number])
@@ -144,7 +151,7 @@ def test_results_are_the_same_file_on_1_2_and_4_ranks_and_pycocotools_makes_the_
 
 def test_results_that_cannot_be_written_are_refused_in_a_sentence(pool: Pool, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"nowhere/.*No such file or directory"):
-        pool.run(2, written, str(tmp_path / "nowhere/results.json"))
+        pool.run(2, evaluated, str(tmp_path / "nowhere/results.json"))
 
 
 def failing_midway(world: World, path: str) -> None:

@@ -1,0 +1,1 @@
+"""See `apex.amp` and `apex.parallel`."""

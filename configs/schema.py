@@ -65,9 +65,10 @@ class ModelConfig(Section):
     )
     num_classes: Int | None = experiment(None, "number of outputs; the data's number of classes if null", ge=1, le=10**8)
     in_channels: Int | None = experiment(None, "channels of the image; the data's if null", ge=1, le=10**5)
-    stem: Literal["standard", "small"] = experiment(
+    stem: Literal["standard", "small", "resnet_c", "resnet_d"] = experiment(
         "standard",
-        "first layers of a ResNet: the paper's 7x7 with a total stride of 4, or a 3x3 with stride 1 for small images",
+        "first layers of a ResNet: the paper's 7x7 with a total stride of 4; a 3x3 with stride 1 for small images; ResNet-C's three "
+        "3x3 (deep stem), as in published DeepLab and PSPNet; or ResNet-D's, which also averages in its shortcuts (arXiv:1812.01187)",
     )
     dropout: float | None = experiment(None, "dropout before the last linear layer; the network's default if null", ge=0, lt=1)
     drop_path: float | None = experiment(
@@ -103,17 +104,36 @@ class TrainConfig(Section):
         "with the weights. If null, as in older runs: the full decay from the first step, for the weights only",
         ge=1,
     )
+    swa_start: float | None = experiment(
+        None,
+        "stochastic weight averaging (SWA): from this share of the run on, such as 0.75, evaluation uses the mean of the weights; "
+        "off if null",
+        gt=0,
+        lt=1,
+    )
+    swa_every: Int | None = experiment(None, "steps between the weights that train.swa_start averages; null: an epoch", ge=1)
+    swa_batches: Int = experiment(
+        20,
+        "steps whose data computes BatchNorm's statistics for the averaged weights again, before each evaluation and save",
+        ge=1,
+    )
     eval_every: Int | None = bookkeeping(None, "steps between evaluations; there is always one at the end", ge=1)
     patience: Int | None = bookkeeping(
         None, "early stopping: end after so many evaluations in a row without a better checkpoint.best; never if null", ge=1
     )
     log_every: Int = bookkeeping(10, "steps between lines of the log", ge=1)
     activation_checkpointing: Literal["off", "blocks"] | Annotated[int, Field(ge=1)] = hardware(
-        "off", "compute activations again in the backward, to save memory: of all blocks, or of every N-th (gradient checkpointing)"
+        "off",
+        "compute activations again in the backward, to save memory: of all blocks, or of every N-th (gradient checkpointing)",
     )
     deterministic: bool = hardware(
         False, "deterministic kernels, which are slower; needed on GPUs for equality to the last bit"
     )
+
+    @property
+    def averages(self) -> bool:
+        """Whether evaluation uses an average of the weights."""
+        return self.ema is not None or self.swa_start is not None
 
 
 def _metric(value: str) -> str:
@@ -249,6 +269,32 @@ def _clips(config: RunConfig, key: str) -> bool:
     return getattr(getattr(config, section), name) is not None
 
 
+def _against_swa(config: RunConfig) -> Iterator[tuple[str, str]]:
+    if config.train.ema is not None:
+        yield "train.swa_start", "train.ema and train.swa_start are two averages of the weights. Keep one."
+    if config.dist.reduce == "exact" and config.dist.sync_bn != "off":
+        yield (
+            "train.swa_start",
+            "train.swa_start computes BatchNorm's statistics again by merged micro-batches, which dist.reduce=exact with "
+            "dist.sync_bn never merges. Set dist.reduce=fast, dist.sync_bn=off, or train.ema in its place.",
+        )
+
+
+def _against_recomputing(config: RunConfig) -> Iterator[tuple[str, str]]:
+    if config.dist.compile:
+        yield (
+            "train.activation_checkpointing",
+            "dist.compile and train.activation_checkpointing cannot be combined. Set dist.compile=false, or "
+            "train.activation_checkpointing=off.",
+        )
+    if config.dist.reduce == "exact" and config.dist.sync_bn != "off":
+        yield (
+            "train.activation_checkpointing",
+            "train.activation_checkpointing computes a forward again in the backward, where no other micro-batch waits for its "
+            "statistics, as dist.reduce=exact with dist.sync_bn needs. Set it off, or dist.reduce=fast, or dist.sync_bn=off.",
+        )
+
+
 def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
     """Pairs of key and sentence for values that are allowed separately but not together."""
     train = config.train
@@ -263,6 +309,8 @@ def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:
     ways = [key for key in ("train.clip_norm", "train.clip_value", "optim.agc") if _clips(config, key)]
     if len(ways) > 1:
         yield ways[1], f"{' and '.join(ways)} are ways to clip gradients. Keep one."
+    if train.activation_checkpointing != "off":
+        yield from _against_recomputing(config)
     if train.steps is None and train.epochs is None:
         yield "train.steps", "neither train.steps nor train.epochs is given. Set one of them."
     yield from dist.contradictions(config.dist, config.micro_batches)
@@ -282,8 +330,17 @@ def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.fold", "data.fold and data.val_fraction are two ways to split. Remove one."
     if data.augment.area is not None and data.augment.scale is not None:
         yield "data.augment.scale", "data.augment.area and data.augment.scale are two ways to crop. Remove one."
-    if data.augment.randaugment and data.augment.trivialaugment:
-        yield "data.augment.trivialaugment", "RandAugment and TrivialAugment are two ways to choose operations. Remove one."
+    ways = [name for name in ("autoaugment", "randaugment", "trivialaugment") if getattr(data.augment, name)]
+    if len(ways) > 1:
+        yield f"data.augment.{ways[1]}", f"data.augment.{' and '.join(ways)} are ways to choose operations. Keep one."
+    if config.train.global_batch % data.repeats:
+        yield (
+            "data.repeats",
+            f"data.repeats={data.repeats} does not divide train.global_batch={config.train.global_batch}. Set another.",
+        )
+    for key in ("data.aspect_groups", "data.augment.mosaic"):
+        if data.repeats > 1 and (data.aspect_groups if key == "data.aspect_groups" else data.augment.mosaic):
+            yield "data.repeats", f"data.repeats and {key} choose samples in ways that exclude each other. Remove one."
     if data.augment.area is not None and data.augment.area[1] > 1:
         yield "data.augment.area", f"data.augment.area={list(data.augment.area)} holds shares of the image: at most 1."
     if (data.mean is None) != (data.std is None):
@@ -292,6 +349,8 @@ def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.std", f"data.std={data.std}: every number must be above zero."
     yield from loss.contradictions(config.loss, config.task.name)
     yield from evaluate.contradictions(config.evaluate, config.task.name)
+    if config.train.swa_start is not None:
+        yield from _against_swa(config)
     if config.train.ema_ramp is not None and config.train.ema is None:
         yield "train.ema_ramp", "train.ema_ramp needs an average to ramp. Set train.ema, such as 0.999, or remove it."
     if config.train.patience is not None and config.checkpoint.best is None:

@@ -4,14 +4,15 @@ Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016 (arXiv:1604.061
 and leaves BatchNorm's running statistics as they are, so that gradients and buffers are the same bits as without.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
-from phalanx.configs.errors import UserError
 from phalanx.dist.strategies.blocks import blocks
 
 if TYPE_CHECKING:
@@ -19,39 +20,35 @@ if TYPE_CHECKING:
 
 
 def apply(model: nn.Module, config: "RunConfig") -> None:
-    """Makes every block of the model, or every N-th, drop its activations, as `train.activation_checkpointing` says.
-
-    Raises:
-        UserError: if the model names no blocks.
-    """
+    """Makes every block of the model, or every N-th, drop its activations, as `train.activation_checkpointing` says."""
     every = config.train.activation_checkpointing
     if every == "off":
         return
-    names = blocks(model)
-    if not names:
-        raise UserError(
-            "train.activation_checkpointing needs to know the model's blocks, and it has none. Give the class the attribute "
-            "block_names, or set off.",
-            shared=True,
-        )
-    for name in names[:: 1 if every == "blocks" else every]:
-        _drop_activations(model.get_submodule(name))
+    for name in blocks(model)[:: 1 if every == "blocks" else every]:
+        block = model.get_submodule(name)
+        # By its class, as FSDP2 does: a deep copy of the block then computes with its own weights.
+        block.__class__ = _checkpointed(type(block))
 
 
-def _drop_activations(block: nn.Module) -> None:
-    """Only where gradients are wanted, and in training: an evaluation keeps nothing anyway."""
-    forward: Callable[..., Any] = block.forward
+@functools.cache
+def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
+    """The same class with a forward that keeps nothing but its inputs, where gradients are wanted."""
 
-    def forward_twice(*inputs: Any, **named: Any) -> Any:
-        if not block.training:
-            return forward(*inputs, **named)
-        contexts: Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]] = lambda: (
-            nullcontext(),
-            _buffers_set_aside(block),
-        )
-        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **named)
+    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        if not (self.training and torch.is_grad_enabled()):
+            return kind.forward(self, *inputs, **named)
+        # All of the forward runs again, not only until its last activation is there: what is hooked behind it too, by which
+        # ZeRO-3 lets parameters go.
+        with set_checkpoint_early_stop(False):
+            return checkpoint(
+                functools.partial(kind.forward, self),
+                *inputs,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), _buffers_set_aside(self)),
+                **named,
+            )
 
-    block.forward = forward_twice  # type: ignore[method-assign]
+    return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__, "__module__": kind.__module__})
 
 
 @contextmanager
@@ -61,14 +58,14 @@ def _buffers_set_aside(block: nn.Module) -> Iterator[None]:
     Copies take their places, rather than the old values being written back: autograd checks that what a forward has read was
     not written since.
     """
-    kept: list[tuple[nn.Module, str, Tensor]] = []
+    kept: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
     for module in block.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                kept.append((module, name, buffer))
+                kept.append((module._buffers, name, buffer))
                 module._buffers[name] = buffer.clone()
     try:
         yield
     finally:
-        for module, name, buffer in kept:
-            module._buffers[name] = buffer
+        for buffers, name, buffer in kept:
+            buffers[name] = buffer

@@ -25,8 +25,10 @@ from phalanx.dist.checkpoint.entries import Entry, full_entry
 from phalanx.dist.checkpoint.layout import MICRO_BATCHES
 from phalanx.dist.comm.collectives import sum_exactly
 from phalanx.dist.comm.process_group import World
+from phalanx.dist.ema import shares
 from phalanx.dist.ema.averaged_buffers import AveragedBuffers
 from phalanx.dist.ema.averaged_weights import Average
+from phalanx.dist.ema.recomputed_statistics import recomputed
 from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes, stats_group_size
 from phalanx.dist.microbatches.micro_batch import MicroBatch, merge, to_device
 from phalanx.dist.microbatches.prefetch import Prefetcher
@@ -60,6 +62,7 @@ class Engine:
         config: the run's configuration.
         world: the joined ranks.
         phases: of a step, if it has several; they train different parameters.
+        swa: what share the weights have in their average after an update; None: no stochastic weight averaging.
 
     Attributes:
         model: the wrapped model, which tasks call.
@@ -80,6 +83,7 @@ class Engine:
         config: "RunConfig",
         world: World,
         phases: Sequence[Phase] = (),
+        swa: shares.ShareOfNew | None = None,
     ):
         self.world, self.config, dist = world, config, config.dist
         self.mine: Share = share(config.micro_batches, world.ranks.rank, world.ranks.world)
@@ -111,7 +115,7 @@ class Engine:
         groups = self.mine.total // self._group_size
         self._global_loss = GlobalLoss(groups, self._batchnorm_groups, self._strategy.grad_divisor, exact=in_lockstep)
         self.statistics = MicroBatchStatistics(self.unwrapped, self.mine)
-        self._average = _average(config, self._strategy, self.statistics)
+        self._average = _average(config, self._strategy, self.statistics, swa)
         if not self._strategy.collective:
             self.passes = [forward_pass for forward_pass in self.passes if not forward_pass.is_filler]
         self._loss_scale = LossScale(dist.loss_scale, dist.loss_scale_window) if dist.precision == "fp16" else None
@@ -433,7 +437,8 @@ class Engine:
     def evaluation(self) -> Iterator[nn.Module]:
         """A plain module with all weights on this rank, and BatchNorm's statistics averaged over micro-batches.
 
-        With `train.ema` its weights are the averaged ones; with `train.ema_ramp` its statistics and other buffers are too.
+        With `train.ema` or `train.swa_start` its weights are the averaged ones; with `train.ema_ramp` its statistics and
+        other buffers are too, and with `train.swa_start` its statistics are those of `recompute_statistics`.
         Its forwards wait for no other rank, so ranks may run different numbers of them. All ranks call together.
         """
         self.statistics.mean(self.world, None if self._average is None else self._average.statistics)
@@ -441,6 +446,27 @@ class Engine:
         with averaged, self._strategy.full_params() as model:
             model.eval()
             yield model
+
+    def recompute_statistics(self, losses_of: LossesOf, steps: Iterable[Sequence[MicroBatch]]) -> None:
+        """Computes BatchNorm's statistics of the averaged weights again. All ranks call together.
+
+        Args:
+            losses_of: the task's losses, whose forwards are run.
+            steps: this rank's micro-batches of some steps, on the CPU; the same steps on every rank.
+        """
+        average = self._average
+        assert average is not None
+        with average.in_place_of_weights(), self._strategy.full_params() as model, undisturbed(self.world.device):
+            stats_group = sync_batchnorm.stats_group_of(model)
+
+            def forward(step: int, forward_pass: ForwardPass, batch: Sequence[MicroBatch]) -> None:
+                heartbeat.beat("evaluation")
+                seed_everything(key(self.config.seed, "averaged", step, forward_pass.first))
+                stats_group.group = self._batchnorm_groups[forward_pass.ranks] if forward_pass.is_shared else None
+                stats_group.sizes = forward_pass.sizes
+                losses_of(model, self.to_device(merge(batch)))
+
+            average.set_statistics(recomputed(model, self.mine, self.passes, steps, forward))
 
     # -- checkpoints ----------------------------------------------------------------------------------------------------
 
@@ -489,9 +515,13 @@ class Engine:
         return not sum_exactly(self.world, not_finite).any()
 
 
-def _average(config: "RunConfig", strategy: Strategy, statistics: MicroBatchStatistics) -> Average | None:
+def _average(
+    config: "RunConfig", strategy: Strategy, statistics: MicroBatchStatistics, swa: shares.ShareOfNew | None
+) -> Average | None:
+    if swa is not None:
+        return Average(strategy, swa, AveragedBuffers(strategy.unwrapped, statistics, recomputes=True))
     if config.train.ema is None:
         return None
-    if config.train.ema_ramp is None:
-        return Average(strategy, config.train.ema)
-    return Average(strategy, config.train.ema, config.train.ema_ramp, AveragedBuffers(strategy.unwrapped, statistics))
+    share_of_new = shares.exponential(config.train.ema, config.train.ema_ramp)
+    buffers = None if config.train.ema_ramp is None else AveragedBuffers(strategy.unwrapped, statistics)
+    return Average(strategy, share_of_new, buffers)

@@ -29,7 +29,9 @@ def parallelize(
     synchronize: bool,
     phases: Sequence[TrainedNames] = (),
 ) -> Strategy:
-    """Synchronized BatchNorm, memory format, activation checkpointing, precision, compilation, strategy: each wraps the result of the one before.
+    """Synchronized BatchNorm, memory format, activation checkpointing, precision, compilation, strategy.
+
+    Each wraps the result of the one before.
 
     Args:
         model: on the CPU, in the dtype of its weights.

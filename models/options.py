@@ -17,7 +17,8 @@ class Options:
         num_classes: outputs.
         in_channels: channels of the image.
         image_size: height and width in pixels; the network's own, mostly 224, if None.
-        stem: `small` keeps a ResNet's first layers at the image's own size.
+        stem: of a ResNet: `small` keeps the first layers at the image's own size; `resnet_c` and `resnet_d` are those of He et
+            al., CVPR 2019.
         dropout: before the last linear layers; None: the network's own.
         drop_path: rate of stochastic depth in the last block, rising from 0 in the first; None: the network's own.
         output_stride: of the deepest features, kept by dilation; None: the network's own.
@@ -28,7 +29,7 @@ class Options:
     num_classes: int = 1000
     in_channels: int = 3
     image_size: tuple[int, int] | None = None
-    stem: Literal["standard", "small"] = "standard"
+    stem: Literal["standard", "small", "resnet_c", "resnet_d"] = "standard"
     dropout: float | None = None
     drop_path: float | None = None
     output_stride: int | None = None

@@ -36,6 +36,7 @@ from phalanx.dist.processes.children import die_with_parent
 from phalanx.dist.processes.stop import StopRequest, ignore_signals
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.loop import after_step
+from phalanx.train.optim import swa
 from phalanx.train.run import Run
 from phalanx.train.setup.build import Parts
 from phalanx.train.start import opened
@@ -226,12 +227,13 @@ class Training:
                 group["lr_factor"] = float(group["lr"]) / first[0]
             return optimizer
 
-        engine = Engine(self._bare, make, lambda step: first[0] * self._schedule(step), config, world)
+        assert config.train.steps is not None
+        averaged = swa.share_of_new(config, config.train.steps, len(self._training) / config.train.global_batch)
+        engine = Engine(self._bare, make, lambda step: first[0] * self._schedule(step), config, world, swa=averaged)
         samples = Samples(self._training, _as_it_is, config.seed)
         mine = share(config.micro_batches, world.ranks.rank, world.ranks.world)
         validated = Samples(self._validation, _as_it_is, config.seed)
         size, rank, ranks = config.train.micro_batch, world.ranks.rank, world.ranks.world
-        assert config.train.steps is not None
         parts = Parts(
             training=self._training,
             validation=self._validation,

@@ -21,10 +21,11 @@ from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import Best
 from phalanx.train.evaluation.evaluate import check_best, evaluate
+from phalanx.train.optim import swa
 from phalanx.train.optim.plateau import Plateau, watched
 from phalanx.train.setup.data_check import SkippedSamples
 from phalanx.train.state import TrainState
-from phalanx.train.tasks import ActsBetweenSteps, Task
+from phalanx.train.tasks import ActsBetweenSteps, Task, phases_of
 from phalanx.train.tracking.ledger import Ledger
 from phalanx.train.tracking.tracker import Tracker
 
@@ -95,6 +96,7 @@ class Run:
     improved: bool = False
     code: ExitCode = ExitCode.FAILED
     _begun: int = 0
+    _recomputed: int = 0
     _begun_at: float = field(default_factory=time.monotonic)
     _measured: tuple[int, dict[str, float]] = (0, {})
 
@@ -141,6 +143,7 @@ class Run:
         heartbeat.beat("evaluation")
         self.log(self.engine.settle())
         self.saver.wait_for_copy()  # evaluation swaps the averaged weights in
+        self._recompute_statistics()
         metrics = evaluate(self.engine, self.task, self.evaluation)
         self.tracker.evaluation(self.state.step, metrics)
         self.tracker.event("evaluate", self.state.step, **metrics)
@@ -167,6 +170,21 @@ class Run:
                 f"phalanx: {metric} has stopped improving: the learning rate is lowered by {lowered.factor:.3g}"
             )
             self.tracker.event("plateau", self.state.step, metric=metric, factor=lowered.factor)
+
+    def _recompute_statistics(self) -> None:
+        """With stochastic weight averaging: BatchNorm's statistics of the averaged weights, once per step. All ranks call together.
+
+        They follow from these weights and from the data of the run's first steps alone, so that when they were computed
+        before does not matter.
+        """
+        train, step = self.config.train, self.state.step
+        if train.swa_start is None or step <= swa.first(self.config, self.last_step) or self._recomputed == step:
+            return
+        self._recomputed = step
+        if self.engine.statistics.layers:
+            (phase,) = phases_of(self.task)
+            steps = (self.loader.examples(number, self.engine.mine) for number in range(train.swa_batches))
+            self.engine.recompute_statistics(phase.losses, steps)
 
     def catch_up(self) -> None:
         """Evaluates if the run ended after a step whose evaluation was due but missing. All ranks call together.
@@ -216,6 +234,8 @@ class Run:
                 f"step {self.state.step}: a parameter is not finite, though no loss was. {self._last_good()} "
                 "Lower optim.lr, or set train.clip_norm."
             )
+        self.saver.wait_for_copy()
+        self._recompute_statistics()
         if (news := self.skipped_samples.news()) is not None:
             self.tracker.event("unreadable", self.state.step, **news)
         if (problem := self._unwritten()) is not None:

@@ -34,6 +34,7 @@ def _fold(value: Any) -> Any:
 MAX_PIXELS = 250_000_000
 
 ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_size)]
+Interpolation = Literal["bilinear", "bicubic"]
 FloatRange = Annotated[tuple[float, float], AfterValidator(_range)]
 Fold = Annotated[str, BeforeValidator(_fold)]
 
@@ -55,6 +56,9 @@ class AugmentConfig(Section):
     contrast: float = experiment(0.0, "random factor of contrast: 1 plus or minus up to this", ge=0)
     saturation: float = experiment(0.0, "random factor of saturation: 1 plus or minus up to this", ge=0)
     hue: float = experiment(0.0, "random shift of hue by up to this share of the circle", ge=0, le=0.5)
+    autoaugment: Literal["imagenet", "cifar10", "svhn"] | None = experiment(
+        None, "AutoAugment: the policy found for one of these data sets (arXiv:1805.09501); for classification"
+    )
     randaugment: Int = experiment(0, "RandAugment: operations per image (arXiv:1909.13719); for classification", ge=0)
     randaugment_magnitude: Int = experiment(9, "RandAugment: strength of the operations, 0 to 30", ge=0, le=30)
     own: list[str] = experiment(
@@ -106,6 +110,12 @@ class DataConfig(Section):
     repeat_threshold: float = experiment(
         0.001, "class_balanced, detection: share of the images below which a class is rare", gt=0, le=1
     )
+    repeats: Int = experiment(
+        1,
+        "repeated augmentation: copies of each sample in a step, augmented differently, such as 3 (arXiv:1902.05509); divides "
+        "train.global_batch, of which so many times fewer samples are different",
+        ge=1,
+    )
     aspect_groups: bool = experiment(
         False, "fit=short_side: make micro-batches of images that are all wide or all high, so that less is padded"
     )
@@ -121,6 +131,7 @@ class DataConfig(Section):
         "how an image of another aspect becomes image_size: stretched; its centre crop of crop_share; padded; or, for "
         "detection, in its own aspect: image_size is [short side, longest side]",
     )
+    interpolation: Interpolation = experiment("bilinear", "how images are resized, with antialiasing: bilinear or bicubic")
     crop_share: float = experiment(0.875, "fit=crop: side of the centre crop, as a share of the short side", gt=0, le=1)
     mean: list[float] | None = experiment(
         None, "mean of each channel for normalisation, for pixels between 0 and 1; if null, the dataset's own or ImageNet's"

@@ -77,7 +77,9 @@ class OptimConfig(Section):
         "0.01; off if null",
         gt=0,
     )
-    no_agc: list[str] = experiment([], "parameters that agc leaves alone, such as those of the last layer: patterns, such as fc.*")
+    no_agc: list[str] = experiment(
+        [], "parameters that agc leaves alone, such as those of the last layer: patterns, such as fc.*"
+    )
     phases: dict[str, dict[str, Any]] = experiment(
         {}, "for tasks of several phases: keys of optim that differ in one, such as {discriminator: {lr: 4e-4}}"
     )

@@ -60,10 +60,18 @@ class Samples:
         transform: of a sample, with torch's global generator; its optional attribute `ragged` names the entries that differ
             in size from sample to sample.
         load: loads the sample of a draw if not directly from the dataset, see `phalanx.data.transforms.mosaic`.
+        repeated: whether a step has several copies of a sample, each with random numbers of its own.
     """
 
-    def __init__(self, dataset: Dataset, transform: Transform, seed: int, load: Callable[[Draw], dict[str, Any]] | None = None):
-        self.dataset, self.transform, self.seed, self._load = dataset, transform, seed, load
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        seed: int,
+        load: Callable[[Draw], dict[str, Any]] | None = None,
+        repeated: bool = False,
+    ):
+        self.dataset, self.transform, self.seed, self._load, self._repeated = dataset, transform, seed, load, repeated
         self.ragged: frozenset[str] = getattr(transform, "ragged", frozenset())
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
@@ -71,15 +79,22 @@ class Samples:
             return self.transformed(self.stored(draw))
 
     def stored(self, draw: Draw) -> dict[str, Any]:
-        """A sample as the dataset returns it, with `id` and `epoch`."""
-        seed_loading(key(self.seed, "load", draw.epoch, draw.sample))
+        """A sample as the dataset returns it, with `id` and `epoch`; and `copy`, where there are several."""
+        numbers = {"id": draw.sample, "epoch": draw.epoch} | ({"copy": draw.copy} if self._repeated else {})
+        seed_loading(key(self.seed, "load", *_draw_of(numbers)))
         loaded = self.dataset[draw.sample] if self._load is None else self._load(draw)
-        return {**loaded, "id": draw.sample, "epoch": draw.epoch}
+        return {**loaded, **numbers}
 
     def transformed(self, sample: dict[str, Any]) -> dict[str, Any]:
         """A stored sample, transformed. Seeded again, as another process may have loaded it."""
-        torch.default_generator.manual_seed(key(self.seed, "sample", sample["epoch"], sample["id"]))
+        torch.default_generator.manual_seed(key(self.seed, "sample", *_draw_of(sample)))
         return self.transform(sample)
+
+
+def _draw_of(sample: Mapping[str, Any]) -> tuple[int, ...]:
+    """What the random numbers of a sample depend on."""
+    copy = (sample["copy"],) if sample.get("copy") else ()  # the first copy has those of a sample that has no others
+    return (sample["epoch"], sample["id"], *copy)
 
 
 @contextmanager

@@ -7,16 +7,20 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
 from phalanx.dist.microbatches.grouped_sampler import GroupedStream
+from phalanx.dist.microbatches.repeated_sampler import RepeatedStream
 from phalanx.dist.microbatches.sampler import Stream
 
 
 def stream(config: RunConfig, dataset: Dataset) -> Stream:
-    """The endless stream of samples; with `data.aspect_groups`, of micro-batches that are all landscape or all portrait.
+    """The endless stream of samples; with `data.aspect_groups`, of micro-batches that are all landscape or all portrait; with
+    `data.repeats`, of several copies of each sample in a step.
 
     Raises:
         UserError: if such groups do not fit the data.
     """
     batch = config.train.global_batch, config.train.micro_batch
+    if config.data.repeats > 1:
+        return RepeatedStream(len(dataset), config.seed, *batch, repeats=config.data.repeats)
     if not config.data.aspect_groups:
         return Stream(len(dataset), config.seed, *batch)
     if config.data.fit != "short_side":

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from phalanx.configs.sections.data import DataConfig
+from phalanx.configs.sections.data import DataConfig, Interpolation
 from phalanx.configs.sections.evaluate import EvaluateConfig
 
 Size = tuple[int, int]
@@ -79,10 +79,10 @@ def evaluated(config: DataConfig, evaluate: EvaluateConfig) -> DataConfig:
     return config.model_copy(update={"image_size": evaluate.size})
 
 
-def resize(value: Tensor, size: Sequence[int]) -> Tensor:
-    """Resizes an image bilinearly, with antialiasing; a mask by nearest pixels; boxes by their corners."""
+def resize(value: Tensor, size: Sequence[int], how: Interpolation = "bilinear") -> Tensor:
+    """Resizes an image with antialiasing; a mask by nearest pixels; boxes by their corners."""
     if not isinstance(value, tv_tensors.Mask):
-        resized: Tensor = F.resize(value, list(size), antialias=True)
+        resized: Tensor = F.resize(value, list(size), interpolation=InterpolationMode(how), antialias=True)
         return resized
     plain = value.as_subclass(Tensor)  # [H, W] of classes, or [n, H, W] of instances
     layers = plain if plain.dim() == 3 else plain.unsqueeze(0)
@@ -127,7 +127,7 @@ class FitToSize(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         top, left, height, width = params["placement"]
-        resized = resize(inpt, (height, width))
+        resized = resize(inpt, (height, width), self._config.interpolation)
         if self._config.fit in ("stretch", "short_side"):
             return resized
         seen_height, seen_width = self._seen
@@ -156,7 +156,7 @@ class RandomScale(v2.Transform):
         height, width = params["size"]
         seen_height, seen_width = seen_size(self._config)
         missing_height, missing_width = max(0, seen_height - height), max(0, seen_width - width)
-        resized = resize(inpt, (height, width))
+        resized = resize(inpt, (height, width), self._config.interpolation)
         if not missing_height and not missing_width:
             return resized
         top, left = missing_height // 2, missing_width // 2
@@ -167,10 +167,18 @@ class RandomScale(v2.Transform):
 
 
 class RandomArea(v2.RandomResizedCrop):
-    """A random part of the image, resized to the network's input (Szegedy et al., arXiv:1409.4842, section 6)."""
+    """A random part of the image, resized to the network's input (Szegedy et al., arXiv:1409.4842, section 6).
+
+    Args:
+        area, aspect: ranges of the part's share of the image and of its ratio of width to height.
+    """
+
+    def __init__(self, size: Size, area: tuple[float, float], aspect: tuple[float, float], how: Interpolation):
+        super().__init__(size, scale=area, ratio=aspect)
+        self._how: Interpolation = how
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return resize(F.crop(inpt, **params), self.size)
+        return resize(F.crop(inpt, **params), self.size, self._how)
 
 
 class RandomRotateShear(v2.RandomAffine):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
-from torchvision.transforms import v2
+from torchvision.transforms import AutoAugmentPolicy, v2
 from torchvision.transforms.v2 import functional as F
 
 from phalanx.configs.errors import UserError
@@ -79,7 +79,7 @@ def _check(config: DataConfig, kind: str, channels: int) -> None:
     """Checks that the augmentations fit such labels and images."""
     augment = config.augment
     if kind in ("segmentation", "detection"):
-        for key in ("randaugment", "trivialaugment", "erasing"):
+        for key in ("autoaugment", "randaugment", "trivialaugment", "erasing"):
             if getattr(augment, key):
                 raise UserError(
                     f"data.augment.{key} is for classification: masks and boxes do not follow it. Switch it off.", True
@@ -89,7 +89,7 @@ def _check(config: DataConfig, kind: str, channels: int) -> None:
     if config.fit == "short_side":
         _check_short_side(config, kind)
     if channels not in (1, 3):
-        for key in ("contrast", "saturation", "hue", "randaugment", "trivialaugment"):
+        for key in ("contrast", "saturation", "hue", "autoaugment", "randaugment", "trivialaugment"):
             if getattr(augment, key):
                 raise UserError(
                     f"data.augment.{key} is for images of 1 or 3 channels, and these have {channels}. "
@@ -253,7 +253,7 @@ def _geometry(config: DataConfig, mean: Sequence[float], kind: str, training: bo
     if not training:
         return [FitToSize(config, fill)]
     if augment.area is not None:
-        steps: list[v2.Transform] = [RandomArea(size, scale=augment.area, ratio=augment.aspect)]
+        steps: list[v2.Transform] = [RandomArea(size, augment.area, augment.aspect, config.interpolation)]
     elif augment.scale is not None:
         steps = [RandomScale(config, augment.scale, fill)]
     else:
@@ -274,6 +274,8 @@ def _colours(config: DataConfig, channels: int) -> list[v2.Transform]:
     """Steps that change the image alone. Grey has no saturation and no hue."""
     augment = config.augment
     steps: list[v2.Transform] = []
+    if augment.autoaugment is not None:
+        steps.append(v2.AutoAugment(AutoAugmentPolicy(augment.autoaugment)))
     if augment.randaugment:
         steps.append(v2.RandAugment(augment.randaugment, augment.randaugment_magnitude))
     if augment.trivialaugment:

@@ -1,1 +1,1 @@
-"""The exponential moving average (EMA) of weights and buffers."""
+"""Averages of weights and buffers: exponential moving averages (EMA), and stochastic weight averaging (SWA)."""

@@ -21,12 +21,16 @@ if TYPE_CHECKING:
 class AveragedBuffers:
     """The averages, which start as copies of the buffers.
 
+    Args:
+        recomputes: whether BatchNorm's statistics are not averaged but computed again, once they are no more those of the
+            weights.
+
     Attributes:
         statistics: averages of this rank's running statistics, packed as `MicroBatchStatistics.floats` gives them.
     """
 
-    def __init__(self, model: nn.Module, statistics: MicroBatchStatistics):
-        self._model, self._own = model, statistics
+    def __init__(self, model: nn.Module, statistics: MicroBatchStatistics, recomputes: bool = False):
+        self._model, self._own, self._recomputes = model, statistics, recomputes
         self.statistics = statistics.floats().clone()
         of_statistics = {name for name, _ in statistics.rows()}
         persistent = model.state_dict().keys()
@@ -39,7 +43,8 @@ class AveragedBuffers:
 
     def update(self, share: float) -> None:
         """`average += share * (buffer - average)`."""
-        self.statistics.lerp_(self._own.floats(), share)
+        if not self._recomputes or share == 1:
+            self.statistics.lerp_(self._own.floats(), share)
         for buffer, average in self.pairs():
             # An infinity that does not change would otherwise become NaN.
             average.copy_(torch.where(average == buffer, average, average.lerp(buffer, share)))

@@ -1,15 +1,10 @@
-"""Averaged weights (EMA): an exponential moving average of the weights over the steps, which evaluation uses instead.
+"""Averaged weights: an average of the weights over the steps, which evaluation uses instead.
 
-Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; with a decay, as in Szegedy et al., Rethinking
-the Inception Architecture, CVPR 2016 (arXiv:1512.00567), section 8. An average is a sum by element, so each rank averages its
-shard of the weights without communication.
-
-The decay may rise from 0, as in Ultralytics' YOLOv5 and YOLOv8 (`ModelEMA` in `utils/torch_utils.py`) and in YOLOX: after n
-updates it is `decay * (1 - exp(-n / ramp))`. The initial weights then count for nothing after a few steps, and the average is
-over about the last `1 / (1 - decay)` steps, but over few where there were few.
+Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992. Exponential moving averages (EMA) have a decay,
+as in Szegedy et al., Rethinking the Inception Architecture, CVPR 2016 (arXiv:1512.00567), section 8; in stochastic weight averaging
+(SWA) all count alike. An average is a sum by element, so each rank averages its shard of the weights without communication.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,15 +16,11 @@ from torch import Tensor
 from phalanx.dist.checkpoint.entries import Entry
 from phalanx.dist.checkpoint.layout import EMA
 from phalanx.dist.ema.averaged_buffers import AveragedBuffers
+from phalanx.dist.ema.shares import ShareOfNew
 from phalanx.dist.strategies.strategy import Strategy
 
 if TYPE_CHECKING:
     from phalanx.dist.checkpoint.manifest import Manifest
-
-
-def decay_of(update: int, decay: float, ramp: int | None) -> float:
-    """The decay of an update, counted from 1: constant without a ramp."""
-    return decay if ramp is None else decay * (1 - math.exp(-update / ramp))
 
 
 class Average:
@@ -37,13 +28,12 @@ class Average:
 
     Args:
         strategy: with initialised weights.
-        decay: share of the old average in each update, between 0 and 1.
-        ramp: updates over which the decay rises; None for a constant one.
+        share_of_new: what share the weights have in the average after an update, counted from 1.
         buffers: buffers that are averaged too; None for none.
     """
 
-    def __init__(self, strategy: Strategy, decay: float, ramp: int | None = None, buffers: AveragedBuffers | None = None):
-        self._strategy, self._decay, self._ramp, self._buffers = strategy, decay, ramp, buffers
+    def __init__(self, strategy: Strategy, share_of_new: ShareOfNew, buffers: AveragedBuffers | None = None):
+        self._strategy, self._share_of_new, self._buffers = strategy, share_of_new, buffers
         self._trained = {name for name, parameter in strategy.unwrapped.named_parameters() if parameter.requires_grad}
         self._averages = [entry.tensor.detach().clone() for entry in self._weights()]
         self._held: list[Tensor] | None = None
@@ -62,12 +52,19 @@ class Average:
         """BatchNorm's averaged statistics of this rank's micro-batches, packed; None if they are not averaged."""
         return None if self._buffers is None else self._buffers.statistics
 
+    def set_statistics(self, floats: Tensor) -> None:
+        """Sets BatchNorm's statistics of this rank's micro-batches, packed."""
+        assert self._buffers is not None
+        self._buffers.statistics.copy_(floats)
+
     def update(self, number: int) -> None:
-        """After an update of the optimizer, counted from 1: `average += (1 - decay) * (weight - average)`."""
+        """After an update of the optimizer, counted from 1: `average += share * (weight - average)`."""
+        share = self._share_of_new(number)
+        if not share:
+            return
         if self._held is None:
             # Cached, since listing is slow; but not before the first forward, in which FSDP2 may still move the weights.
             self._held = [entry.tensor.detach() for entry in self._weights()]
-        share = 1 - decay_of(number, self._decay, self._ramp)
         with torch.no_grad():
             torch._foreach_lerp_(self._averages, self._held, share)
             if self._buffers is not None:

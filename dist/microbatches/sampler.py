@@ -69,10 +69,11 @@ def share(micro_batches: int, rank: int, world: int) -> Share:
 
 
 class Draw(NamedTuple):
-    """One sample of the stream: its epoch and its id in the dataset."""
+    """One sample of the stream: its epoch, its id in the dataset, and which copy of it in the epoch, if it has several."""
 
     epoch: int
     sample: int
+    copy: int = 0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ def build(name: str, options: Options) -> Any:
     """A ResNet; what the options mean here:
 
     - `stem=small`: a 3x3 convolution with stride 1 and no pooling, as section 4.2 has it for CIFAR's 32-pixel images;
+    - `stem=resnet_c`: three 3x3 convolutions in place of the 7x7 one, as in PSPNet's and DeepLab's published networks;
+      `resnet_d` besides averages before the shortcuts' 1x1 convolutions, which then have no stride (He et al., Bag of Tricks,
+      CVPR 2019, arXiv:1812.01187, figure 2). Names of parameters are those of timm's `resnet50d`;
     - `output_stride` 8 or 16: the last two stages, or the last, are dilated.
 
     Shape: [B, in_channels, H, W] to [B, num_classes].
@@ -31,8 +34,10 @@ def build(name: str, options: Options) -> Any:
     _change_stem(network, options)
     for stage, before, after in dilations(options):
         dilate(network.get_submodule(stage).modules(), before, after)
+    if options.stem == "resnet_d":
+        _average_in_shortcuts(network)
     network.block_names = tuple(f"{stage}.{block}" for stage in STAGES for block in range(len(getattr(network, stage))))
-    network.input_weight = "conv1.weight"
+    network.input_weight = "conv1.0.weight" if options.stem in ("resnet_c", "resnet_d") else "conv1.weight"
     if options.dropout:
         network.avgpool = nn.Sequential(network.avgpool, nn.Dropout(options.dropout))
     return network
@@ -45,8 +50,32 @@ def _change_stem(network: Any, options: Options) -> None:
         network.conv1 = nn.Conv2d(options.in_channels, network.conv1.out_channels, kernel_size=3, padding=1, bias=False)
         network.maxpool = nn.Identity()
         initialise(network.conv1.weight)
+    elif options.stem in ("resnet_c", "resnet_d"):
+        network.conv1 = _three_convolutions(options.in_channels, network.conv1.out_channels)
+        for layer in network.conv1[::3]:
+            initialise(layer.weight)
     elif options.in_channels != 3:
         network.conv1 = for_channels(network.conv1, options.in_channels, initialise)
+
+
+def _three_convolutions(channels: int, outputs: int) -> nn.Sequential:
+    """The last one's BatchNorm and ReLU are the network's own. Shape: [B, channels, H, W] to [B, outputs, H / 2, W / 2]."""
+    half, plain = outputs // 2, partial(nn.Conv2d, kernel_size=3, padding=1, bias=False)
+    first, second, third = plain(channels, half, stride=2), plain(half, half), plain(half, outputs)
+    between = [(nn.BatchNorm2d(half), nn.ReLU(inplace=True)) for _ in range(2)]
+    return nn.Sequential(first, *between[0], second, *between[1], third)
+
+
+def _average_in_shortcuts(network: Any) -> None:
+    for stage in STAGES:
+        for block in getattr(network, stage):
+            if block.downsample is None:
+                continue
+            convolution, norm = block.downsample
+            stride, convolution.stride = convolution.stride, (1, 1)
+            # Odd sides: the last window is of what is there.
+            pool = nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False) if stride == (2, 2) else nn.Identity()
+            block.downsample = nn.Sequential(pool, convolution, norm)
 
 
 def strides(options: Options) -> tuple[int, ...]:

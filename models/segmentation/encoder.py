@@ -16,12 +16,27 @@ def encoder(options: Options) -> Pyramid:
         in_channels=options.in_channels,
         image_size=options.image_size,
         output_stride=options.output_stride,
+        stem=options.stem,
     )
 
 
 def blocks_of(backbone: Pyramid) -> tuple[str, ...]:
     """The names of its blocks within a network that calls it `backbone`."""
     return tuple(f"backbone.{name}" for name in backbone.block_names)
+
+
+def four_maps(backbone: Pyramid, options: Options, decoder: str) -> Pyramid:
+    """The backbone.
+
+    Raises:
+        BadOption: if it has other than four maps.
+    """
+    if len(backbone.strides) != 4:
+        raise BadOption(
+            f"model.backbone={options.backbone}: it has {len(backbone.strides)} maps, and {decoder} needs four. Set another, "
+            "such as model.backbone=resnet50."
+        )
+    return backbone
 
 
 def fine_map(backbone: Pyramid, options: Options) -> int:

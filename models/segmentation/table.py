@@ -8,22 +8,23 @@ from phalanx.models.card import Family, ModelCard, OwnOption
 _HERE = "phalanx.models.segmentation."
 _LONG = "Long et al., CVPR 2015, arXiv:1411.4038"
 _FCN_VGG = Family(_HERE + "fcn_vgg", _LONG, ("dropout", "backbone", "options"), ())
-_FCN = Family(_HERE + "fcn", _LONG, ("dropout", "output_stride", "backbone", "options"), ())
+_FCN = Family(_HERE + "fcn", _LONG, ("stem", "dropout", "output_stride", "backbone", "options"), ())
 _FCN_RESNET = Family(_HERE + "fcn", _LONG, ("dropout", "output_stride", "options"), ())
 _SEGNET = Family(_HERE + "segnet", "Badrinarayanan et al., TPAMI 2017, arXiv:1511.00561", ("backbone",), ())
 _RONNEBERGER = "Ronneberger et al., MICCAI 2015, arXiv:1505.04597"
-_UNET = Family(_HERE + "unet", _RONNEBERGER, ("dropout", "output_stride", "backbone", "options"), ())
+_UNET = Family(_HERE + "unet", _RONNEBERGER, ("stem", "dropout", "output_stride", "backbone", "options"), ())
 _UNETPP = Family(_HERE + "unetpp", "Zhou et al., DLMIA 2018, arXiv:1807.10165", ("dropout", "options"), ())
 _ATTENTION_UNET = Family(_HERE + "attention_unet", "Oktay et al., MIDL 2018, arXiv:1804.03999", ("dropout", "options"), ())
-_PSPNET = Family(
-    _HERE + "pspnet", "Zhao et al., CVPR 2017, arXiv:1612.01105", ("dropout", "output_stride", "backbone", "options"), ()
-)
-_ANY = ("dropout", "output_stride", "backbone", "options")
+_ANY = ("stem", "dropout", "output_stride", "backbone", "options")
+_PSPNET = Family(_HERE + "pspnet", "Zhao et al., CVPR 2017, arXiv:1612.01105", _ANY, ())
 _DEEPLABV1 = Family(_HERE + "deeplabv1", "Chen et al., ICLR 2015, arXiv:1412.7062", _ANY, ())
 _DEEPLABV2 = Family(_HERE + "deeplabv2", "Chen et al., TPAMI 2018, arXiv:1606.00915", _ANY, ())
 _CHEN_2017 = "Chen et al., 2017, arXiv:1706.05587"
 _DEEPLABV3 = Family(_HERE + "deeplabv3", _CHEN_2017, _ANY, ())
 _DEEPLABV3_RESNET = Family(_HERE + "deeplabv3", _CHEN_2017, ("dropout", "output_stride", "options"), ())
+_UPERNET = Family(_HERE + "upernet", "Xiao et al., ECCV 2018, arXiv:1807.10221", _ANY, ())
+_SEMANTIC_FPN = Family(_HERE + "semantic_fpn", "Kirillov et al., CVPR 2019, arXiv:1901.02446", _ANY[:-1], ())
+_SEGFORMER = Family(_HERE + "segformer_head", "Xie et al., NeurIPS 2021, arXiv:2105.15203", _ANY, ())
 _DEEPLABV3PLUS = Family(_HERE + "deeplabv3plus", "Chen et al., ECCV 2018, arXiv:1802.02611", _ANY, ())
 
 _VGG = tuple(name for name in BACKBONES if name.startswith("vgg"))
@@ -122,5 +123,15 @@ SEGMENTATION: dict[str, ModelCard] = {
         backbone="resnet50",
         output_stride=16,
         own={"separable": OwnOption("true or false", True, "depthwise separable convolutions in pyramid and decoder")},
+    ),
+    "upernet": _card(
+        _UPERNET,
+        59_841_188,
+        backbone="swin_t",
+        own={"auxiliary": _AUXILIARY, "hidden": OwnOption("a number", 512, "channels of the feature pyramid")},
+    ),
+    "semantic_fpn": _card(_SEMANTIC_FPN, 28_478_933, backbone="resnet50"),
+    "segformer_head": _card(
+        _SEGFORMER, 28_157_071, backbone="swin_t", own={"hidden": OwnOption("a number", 256, "channels of the decoder")}
     ),
 }

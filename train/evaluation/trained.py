@@ -36,7 +36,7 @@ def trained(checkpoint: Path, config: RunConfig, data_info: DataInfo, device: to
     if checkpoint.is_file():
         return _from_file(checkpoint, config, data_info, device)
     network = build.network(config, data_info).to(precision.weights_dtype(config.dist.precision))
-    own, found = network.state_dict(), _tensors(checkpoint, averaged=config.train.ema is not None)
+    own, found = network.state_dict(), _tensors(checkpoint, averaged=config.train.averages)
     differing = sorted(own.keys() ^ found.keys()) or [n for n in own if own[n].shape != found[n].shape]
     if differing:
         raise UserError(

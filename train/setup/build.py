@@ -32,7 +32,7 @@ from phalanx.models import pretrained, registry, weights
 from phalanx.models.detection import frozen
 from phalanx.models.options import choices
 from phalanx.train import tasks
-from phalanx.train.optim import optimizers, plateau, schedules
+from phalanx.train.optim import optimizers, plateau, schedules, swa
 from phalanx.train.optim.patterns import match_pattern
 from phalanx.train.optim.plateau import Plateau
 from phalanx.train.setup.probe import probe
@@ -129,7 +129,7 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
     workers, stream = config.data.workers, order.stream(config, made.training)
     wanted = statistics(config, made.training.channels)
     augmented, stored = pipeline(config.data, made.training, "train", wanted), _in_range(config, made.training)
-    training = Samples(stored, augmented, config.seed, mosaics(config, stored, augmented))
+    training = Samples(stored, augmented, config.seed, mosaics(config, stored, augmented), config.data.repeats > 1)
     seen = pipeline(config.data, made.validation, "val", wanted, config.evaluate)
     validation = Samples(_in_range(config, made.validation), seen, config.seed)
     device = world.device if config.data.transform_on == "device" else None
@@ -159,6 +159,7 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
         config,
         world,
         phases,
+        swa.share_of_new(config, made.last_step, steps_of_epoch(config, len(made.training)), len(phases)),
     )
     return Parts(
         training=made.training,

@@ -67,11 +67,15 @@ class Detection:
         return found
 
     def _targets(self, batch: Mapping[str, Any]) -> OnHost:
-        """The targets of each image, and the seed of their random sampling, from the sample and its epoch."""
-        draws = zip(batch["epoch"].tolist(), batch["id"].tolist(), strict=True)
-        seeds = [key(self._seed, "sampling", epoch, number) for epoch, number in draws]
-        own = zip(self._of_each(batch, self._learnt()), seeds, strict=True)
-        return OnHost([one | {"seed": seed} for one, seed in own])
+        """The targets of each image, its epoch, and the seed of their random sampling, from the sample and its epoch."""
+        draws = list(zip(batch["epoch"].tolist(), batch["id"].tolist(), strict=True))
+        of_each = zip(self._of_each(batch, self._learnt()), draws, strict=True)
+        return OnHost(
+            [
+                own | {"seed": key(self._seed, "sampling", epoch, number), "epoch": epoch}
+                for own, (epoch, number) in of_each
+            ]
+        )
 
     def _learnt(self) -> tuple[str, ...]:
         return _LEARNT

@@ -44,17 +44,24 @@ def _anchors(own: Mapping[str, Any]) -> shape_matching.Anchors:
 def build(name: str, options: Options) -> Yolo:
     """A YOLO network; `channels`, v3's own option, scales all of its channels."""
     width = options.options.get("channels", CHANNELS) / CHANNELS
-    return network(name, options.num_classes, options.in_channels, width, _anchors(options.options))
+    l1_from_epoch = options.options.get("l1_from_epoch")
+    return network(name, options.num_classes, options.in_channels, width, _anchors(options.options), l1_from_epoch)
 
 
 def network(
-    name: str, classes: int, in_channels: int = 3, width: float = 1.0, shapes: shape_matching.Anchors = shape_matching.ANCHORS
+    name: str,
+    classes: int,
+    in_channels: int = 3,
+    width: float = 1.0,
+    shapes: shape_matching.Anchors = shape_matching.ANCHORS,
+    l1_from_epoch: int | None = None,
 ) -> Yolo:
     """A network with freshly drawn weights.
 
     Args:
         width: factor of the channels, of v3 alone.
         shapes: anchors, of v3 and v5 alone.
+        l1_from_epoch: of X alone.
     """
     body: nn.Module
     if name == "yolov3":
@@ -67,6 +74,6 @@ def network(
     if name.startswith("yolox"):
         plan = X_DEPTHWISE if name == "yolox_nano" else X
         body = Body(plan, scale, in_channels)
-        return YoloX(body, DecoupledHead(body.channels, classes, scale.channels(256), plan.conv), classes)
+        return YoloX(body, DecoupledHead(body.channels, classes, scale.channels(256), plan.conv), classes, l1_from_epoch)
     body = Body(V8, scale, in_channels)
     return YoloV8(body, DistributionHead(body.channels, classes), classes)

@@ -7,7 +7,7 @@ _BUILD = "phalanx.models.detection.yolo.networks"
 _REVIEW = "Terven et al., 2023, arXiv:2304.00501"
 _V3 = Family(_BUILD, "Redmon and Farhadi, 2018, arXiv:1804.02767", ("options",), (), smallest=32)
 _V5 = Family(_BUILD, f"no paper; {_REVIEW}, section 9", ("options",), (), smallest=32)
-_X = Family(_BUILD, "Ge et al., 2021, arXiv:2107.08430", (), (), smallest=32)
+_X = Family(_BUILD, "Ge et al., 2021, arXiv:2107.08430", ("options",), (), smallest=32)
 _V8 = Family(_BUILD, f"no paper; {_REVIEW}, section 12", (), (), smallest=32)
 _PAPER, _AUTHORS = "the paper's code", "as their authors publish them"
 # Width and height in pixels, three a map, the finest first: those of v3's paper, section 2.3, which v5 has too.
@@ -16,6 +16,8 @@ _ANCHORS = OwnOption(
     "a list of numbers", ANCHORS, "width and height of nine anchors in pixels, three a map, the finest map's first"
 )
 _CHANNELS = OwnOption("a number", 32, "channels of the first convolution; all others are in proportion")
+
+_L1 = OwnOption("a number", None, "the epoch, counted from 0, from which an L1 loss of boxes is added, such as 285 of 300")
 
 # Of 80 classes.
 _PARAMS = {
@@ -44,9 +46,9 @@ def _card(family: Family, params: int, source: str, own: dict[str, OwnOption] | 
 
 def _of(name: str) -> ModelCard:
     if name == "yolox_nano":
-        return _card(_X, _PARAMS[name], "derived; the paper says 0.91 million")
+        return _card(_X, _PARAMS[name], "derived; the paper says 0.91 million", {"l1_from_epoch": _L1})
     if name.startswith("yolox"):
-        return _card(_X, _PARAMS[name], _PAPER)
+        return _card(_X, _PARAMS[name], _PAPER, {"l1_from_epoch": _L1})
     if name.startswith("yolov5"):
         return _card(_V5, _PARAMS[name], _AUTHORS, {"anchors": _ANCHORS})
     return _card(_V8, _PARAMS[name], _AUTHORS)

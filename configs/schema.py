@@ -78,6 +78,14 @@ class ModelConfig(Section):
         None, "stride of the deepest features, by dilation; the network's default if null"
     )
     freeze: list[str] = experiment([], "parameters that are not trained, by patterns of their names, such as layer1.*")
+    freeze_statistics: list[str] = experiment(
+        [],
+        "BatchNorm layers whose running statistics are used and kept while training, by patterns of their names, such as "
+        "backbone.*; their weights are trained unless model.freeze says otherwise",
+    )
+    init: Literal["xavier_uniform", "xavier_normal", "he_uniform", "he_normal", "orthogonal", "truncated_normal"] | None = (
+        experiment(None, "initialisation of linear layers and convolutions, before pretrained weights; null: the network's own")
+    )
 
 
 class TrainConfig(Section):

@@ -67,6 +67,11 @@ def check_name(config: DataConfig) -> None:
         raise UserError(f"data.options are for {takes} and for your own dataset; {config.name} takes none. Remove them.")
 
 
+def reads_images(config: DataConfig) -> bool:
+    """Whether the dataset reads image files, which may have any size."""
+    return not is_own(config.name) and DATASETS[config.name].decodes_modes
+
+
 def check(config: DataConfig) -> None:
     """The same, and that its folder exists and is not empty; reads nothing.
 

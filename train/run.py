@@ -20,13 +20,15 @@ from phalanx.dist.step.step_metrics import StepFigures
 from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import Best
-from phalanx.train.evaluation.evaluate import check_best, evaluate
+from phalanx.train.evaluation.evaluate import check_best, measure
+from phalanx.train.evaluation.network_health import HealthWarnings, ReluWatch
 from phalanx.train.optim import swa
 from phalanx.train.optim.plateau import Plateau, watched
 from phalanx.train.setup.data_check import SkippedSamples
 from phalanx.train.state import TrainState
 from phalanx.train.tasks import ActsBetweenSteps, Task, phases_of
 from phalanx.train.tracking.ledger import Ledger
+from phalanx.train.tracking.loss_watch import LossWatch
 from phalanx.train.tracking.tracker import Tracker
 
 
@@ -68,6 +70,7 @@ class Run:
         best: the best value so far of the metric `checkpoint.best`, and the evaluations since.
         skipped_samples: samples that could not be read.
         plateau: what lowers the learning rate where a metric does not improve, if the schedule does.
+        health, loss_watch: warnings while training.
         improved: whether the last evaluation, after this step, gave a better one.
         code: the exit code, once it has ended.
     """
@@ -92,7 +95,9 @@ class Run:
     evaluated: bool
     best: Best
     skipped_samples: SkippedSamples
+    health: HealthWarnings
     plateau: Plateau | None = None
+    loss_watch: LossWatch = field(default_factory=LossWatch)
     improved: bool = False
     code: ExitCode = ExitCode.FAILED
     _begun: int = 0
@@ -117,6 +122,12 @@ class Run:
         for known in figures:
             if known.broken:
                 raise TrainingFailed(self._not_finite(known))
+            for sentence in self.loss_watch.add(known):
+                self._warn(known.step, sentence)
+
+    def _warn(self, step: int, sentence: str) -> None:
+        self.tracker.progress.say(f"phalanx: {sentence}")
+        self.tracker.event("warning", step, reason=sentence)
 
     def _not_finite(self, known: StepFigures) -> str:
         numbers = known.broken
@@ -144,9 +155,13 @@ class Run:
         self.log(self.engine.settle())
         self.saver.wait_for_copy()  # evaluation swaps the averaged weights in
         self._recompute_statistics()
-        metrics = evaluate(self.engine, self.task, self.evaluation)
+        relus = ReluWatch()
+        sums = measure(self.engine, self.task, self.evaluation, relus=relus)
+        metrics = self.task.metrics(sums)
         self.tracker.evaluation(self.state.step, metrics)
         self.tracker.event("evaluate", self.state.step, **metrics)
+        for sentence in self.health.of(sums, relus, late=2 * self.state.step >= self.last_step):
+            self._warn(self.state.step, sentence)
         measured = {f"val/{name}": value for name, value in metrics.items()}
         self._measured = (self.state.step, measured)
         metric = self.config.checkpoint.best

@@ -69,6 +69,11 @@ class OptimConfig(Section):
         gt=0,
         le=1,
     )
+    unfreeze: dict[str, Factor] = experiment(
+        {},
+        "gradual unfreezing: the epochs for which parameters keep their values, by patterns of their names, such as "
+        "{backbone.*: 2}; the last match wins",
+    )
     l1: float = experiment(0.0, "L1 penalty: this times the sign of each weight is added to its gradient", ge=0)
     l2: float = experiment(0.0, "L2 penalty: this times each weight is added to its gradient", ge=0)
     agc: float | None = experiment(
@@ -95,7 +100,7 @@ class OptimConfig(Section):
 
 SCHEDULES = (
     *("constant", "linear", "cosine", "polynomial", "exponential"),
-    *("step", "multistep", "one_cycle", "plateau"),
+    *("step", "multistep", "one_cycle", "plateau", "range_test"),
 )
 Unit = Literal["share", "steps", "epochs"]
 
@@ -104,7 +109,7 @@ class ScheduleConfig(Section):
     name: Schedule = experiment(
         "cosine",
         "shape of the learning rate after the warm-up: constant, linear, cosine, polynomial, exponential, step, multistep, "
-        "one_cycle, plateau, or your own as ./file.py:function",
+        "one_cycle, plateau, range_test (rising, as `phalanx find-lr` has it), or your own as ./file.py:function",
     )
     options: dict[str, Any] = experiment({}, "keyword arguments of a schedule of your own")
     warmup_steps: Int = experiment(0, "steps of linear warm-up from lr / warmup_steps", ge=0)
@@ -137,7 +142,7 @@ class ScheduleConfig(Section):
         lt=1,
     )
     final: float = experiment(0.0, "learning rate at the last step, as a share of lr; plateau: the least", ge=0, le=1)
-    initial: float = experiment(0.04, "one_cycle: learning rate at the first step, as a share of lr", gt=0, le=1)
+    initial: float = experiment(0.04, "one_cycle, range_test: learning rate at the first step, as a share of lr", gt=0, le=1)
     peak: float = experiment(0.3, "one_cycle: when lr is reached, as a share of the schedule", gt=0, lt=1)
     cycle_momentum: tuple[Beta, Beta] | None = experiment(
         None, "one_cycle: momentum (adamw: the first beta) at the ends and at the peak, such as [0.95, 0.85]"
@@ -167,6 +172,8 @@ def contradictions(optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[tup
             first = error.errors()[0]
             key = ".".join(map(str, ("optim.phases", phase, *first["loc"])))
             yield key, f"{key}: {first['msg']}. Give keys of optim, with the values that they take there."
+    if optim.unfreeze and optim.name == "rprop":
+        yield "optim.unfreeze", "optim.unfreeze sets a learning rate of 0, which optim.name=rprop does not follow. Remove it."
     if optim.nesterov and not optim.momentum:
         yield "optim.nesterov", "Nesterov momentum needs optim.momentum above 0. Set one, or optim.nesterov=false."
     if (optim.lr_scaling is None) != (optim.base_batch is None):
@@ -175,8 +182,8 @@ def contradictions(optim: OptimConfig, schedule: ScheduleConfig) -> Iterator[tup
 
 def _of_schedule(schedule: ScheduleConfig) -> Iterator[tuple[str, str]]:
     name = schedule.name
-    if name == "one_cycle" and (schedule.warmup_steps or schedule.warmup_epochs):
-        yield "schedule.warmup_steps", "schedule.name=one_cycle has a warm-up of its own. Set schedule.warmup_steps=0."
+    if name in ("one_cycle", "range_test") and (schedule.warmup_steps or schedule.warmup_epochs):
+        yield "schedule.warmup_steps", f"schedule.name={name} has a warm-up of its own. Set schedule.warmup_steps=0."
     if name == "multistep" and not schedule.milestones:
         yield "schedule.milestones", "schedule.name=multistep needs schedule.milestones. Set them, such as [0.33, 0.67]."
     if name == "step" and not schedule.milestones and schedule.every is None:

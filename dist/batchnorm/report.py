@@ -28,6 +28,8 @@ def describe_normalisation(model: nn.Module, group_size: int, micro_batch: int) 
     for module in model.modules():
         if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's; other libraries call theirs the same
             row = ("BatchNorm, frozen", "nothing: its statistics are constants")
+        elif getattr(module, "statistics_are_frozen", False):
+            row = ("BatchNorm, frozen statistics", "nothing: its statistics are constants, its factors are trained")
         elif isinstance(module, _BatchNorm):
             how = "converted" if isinstance(module, SyncBatchNorm) else "left as it is"
             row = (

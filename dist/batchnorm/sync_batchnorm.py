@@ -148,11 +148,11 @@ def convert(model: nn.Module, kind: type[_BatchNorm], only: type[_BatchNorm] = _
     Args:
         model: changed in place, unless it is a BatchNorm itself.
         kind: `SyncBatchNorm`, or `nn.BatchNorm2d` to make statistics local.
-        only: which layers; all kinds of BatchNorm if not given.
+        only: which layers; all kinds of BatchNorm if not given. Those whose statistics are frozen stay.
     """
     stats_group, names = StatsGroup(), []
     for name, layer in list(model.named_modules(remove_duplicate=False)):
-        if not isinstance(layer, only) or isinstance(layer, SyncBatchNorm):
+        if not isinstance(layer, only) or isinstance(layer, SyncBatchNorm) or getattr(layer, "statistics_are_frozen", False):
             continue
         made = _like(layer, kind)
         if isinstance(made, SyncBatchNorm):

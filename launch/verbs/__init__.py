@@ -41,6 +41,13 @@ VERBS = {
         "runs a recipe on several numbers of ranks, and compares all bits of every step",
         "phalanx.launch.verbs.verify_exact",
     ),
+    "find-lr": Verb(
+        "finds a learning rate: trains some steps while it rises, and says where the loss falls fastest",
+        "phalanx.launch.verbs.find_lr",
+    ),
+    "cross-validate": Verb(
+        "trains a run per fold, and prints the mean and deviation of each metric", "phalanx.launch.verbs.cross_validate"
+    ),
     "models": Verb("lists the networks with parameters, source and score, or shows one", "phalanx.launch.verbs.models"),
     "config": Verb(
         "prints the resolved recipe; --keys: every key with type, default and meaning", "phalanx.launch.verbs.config"

@@ -1,6 +1,7 @@
 """Evaluation over all ranks: each sample counts once, with the same metrics on any number of ranks."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from phalanx.dist.comm.collectives import gather_json, gather_rows, run_and_agre
 from phalanx.dist.engine import Engine
 from phalanx.dist.host_copy import launched, wait
 from phalanx.dist.microbatches.randomness import undisturbed
+from phalanx.train.evaluation.network_health import ReluWatch
 from phalanx.train.tasks import Rows, Task
 
 
@@ -65,7 +67,11 @@ def check_best(metric: str, measured: Iterable[str]) -> None:
 
 
 def measure(
-    engine: Engine, task: Task, loader: EvaluationLoader, combined: Callable[[nn.Module], nn.Module] | None = None
+    engine: Engine,
+    task: Task,
+    loader: EvaluationLoader,
+    combined: Callable[[nn.Module], nn.Module] | None = None,
+    relus: ReluWatch | None = None,
 ) -> dict[str, Any]:
     """The task's measures over the full split: numbers, tensors, rows. All ranks call together.
 
@@ -74,13 +80,16 @@ def measure(
 
     Args:
         combined: maps the engine's network to the one to evaluate; the identity by default.
+        relus: looks at this rank's first batch.
     """
-    sums = _Sums(engine.world.device)
+    sums, first = _Sums(engine.world.device), True
     with engine.evaluation() as plain, torch.inference_mode():
         model = plain if combined is None else combined(plain)
         for number, batch in zip(loader.numbers, engine.on_device(batch for _, batch in loader), strict=True):
             heartbeat.beat("evaluation")
-            sums.add(number, task.measure(model, batch))
+            with relus.on(model) if first and relus is not None else nullcontext():
+                sums.add(number, task.measure(model, batch))
+            first = False
     heartbeat.beat("metrics")
     return sums.over_all(engine, loader.batches)
 

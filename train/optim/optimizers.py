@@ -75,7 +75,8 @@ def _factory(config: OptimConfig, model: nn.Module, biases_apart: bool, fused: b
 
 
 def group_settings(config: OptimConfig, model: nn.Module, biases_apart: bool = False) -> dict[str, dict[str, Any]]:
-    """Of each parameter what its group has: `weight_decay`, `lr_factor`, `biases`, and maybe `spared` of penalties.
+    """Of each parameter what its group has: `weight_decay`, `lr_factor`, `biases`; maybe `frozen_epochs`,
+    `spared` of penalties, and `no_agc`.
 
     The engine sets a group's learning rate: that of the step times the group's factor.
 
@@ -85,10 +86,15 @@ def group_settings(config: OptimConfig, model: nn.Module, biases_apart: bool = F
     names = [name for name, _ in model.named_parameters()]
     spared, factors = _without_decay(config, model, names), _factors(config, model, names)
     unclipped = {name for pattern in config.no_agc for name in match_pattern("optim.no_agc", pattern, names)}
+    frozen = dict[str, float]()
+    for pattern, epochs in config.unfreeze.items():
+        frozen |= dict.fromkeys(match_pattern("optim.unfreeze", pattern, names), epochs)
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         decay = 0.0 if name in spared else config.weight_decay
         found[name] = {"weight_decay": decay, "lr_factor": factors.get(name, 1.0), "biases": biases_apart and _is_bias(name)}
+        if name in frozen:
+            found[name]["frozen_epochs"] = frozen[name]
         if config.l1 or config.l2:
             found[name]["spared"] = name in spared
         if config.agc is not None:

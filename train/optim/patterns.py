@@ -19,4 +19,5 @@ def match_pattern(key: str, pattern: str, names: Collection[str]) -> list[str]:
     if found := fnmatch.filter(names, pattern):
         return found
     near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.4) or [next(iter(names))]
-    raise UserError(f"{key}={pattern}: no parameter has such a name. There is, for example, {near[0]}.", shared=True)
+    kind = "layer" if key == "model.freeze_statistics" else "parameter"
+    raise UserError(f"{key}={pattern}: no {kind} has such a name. There is, for example, {near[0]}.", shared=True)

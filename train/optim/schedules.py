@@ -93,6 +93,11 @@ def _one_cycle(step: int, config: ScheduleConfig, lengths: Lengths) -> float:
     return _between(1.0, config.final, min(1.0, (step - top) / (end - top)) if end > top else 1.0)
 
 
+def _range_test(step: int, config: ScheduleConfig, lengths: Lengths) -> float:
+    """Rising exponentially from `initial` to 1, for finding a learning rate (Smith, WACV 2017, arXiv:1506.01186, section 3.3)."""
+    return float(config.initial ** (1 - step / max(1, lengths.curve - 1)))
+
+
 def _between(first: float, last: float, share: float) -> float:
     """Half a cosine."""
     return last + (first - last) / 2 * (1 + math.cos(math.pi * share))
@@ -112,6 +117,7 @@ _CURVES: dict[str, Curve] = {
     "multistep": _step,
     "one_cycle": _one_cycle,
     "plateau": _constant,
+    "range_test": _range_test,
 }
 
 
@@ -173,7 +179,7 @@ def rates(optim: OptimConfig, schedule: ScheduleConfig, last_step: int, epoch: f
         momentum = risen(schedule.warmup_momentum, full)
         if schedule.name == "one_cycle" and schedule.cycle_momentum is not None:
             momentum = _cycled(max(0, step - lengths.warmup), schedule, lengths, schedule.cycle_momentum)
-        return Rates(rate(step), of_biases, momentum)
+        return Rates(rate(step), of_biases, momentum, step / epoch)
 
     return at
 

@@ -28,8 +28,9 @@ from phalanx.dist.comm.process_group import World
 from phalanx.dist.engine import Engine
 from phalanx.dist.microbatches.randomness import key, seed_everything
 from phalanx.dist.microbatches.sampler import Share, Stream, share
-from phalanx.models import pretrained, registry, weights
+from phalanx.models import frozen_statistics, pretrained, registry, weights
 from phalanx.models.detection import frozen
+from phalanx.models.initialisation import initialise
 from phalanx.models.options import choices
 from phalanx.train import tasks
 from phalanx.train.optim import optimizers, plateau, schedules, swa
@@ -218,7 +219,14 @@ def network(config: RunConfig, data_info: DataInfo) -> nn.Module:
         raise UserError(str(error)) from None
     if eps is not None:
         frozen.set_eps(model, eps)
+    if config.model.init is not None:
+        initialise(model, config.model.init)
     freeze(model, config.model.freeze)
+    layers = frozen_statistics.norms(model)
+    for pattern in config.model.freeze_statistics:
+        if not layers:
+            raise UserError(f"model.freeze_statistics={pattern}: {config.model.name} has no BatchNorm. Remove it.", shared=True)
+        frozen_statistics.freeze(model, match_pattern("model.freeze_statistics", pattern, layers))
     return model
 
 

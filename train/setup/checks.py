@@ -204,6 +204,11 @@ def check_recipe(config: RunConfig) -> None:
     if config.task.options and not is_own(config.task.name):
         raise UserError(f"task.options are for a task of your own; {config.task.name} takes none. Remove them.")
     data_open.check_name(config.data)
+    if data_open.reads_images(config.data) and "image_size" not in config.data.model_fields_set:
+        raise UserError(
+            f"data.image_size is not set, and images of data.name={config.data.name} are of any size. Set it, such as "
+            "data.image_size=224, or [480, 640] for height and width."
+        )
 
 
 def check(config: RunConfig, world: int) -> None:

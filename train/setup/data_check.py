@@ -4,7 +4,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.inspect.check import as_json, check_part, judge, merged
-from phalanx.data.inspect.enlarging import enlarged
+from phalanx.data.inspect.enlarging import enlarged, made_small
 from phalanx.data.inspect.nothing_to_learn import nothing_in_validation, refuse_nothing
 from phalanx.data.skip_unreadable import SkipUnreadable
 from phalanx.dist import heartbeat
@@ -44,6 +44,8 @@ def check_data(config: RunConfig, training: Dataset, validation: Dataset, world:
         for split, dataset in splits:
             said += check_masks(config, dataset, split, world)
         said += run_and_agree(world, lambda: enlarged(training, settings))
+    if not resuming and dataset_info.kind(training) != "regression":
+        said += run_and_agree(world, lambda: made_small(training, settings))
     return list(dict.fromkeys(said))  # both splits may have the same warnings
 
 

@@ -7,6 +7,7 @@ from phalanx.dist.ownership.run_owner import RunOwner
 from phalanx.dist.processes.stop import StopRequest
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import Best
+from phalanx.train.evaluation.network_health import HealthWarnings
 from phalanx.train.run import Due, Run
 from phalanx.train.setup.build import Parts
 from phalanx.train.setup.data_check import SkippedSamples
@@ -64,6 +65,7 @@ def make_run(
         evaluated=evaluated,
         skipped_samples=SkippedSamples(parts.training, world),
         best=best or Best(keeping, config.train.patience),
+        health=HealthWarnings(parts.data_info.classes),
         plateau=parts.plateau,
     )
 

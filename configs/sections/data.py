@@ -122,8 +122,10 @@ class DataConfig(Section):
     ignore_index: Int = experiment(
         255, "value of mask pixels that are ignored; the number of a class removes it from the classes", ge=0
     )
-    mode: Literal["auto", "grey", "rgb", "rgba"] = experiment(
-        "auto", "channels of the image: those of the dataset (image files: rgb), or converted"
+    mode: Literal["auto", "grey", "rgb", "rgba", "bands"] = experiment(
+        "auto",
+        "channels of the image: those of the dataset (image files: rgb), or converted; bands: all that image files have, such as "
+        "multispectral TIFF and .npy",
     )
     image_size: ImageSize = experiment(32, "input size of the network in pixels: the side of a square, or [height, width]")
     fit: Literal["stretch", "crop", "pad", "short_side"] = experiment(

@@ -38,6 +38,7 @@ def open_split(config: DataConfig, split: str) -> LabelledImages:
     alike = {composed(name): name for name in found_here}
     own = {name: alike[composed(name)] for name in classes if composed(name) in alike}
     _refuse_further_classes(folder, [name for name in found_here if name not in own.values()], training)
+    arrays = config.mode == "bands"
     names: list[str] = []
     targets: list[int] = []
     others: list[str] = []
@@ -45,7 +46,7 @@ def open_split(config: DataConfig, split: str) -> LabelledImages:
     for number, name in enumerate(classes):
         found: list[str] = []
         for file in files_below(folder / own[name]) if name in own else ():
-            (found if is_image_name(os.path.basename(file)) else others).append(file)
+            (found if is_image_name(os.path.basename(file), arrays) else others).append(file)
         if not found and name in own:
             empty.append(name)
         names += (os.path.join(own[name], image) for image in sorted(found))

@@ -1,7 +1,7 @@
 """Image files with one class or several labels each, for `image_folder` and `list`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import DataConfig
 from phalanx.data import fingerprints
+from phalanx.data.bad_sample import unreadable
 from phalanx.data.dataset_info import default_statistics
 from phalanx.data.files.string_array import StringArray
 from phalanx.data.images.modes import CHANNELS, Mode
 from phalanx.data.images.reading import Reader
 
 
-def mode_of_files(config: DataConfig) -> Mode:
+def mode_of_files(config: DataConfig) -> Mode | Literal["bands"]:
     """The channels with which image files are read."""
     return "rgb" if config.mode == "auto" else config.mode
 
@@ -27,14 +28,30 @@ class ImageFiles:
 
     Args:
         folder: names are relative to it.
+
+    Raises:
+        UserError: with `data.mode=bands`, if the bands of the first image are floating point numbers and nothing tells their
+            range.
     """
 
     def __init__(self, config: DataConfig, folder: Path, names: StringArray, classes: tuple[str, ...]):
         self.classes = classes
         self._mode = mode_of_files(config)
-        self.channels = CHANNELS[self._mode]
-        self.mean, self.std = default_statistics(self.channels)
         self._folder, self._names, self._reader = folder, names, Reader(config.cache, config.max_pixels)
+        self.channels = self._bands(config) if self._mode == "bands" else CHANNELS[self._mode]
+        self.mean, self.std = default_statistics(self.channels)
+
+    def _bands(self, config: DataConfig) -> int:
+        """How many bands the first image has."""
+        if not len(self._names):
+            return 1
+        first = self._reader.image(self.path(0), "bands")
+        if first.is_floating_point() and (config.mean is None or config.std is None):
+            raise UserError(
+                f"{self.path(0)}: its bands are floating point numbers, whose range nothing tells. Set data.mean and data.std, "
+                f"with {len(first)} numbers each."
+            )
+        return len(first)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -51,7 +68,10 @@ class ImageFiles:
         return (self.path(index),)
 
     def _image(self, index: int) -> Tensor:
-        return self._reader.image(self.path(index), self._mode)
+        image = self._reader.image(self.path(index), self._mode)
+        if len(image) != self.channels:
+            raise unreadable(self.path(index), f"this image has {len(image)} bands, and the first one has {self.channels}")
+        return image
 
 
 class LabelledImages(ImageFiles):

@@ -63,7 +63,8 @@ def _listed(path: Path) -> tuple[StringArray, StringArray]:
 
 
 def _paired(config: DataConfig, root: Path, split: str) -> tuple[StringArray, StringArray]:
-    images, masks = (_by_stem(_folder(config, root / what, split)) for what in ("images", "masks"))
+    arrays = config.mode == "bands"
+    images, masks = (_by_stem(_folder(config, root / what, split), arrays and what == "images") for what in ("images", "masks"))
     if not images:
         raise UserError(f"{root / 'images' / split}: there are no images in it. Add some, or name another split.")
     alone = sorted(set(images) ^ set(masks))
@@ -90,11 +91,11 @@ def _folder(config: DataConfig, folder: Path, split: str) -> Path:
     raise UserError(f"{folder / split}: there is no such folder. Set data.train_split and data.val_split to those in {folder}.")
 
 
-def _by_stem(folder: Path) -> dict[str, Path]:
+def _by_stem(folder: Path, arrays: bool = False) -> dict[str, Path]:
     """The images of a folder and its subfolders, by name without suffix."""
     found: dict[str, Path] = {}
     for name in sorted(files_below(folder)):
-        if not is_image_name(os.path.basename(name)):
+        if not is_image_name(os.path.basename(name), arrays):
             continue
         stem = composed(os.path.splitext(name)[0])
         if stem in found:

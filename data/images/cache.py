@@ -27,7 +27,7 @@ from phalanx.dist.storage.durable_files import create_aside
 
 _MAGIC = b"phalanx image 2\0"  # the number changes with the decoding
 _HEADER = struct.Struct("<16sIIII")  # magic, bits per channel, channels, height, width
-_TYPES = {8: torch.uint8, 16: torch.uint16}
+_TYPES = {8: torch.uint8, 16: torch.uint16, 32: torch.float32}
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -58,7 +58,7 @@ class Cache:
             path: the image file.
             variant: what else the result depends on.
 
-        Shape: [C, H, W], uint8 or uint16.
+        Shape: [C, H, W], uint8, uint16 or float32.
         """
         try:
             found = os.stat(path)

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import stat
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, decode_png
 
 from phalanx.configs.sections.data import MAX_PIXELS
 from phalanx.data.bad_sample import unreadable
+from phalanx.data.images.bands import decode_bands, is_banded
 from phalanx.data.images.deep_png import check_pixels
 from phalanx.data.images.image_formats import (
     JPEG,
@@ -34,15 +36,17 @@ _FROM_TORCHVISION = re.compile(r"^.*\.cpp:\d+, ")  # location in its source
 _SMALLEST_SIDE = 2
 
 
-def read_image(path: str, mode: Mode, max_pixels: int = MAX_PIXELS) -> Tensor:
+def read_image(path: str, mode: Mode | Literal["bands"], max_pixels: int = MAX_PIXELS) -> Tensor:
     """Reads an image file, upright by its EXIF orientation; of several pages or frames the first.
 
     The format is detected from the first bytes, not from the name. torchvision decodes JPEG, and PNG of 16 bits per colour;
     Pillow the rest, as fast for PNG: it reports broken files where torchvision 0.29 crashes. No decoder starts before the
     size in the header is known to be at most `max_pixels`.
 
+    With the mode `bands` NumPy arrays and TIFF keep all of their bands, as `decode_bands` reads them, and other images theirs.
+
     Returns:
-        uint8 `[1, 3 or 4, H, W]`; uint16 if the file has 16 bits per channel.
+        uint8 `[channels, H, W]`; uint16 if the file has 16 bits per channel; float32 of bands of other numbers.
 
     Raises:
         Unreadable: if there is no such file, or it is not a complete image, is too large, has a side of a single pixel, or
@@ -50,7 +54,10 @@ def read_image(path: str, mode: Mode, max_pixels: int = MAX_PIXELS) -> Tensor:
     """
     content = _content(path)
     try:
-        image = _decoded(content, mode, max_pixels)
+        if mode == "bands":
+            image = decode_bands(content, max_pixels) if is_banded(content) else _decoded(content, None, max_pixels)
+        else:
+            image = _decoded(content, mode, max_pixels)
     except Exception as error:  # a broken file makes decoders raise any exception, such as SyntaxError
         raise _explained(path, content, error, "Store integers of 8 or 16 bits, for example as PNG.") from None
     if min(image.shape[1:]) < _SMALLEST_SIDE:
@@ -97,7 +104,8 @@ def _open_regular(path: str, flags: int) -> int:
     return descriptor
 
 
-def _decoded(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
+def _decoded(content: bytes, mode: Mode | None, max_pixels: int) -> Tensor:
+    """The image in a mode; None: with the channels that it has."""
     if content.startswith(JPEG):
         return _decoded_jpeg(content, mode, max_pixels)
     if is_deep_colour(content):
@@ -105,21 +113,25 @@ def _decoded(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
         with opened(content, max_pixels) as image:
             image.verify()  # torchvision 0.29 crashes on a wrong checksum in a PNG
         check_pixels(content)
-        return in_mode(decode_png(_as_tensor(content), ImageReadMode.UNCHANGED, apply_exif_orientation=True), mode)
+        return _converted(decode_png(_as_tensor(content), ImageReadMode.UNCHANGED, apply_exif_orientation=True), mode)
     with opened(content, max_pixels) as image:
-        pixels = torch.from_numpy(pixels_of(image, mode))  # [H, W] or [H, W, C]
+        pixels = torch.from_numpy(pixels_of(image, mode or "rgba"))  # [H, W] or [H, W, C]
     pixels = pixels.unsqueeze(2) if pixels.ndim == 2 else pixels
-    return in_mode(pixels.permute(2, 0, 1).contiguous(), mode)
+    return _converted(pixels.permute(2, 0, 1).contiguous(), mode)
 
 
-def _decoded_jpeg(content: bytes, mode: Mode, max_pixels: int) -> Tensor:
+def _converted(image: Tensor, mode: Mode | None) -> Tensor:
+    return image if mode is None else in_mode(image, mode)
+
+
+def _decoded_jpeg(content: bytes, mode: Mode | None, max_pixels: int) -> Tensor:
     width, height, first_scan = jpeg_size(content)
     refuse_too_large(width, height, max_pixels)
     # libjpeg fills missing parts with grey, and torchvision does not report it.
     if content.find(_JPEG_END, first_scan) < 0:
         raise BrokenImage("it ends too early")
-    wanted = ImageReadMode.GRAY if mode == "grey" else ImageReadMode.RGB
-    return in_mode(decode_jpeg(_as_tensor(content), wanted, apply_exif_orientation=True), mode)
+    wanted = {"grey": ImageReadMode.GRAY, None: ImageReadMode.UNCHANGED}.get(mode, ImageReadMode.RGB)
+    return _converted(decode_jpeg(_as_tensor(content), wanted, apply_exif_orientation=True), mode)
 
 
 def _as_tensor(content: bytes) -> Tensor:

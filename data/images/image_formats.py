@@ -46,9 +46,13 @@ class TooLarge(ValueError):
     """An image has more pixels than may be decoded."""
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file's name is an image's: not hidden, with a known suffix."""
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+def is_image_name(name: str, arrays: bool = False) -> bool:
+    """Whether a file's name is an image's: not hidden, with a known suffix.
+
+    Args:
+        arrays: whether NumPy arrays are images too, as with `data.mode=bands`.
+    """
+    return not name.startswith(".") and name.lower().endswith((*SUFFIXES, ".npy") if arrays else SUFFIXES)
 
 
 def refuse_too_large(width: int, height: int, most: int) -> None:

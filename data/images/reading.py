@@ -1,5 +1,7 @@
 """Reading image files, from the cache if there is one."""
 
+from typing import Literal
+
 from torch import Tensor
 
 from phalanx.data.images.cache import Cache
@@ -18,7 +20,7 @@ class Reader:
     def __init__(self, cache: str | None, max_pixels: int):
         self._cache, self._max_pixels = None if cache is None else Cache(cache), max_pixels
 
-    def image(self, path: str, mode: Mode) -> Tensor:
+    def image(self, path: str, mode: Mode | Literal["bands"]) -> Tensor:
         """See `images.read_image`."""
         if self._cache is None:
             return read_image(path, mode, self._max_pixels)

@@ -75,10 +75,11 @@ def _predict(asked: Predictor, images: AnImage | Sequence[AnImage]) -> Any:
 def _sample(asked: Predictor, image: AnImage, number: int) -> dict[str, Any]:
     if isinstance(image, str | Path):
         return asked.prepared(Path(image), number)
-    return asked.transformed(in_mode(_tensor(image), asked.mode), number)
+    tensor = _tensor(image, asked.channels)
+    return asked.transformed(tensor if asked.mode == "bands" else in_mode(tensor, asked.mode), number)
 
 
-def _tensor(image: Image.Image | Tensor | Array) -> Tensor:
+def _tensor(image: Image.Image | Tensor | Array, channels: int) -> Tensor:
     """An image as [C, H, W], with integers over their whole range or floating point numbers from 0 to 1.
 
     Raises:
@@ -91,7 +92,7 @@ def _tensor(image: Image.Image | Tensor | Array) -> Tensor:
         tensor = tensor.unsqueeze(0) if tensor.dim() == 2 else tensor.permute(2, 0, 1) if tensor.dim() == 3 else tensor
     else:
         tensor = image
-    if tensor.dim() != 3 or len(tensor) not in (1, 2, 3, 4):
+    if tensor.dim() != 3 or len(tensor) not in (1, 2, 3, 4, channels):
         raise UserError(
             f"an image of shape {list(image.shape)}: give [H, W] or [H, W, C] as an array, or [C, H, W] as a tensor."
         )

@@ -41,7 +41,9 @@ class ReluWatch:
     def on(self, model: nn.Module) -> Iterator[None]:
         """Looks at the forwards of a module within the context."""
         handles = [
-            module.register_forward_hook(self._hook(name)) for name, module in model.named_modules() if isinstance(module, nn.ReLU)
+            module.register_forward_hook(self._hook(name))
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ReLU)
         ]
         try:
             yield

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from PIL import Image
@@ -61,11 +61,12 @@ class Predictor:
     dtype: torch.dtype
     max_pixels: int
     classes: tuple[str, ...] = ()
+    bands: bool = False
 
     @property
-    def mode(self) -> Mode:
+    def mode(self) -> Mode | Literal["bands"]:
         """Of images from files."""
-        return _MODES[self.channels]
+        return "bands" if self.bands else _MODES[self.channels]
 
     def prepared(self, path: Path, number: int) -> dict[str, Any]:
         """An image as the network's input, with a number as its `id`.
@@ -73,7 +74,10 @@ class Predictor:
         Raises:
             Unreadable: if it cannot be read.
         """
-        return self.transformed(read_image(str(path), self.mode, self.max_pixels), number)
+        image = read_image(str(path), self.mode, self.max_pixels)
+        if len(image) != self.channels:
+            raise unreadable(str(path), f"this image has {len(image)} bands, and the network takes {self.channels}")
+        return self.transformed(image, number)
 
     def transformed(self, image: Tensor, number: int) -> dict[str, Any]:
         """An image of the network's channels, [C, H, W], as its input."""
@@ -96,7 +100,7 @@ def refuse_images(config: RunConfig, task: object, channels: int) -> None:
     if not isinstance(task, Predicts):
         remedy = "Give it both, to predict with it" if is_own(config.task.name) else "Call what phalanx.load returns"
         raise UserError(f"task.name={config.task.name} has no methods predict and draw for images. {remedy}.")
-    if channels not in _MODES:
+    if channels not in _MODES and config.data.mode != "bands":
         raise UserError(f"the network takes {channels} channels, and files have 1, 3 or 4. Predict in Python.")
 
 
@@ -129,6 +133,7 @@ def predictor(config: RunConfig, checkpoint: Path, described: Recorded | None = 
         dtype,
         config.data.max_pixels,
         data_info.classes,
+        bands=config.data.mode == "bands",
     )
 
 
@@ -137,11 +142,12 @@ def _from_data(config: RunConfig) -> Recorded:
     return Recorded(build.data_info(training, config), tuple(training.mean), tuple(training.std))
 
 
-def find_images(given: Sequence[str]) -> list[tuple[Path, Path]]:
+def find_images(given: Sequence[str], arrays: bool = False) -> list[tuple[Path, Path]]:
     """Finds images, each with its path in the output: its name, or its path relative to the given folder.
 
     Args:
         given: files, folders (searched recursively), patterns such as `photos/*.jpg`.
+        arrays: whether NumPy arrays in folders are images too.
 
     Raises:
         UserError: if one of them does not exist, or has no images.
@@ -150,7 +156,7 @@ def find_images(given: Sequence[str]) -> list[tuple[Path, Path]]:
     for text in given:
         path = Path(text)
         if path.is_dir():
-            inside = sorted(Path(name) for name in files_below(path) if is_image_name(os.path.basename(name)))
+            inside = sorted(Path(name) for name in files_below(path) if is_image_name(os.path.basename(name), arrays))
             images = {path / image: image for image in inside if (path / image).is_file()}
         elif path.exists():
             images = {path: Path(path.name)}

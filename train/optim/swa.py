@@ -26,6 +26,7 @@ def share_of_new(config: RunConfig, last_step: int, epoch: float, phases: int = 
         return None
     if phases > 1:
         raise UserError(
-            f"train.swa_start: the task has {phases} phases, and averages are for one. Remove it, or set train.ema.", shared=True
+            f"train.swa_start: the task has {phases} phases, and averages are for one. Remove it, or set train.ema.",
+            shared=True,
         )
     return shares.equal(first(config, last_step), config.train.swa_every or max(1, round(epoch)))

@@ -71,10 +71,7 @@ class Detection:
         draws = list(zip(batch["epoch"].tolist(), batch["id"].tolist(), strict=True))
         of_each = zip(self._of_each(batch, self._learnt()), draws, strict=True)
         return OnHost(
-            [
-                own | {"seed": key(self._seed, "sampling", epoch, number), "epoch": epoch}
-                for own, (epoch, number) in of_each
-            ]
+            [own | {"seed": key(self._seed, "sampling", epoch, number), "epoch": epoch} for own, (epoch, number) in of_each]
         )
 
     def _learnt(self) -> tuple[str, ...]:

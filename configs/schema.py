@@ -67,8 +67,9 @@ class ModelConfig(Section):
     in_channels: Int | None = experiment(None, "channels of the image; the data's if null", ge=1, le=10**5)
     stem: Literal["standard", "small", "resnet_c", "resnet_d"] = experiment(
         "standard",
-        "first layers of a ResNet: the paper's 7x7 with a total stride of 4; a 3x3 with stride 1 for small images; ResNet-C's three "
-        "3x3 (deep stem), as in published DeepLab and PSPNet; or ResNet-D's, which also averages in its shortcuts (arXiv:1812.01187)",
+        "first layers of a ResNet: the paper's 7x7 with a total stride of 4; a 3x3 with stride 1 for small images; ResNet-C's "
+        "three 3x3 (deep stem), as in published DeepLab and PSPNet; or ResNet-D's, which also averages in its shortcuts "
+        "(arXiv:1812.01187)",
     )
     dropout: float | None = experiment(None, "dropout before the last linear layer; the network's default if null", ge=0, lt=1)
     drop_path: float | None = experiment(
@@ -114,8 +115,8 @@ class TrainConfig(Section):
     )
     swa_start: float | None = experiment(
         None,
-        "stochastic weight averaging (SWA): from this share of the run on, such as 0.75, evaluation uses the mean of the weights; "
-        "off if null",
+        "stochastic weight averaging (SWA): from this share of the run on, such as 0.75, evaluation uses the mean of the "
+        "weights; off if null",
         gt=0,
         lt=1,
     )

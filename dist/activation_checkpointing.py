@@ -1,7 +1,7 @@
 """Activation checkpointing: a block's activations are dropped in the forward and computed again in the backward.
 
-Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016 (arXiv:1604.06174). The second computation draws the same noise,
-and leaves BatchNorm's running statistics as they are, so that gradients and buffers are the same bits as without.
+Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016 (arXiv:1604.06174). The second computation draws the same
+noise, and leaves BatchNorm's running statistics as they are, so that gradients and buffers are the same bits as without.
 """
 
 import functools

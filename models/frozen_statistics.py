@@ -1,4 +1,4 @@
-"""BatchNorm layers whose running statistics are used and kept while training; their weights and biases are trained all the same.
+"""BatchNorm layers whose running statistics are used and kept while training, though their weights and biases are trained.
 
 For fine-tuning on few or small micro-batches, whose own statistics say little.
 """

@@ -187,7 +187,7 @@ class Run:
             self.tracker.event("plateau", self.state.step, metric=metric, factor=lowered.factor)
 
     def _recompute_statistics(self) -> None:
-        """With stochastic weight averaging: BatchNorm's statistics of the averaged weights, once per step. All ranks call together.
+        """With stochastic weight averaging: BatchNorm's statistics of the average, once per step. All ranks call together.
 
         They follow from these weights and from the data of the run's first steps alone, so that when they were computed
         before does not matter.

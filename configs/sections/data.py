@@ -124,8 +124,8 @@ class DataConfig(Section):
     )
     mode: Literal["auto", "grey", "rgb", "rgba", "bands"] = experiment(
         "auto",
-        "channels of the image: those of the dataset (image files: rgb), or converted; bands: all that image files have, such as "
-        "multispectral TIFF and .npy",
+        "channels of the image: those of the dataset (image files: rgb), or converted; bands: all that image files have, such "
+        "as multispectral TIFF and .npy",
     )
     image_size: ImageSize = experiment(32, "input size of the network in pixels: the side of a square, or [height, width]")
     fit: Literal["stretch", "crop", "pad", "short_side"] = experiment(

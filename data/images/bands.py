@@ -1,7 +1,7 @@
 """Images of any number of bands, as multispectral and hyperspectral cameras make them: NumPy arrays and TIFF.
 
-Their numbers are kept as they are: uint8 and uint16 stand for 0 to 1 over their whole range, everything else becomes float32, which
-`data.mean` and `data.std` must describe.
+Their numbers are kept as they are: uint8 and uint16 stand for 0 to 1 over their whole range, everything else becomes float32,
+which `data.mean` and `data.std` must describe.
 """
 
 import importlib.util

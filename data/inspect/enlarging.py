@@ -36,8 +36,9 @@ def made_small(dataset: Dataset, config: DataConfig) -> list[str]:
         return []
     shown = " x ".join(map(str, large[0]))
     return [
-        f"data.image_size={given if isinstance(given, int) else list(given)}: images are as large as {shown} (height x width), and "
-        f"are seen at less than a {_MUCH}th of that, where details are lost. Set a larger data.image_size, if that is not intended."
+        f"data.image_size={given if isinstance(given, int) else list(given)}: images are as large as {shown} (height x "
+        f"width), and are seen at less than a {_MUCH}th of that, where details are lost. Set a larger data.image_size, if that "
+        "is not intended."
     ]
 
 

@@ -1,6 +1,6 @@
 """Brings each rank its micro-batches, the same samples and the same augmentation on any number of ranks and workers."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,8 +1,9 @@
 """Averaged weights: an average of the weights over the steps, which evaluation uses instead.
 
-Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992. Exponential moving averages (EMA) have a decay,
-as in Szegedy et al., Rethinking the Inception Architecture, CVPR 2016 (arXiv:1512.00567), section 8; in stochastic weight averaging
-(SWA) all count alike. An average is a sum by element, so each rank averages its shard of the weights without communication.
+Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992. Exponential moving averages (EMA) have a
+decay, as in Szegedy et al., Rethinking the Inception Architecture, CVPR 2016 (arXiv:1512.00567), section 8; in stochastic
+weight averaging (SWA) all count alike. An average is a sum by element, so each rank averages its shard of the weights without
+communication.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """BatchNorm's statistics of averaged weights, computed again over training data: those of training fit no average of weights.
 
-Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018 (arXiv:1803.05407), algorithm 1: the
-last line. As in training, a micro-batch's statistics belong to its number: the same on any number of ranks.
+Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018 (arXiv:1803.05407), algorithm 1:
+the last line. As in training, a micro-batch's statistics belong to its number: the same on any number of ranks.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

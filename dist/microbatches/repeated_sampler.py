@@ -16,8 +16,8 @@ class RepeatedStream(Stream):
     """The endless stream of samples of an experiment, of `global_batch / repeats` different ones in a step.
 
     The copies of a sample are as far from each other within the step as can be, so that they lie in different micro-batches,
-    whose BatchNorm statistics they would otherwise narrow. An epoch, in which every sample occurs `repeats` times, has `repeats`
-    times as many draws.
+    whose BatchNorm statistics they would otherwise narrow. An epoch, in which every sample occurs `repeats` times, has
+    `repeats` times as many draws.
 
     Attributes:
         repeats: copies of each sample; divides the global batch.

@@ -1,4 +1,4 @@
-"""phalanx find-lr CONFIG.yaml [MORE.yaml ...] [key=value ...] [--steps N] [--from LR] [--to LR] [--plot FILE.png] [--nproc N]"""
+"""phalanx find-lr CONFIG.yaml [MORE.yaml ...] [key=value ...] [--steps N] [--from LR] [--to LR] [--plot FILE] [--nproc N]"""
 
 import argparse
 import tempfile
@@ -22,8 +22,8 @@ def _rate(text: str) -> float:
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="phalanx find-lr",
-        description="Learning rate finder: trains some steps while the learning rate rises exponentially, and says where the loss "
-        "falls fastest (Smith, WACV 2017, arXiv:1506.01186). Nothing of the run is kept.",
+        description="Learning rate finder: trains some steps while the learning rate rises exponentially, and says where the "
+        "loss falls fastest (Smith, WACV 2017, arXiv:1506.01186). Nothing of the run is kept.",
     )
     add_config(parser)
     parser.add_argument("--steps", type=positive, default=100, metavar="N", help="steps, at least 10 (default: 100)")

@@ -1,7 +1,7 @@
 """Semantic FPN: the segmentation branch of Kirillov et al., Panoptic Feature Pyramid Networks, CVPR 2019 (arXiv:1901.02446).
 
-A feature pyramid of 256 channels; each of its maps is brought to a stride of 4 by 3x3 convolutions with GroupNorm, each followed by
-an upsampling by two, and all are added (section 3.1, figure 3). On any backbone with four maps.
+A feature pyramid of 256 channels; each of its maps is brought to a stride of 4 by 3x3 convolutions with GroupNorm, each
+followed by an upsampling by two, and all are added (section 3.1, figure 3). On any backbone with four maps.
 """
 
 from torch import Tensor, nn

@@ -1,8 +1,8 @@
 """UPerNet: Xiao et al., Unified Perceptual Parsing for Scene Understanding, ECCV 2018 (arXiv:1807.10221).
 
-The head for segmentation alone, on any backbone with four maps, as Swin's and ConvNeXt's papers and mmsegmentation have it: pyramid
-pooling on the deepest map, a feature pyramid of 512 channels, its four maps fused at the finest one's size, and an auxiliary head
-on the third map. The papers give numbers of parameters with their backbones; those of the table are derived.
+The head for segmentation alone, on any backbone with four maps, as Swin's and ConvNeXt's papers and mmsegmentation have it:
+pyramid pooling on the deepest map, a feature pyramid of 512 channels, its four maps fused at the finest one's size, and an
+auxiliary head on the third map. The papers give numbers of parameters with their backbones; those of the table are derived.
 """
 
 import torch

@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from phalanx.configs.errors import UserError
 from phalanx.configs.own_code import is_own
 from phalanx.configs.schema import RunConfig
-from phalanx.data.bad_sample import Unreadable
+from phalanx.data.bad_sample import Unreadable, unreadable
 from phalanx.data.files.walking import files_below
 from phalanx.data.images.decoding import read_image
 from phalanx.data.images.image_formats import is_image_name
@@ -200,7 +200,7 @@ def predict(
     Raises:
         UserError: if there are no images, or the folder cannot be written.
     """
-    images = find_images(given)
+    images = find_images(given, config.data.mode == "bands")
     _make(output)
     asked, results = predictor(config, checkpoint), list[dict[str, Any]]()
     refuse_images(config, asked.task, asked.channels)

@@ -126,8 +126,8 @@ def check_strategy(config: RunConfig) -> None:
     exact_shards = config.dist.reduce == "exact" and shards
     if config.optim.agc is not None and (kind == "zero" or exact_shards):
         raise UserError(
-            f"optim.agc={config.optim.agc}: dist.strategy={strategy} gives an optimizer pieces of parameters, and adaptive clipping "
-            "takes norms of full ones. Set train.clip_norm instead, or dist.strategy=ddp.",
+            f"optim.agc={config.optim.agc}: dist.strategy={strategy} gives an optimizer pieces of parameters, and adaptive "
+            "clipping takes norms of full ones. Set train.clip_norm instead, or dist.strategy=ddp.",
             shared=True,
         )
     if spec.element_wise or not (STRATEGIES[strategy].zero_stage or exact_shards):

@@ -94,7 +94,7 @@ def _one_cycle(step: int, config: ScheduleConfig, lengths: Lengths) -> float:
 
 
 def _range_test(step: int, config: ScheduleConfig, lengths: Lengths) -> float:
-    """Rising exponentially from `initial` to 1, for finding a learning rate (Smith, WACV 2017, arXiv:1506.01186, section 3.3)."""
+    """Rising exponentially from `initial` to 1, to find a learning rate (Smith, WACV 2017, arXiv:1506.01186, section 3.3)."""
     return float(config.initial ** (1 - step / max(1, lengths.curve - 1)))
 
 

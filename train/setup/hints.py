@@ -57,7 +57,7 @@ _FEW_SAMPLES = 8
 
 
 def few_samples_per_statistic(samples: int, layers: int) -> str | None:
-    """The hint on BatchNorm whose statistics come from few samples (Wu and He, Group Normalization, arXiv:1803.08494, figure 1).
+    """The hint on BatchNorm whose statistics come from few samples (Wu and He, ECCV 2018, arXiv:1803.08494, figure 1).
 
     Args:
         samples: that each statistic sees.

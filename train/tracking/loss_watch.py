@@ -51,14 +51,14 @@ class LossWatch:
         if norm < _VANISHED:
             yield from self._once(
                 "vanishing",
-                f"step {step}: the gradients vanish (norm {norm:.1g}): nothing is learnt. Check the loss and model.init, or add "
-                "normalisation layers",
+                f"step {step}: the gradients vanish (norm {norm:.1g}): nothing is learnt. Check the loss and model.init, or "
+                "add normalisation layers",
             )
         if len(self._norms) == _WINDOW and norm > _EXPLODED * statistics.median(self._norms):
             yield from self._once(
                 "exploding",
-                f"step {step}: the gradients explode (norm {norm:.3g}, before about {statistics.median(self._norms):.3g}). Lower "
-                "optim.lr or train.clip_norm",
+                f"step {step}: the gradients explode (norm {norm:.3g}, before about {statistics.median(self._norms):.3g}). "
+                "Lower optim.lr or train.clip_norm",
             )
         self._norms.append(norm)
 

@@ -38,8 +38,8 @@ class YoloX(Yolo):
     """YOLOX.
 
     Args:
-        l1_from_epoch: the epoch, counted from 0, from which images have an L1 loss of boxes too, as in the last 15 epochs of the
-            paper, whose images are no mosaics any more; None: never.
+        l1_from_epoch: the epoch, counted from 0, from which images have an L1 loss of boxes too, as in the last 15 epochs of
+            the paper, whose images are no mosaics any more; None: never.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module, classes: int, l1_from_epoch: int | None = None):

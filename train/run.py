@@ -20,7 +20,7 @@ from phalanx.dist.step.step_metrics import StepFigures
 from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import Best
-from phalanx.train.evaluation.evaluate import check_best, measure
+from phalanx.train.evaluation.evaluate import check_metric, measure
 from phalanx.train.evaluation.network_health import HealthWarnings, ReluWatch
 from phalanx.train.optim import swa
 from phalanx.train.optim.plateau import Plateau, watched
@@ -166,7 +166,7 @@ class Run:
         self._measured = (self.state.step, measured)
         metric = self.config.checkpoint.best
         if metric is not None:
-            check_best(metric, metrics)
+            check_metric("checkpoint.best", metric, metrics)
             self.improved = self.best.add(self.state.step, measured[metric])
         if self.plateau is not None:
             self._lower(self.plateau, measured)
@@ -179,7 +179,7 @@ class Run:
         """Lowers the learning rate if the watched metric has not improved for long enough."""
         metric = watched(self.config)
         assert metric is not None
-        check_best(metric, {name.removeprefix("val/"): value for name, value in measured.items()})
+        check_metric("schedule.metric", metric, [name.removeprefix("val/") for name in measured])
         if lowered.add(self.state.step, measured[metric]):
             self.tracker.progress.say(
                 f"phalanx: {metric} has stopped improving: the learning rate is lowered by {lowered.factor:.3g}"

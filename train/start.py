@@ -247,7 +247,7 @@ def _warm_up(config: RunConfig, directory: RunDirectory, state: TrainState, part
     for line in engine.describe():
         tracker.progress.say(line)
     rehearsal.rehearse(engine.world, directory.checkpoints, engine.entries(), state.step, _state_to_come(config, engine))
-    if (doubt := rehearse(engine, parts.task, parts.evaluation, config.checkpoint.best)) is not None:
+    if (doubt := rehearse(engine, parts.task, parts.evaluation, config.checkpoint.best, plateau.watched(config))) is not None:
         tracker.progress.say(f"phalanx: {doubt}")
         tracker.event("warning", state.step, reason=doubt)
 

@@ -23,19 +23,20 @@ def evaluate(engine: Engine, task: Task, loader: EvaluationLoader) -> dict[str, 
     return task.metrics(measure(engine, task, loader))
 
 
-def rehearse(engine: Engine, task: Task, loader: EvaluationLoader, best: str | None) -> str | None:
+def rehearse(engine: Engine, task: Task, loader: EvaluationLoader, best: str | None, plateau: str | None = None) -> str | None:
     """Evaluates one validation batch, so that errors of an evaluation appear before the first step.
 
     Has no side effects: weights, statistics and random generators are restored to the last bit. All ranks call together.
 
     Args:
         best: `checkpoint.best`.
+        plateau: the metric that the schedule watches.
 
     Returns:
         A warning, if any: a user's own task may have metrics that are undefined on so few samples.
 
     Raises:
-        UserError: if the batch cannot be read, or the task does not measure `best`.
+        UserError: if the batch cannot be read, or the task does not measure `best` or `plateau`.
     """
     heartbeat.beat("warm-up")
     ranks = engine.world.ranks
@@ -51,19 +52,20 @@ def rehearse(engine: Engine, task: Task, loader: EvaluationLoader, best: str | N
         raise
     except Exception as error:
         return f"the metrics of a few validation samples could not be computed ({type(error).__name__}: {error})"
-    if best is not None:
-        check_best(best, metrics)
+    for key, metric in (("checkpoint.best", best), ("schedule.metric", plateau)):
+        if metric is not None:
+            check_metric(key, metric, metrics)
     return None
 
 
-def check_best(metric: str, measured: Iterable[str]) -> None:
+def check_metric(key: str, metric: str, measured: Iterable[str]) -> None:
     """
     Raises:
-        UserError: if `checkpoint.best` is not a metric of the task.
+        UserError: if what a key names is not a metric of the task.
     """
     there = [f"val/{name}" for name in measured]
     if metric not in there:
-        raise UserError(f"checkpoint.best={metric}: the task measures {', '.join(there)}. Set one of these.", shared=True)
+        raise UserError(f"{key}={metric}: the task measures {', '.join(there)}. Set one of these.", shared=True)
 
 
 def measure(

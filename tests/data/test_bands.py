@@ -26,11 +26,13 @@ def array(path: Path, *shape: int, kind: str = "uint16") -> numpy.ndarray:
     return values
 
 
-@pytest.mark.parametrize(
-    ("kind", "read"),
-    [("uint8", torch.uint8), ("uint16", torch.uint16), (">u2", torch.uint16), ("int16", torch.float32)]
-    + [("uint32", torch.float32), ("float16", torch.float32), ("float64", torch.float32)],
-)
+READ = {
+    **{"uint8": torch.uint8, "uint16": torch.uint16, ">u2": torch.uint16},
+    **dict.fromkeys(("int16", "uint32", "float16", "float64"), torch.float32),
+}
+
+
+@pytest.mark.parametrize(("kind", "read"), READ.items())
 def test_an_array_keeps_its_bands_and_numbers(tmp_path: Path, kind: str, read: torch.dtype) -> None:
     values = array(tmp_path / "a.npy", 5, 6, 7, kind=kind)
     found = read_image(str(tmp_path / "a.npy"), "bands")
@@ -90,7 +92,7 @@ def test_what_is_no_image_is_refused_with_its_name(tmp_path: Path, name: str) ->
 
 def test_an_array_of_too_many_pixels_is_refused(tmp_path: Path) -> None:
     array(tmp_path / "b.npy", 40, 40)
-    with pytest.raises(Unreadable, match="1,?600 pixels|max_pixels"):
+    with pytest.raises(Unreadable, match=r"data.max_pixels"):
         read_image(str(tmp_path / "b.npy"), "bands", max_pixels=100)
 
 

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
+from phalanx.models.detection.yolo import anchor_free
 from phalanx.models.detection.yolo import boxes as on_boxes
 from phalanx.models.detection.yolo.anchors import AnchorYolo, known_weights
 from phalanx.models.detection.yolo.assignment import Assigned
@@ -324,6 +325,26 @@ def test_a_recipe_s_own_anchors_are_learnt_and_their_weights_known() -> None:
     assert found != registry.get("yolov5n").known_weights(targets, images)
     with pytest.raises(BadOption, match=r"model\.options\.anchors: 4 numbers, but nine anchors have 18"):
         registry.get("yolov5n").build(num_classes=3, options={"anchors": own[:4]})
+
+
+def test_from_an_epoch_on_boxes_of_yolox_have_an_l1_loss() -> None:
+    torch.manual_seed(8)
+    network = registry.get("yolox_tiny").build(num_classes=3, options={"l1_from_epoch": 2}).train()
+    images, targets = torch.randn(2, 3, 64, 96), _targets((3, 2))
+
+    def l1(*epochs: int) -> float:
+        found = network(images, [own | {"epoch": epoch} for own, epoch in zip(targets, epochs, strict=True)])
+        return float(found["l1"][0].detach())
+
+    assert l1(0, 1) == 0 < l1(2, 1) and l1(2, 3) == pytest.approx(l1(2, 1) + l1(1, 2), rel=1e-5)
+    assert "l1" not in registry.get("yolox_tiny").build(num_classes=3).train()(images, targets)
+
+
+def test_the_l1_loss_is_the_distance_from_the_numbers_that_give_the_box() -> None:
+    box, centre, stride = torch.tensor([[[10.0, 20.0, 42.0, 36.0]]]), torch.tensor([[[28.0, 28.0]]]), torch.tensor([[8.0]])
+    right = torch.tensor([[[(26 - 24) / 8, (28 - 24) / 8, math.log(32 / 8), math.log(16 / 8)]]])
+    assert float(anchor_free._far(right, box, centre, stride)) == pytest.approx(0, abs=1e-6)
+    assert float(anchor_free._far(right + torch.tensor([1.0, -2.0, 0.5, 0.0]), box, centre, stride)) == pytest.approx(3.5)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -194,7 +194,9 @@ class ModelSpec(ModelCard):
             hint = f"Did you mean {' or '.join(near)}?" if near else "`phalanx models --kind backbone` lists all."
             raise UnknownBackbone(f"model.backbone={backbone}: there is no backbone {backbone!r}. {hint}")
         own = ModelSpec.of(backbone, BACKBONES[backbone])
-        own.check(image_size=options.image_size, output_stride=options.output_stride, stem=options.stem)
+        own.check(
+            image_size=options.image_size, output_stride=options.output_stride, stem=options.stem, drop_path=options.drop_path
+        )
 
     def _filled_in(self, options: Options) -> Options:
         """With the network's own backbone, its stride if the backbone supports it, and all of its own options."""

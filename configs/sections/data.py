@@ -52,6 +52,19 @@ class AugmentConfig(Section):
     scale: FloatRange | None = experiment(
         None, "random scale: range of factors, such as [0.5, 2.0], before a random crop of data.image_size, padded if necessary"
     )
+    scale_of: Literal["fit", "short_side", "image"] = experiment(
+        "fit",
+        "random scale: what a factor of 1 means: the size at which data.fit shows all of the image; its short side as long as "
+        "that of "
+        "data.image_size; or its own size",
+    )
+    crop_most: float | None = experiment(
+        None,
+        "random scale: crops of which a class has more than this share, such as 0.75, are drawn again, at most nine times; for "
+        "segmentation",
+        gt=0,
+        lt=1,
+    )
     brightness: float = experiment(0.0, "random factor of brightness: 1 plus or minus up to this", ge=0)
     contrast: float = experiment(0.0, "random factor of contrast: 1 plus or minus up to this", ge=0)
     saturation: float = experiment(0.0, "random factor of saturation: 1 plus or minus up to this", ge=0)

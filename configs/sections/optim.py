@@ -114,6 +114,11 @@ class ScheduleConfig(Section):
     options: dict[str, Any] = experiment({}, "keyword arguments of a schedule of your own")
     warmup_steps: Int = experiment(0, "steps of linear warm-up from lr / warmup_steps", ge=0)
     warmup_epochs: float | None = experiment(None, "the length of the warm-up in epochs, in place of warmup_steps", gt=0)
+    warmup_from: float | None = experiment(
+        None, "learning rate at the first step of the warm-up, as a share of lr; null: lr / warmup_steps", ge=0, lt=1
+    )
+    warmup_power: float = experiment(1.0, "shape of the warm-up: 1 is a line, 2 a parabola", gt=0)
+    by_epoch: bool = experiment(False, "change the learning rate once an epoch, at its beginning, in place of every step")
     warmup_momentum: float | None = experiment(
         None, "momentum (adamw: the first beta) at the first step, rising to its full value during the warm-up", ge=0, lt=1
     )

@@ -16,6 +16,7 @@ from phalanx.configs.sections.data import DataConfig, Interpolation
 from phalanx.configs.sections.evaluate import EvaluateConfig
 
 Size = tuple[int, int]
+_CROPS = 10  # drawn at most, as in mmsegmentation's RandomCrop
 
 
 class Placement(NamedTuple):
@@ -145,10 +146,10 @@ class RandomScale(v2.Transform):
     def __init__(self, config: DataConfig, factors: tuple[float, float], fill: Fill):
         super().__init__()
         self._config, self._factors, self._fill = config, factors, fill
-        self._crop = v2.RandomCrop(seen_size(config))
+        self._crop, self._most = v2.RandomCrop(seen_size(config)), config.augment.crop_most
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = full_size(self._config, F.get_size(flat_inputs[0]))
+        height, width = self._size_of_one(F.get_size(flat_inputs[0]))
         factor = torch.empty(()).uniform_(*self._factors).item()
         return {"size": (max(1, round(height * factor)), max(1, round(width * factor)))}
 
@@ -162,8 +163,29 @@ class RandomScale(v2.Transform):
         top, left = missing_height // 2, missing_width // 2
         return self._fill.pad(resized, (left, top, missing_width - left, missing_height - top))
 
+    def _size_of_one(self, size: Sequence[int]) -> Sequence[float]:
+        """Height and width at a factor of 1."""
+        if self._config.augment.scale_of == "fit":
+            return full_size(self._config, size)
+        factor = 1.0 if self._config.augment.scale_of == "image" else min(seen_size(self._config)) / min(size)
+        return [side * factor for side in size]
+
     def forward(self, *inputs: Any) -> Any:
-        return self._crop(super().forward(*inputs))
+        scaled = super().forward(*inputs)
+        cropped = self._crop(scaled)
+        for _ in range(_CROPS - 1):
+            if self._most is None or not self._is_monotonous(cropped):
+                break
+            cropped = self._crop(scaled)
+        return cropped
+
+    def _is_monotonous(self, sample: Any) -> bool:
+        """Whether one class alone counts, or has more than `crop_most` of the pixels that do."""
+        mask = sample.get("mask") if isinstance(sample, dict) else None
+        if mask is None:
+            return False
+        counts = torch.unique(mask[mask != self._config.ignore_index], return_counts=True)[1]
+        return len(counts) < 2 or bool(counts.max() > self._most * counts.sum())
 
 
 class RandomArea(v2.RandomResizedCrop):

@@ -12,6 +12,7 @@ from phalanx.models.options import Options
 from phalanx.models.segmentation.aspp import CHANNELS, AtrousPyramid, rates_at
 from phalanx.models.segmentation.encoder import blocks_of, encoder, fine_map
 from phalanx.models.segmentation.layers import convolution
+from phalanx.models.segmentation.pspnet import AUXILIARY_WEIGHT, auxiliary_of_pspnet
 from phalanx.models.segmentation.resizing import resize, size_of
 
 _FINE_CHANNELS = 48  # table 1
@@ -23,11 +24,15 @@ class DeepLabV3Plus(nn.Module):
     Args:
         fine: the place of the map of stride 4.
         separable: depthwise separable convolutions in pyramid and decoder.
+        auxiliary: an auxiliary head on the map before the deepest, as PSPNet and mmsegmentation's DeepLabv3+ have it.
 
-    Shape: [B, in_channels, H, W] to [B, num_classes, H, W].
+    Shape: [B, in_channels, H, W] to [B, num_classes, H, W]; while training, with an auxiliary head, a dictionary of two such,
+    `out` and `aux1`.
     """
 
-    def __init__(self, backbone: Pyramid, fine: int, num_classes: int, dropout: float, separable: bool):
+    def __init__(
+        self, backbone: Pyramid, fine: int, num_classes: int, dropout: float, separable: bool, auxiliary: bool = False
+    ):
         super().__init__()
         self.backbone, self._fine = backbone, fine
         self.aspp = AtrousPyramid(backbone.channels[-1], rates_at(backbone.strides[-1]), dropout, separable)
@@ -38,12 +43,18 @@ class DeepLabV3Plus(nn.Module):
         )
         self.classifier = nn.Conv2d(CHANNELS, num_classes, 1)
         self.block_names = (*blocks_of(backbone), "aspp", "decoder")
+        self.aux_classifier, self.auxiliary_weight = None, AUXILIARY_WEIGHT
+        if auxiliary:
+            self.aux_classifier = auxiliary_of_pspnet(backbone.channels[-2], num_classes)
 
-    def forward(self, image: Tensor) -> Tensor:
-        maps = self.backbone(image)
+    def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
+        maps, size = self.backbone(image), size_of(image)
         fine = self.reduce(maps[self._fine])
         x = torch.cat([resize(self.aspp(maps[-1]), size_of(fine)), fine], dim=1)
-        return resize(self.classifier(self.decoder(x)), size_of(image))
+        logits = resize(self.classifier(self.decoder(x)), size)
+        if self.aux_classifier is None or not self.training:
+            return logits
+        return {"out": logits, "aux1": resize(self.aux_classifier(maps[-2]), size)}
 
 
 def build(name: str, options: Options) -> DeepLabV3Plus:
@@ -53,4 +64,5 @@ def build(name: str, options: Options) -> DeepLabV3Plus:
     """
     backbone = encoder(options)
     dropout = 0.1 if options.dropout is None else options.dropout
-    return DeepLabV3Plus(backbone, fine_map(backbone, options), options.num_classes, dropout, options.own("separable"))
+    own = options.own("separable"), options.own("auxiliary")
+    return DeepLabV3Plus(backbone, fine_map(backbone, options), options.num_classes, dropout, *own)

@@ -17,6 +17,7 @@ def encoder(options: Options) -> Pyramid:
         image_size=options.image_size,
         output_stride=options.output_stride,
         stem=options.stem,
+        drop_path=options.drop_path,
     )
 
 

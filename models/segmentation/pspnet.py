@@ -56,7 +56,10 @@ def build(name: str, options: Options) -> DeepestMap:
     )
     auxiliary = None
     if options.own("auxiliary") and len(channels) > 1:
-        auxiliary = nn.Sequential(
-            convolution(channels[-2], _AUXILIARY_HIDDEN), nn.Dropout(0.1), nn.Conv2d(_AUXILIARY_HIDDEN, classes, 1)
-        )
+        auxiliary = auxiliary_of_pspnet(channels[-2], classes)
     return DeepestMap(backbone, classifier, auxiliary, AUXILIARY_WEIGHT)
+
+
+def auxiliary_of_pspnet(channels: int, classes: int) -> nn.Sequential:
+    """The auxiliary head. Shape: [B, channels, H, W] to [B, classes, H, W]."""
+    return nn.Sequential(convolution(channels, _AUXILIARY_HIDDEN), nn.Dropout(0.1), nn.Conv2d(_AUXILIARY_HIDDEN, classes, 1))

@@ -22,9 +22,10 @@ _DEEPLABV2 = Family(_HERE + "deeplabv2", "Chen et al., TPAMI 2018, arXiv:1606.00
 _CHEN_2017 = "Chen et al., 2017, arXiv:1706.05587"
 _DEEPLABV3 = Family(_HERE + "deeplabv3", _CHEN_2017, _ANY, ())
 _DEEPLABV3_RESNET = Family(_HERE + "deeplabv3", _CHEN_2017, ("dropout", "output_stride", "options"), ())
-_UPERNET = Family(_HERE + "upernet", "Xiao et al., ECCV 2018, arXiv:1807.10221", _ANY, ())
-_SEMANTIC_FPN = Family(_HERE + "semantic_fpn", "Kirillov et al., CVPR 2019, arXiv:1901.02446", _ANY[:-1], ())
-_SEGFORMER = Family(_HERE + "segformer_head", "Xie et al., NeurIPS 2021, arXiv:2105.15203", _ANY, ())
+_WITH_PATHS = ("drop_path", *_ANY)
+_UPERNET = Family(_HERE + "upernet", "Xiao et al., ECCV 2018, arXiv:1807.10221", _WITH_PATHS, ())
+_SEMANTIC_FPN = Family(_HERE + "semantic_fpn", "Kirillov et al., CVPR 2019, arXiv:1901.02446", _WITH_PATHS[:-1], ())
+_SEGFORMER = Family(_HERE + "segformer_head", "Xie et al., NeurIPS 2021, arXiv:2105.15203", _WITH_PATHS, ())
 _DEEPLABV3PLUS = Family(_HERE + "deeplabv3plus", "Chen et al., ECCV 2018, arXiv:1802.02611", _ANY, ())
 
 _VGG = tuple(name for name in BACKBONES if name.startswith("vgg"))
@@ -122,7 +123,10 @@ SEGMENTATION: dict[str, ModelCard] = {
         26_682_725,
         backbone="resnet50",
         output_stride=16,
-        own={"separable": OwnOption("true or false", True, "depthwise separable convolutions in pyramid and decoder")},
+        own={
+            "separable": OwnOption("true or false", True, "depthwise separable convolutions in pyramid and decoder"),
+            "auxiliary": OwnOption("true or false", False, "an auxiliary head while training"),
+        },
     ),
     "upernet": _card(
         _UPERNET,

@@ -13,10 +13,8 @@ from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
 from phalanx.models.segmentation.encoder import blocks_of, encoder, four_maps
 from phalanx.models.segmentation.layers import convolution
-from phalanx.models.segmentation.pspnet import AUXILIARY_WEIGHT, BINS
+from phalanx.models.segmentation.pspnet import AUXILIARY_WEIGHT, BINS, auxiliary_of_pspnet
 from phalanx.models.segmentation.resizing import resize, size_of
-
-_HIDDEN, _AUXILIARY_HIDDEN = 512, 256
 
 
 class PooledContext(nn.Module):
@@ -57,8 +55,7 @@ class UPerNet(nn.Module):
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Conv2d(hidden, num_classes, 1))
         self.aux_classifier = None
         if auxiliary:
-            head = convolution(finer[-1], _AUXILIARY_HIDDEN), nn.Dropout(0.1), nn.Conv2d(_AUXILIARY_HIDDEN, num_classes, 1)
-            self.aux_classifier = nn.Sequential(*head)
+            self.aux_classifier = auxiliary_of_pspnet(finer[-1], num_classes)
         own = ("context", "fuse", *(f"{part}.{i}" for part in ("lateral", "smooth") for i in range(len(finer))))
         self.block_names = (*blocks_of(backbone), *own)
 

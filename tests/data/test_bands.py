@@ -27,7 +27,9 @@ def array(path: Path, *shape: int, kind: str = "uint16") -> numpy.ndarray:
 
 
 READ = {
-    **{"uint8": torch.uint8, "uint16": torch.uint16, ">u2": torch.uint16},
+    "uint8": torch.uint8,
+    "uint16": torch.uint16,
+    ">u2": torch.uint16,
     **dict.fromkeys(("int16", "uint32", "float16", "float64"), torch.float32),
 }
 

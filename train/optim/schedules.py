@@ -155,13 +155,22 @@ def learning_rate(optim: OptimConfig, schedule: ScheduleConfig, last_step: int, 
     own = load_own("schedule.name", schedule.name) if is_own(schedule.name) else None
 
     def rate(step: int) -> float:
+        if schedule.by_epoch:
+            step = math.ceil(math.floor((step + 0.5) / epoch) * epoch)
         if step < lengths.warmup:
-            return optim.lr * (step + 1) / lengths.warmup
+            return optim.lr * _warming_up(step, schedule, lengths.warmup)
         if own is not None:
             return optim.lr * float(own(step - lengths.warmup, lengths.curve, **schedule.options))
         return optim.lr * _CURVES[schedule.name](step - lengths.warmup, schedule, lengths)
 
     return rate
+
+
+def _warming_up(step: int, schedule: ScheduleConfig, steps: int) -> float:
+    """The share of the rate in a warm-up; without `warmup_from` its end is reached with its last step, as it always was."""
+    if schedule.warmup_from is None:
+        return float(((step + 1) / steps) ** schedule.warmup_power)
+    return float(schedule.warmup_from + (1 - schedule.warmup_from) * (step / steps) ** schedule.warmup_power)
 
 
 def rates(optim: OptimConfig, schedule: ScheduleConfig, last_step: int, epoch: float) -> Callable[[int], Rates]:

@@ -1,6 +1,7 @@
 """An optimizer's state by the parameters' names: tensors as checkpoint entries, scalars as JSON."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,26 @@ def note_numbers(optimizer: torch.optim.Optimizer) -> None:
 def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
     found = {key: value for key, value in group.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     return {key: value for key, value in found.items() if key not in _SET_BY_THE_ENGINE}
+
+
+@contextmanager
+def one_update(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within it, `step` may be called several times, each for some of the parameters, as ZeRO-3 does: numbers of groups count once."""
+    before = [_numbers(group) for group in optimizer.param_groups]
+
+    def reset(*_: object) -> None:
+        for group, numbers in zip(optimizer.param_groups, before, strict=True):
+            for key in _numbers(group):
+                if key in numbers:
+                    group[key] = numbers[key]
+                elif key not in _SET_BY_THE_ENGINE:
+                    del group[key]
+
+    handle = optimizer.register_step_pre_hook(reset)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def counters(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,8 @@ class Zero:
 
     def update(self, rates: Rates) -> None:
         rates.set(self._base.param_groups)
-        self._engine.step()
+        with optimizer_state.one_update(self._base):
+            self._engine.step()
         if not self._engine.was_step_applied():
             raise TrainingFailed(
                 "the gradient is not finite, and DeepSpeed skipped the step. "

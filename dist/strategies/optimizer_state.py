@@ -33,7 +33,7 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
 
 @contextmanager
 def one_update(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Within it, `step` may be called several times, each for some of the parameters, as ZeRO-3 does: numbers of groups count once."""
+    """Within it, `step` may be called for some of the parameters at a time, as ZeRO-3 does: numbers of groups count once."""
     before = [_numbers(group) for group in optimizer.param_groups]
 
     def reset(*_: object) -> None:

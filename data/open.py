@@ -111,7 +111,7 @@ def open_split(config: DataConfig, split: Split, seed: int = 0) -> Dataset:
     dataset = _opened(config, name)
     if len(dataset) == 0:
         raise UserError(f"data.name={config.name}: the split {name!r} has no samples. Check data.root={config.root}.")
-    if config.mode not in ("auto", "bands") and (is_own(config.name) or not DATASETS[config.name].decodes_modes):
+    if config.mode != "auto" and config.mode != "bands" and (is_own(config.name) or not DATASETS[config.name].decodes_modes):
         dataset = InMode(dataset, config.mode)
     if divided:
         dataset = splits.part(dataset, config, split, seed)

@@ -30,9 +30,11 @@ def apply(model: nn.Module, config: "RunConfig") -> None:
         block.__class__ = _checkpointed(type(block))
 
 
-@functools.cache
+_KINDS: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
-    """The same class with a forward that keeps nothing but its inputs, where gradients are wanted."""
+    """The same class with a forward that keeps nothing but its inputs, where gradients are wanted; made once."""
 
     def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
         if not (self.training and torch.is_grad_enabled()):
@@ -48,7 +50,10 @@ def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
                 **named,
             )
 
-    return type(kind.__name__, (kind,), {"forward": forward, "__doc__": kind.__doc__, "__module__": kind.__module__})
+    if kind not in _KINDS:
+        described = {"__doc__": kind.__doc__, "__module__": kind.__module__}
+        _KINDS[kind] = type(kind.__name__, (kind,), {"forward": forward, **described})
+    return _KINDS[kind]
 
 
 @contextmanager

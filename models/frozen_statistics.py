@@ -3,7 +3,6 @@
 For fine-tuning on few or small micro-batches, whose own statistics say little.
 """
 
-import functools
 from collections.abc import Collection
 
 from torch import nn
@@ -23,11 +22,15 @@ def norms(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, _BatchNorm)]
 
 
-@functools.cache
+_KINDS: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def _frozen(kind: type[nn.Module]) -> type[nn.Module]:
-    """The same class, always in evaluation mode."""
+    """The same class, always in evaluation mode; made once."""
 
     def train(self: nn.Module, mode: bool = True) -> nn.Module:
         return kind.train(self, False)
 
-    return type(kind.__name__, (kind,), {"train": train, "statistics_are_frozen": True, "__doc__": kind.__doc__})
+    if kind not in _KINDS:
+        _KINDS[kind] = type(kind.__name__, (kind,), {"train": train, "statistics_are_frozen": True, "__doc__": kind.__doc__})
+    return _KINDS[kind]

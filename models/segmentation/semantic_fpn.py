@@ -4,6 +4,8 @@ A feature pyramid of 256 channels; each of its maps is brought to a stride of 4 
 followed by an upsampling by two, and all are added (section 3.1, figure 3). On any backbone with four maps.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from phalanx.models.backbones.pyramid import Pyramid
@@ -48,7 +50,8 @@ class SemanticFPN(nn.Module):
             found.insert(0, self.smooth[place](coarse))
         total = None
         for place, x in enumerate(found):
-            for number, step in enumerate(self.branches[place]):  # type: ignore[arg-type]
+            steps: Any = self.branches[place]
+            for number, step in enumerate(steps):
                 x = step(x)
                 if place:
                     x = resize(x, size_of(found[place - 1 - number]))

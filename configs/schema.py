@@ -342,10 +342,10 @@ def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
     ways = [name for name in ("autoaugment", "randaugment", "trivialaugment") if getattr(data.augment, name)]
     if len(ways) > 1:
         yield f"data.augment.{ways[1]}", f"data.augment.{' and '.join(ways)} are ways to choose operations. Keep one."
-    if config.train.global_batch % data.repeats:
+    if data.repeats > config.train.global_batch:
         yield (
             "data.repeats",
-            f"data.repeats={data.repeats} does not divide train.global_batch={config.train.global_batch}. Set another.",
+            f"data.repeats={data.repeats} is more than train.global_batch={config.train.global_batch}. Set fewer.",
         )
     for key in ("data.aspect_groups", "data.augment.mosaic"):
         if data.repeats > 1 and (data.aspect_groups if key == "data.aspect_groups" else data.augment.mosaic):

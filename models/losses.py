@@ -77,14 +77,18 @@ class BinaryCrossEntropy:
         classes: their number.
         class_weights: `w`, `[classes]`; they change the sum, not what it is divided by, as in torch.
         pos_weight: `p`, `[classes]`: how much more a label that is there counts than one that is not.
+        label_smoothing: share `s` of the target that is spread over all classes: `(1 - s) * t_c + s / classes`.
     """
 
     classes: int
     class_weights: Tensor | None = None
     pos_weight: Tensor | None = None
+    label_smoothing: float = 0.0
 
     def total(self, logits: Tensor, target: Tensor) -> Tensor:
         labels, known = dense(target, self.classes, logits.dtype)
+        if self.label_smoothing:
+            labels = labels * (1 - self.label_smoothing) + self.label_smoothing / self.classes
         weight = _weighted(known, self.class_weights)
         positive = None if self.pos_weight is None else _of_classes(self.pos_weight, logits)
         return F.binary_cross_entropy_with_logits(logits, labels, weight, pos_weight=positive, reduction="sum")

@@ -33,11 +33,11 @@ KEYS = _by_word({
     "train.micro_batch":
         "per_device_train_batch_size per_device_batch_size per_gpu_batch_size train_micro_batch_size_per_gpu "
         "batch_size_per_gpu samples_per_gpu micro_batch_size ims_per_gpu",
-    "train.epochs": "max_epochs num_epochs num_train_epochs n_epochs nepochs epoch",
-    "train.steps": "max_steps num_steps max_iters max_iter iterations iters num_iterations total_steps",
+    "train.epochs": "epochs max_epochs num_epochs num_train_epochs n_epochs nepochs epoch",
+    "train.steps": "steps max_steps num_steps max_iters max_iter iterations iters num_iterations total_steps",
     "slurm.time": "train.max_time trainer.max_time slurm.timeout slurm.timeout_min slurm.time_min slurm.slurm_time "
         "walltime time_limit",
-    "train.patience": "early_stopping early_stop early_stopping_patience early_stopping_rounds",
+    "train.patience": "patience early_stopping early_stop early_stopping_patience early_stopping_rounds",
     "optim.lr": "learning_rate base_lr lr0 max_lr",
     "optim.weight_decay": "wd l2",
     "optim.name": "opt optimizer optimiser optim.type optimizer.type optim_wrapper.optimizer.type",

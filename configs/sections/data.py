@@ -125,8 +125,8 @@ class DataConfig(Section):
     )
     repeats: Int = experiment(
         1,
-        "repeated augmentation: copies of each sample in a step, augmented differently, such as 3 (arXiv:1902.05509); divides "
-        "train.global_batch, of which so many times fewer samples are different",
+        "repeated augmentation: copies of each sample in a step, augmented differently, such as 3 (arXiv:1902.05509); a "
+        "step has so many times fewer different samples",
         ge=1,
     )
     aspect_groups: bool = experiment(

@@ -85,7 +85,7 @@ class EvaluateConfig(Section):
 def _tasks_of(key: str) -> tuple[str, ...]:
     """The names of the tasks that a key is for."""
     if key == "size":
-        return "segmentation", *DETECTION
+        return "classification", "segmentation", *DETECTION
     if key == "metrics":
         return "classification", "regression"
     return DETECTION if key in _OF_DETECTION else ("segmentation",)
@@ -102,6 +102,8 @@ def contradictions(config: EvaluateConfig, task: str) -> Iterator[tuple[str, str
         if task in TASKS and task not in tasks and getattr(config, key) != field.default:
             yield f"evaluate.{key}", f"evaluate.{key} is for task.name={' or '.join(tasks)}, not {task}. Remove it."
             return
+    if task == "classification" and config.size == "original":
+        yield "evaluate.size", "evaluate.size=original gives images of several sizes, which a batch cannot hold. Set pixels."
     if config.stride is None:
         return
     if config.window_sides is None or config.stride_sides is None:

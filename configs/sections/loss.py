@@ -104,8 +104,8 @@ def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
         yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
     if loss.focal_alpha is not None and "focal" not in loss.names:
         yield "loss.focal_alpha", f"loss.focal_alpha is for loss.name=focal, not {loss.name}. Remove it, or set focal."
-    if loss.label_smoothing and "cross_entropy" not in loss.names:
-        yield "loss.label_smoothing", f"loss.label_smoothing is for cross_entropy, not {loss.name}. Set it to 0."
+    if loss.label_smoothing and not {"cross_entropy", "bce"} & set(loss.names):
+        yield "loss.label_smoothing", f"loss.label_smoothing is for cross_entropy and bce, not {loss.name}. Set it to 0."
     if loss.ohem_threshold is not None and "cross_entropy" not in loss.names:
         yield "loss.ohem_threshold", f"loss.ohem_threshold is for cross_entropy, not {loss.name}. Remove it."
     if loss.name in loss.add:

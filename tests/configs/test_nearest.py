@@ -19,7 +19,13 @@ from tests.support.running import DIGITS
 NAMES = {key.name for key in keys()}
 WORDS = {"task.name": set(TASKS), "data.name": set(DATASETS), "model.name": set(MODELS)}
 
-FURTHER = {"step": ["schedule.milestones=[0.5]"], "dice": ["task.name=segmentation"], "original": ["task.name=segmentation"]}
+FURTHER = {
+    "step": ["schedule.milestones=[0.5]"],
+    "multistep": ["schedule.milestones=[0.5]"],
+    "plateau": ["schedule.metric=val/loss"],
+    "dice": ["task.name=segmentation"],
+    "original": ["task.name=segmentation"],
+}
 
 
 def test_every_synonym_means_a_key_that_there_is_and_is_none_itself() -> None:
@@ -120,8 +126,8 @@ def test_where_nothing_was_meant_nothing_is_proposed(unknown: str) -> None:
         ("dist.find_unused_parameters=true", "not needed"),
         ("dist.device=tpu", "on the CPU."),
         ("dist.precision=fp8", "8 bits are not available"),
-        ("optim.name=lamb", "There are sgd, adam, adamw"),
-        ("schedule.name=exp", "schedule.gamma"),
+        ("optim.name=lamb", "Did you mean timm/lamb?"),
+        ("schedule.name=exp", "Did you mean exponential?"),
         ("data.on_error=stop", "Did you mean fail?"),
         ("data.name=MNIST", "Did you mean mnist"),
         ("data.name=VOC2007", "Did you mean voc?"),

@@ -42,6 +42,19 @@ def test_all_ranks_together_take_it_and_it_can_be_entered_at_any_step(world: int
     assert flat == [draw for step in range(3, 9) for part in STREAM.micro_batches(step, 0, 6) for draw in part]
 
 
+@pytest.mark.parametrize(("batch", "repeats"), [(16, 3), (10, 4), (7, 7), (8, 5)])
+def test_copies_that_no_step_holds_all_of_are_shared_by_two(batch: int, repeats: int) -> None:
+    stream = RepeatedStream(11, seed=5, global_batch=batch, micro_batch=1, repeats=repeats)
+    draws = stream.draws(0, batch * 11 * repeats)
+    assert Counter((d.epoch, d.sample) for d in draws) == Counter(
+        {(epoch, sample): repeats for epoch in range(batch) for sample in range(11)}
+    )
+    assert len(set(draws)) == len(draws)
+    for step in range(11 * repeats):
+        own = Counter((d.epoch, d.sample) for d in draws[step * batch : (step + 1) * batch])
+        assert sum(count < repeats for count in own.values()) <= 2
+
+
 def test_one_copy_is_the_plain_stream() -> None:
     plain, once = Stream(50, 5, 24, 4), RepeatedStream(50, seed=5, global_batch=24, micro_batch=4, repeats=1)
     assert plain.draws(0, 240) == once.draws(0, 240)
@@ -69,7 +82,7 @@ def test_each_copy_has_random_numbers_of_its_own_and_the_first_those_of_a_sample
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data.repeats=3 does not divide train.global_batch=64"):
-        load([DIGITS], ["train.global_batch=64", "data.repeats=3"])
+    with pytest.raises(UserError, match=r"data.repeats=65 is more than train.global_batch=64"):
+        load([DIGITS], ["train.global_batch=64", "data.repeats=65"])
     with pytest.raises(UserError, match=r"data.repeats and data.augment.mosaic choose samples"):
         load([DIGITS], ["train.global_batch=64", "data.repeats=2", "data.augment.mosaic=1"])

@@ -273,7 +273,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
     "model.options.multi_grid=2: this is not a list": ("deeplabv3", {"options": {"multi_grid": 2}}),
     "model.options.width=True: this is not a number": ("unet", {"options": {"width": True}}),
     "model.options.auxiliary=1: this is not true or false": ("pspnet", {"options": {"auxiliary": 1}}),
-    "model.stem=small: pspnet has no such option": ("pspnet", {"stem": "small"}),
+    "model.stem=small: fcn8s has no such option": ("fcn8s", {"stem": "small"}),
     "data.image_size=100: vit_b_16 cuts images into patches": ("fcn", {"backbone": "vit_b_16", "image_size": 100}),
 }
 

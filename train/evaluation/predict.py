@@ -232,7 +232,7 @@ def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path, 
         readable.append((path, picture, results[-1]))
     predictions = asked.ask(samples) if samples else []
     for (path, picture, result), prediction in zip(readable, predictions, strict=True):
-        drawn = asked.task.draw(_as_read(path, asked.max_pixels), prediction)
+        drawn = asked.task.draw(_as_read(path, asked), prediction)
         try:
             (output / picture).parent.mkdir(parents=True, exist_ok=True)
             drawn.save(output / picture, quality=92)
@@ -244,10 +244,15 @@ def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path, 
     return results
 
 
-def _as_read(path: Path, max_pixels: int) -> Image.Image:
-    """The image in colour, 8 bits per channel, to draw on."""
-    pixels: Tensor = read_image(str(path), "rgb", max_pixels)
-    if pixels.dtype != torch.uint8:
+def _as_read(path: Path, asked: Predictor) -> Image.Image:
+    """The image in colour, 8 bits per channel, to draw on; of other bands the first three, or the first."""
+    pixels: Tensor = read_image(str(path), "bands" if asked.bands else "rgb", asked.max_pixels)
+    if asked.bands:
+        pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1].expand(3, -1, -1)
+    if pixels.is_floating_point():
+        low, high = pixels.min(), pixels.max()
+        pixels = ((pixels - low) / (high - low).clamp(min=1e-12) * 255).round().to(torch.uint8)
+    elif pixels.dtype != torch.uint8:
         pixels = (pixels.float() / 257).round().to(torch.uint8)  # 65535 / 255
     image: Image.Image = F.to_pil_image(pixels)
     return image

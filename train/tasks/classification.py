@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
-from phalanx.models.losses import CrossEntropy, Loss
+from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from phalanx.train.metrics import accuracy, calibration, ratio
 from phalanx.train.tasks import DataInfo, Rows
 from phalanx.train.tasks.criterion import criterion
@@ -144,4 +144,4 @@ def names(classes: Sequence[str], count: int) -> list[str]:
 
 def without_smoothing(loss: Loss) -> Loss:
     """The loss without label smoothing, which would distort it in evaluation."""
-    return replace(loss, label_smoothing=0.0) if isinstance(loss, CrossEntropy) else loss
+    return replace(loss, label_smoothing=0.0) if isinstance(loss, CrossEntropy | BinaryCrossEntropy) else loss

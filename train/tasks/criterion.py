@@ -38,7 +38,7 @@ def criterion(config: LossConfig, data: DataInfo, outputs: int) -> Loss:
         case "cross_entropy":
             return CrossEntropy(weights, config.label_smoothing)
         case "bce":
-            return BinaryCrossEntropy(outputs, weights, _pos_weight(config, data, outputs))
+            return BinaryCrossEntropy(outputs, weights, _pos_weight(config, data, outputs), config.label_smoothing)
         case "focal":
             return Focal(outputs, config.focal_gamma, config.focal_alpha, weights)
         case "dice":

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from phalanx.configs.sections.loss import LossConfig
-from phalanx.models.losses import CrossEntropy, Loss
+from phalanx.models.losses import BinaryCrossEntropy, CrossEntropy, Loss
 from phalanx.models.pixel_losses import Dice, hard_pixels
 from phalanx.train.tasks import DataInfo
 from phalanx.train.tasks.criterion import criterion
@@ -44,7 +44,8 @@ class WeightedLoss:
 
     def without_training(self) -> "WeightedLoss":
         """The loss in evaluation: over all pixels, and without label smoothing, which would distort it."""
-        loss = replace(self.loss, label_smoothing=0.0) if isinstance(self.loss, CrossEntropy) else self.loss
+        smoothed = isinstance(self.loss, CrossEntropy | BinaryCrossEntropy)
+        loss = replace(self.loss, label_smoothing=0.0) if smoothed else self.loss  # type: ignore[type-var]
         return replace(self, loss=loss, threshold=None)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+from torch.utils.checkpoint import checkpoint
 
 from phalanx.dist.strategies.blocks import blocks
 
@@ -39,16 +39,15 @@ def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
     def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
         if not (self.training and torch.is_grad_enabled()):
             return kind.forward(self, *inputs, **named)
-        # All of the forward runs again, not only until its last activation is there: what is hooked behind it too, by which
-        # ZeRO-3 lets parameters go.
-        with set_checkpoint_early_stop(False):
-            return checkpoint(
-                functools.partial(kind.forward, self),
-                *inputs,
-                use_reentrant=False,
-                context_fn=lambda: (nullcontext(), _buffers_set_aside(self)),
-                **named,
-            )
+        # The second forward ends where its last activation is there, before the hooks behind it: ZeRO-3's would let the
+        # parameters go that the backward needs next.
+        return checkpoint(
+            functools.partial(kind.forward, self),
+            *inputs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), _buffers_set_aside(self)),
+            **named,
+        )
 
     if kind not in _KINDS:
         described = {"__doc__": kind.__doc__, "__module__": kind.__module__}

@@ -34,10 +34,11 @@ def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
 @contextmanager
 def one_update(optimizer: torch.optim.Optimizer) -> Iterator[None]:
     """Within it, `step` may be called for some of the parameters at a time, as ZeRO-3 does: numbers of groups count once."""
-    before = [_numbers(group) for group in optimizer.param_groups]
+    before = {id(group): _numbers(group) for group in optimizer.param_groups}
 
     def reset(*_: object) -> None:
-        for group, numbers in zip(optimizer.param_groups, before, strict=True):
+        for group in optimizer.param_groups:  # ZeRO 1 and 2 show the optimizer one group at a time
+            numbers = before[id(group)]
             for key in _numbers(group):
                 if key in numbers:
                     group[key] = numbers[key]

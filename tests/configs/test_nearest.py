@@ -23,6 +23,7 @@ FURTHER = {
     "step": ["schedule.milestones=[0.5]"],
     "multistep": ["schedule.milestones=[0.5]"],
     "plateau": ["schedule.metric=val/loss"],
+    "one_cycle": ["schedule.warmup_steps=0"],
     "dice": ["task.name=segmentation"],
     "original": ["task.name=segmentation"],
 }

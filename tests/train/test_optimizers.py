@@ -101,7 +101,7 @@ def test_biases_begin_fast_and_momentum_low(name: str) -> None:
 
 
 def test_nothing_is_warmed_up_that_is_not_asked_for() -> None:
-    assert schedules.rates(OptimConfig(lr=0.1), ScheduleConfig(warmup_steps=4), 10, 1.0)(0) == (0.025, None, None)
+    assert schedules.rates(OptimConfig(lr=0.1), ScheduleConfig(warmup_steps=4), 10, 1.0)(0) == (0.025, None, None, 0.0)
 
 
 def trained(world: World, strategy: str, name: str) -> dict[str, torch.Tensor]:
@@ -166,4 +166,6 @@ def test_groups_train_alike_under_every_strategy(pool: Pool, name: str) -> None:
             continue
         for found in pool.run(2, trained, strategy, name):
             for key, value in single.items():
+                if name == "muon" and key == "backbone.0.bias":
+                    continue  # before BatchNorm it has no gradient but rounding, which AdamW makes a step of
                 torch.testing.assert_close(found[key], value, **close, msg=lambda m, k=key, s=strategy: f"{s} {k}: {m}")

@@ -5,12 +5,12 @@ A new optimizer is a line here (docs/extending.md).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from phalanx.configs.own_code import is_own
 
-if TYPE_CHECKING:
-    from phalanx.configs.sections.optim import OptimConfig
+# The section `optim` of a recipe, whose module reads this table.
+OptimConfig = Any
 
 TIMM = "timm/"
 
@@ -33,14 +33,14 @@ class OptimizerSpec:
 
     place: str
     keys: tuple[str, ...] = ()
-    state_tensors: Callable[["OptimConfig"], int] = lambda optim: 2
+    state_tensors: Callable[[OptimConfig], int] = lambda optim: 2
     element_wise: bool = True
     decays: bool = True
     full_state: bool = True
     not_under: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
 
-    def momentum(self, optim: "OptimConfig") -> float | None:
+    def momentum(self, optim: OptimConfig) -> float | None:
         """The value that `schedule.warmup_momentum` rises to: SGD's momentum, the first beta of Adam; None: it has none."""
         if "momentum" in self.keys:
             return optim.momentum
@@ -50,11 +50,11 @@ class OptimizerSpec:
 _ADAM = ("betas", "eps")
 
 
-def _adam(optim: "OptimConfig") -> int:
+def _adam(optim: OptimConfig) -> int:
     return 2 + bool(optim.options.get("amsgrad"))
 
 
-def _rmsprop(optim: "OptimConfig") -> int:
+def _rmsprop(optim: OptimConfig) -> int:
     return 1 + bool(optim.options.get("momentum")) + bool(optim.options.get("centered"))
 
 
@@ -92,7 +92,7 @@ _TIMM_ELEMENT_WISE = frozenset({
 _OF_A_PARAMETER = ("caution", "clipping_threshold")
 
 
-def spec_of(optim: "OptimConfig") -> OptimizerSpec:
+def spec_of(optim: OptimConfig) -> OptimizerSpec:
     """What is known of the configured optimizer; of timm's and a user's own little, and two tensors are assumed."""
     if optim.name in OPTIMIZERS:
         return OPTIMIZERS[optim.name]

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     if given.deepspeed:
         _print_deepspeed(config)
     elif given.groups or given.plot:
-        from phalanx.launch.verbs import config_optim  # imports torch
+        from phalanx.launch import config_optim  # imports torch
 
         if given.groups:
             config_optim.print_groups(config)

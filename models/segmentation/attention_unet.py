@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from phalanx.models.backbones.pyramid import pad_to_multiple
 from phalanx.models.options import Options
-from phalanx.models.segmentation.layers import initialise
-from phalanx.models.segmentation.resizing import resize, size_of
+from phalanx.models.segmentation.parts.layers import initialise
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 from phalanx.models.segmentation.unet import LEVELS, UNet
 
 

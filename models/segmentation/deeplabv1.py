@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from phalanx.models.backbones.dilation import DilatedPool
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
-from phalanx.models.segmentation.encoder import blocks_of, encoder
-from phalanx.models.segmentation.layers import initialise
-from phalanx.models.segmentation.resizing import resize, size_of
+from phalanx.models.segmentation.parts.encoder import blocks_of, encoder
+from phalanx.models.segmentation.parts.layers import initialise
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 
 HIDDEN, DILATION = 1024, 12
 _BRANCH = 128  # section 4.3

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
-from phalanx.models.segmentation.encoder import blocks_of, encoder
-from phalanx.models.segmentation.resizing import resize, size_of
+from phalanx.models.segmentation.parts.encoder import blocks_of, encoder
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 
 RATES = (6, 12, 18, 24)  # at a stride of 8
 SCALES = (0.5, 0.75, 1.0)

@@ -11,10 +11,10 @@ from torch import nn
 
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import BadOption, Options
-from phalanx.models.segmentation.aspp import CHANNELS, AtrousPyramid, rates_at
-from phalanx.models.segmentation.deepest_map import DeepestMap, auxiliary_head
-from phalanx.models.segmentation.encoder import encoder
-from phalanx.models.segmentation.layers import convolution
+from phalanx.models.segmentation.parts.aspp import CHANNELS, AtrousPyramid, rates_at
+from phalanx.models.segmentation.parts.deepest_map import DeepestMap, auxiliary_head
+from phalanx.models.segmentation.parts.encoder import encoder
+from phalanx.models.segmentation.parts.layers import convolution
 
 AUXILIARY_WEIGHT = 0.5  # torchvision's references/segmentation/train.py
 

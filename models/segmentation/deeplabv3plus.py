@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
-from phalanx.models.segmentation.aspp import CHANNELS, AtrousPyramid, rates_at
-from phalanx.models.segmentation.encoder import blocks_of, encoder, fine_map
-from phalanx.models.segmentation.layers import convolution
+from phalanx.models.segmentation.parts.aspp import CHANNELS, AtrousPyramid, rates_at
+from phalanx.models.segmentation.parts.encoder import blocks_of, encoder, fine_map
+from phalanx.models.segmentation.parts.layers import convolution
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 from phalanx.models.segmentation.pspnet import AUXILIARY_WEIGHT, auxiliary_of_pspnet
-from phalanx.models.segmentation.resizing import resize, size_of
 
 _FINE_CHANNELS = 48  # table 1
 

@@ -5,8 +5,8 @@ auxiliary head, FCN-R101 54,314,346, as torchvision publishes them. Initialisati
 """
 
 from phalanx.models.options import Options
-from phalanx.models.segmentation.deepest_map import DeepestMap, FullyConvolutional, auxiliary_head
-from phalanx.models.segmentation.encoder import encoder
+from phalanx.models.segmentation.parts.deepest_map import DeepestMap, FullyConvolutional, auxiliary_head
+from phalanx.models.segmentation.parts.encoder import encoder
 
 AUXILIARY_WEIGHT = 0.5  # torchvision's references/segmentation/train.py
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
-from phalanx.models.segmentation.encoder import blocks_of, encoder
-from phalanx.models.segmentation.resizing import crop, resize, size_of
+from phalanx.models.segmentation.parts.encoder import blocks_of, encoder
+from phalanx.models.segmentation.parts.resizing import crop, resize, size_of
 
 # How many poolings above the last give scores too.
 SKIPS = {"fcn32s": 0, "fcn16s": 1, "fcn8s": 2}

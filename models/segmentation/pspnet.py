@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from phalanx.models.backbones.pooling import adaptive_pool
 from phalanx.models.options import Options
-from phalanx.models.segmentation.deepest_map import DeepestMap
-from phalanx.models.segmentation.encoder import encoder
-from phalanx.models.segmentation.layers import convolution
-from phalanx.models.segmentation.resizing import resize, size_of
+from phalanx.models.segmentation.parts.deepest_map import DeepestMap
+from phalanx.models.segmentation.parts.encoder import encoder
+from phalanx.models.segmentation.parts.layers import convolution
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 
 BINS = (1, 2, 3, 6)
 AUXILIARY_WEIGHT = 0.4  # section 5.2

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
-from phalanx.models.segmentation.encoder import blocks_of, encoder, four_maps
-from phalanx.models.segmentation.layers import convolution
-from phalanx.models.segmentation.resizing import resize, size_of
+from phalanx.models.segmentation.parts.encoder import blocks_of, encoder, four_maps
+from phalanx.models.segmentation.parts.layers import convolution
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 
 
 class SegFormerHead(nn.Module):

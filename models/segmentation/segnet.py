@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
-from phalanx.models.segmentation.encoder import blocks_of, encoder
-from phalanx.models.segmentation.layers import convolution, initialise
-from phalanx.models.segmentation.resizing import size_of
+from phalanx.models.segmentation.parts.encoder import blocks_of, encoder
+from phalanx.models.segmentation.parts.layers import convolution, initialise
+from phalanx.models.segmentation.parts.resizing import size_of
 
 
 class SegNet(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
-from phalanx.models.segmentation.encoder import blocks_of, encoder, four_maps
-from phalanx.models.segmentation.resizing import resize, size_of
+from phalanx.models.segmentation.parts.encoder import blocks_of, encoder, four_maps
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 
 _PYRAMID, _BRANCH, _GROUPS = 256, 128, 32
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phalanx.models.options import Options
-from phalanx.models.segmentation.layers import initialise
-from phalanx.models.segmentation.resizing import crop, size_of
-from phalanx.models.segmentation.unet_decoder import BackboneUNet
+from phalanx.models.segmentation.parts.layers import initialise
+from phalanx.models.segmentation.parts.resizing import crop, size_of
+from phalanx.models.segmentation.parts.unet_decoder import BackboneUNet
 
 LEVELS = 5
 

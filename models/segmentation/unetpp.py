@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.models.options import Options
-from phalanx.models.segmentation.layers import initialise
-from phalanx.models.segmentation.resizing import crop, size_of
+from phalanx.models.segmentation.parts.layers import initialise
+from phalanx.models.segmentation.parts.resizing import crop, size_of
 from phalanx.models.segmentation.unet import LEVELS, halved, two_convolutions
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from phalanx.models.backbones.pooling import adaptive_pool
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
-from phalanx.models.segmentation.encoder import blocks_of, encoder, four_maps
-from phalanx.models.segmentation.layers import convolution
+from phalanx.models.segmentation.parts.encoder import blocks_of, encoder, four_maps
+from phalanx.models.segmentation.parts.layers import convolution
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 from phalanx.models.segmentation.pspnet import AUXILIARY_WEIGHT, BINS, auxiliary_of_pspnet
-from phalanx.models.segmentation.resizing import resize, size_of
 
 
 class PooledContext(nn.Module):

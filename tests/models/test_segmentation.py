@@ -208,7 +208,7 @@ def test_fcn_starts_from_scores_of_zero_and_bilinear_upsampling() -> None:
 
 
 def test_atrous_rates_and_multi_grid_are_the_paper_s() -> None:
-    from phalanx.models.segmentation.aspp import rates_at
+    from phalanx.models.segmentation.parts.aspp import rates_at
 
     assert rates_at(16) == (6, 12, 18) and rates_at(8) == (12, 24, 36)
     network = on_meta("deeplabv3", output_stride=16, options={"multi_grid": [1, 2, 4]})

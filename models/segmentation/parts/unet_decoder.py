@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.models.options import Options
-from phalanx.models.segmentation.encoder import blocks_of, encoder
-from phalanx.models.segmentation.layers import convolution
-from phalanx.models.segmentation.resizing import resize, size_of
+from phalanx.models.segmentation.parts.encoder import blocks_of, encoder
+from phalanx.models.segmentation.parts.layers import convolution
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 
 # Channels of the decoder by stride; deeper maps than 16 have these too.
 _CHANNELS = {1: 16, 2: 32, 4: 64, 8: 128, 16: 256}

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from phalanx.models.segmentation.layers import convolution
-from phalanx.models.segmentation.resizing import size_of
+from phalanx.models.segmentation.parts.layers import convolution
+from phalanx.models.segmentation.parts.resizing import size_of
 
 CHANNELS = 256
 _UNIT = 6  # at a stride of 16; the rates are 1, 2 and 3 times as large

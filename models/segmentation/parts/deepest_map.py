@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from phalanx.models.backbones.pyramid import Pyramid
-from phalanx.models.segmentation.encoder import blocks_of
-from phalanx.models.segmentation.resizing import resize, size_of
+from phalanx.models.segmentation.parts.encoder import blocks_of
+from phalanx.models.segmentation.parts.resizing import resize, size_of
 
 
 class DeepestMap(nn.Module):

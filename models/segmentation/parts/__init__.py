@@ -1,0 +1,1 @@
+"""What several networks for segmentation are made of."""

@@ -26,6 +26,7 @@ TITLE = "Every strategy on 1 to 4 ranks, read under every strategy on 1 to 4 ran
 EXACT = "ddp exact"
 STRATEGIES = ["single", "ddp", EXACT, "fsdp", "hsdp", "zero1", "zero2", "zero3"]
 SHARD_RANKS = {1: 1, 2: 1, 3: 3, 4: 2}  # hsdp: copies alone, shards alone, and both
+_NO_FOLDERS = str.maketrans(" /", "--")
 ALLOWED = {"fp64": 1e-10, "fp32": 1e-5}  # as docs/parity.md: rounding of so few steps
 FAR = sys.float_info.max  # JSON has no infinity
 NOTHING_HOLDS = {"tensors": False, "scalars": False, "weights": False, "unbroken": FAR, "same_bits": False, "by_hand": FAR}
@@ -142,7 +143,7 @@ class Matrix:
         key = pair.optimizer, pair.precision, pair.writer
         if key not in self._saved:
             settings = cases.config(RECIPE, ranks.MICRO_BATCHES, *pair.writer.overrides(pair.precision))
-            folder = self._folder / "-".join([*key[:2], pair.wrote.replace(" ", "-"), str(pair.wrote_on)])
+            folder = self._folder / "-".join([*key[:2], pair.wrote, str(pair.wrote_on)]).translate(_NO_FOLDERS)
             folder.mkdir()
             reports = self._pool.run(pair.wrote_on, ranks.saved, settings, pair.optimizer, folder)
             self._saved[key] = Saved(folder, reports)

@@ -85,7 +85,7 @@ OPTIMIZERS: dict[str, OptimizerSpec] = {
 # Those of timm that update each element by itself, unless one of the options below is set; tests/train/test_timm_optimizers.py.
 _TIMM_ELEMENT_WISE = frozenset({
     "adabelief", "adadelta", "adagrad", "adam", "adamax", "adamc", "adamw", "adamwlegacy", "adan", "adanw", "adopt",
-    "adoptc", "adoptw", "laprop", "lapropc", "lion", "lionc", "madgrad", "madgradw", "momentum", "nadam", "nadamc",
+    "adoptc", "adoptw", "laprop", "lapropc", "lion", "lionc", "momentum", "nadam", "nadamc",
     "nadamlegacy", "nadamw", "nesterov", "nesterovw", "radabelief", "radam", "radamlegacy", "radamw", "rmsprop",
     "rmsproptf", "rmsproptfc", "rmsproptfw", "sgd", "sgdc", "sgdw",
 })  # fmt: skip

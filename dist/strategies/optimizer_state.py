@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
-from phalanx.dist.checkpoint.entries import FROM_NAME, Entry, entry
+from phalanx.dist.checkpoint.entries import DTYPES, FROM_NAME, Entry, entry
 
 if TYPE_CHECKING:
     from phalanx.dist.checkpoint.manifest import StoredTensor
@@ -26,9 +26,22 @@ def note_numbers(optimizer: torch.optim.Optimizer) -> None:
         group[_MADE] = _numbers(group)
 
 
-def _numbers(group: Mapping[str, Any]) -> dict[str, float]:
-    found = {key: value for key, value in group.items() if isinstance(value, int | float) and not isinstance(value, bool)}
-    return {key: value for key, value in found.items() if key not in _SET_BY_THE_ENGINE}
+def _numbers(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a group, as JSON: as they are, or of tensors without dimensions their value and type."""
+    found = dict[str, Any]()
+    for key, value in group.items():
+        if key in _SET_BY_THE_ENGINE or isinstance(value, bool):
+            continue
+        if isinstance(value, int | float):
+            found[key] = value
+        elif isinstance(value, Tensor) and not value.dim():
+            found[key] = {"value": value.item(), "dtype": DTYPES[value.dtype]}
+    return found
+
+
+def _as_held(number: Any) -> Any:
+    """A number as the group holds it."""
+    return torch.tensor(number["value"], dtype=FROM_NAME[number["dtype"]]) if isinstance(number, dict) else number
 
 
 @contextmanager
@@ -38,18 +51,28 @@ def one_update(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
     def reset(*_: object) -> None:
         for group in optimizer.param_groups:  # ZeRO 1 and 2 show the optimizer one group at a time
-            numbers = before[id(group)]
-            for key in _numbers(group):
-                if key in numbers:
-                    group[key] = numbers[key]
-                elif key not in _SET_BY_THE_ENGINE:
-                    del group[key]
+            _reset(group, before[id(group)])
 
     handle = optimizer.register_step_pre_hook(reset)
     try:
         yield
     finally:
         handle.remove()
+
+
+def forget_counters(optimizer: torch.optim.Optimizer) -> None:
+    """Resets what an optimizer has counted since it was made: ZeRO-3 lets it step once, to allocate its state."""
+    for group in optimizer.param_groups:
+        if _MADE in group:
+            _reset(group, group[_MADE])
+
+
+def _reset(group: dict[str, Any], numbers: Mapping[str, Any]) -> None:
+    for key in _numbers(group):
+        if key in numbers:
+            group[key] = _as_held(numbers[key])
+        else:
+            del group[key]
 
 
 def counters(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +87,7 @@ def set_counters(group: dict[str, Any], scalars: Mapping[str, Any]) -> None:
     """Sets what `counters` had told."""
     for key, value in scalars.items():
         if is_counter(key):
-            group[key.removeprefix(_COUNTER)] = value
+            group[key.removeprefix(_COUNTER)] = _as_held(value)
 
 
 def is_counter(key: str) -> bool:
@@ -113,10 +136,16 @@ def _is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "device_mesh")
 
 
-def scalars(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> Scalars:
-    """Everything else: `{"conv1.weight": {"step": {"value": 100.0, "dtype": "float32"}}}`."""
+def scalars(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], groups: Mapping[int, dict[str, Any]] | None = None
+) -> Scalars:
+    """Everything else: `{"conv1.weight": {"step": {"value": 100.0, "dtype": "float32"}}}`.
+
+    Args:
+        groups: the group of each parameter, by its `id`, where the optimizer does not have them.
+    """
     result: Scalars = {}
-    groups = groups_of(optimizer)
+    groups = groups_of(optimizer) if groups is None else groups
     for name, parameter in parameters.items():
         if of_group := counters(groups.get(id(parameter), {})):
             result[name] = of_group

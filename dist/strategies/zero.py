@@ -53,6 +53,7 @@ class Zero:
         self.parameters = dict(model.named_parameters())
         self._base = make_optimizer({n: p for n, p in self.parameters.items() if p.requires_grad})
         self.model = self._engine = start(model, self._base, config, world)
+        optimizer_state.forget_counters(self._base)
         self._zero: Any = self._engine.optimizer
         self._parts = self._find_parts()
 
@@ -143,7 +144,14 @@ class Zero:
         return result
 
     def scalars(self) -> dict[str, Any]:
-        return optimizer_state.scalars(self._base, cast(Mapping[str, nn.Parameter], self._owners()))
+        return optimizer_state.scalars(self._base, cast(Mapping[str, nn.Parameter], self._owners()), self._groups())
+
+    def _groups(self) -> dict[int, dict[str, Any]]:
+        """The optimizer's group of each flat tensor, by its `id`; stage 3 takes them out of their groups between steps."""
+        if self._stage < 3:
+            return optimizer_state.groups_of(self._base)
+        places = self._zero.sub_group_to_group_id
+        return {id(flat): self._base.param_groups[places[place]] for place, flat in enumerate(self._flats())}
 
     def _owners(self) -> dict[str, Tensor]:
         """The flat tensor that is the key of the optimizer's state, by the name of each parameter."""
@@ -156,7 +164,7 @@ class Zero:
             if tensor.kind == "optimizer":
                 owner, _, key = full_name.rpartition("@")
                 tensors.setdefault(owner, {})[key] = FROM_NAME[tensor.dtype]
-        groups = optimizer_state.groups_of(self._base)
+        groups = self._groups()
         for flat in self._flats():
             names = [name for name, owner in self._owners().items() if owner is flat]
             shared = _shared(names, scalars)

@@ -135,8 +135,8 @@ def check_strategy(config: RunConfig) -> None:
     how = f"dist.strategy={strategy}" + (" with dist.reduce=exact" if exact_shards else "")
     if not is_own(name):
         raise UserError(
-            f"optim.name={name}: {how} gives an optimizer pieces of parameters, and this one takes norms or means of full "
-            "parameters. Set dist.strategy=ddp.",
+            f"optim.name={name}: {how} gives an optimizer pieces of parameters, and this one needs full ones. Set "
+            "dist.strategy=ddp.",
             shared=True,
         )
     if not getattr(load_own("optim.name", name), "element_wise", False):

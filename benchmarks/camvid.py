@@ -78,6 +78,9 @@ NETWORKS = [
     Network("unet", _QUARTER, _WITH_BATCH_NORM),
     Network("unetpp", _QUARTER, _WITH_BATCH_NORM),
     Network("attention_unet", _QUARTER, ["model.backbone=null"]),
+    Network("upernet", _HALF, ["model.backbone=resnet18"]),
+    Network("semantic_fpn", _HALF, ["model.backbone=resnet18"]),
+    Network("segformer_head", _HALF, ["model.backbone=resnet18"]),
 ]
 # Under torchvision's names, the networks `fcn` and `deeplabv3`.
 SAME = {"fcn_resnet50", "fcn_resnet101", "deeplabv3_resnet50", "deeplabv3_resnet101"}

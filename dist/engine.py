@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.dist import device_progress, heartbeat, precision
@@ -414,17 +413,6 @@ class Engine:
                     yield forward_pass, self.to_device(merge(parts))
                 else:
                     yield replace(forward_pass, last=forward_pass.first + 1), [self.to_device(part) for part in parts]
-
-    @property
-    def samples_per_statistic(self) -> int:
-        """How many samples each of BatchNorm's statistics sees."""
-        return self._group_size * self.config.train.micro_batch
-
-    @property
-    def trained_statistics(self) -> int:
-        """The number of BatchNorm layers that compute statistics while training."""
-        layers = self.statistics.layers.values()
-        return sum(isinstance(layer, _BatchNorm) and not getattr(layer, "statistics_are_frozen", False) for layer in layers)
 
     def describe(self) -> list[str]:
         """The table of normalisation layers."""

@@ -32,7 +32,7 @@ from phalanx.train.setup.build import Parts, build_distributed, build_local, len
 from phalanx.train.setup.checks import check
 from phalanx.train.setup.data_check import check_data
 from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
-from phalanx.train.setup.hints import average_without_ramp, few_samples_per_statistic, late_watchdog, no_tensor_cores
+from phalanx.train.setup.hints import average_without_ramp, late_watchdog, no_tensor_cores
 from phalanx.train.setup.make_run import make_run
 from phalanx.train.setup.recorded import record
 from phalanx.train.setup.resume_report import ResumeReport, Setting, as_written
@@ -287,7 +287,6 @@ def _report_start(
         hints = [
             average_without_ramp(config.train, parts.last_step, bool(parts.engine.statistics.layers)),
             no_tensor_cores(config.dist.precision, precision.has_tensor_cores(world.device)),
-            few_samples_per_statistic(parts.engine.samples_per_statistic, parts.engine.trained_statistics),
         ]
         for hint in filter(None, hints):
             say(f"phalanx: {hint}")

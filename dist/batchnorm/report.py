@@ -8,6 +8,8 @@ from phalanx.configs.errors import UserError
 from phalanx.dist.batchnorm.sync_batchnorm import SyncBatchNorm
 from phalanx.dist.microbatches.forward_passes import ForwardPass
 
+_FEW = 8  # samples per statistic: Wu and He, Group Normalization, ECCV 2018 (arXiv:1803.08494), figure 1
+
 
 def refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, forward_pass: ForwardPass, group_size: int) -> None:
     values = x.numel() // x.shape[1] if x.dim() > 1 else 0
@@ -22,8 +24,9 @@ def refuse_one_value(name: str, layer: _BatchNorm, x: Tensor, forward_pass: Forw
 def describe_normalisation(model: nn.Module, group_size: int, micro_batch: int) -> list[str]:
     """The table printed as a run starts: which layers share statistics, which are frozen or unchanged, what each sees."""
     rows: dict[tuple[str, str], int] = {}
-    alone = f"{micro_batch} samples, 1 micro-batch"
-    shared = f"{micro_batch * group_size} samples, {group_size} micro-batches"
+    few = f", which is noisy below {_FEW}" if micro_batch * group_size < _FEW else ""
+    alone = f"{micro_batch} samples, 1 micro-batch{few}"
+    shared = f"{micro_batch * group_size} samples, {group_size} micro-batches{few}"
     independent = 0
     for module in model.modules():
         if type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's; other libraries call theirs the same

@@ -6,12 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from phalanx.configs.load import load
+from phalanx.dist.batchnorm.report import describe_normalisation
 from phalanx.dist.step.step_metrics import StepFigures
 from phalanx.train.evaluation.network_health import HealthWarnings, ReluWatch, never_predicted
-from phalanx.train.setup.hints import few_samples_per_statistic
 from phalanx.train.tracking.loss_watch import LossWatch
-from tests.support.running import DIGITS
 
 
 def figures(step: int, loss: float, norm: float | None = None) -> StepFigures:
@@ -67,8 +65,7 @@ def test_dead_relus_are_named_where_most_channels_are() -> None:
     assert not list(HealthWarnings(("a", "b")).of(sums, ReluWatch(), late=False))
 
 
-@pytest.mark.parametrize(("samples", "layers", "warns"), [(4, 3, True), (8, 3, False), (2, 0, False)])
-def test_statistics_of_few_samples_are_named(samples: int, layers: int, warns: bool) -> None:
-    hint = few_samples_per_statistic(samples, layers)
-    assert (hint is not None) == warns and (hint is None or f"from {samples} samples" in hint)
-    assert load([DIGITS], []).train.micro_batch > 0
+@pytest.mark.parametrize(("samples", "group", "warns"), [(4, 1, True), (4, 2, False), (8, 1, False), (1, 4, True)])
+def test_statistics_of_few_samples_are_named(samples: int, group: int, warns: bool) -> None:
+    (line,) = describe_normalisation(nn.Sequential(nn.BatchNorm2d(3)), group, samples)
+    assert line.endswith("which is noisy below 8") == warns and f"sees {samples * group} samples" in line

@@ -51,21 +51,3 @@ def no_tensor_cores(precision: str, gpu: str | None) -> str | None:
         f"dist.precision=fp32 does not use the tensor cores of {gpu}; tf32 and bf16 do, and are several times as fast (another "
         "experiment: set one in a new run)"
     )
-
-
-_FEW_SAMPLES = 8
-
-
-def few_samples_per_statistic(samples: int, layers: int) -> str | None:
-    """The hint on BatchNorm whose statistics come from few samples (Wu and He, ECCV 2018, arXiv:1803.08494, figure 1).
-
-    Args:
-        samples: that each statistic sees.
-        layers: of BatchNorm whose statistics are trained.
-    """
-    if not layers or samples >= _FEW_SAMPLES:
-        return None
-    return (
-        f"BatchNorm computes each statistic from {samples} sample{'' if samples == 1 else 's'}, which is noisy below "
-        f"{_FEW_SAMPLES}. Raise train.micro_batch, or set dist.sync_bn=all (either is another experiment)."
-    )

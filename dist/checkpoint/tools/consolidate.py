@@ -29,7 +29,7 @@ _FIRST = (
 )
 _SHOWN_BY = {"num_classes": (_LAST, 0), "in_channels": (_FIRST, 1)}
 # Keys that set how a network is initialized and trained, not its architecture.
-_LEFT_OUT = {"weights", "backbone_weights", "fresh", "freeze"}
+_LEFT_OUT = {"weights", "backbone_weights", "fresh", "freeze", "freeze_statistics", "init"}
 _NOT_OF_THE_EXPERIMENT = {"runs", "slurm", "checkpoint", "track"}
 
 

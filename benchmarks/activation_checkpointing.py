@@ -4,9 +4,9 @@
     python benchmarks/activation_checkpointing.py [--networks resnet50 swin_t ...] [--pixels 160] [--batch 8] [--steps 5]
 
 Each network trains alone in a process of its own, with `train.activation_checkpointing` off, of all blocks and of every second
-one. The memory is that by which the process grew since the network and its gradients were there: activations, and the optimizer's
-momentum. Prints JSON: per network and setting `memory_mb`, `seconds_per_step`
-(the median), and the ratios to off. `--smoke`: one small network, two steps.
+one. The memory is that by which the process grew since the network and its gradients were there: activations, and the
+optimizer's momentum. Prints JSON: per network and setting `memory_mb`, `seconds_per_step` (the median), and the ratios to off.
+`--smoke`: one small network, two steps.
 """
 
 import argparse

@@ -72,7 +72,7 @@ def test_a_network_is_given_the_objects_of_each_image_and_a_seed_that_is_the_dra
         task.losses(keeps, batch)
         seeds.append([target["seed"] for target in keeps.targets])
         for place, target in enumerate(keeps.targets):
-            assert target.keys() == {"boxes", "labels", "masks", "seed"}
+            assert target.keys() == {"boxes", "labels", "masks", "seed", "epoch"}
             assert all(target[entry] is batch[entry][place] for entry in ("boxes", "labels", "masks"))
     assert seeds[0][2] == seeds[1][0] and len({*seeds[0], *seeds[1], *seeds[2]}) == 5
 
@@ -80,7 +80,7 @@ def test_a_network_is_given_the_objects_of_each_image_and_a_seed_that_is_the_dra
 def test_without_masks_to_learn_none_are_given() -> None:
     config, keeps = configured("task.name=detection", "model.name=faster_rcnn"), Keeps()
     task_of(config).losses(keeps, batch_of(config, 0, 1))
-    assert keeps.targets[0].keys() == {"boxes", "labels", "seed"}
+    assert keeps.targets[0].keys() == {"boxes", "labels", "seed", "epoch"}
 
 
 def test_images_of_several_sizes_come_in_the_format_of_the_network() -> None:

@@ -107,6 +107,9 @@ NETWORKS: Mapping[str, Network] = {
     "yolov5": _model("detection", "yolov5n"),
     "yolox": _model("detection", "yolox_nano"),
     "yolov8": _model("detection", "yolov8n"),
+    "upernet": _model("segmentation", "upernet", "resnet18", "{hidden: 32}"),
+    "semantic_fpn": _model("segmentation", "semantic_fpn", "resnet18"),
+    "segformer_head": _model("segmentation", "segformer_head", "resnet18", "{hidden: 32}"),
 }
 
 ALL = [Case(*of) for of in product(NETWORKS, PRECISIONS, FORMATS)]

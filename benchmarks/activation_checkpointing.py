@@ -12,6 +12,7 @@ optimizer's momentum. Prints JSON: per network and setting `memory_mb`, `seconds
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -44,7 +45,7 @@ def _step(network: Any, pixels: int, batch: int) -> Any:
     return step
 
 
-def _measured(name: str, setting: str, pixels: int, batch: int, steps: int, result: Path) -> int:
+def _measured(name: str, setting: str, pixels: int, batch: int, steps: int, result: Path) -> None:
     """In a process of its own: the work of one cell."""
     import resource
 
@@ -69,21 +70,17 @@ def _measured(name: str, setting: str, pixels: int, batch: int, steps: int, resu
         times.append(time.monotonic() - begun)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     result.write_text(json.dumps({"memory_mb": grown // 1024, "seconds": times}))
-    return 0
 
 
 def measure(networks: Sequence[str], pixels: int, batch: int, steps: int) -> list[dict[str, Any]]:
-    from benchmarks.support.forking import fork_ranks, wait_for
-
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="activation-checkpointing-") as folder:
         for name in networks:
             found = {}
             for setting in SETTINGS:
                 result = Path(folder) / f"{name}-{setting}.json"
-                work = (name, setting, pixels, batch, steps, result)
-                ((code, _),) = wait_for(fork_ranks(lambda _, work=work: _measured(*work), 1, Path(folder)))  # type: ignore[misc]
-                assert code == 0, (Path(folder) / "rank-0.log").read_text()
+                cell = [name, setting, str(pixels), str(batch), str(steps), str(result)]
+                subprocess.run([sys.executable, __file__, "--cell", *cell], check=True)
                 found[setting] = json.loads(result.read_text())
             base = found["off"]
             for setting, one in found.items():
@@ -108,8 +105,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--smoke", action="store_true", help="one small network, two steps")
+    parser.add_argument("--cell", nargs=6, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.smoke:
+    if given.cell:
+        name, setting, *numbers, result = given.cell
+        _measured(name, setting, *map(int, numbers), Path(result))
+    elif given.smoke:
         measure(["resnet18"], 32, 2, 2)
     else:
         measure(given.networks, given.pixels, given.batch, given.steps)

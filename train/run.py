@@ -32,6 +32,9 @@ from phalanx.train.tracking.loss_watch import LossWatch
 from phalanx.train.tracking.tracker import Tracker
 
 
+_FEW_STEPS = 100  # after which a class that is never predicted is no surprise
+
+
 @dataclass(frozen=True)
 class Due:
     """What is due after a step."""
@@ -160,7 +163,7 @@ class Run:
         metrics = self.task.metrics(sums)
         self.tracker.evaluation(self.state.step, metrics)
         self.tracker.event("evaluate", self.state.step, **metrics)
-        for sentence in self.health.of(sums, relus, late=2 * self.state.step >= self.last_step):
+        for sentence in self.health.of(sums, relus, late=self.state.step >= max(_FEW_STEPS, self.last_step / 2)):
             self._warn(self.state.step, sentence)
         measured = {f"val/{name}": value for name, value in metrics.items()}
         self._measured = (self.state.step, measured)

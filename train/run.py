@@ -31,7 +31,6 @@ from phalanx.train.tracking.ledger import Ledger
 from phalanx.train.tracking.loss_watch import LossWatch
 from phalanx.train.tracking.tracker import Tracker
 
-
 _FEW_STEPS = 100  # after which a class that is never predicted is no surprise
 
 

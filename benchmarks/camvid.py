@@ -282,7 +282,8 @@ def markdown(found: Mapping[str, Found], frequent: str, base: float) -> list[str
         "",
         "## What exactness costs",
         "",
-        "The same network, data and optimizer in the same time. `exact` gives the same bits on any number of ranks. Without "
+        "The same network, data and optimizer, in about the same time. `exact` gives the same bits on any number of ranks. "
+        "Without "
         "SyncBN, BatchNorm sees a micro-batch of 4. With it, statistics are exchanged in every layer, which leaves time for "
         "fewer steps. One run each.",
         "",

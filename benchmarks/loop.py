@@ -156,10 +156,9 @@ def _by_hand(config: Any, world: Any, steps: int) -> Iterator[None]:
     if sharded:
         from torch.distributed.fsdp import fully_shard
 
-        assert config.model.name == "resnet18", "only its stages are sharded here"
-        for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
-            for residual_block in stage:
-                fully_shard(residual_block)
+        blocks = [module for module in model.modules() if type(module).__name__ == "BasicBlock"]
+        for block in [*blocks, *(getattr(model, name) for name in ("aspp", "decoder") if hasattr(model, name))]:
+            fully_shard(block)
         fully_shard(model)
     elif world.ranks.world > 1:
         wrapped = torch.nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)

@@ -113,6 +113,15 @@ class TrainConfig(Section):
         "with the weights. If null, as in older runs: the full decay from the first step, for the weights only",
         ge=1,
     )
+    ema_start: Int | None = experiment(
+        None,
+        "steps up to which train.ema copies the weights, such as those of the warm-up, as in torchvision's references; "
+        "BatchNorm's statistics are averaged with the weights",
+        ge=0,
+    )
+    ema_every: Int | None = experiment(
+        None, "steps between two updates of train.ema, such as 32 in torchvision's references; every step if null", ge=1
+    )
     swa_start: float | None = experiment(
         None,
         "stochastic weight averaging (SWA): from this share of the run on, such as 0.75, evaluation uses the mean of the "
@@ -205,7 +214,8 @@ class RunConfig(Section):
     @property
     def sizes_vary(self) -> bool:
         """Whether images come to the network in many sizes."""
-        return self.data.fit == "short_side" or bool(self.data.augment.sizes) or self.evaluate.size == "original"
+        evaluated = self.evaluate.size == "original" or self.evaluate.fit == "short_side"
+        return self.data.fit == "short_side" or bool(self.data.augment.sizes) or evaluated
 
 
 class Key:
@@ -281,12 +291,6 @@ def _clips(config: RunConfig, key: str) -> bool:
 def _against_swa(config: RunConfig) -> Iterator[tuple[str, str]]:
     if config.train.ema is not None:
         yield "train.swa_start", "train.ema and train.swa_start are two averages of the weights. Keep one."
-    if config.dist.reduce == "exact" and config.dist.sync_bn != "off":
-        yield (
-            "train.swa_start",
-            "train.swa_start computes BatchNorm's statistics again by merged micro-batches, which dist.reduce=exact with "
-            "dist.sync_bn never merges. Set dist.reduce=fast, dist.sync_bn=off, or train.ema in its place.",
-        )
 
 
 def _against_recomputing(config: RunConfig) -> Iterator[tuple[str, str]]:
@@ -339,7 +343,7 @@ def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "data.fold", "data.fold and data.val_fraction are two ways to split. Remove one."
     if data.augment.area is not None and data.augment.scale is not None:
         yield "data.augment.scale", "data.augment.area and data.augment.scale are two ways to crop. Remove one."
-    ways = [name for name in ("autoaugment", "randaugment", "trivialaugment") if getattr(data.augment, name)]
+    ways = [name for name in ("autoaugment", "randaugment", "trivialaugment", "timm") if getattr(data.augment, name)]
     if len(ways) > 1:
         yield f"data.augment.{ways[1]}", f"data.augment.{' and '.join(ways)} are ways to choose operations. Keep one."
     if data.repeats > config.train.global_batch:
@@ -360,7 +364,10 @@ def _contradictions_of_data(config: RunConfig) -> Iterator[tuple[str, str]]:
     yield from evaluate.contradictions(config.evaluate, config.task.name)
     if config.train.swa_start is not None:
         yield from _against_swa(config)
-    if config.train.ema_ramp is not None and config.train.ema is None:
-        yield "train.ema_ramp", "train.ema_ramp needs an average to ramp. Set train.ema, such as 0.999, or remove it."
+    for name in ("ema_ramp", "ema_start", "ema_every"):
+        if getattr(config.train, name) is not None and config.train.ema is None:
+            yield f"train.{name}", f"train.{name} needs an average. Set train.ema, such as 0.999, or remove train.{name}."
+    if config.train.ema_ramp is not None and config.train.ema_start is not None:
+        yield "train.ema_start", "train.ema_ramp and train.ema_start are two ways to begin an average. Remove one."
     if config.train.patience is not None and config.checkpoint.best is None:
         yield "train.patience", "train.patience needs the metric to watch. Set checkpoint.best, such as val/top1."

@@ -115,6 +115,8 @@ def open_split(config: DataConfig, split: Split, seed: int = 0) -> Dataset:
         dataset = InMode(dataset, config.mode)
     if divided:
         dataset = splits.part(dataset, config, split, seed)
+    if split == "train" and config.without_objects == "leave_out":
+        dataset = splits.with_objects(dataset)
     if split == "train" and config.sampling == "class_balanced":
         dataset = splits.resampled(dataset, config, seed)
     if split == "train" and config.on_error == "skip":

@@ -134,6 +134,20 @@ def resampled(dataset: Dataset, config: DataConfig, seed: int) -> Subset:
     return balanced(dataset, seed)
 
 
+def with_objects(dataset: Dataset) -> Subset:
+    """The images that have objects to learn.
+
+    Raises:
+        UserError: if the data is not for detection, or no image has any.
+    """
+    if dataset_info.kind(dataset) != "detection" or dataset_info.counts_of(dataset, 0) is None:
+        raise UserError("data.without_objects=leave_out is for detection, where the boxes of each image are known. Set keep.")
+    chosen = [index for index in range(len(dataset)) if _counts_of(dataset, index).any()]
+    if not chosen:
+        raise UserError("data.without_objects=leave_out: no image has objects to learn. Check the annotations, or set keep.")
+    return Subset(dataset, numpy.array(chosen, numpy.int64))
+
+
 def balanced(dataset: Dataset, seed: int) -> Subset:
     """Every sample at least once, and those of rarer classes again until each class has as many as the largest.
 

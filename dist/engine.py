@@ -459,12 +459,24 @@ class Engine:
         with average.in_place_of_weights(), self._strategy.full_params() as model, undisturbed(self.world.device):
             stats_group = sync_batchnorm.stats_group_of(model)
 
-            def forward(step: int, forward_pass: ForwardPass, batch: Sequence[MicroBatch]) -> None:
+            def forward(
+                chains: MicroBatchStatistics, step: int, forward_pass: ForwardPass, batch: Sequence[MicroBatch]
+            ) -> None:
                 heartbeat.beat("evaluation")
-                seed_everything(key(self.config.seed, "averaged", step, forward_pass.first))
+                seeds = [key(self.config.seed, "averaged", step, number) for number in forward_pass.numbers]
                 stats_group.group = self._batchnorm_groups[forward_pass.ranks] if forward_pass.is_shared else None
                 stats_group.sizes = forward_pass.sizes
-                losses_of(model, self.to_device(merge(batch)))
+                if self._lockstep is None:
+                    chains.select(forward_pass)
+                    seed_everything(seeds[0])
+                    losses_of(model, self.to_device(merge(batch)))
+                    return
+
+                def select(place: int) -> None:
+                    chains.select_micro_batch(forward_pass.first + place)
+
+                in_lockstep = Lockstep(model, stats_group, self.world.device, select, release=lambda: None)
+                in_lockstep.run([partial(losses_of, model, self.to_device(own)) for own in batch], seeds, check=True)
 
             average.set_statistics(recomputed(model, self.mine, self.passes, steps, forward))
 
@@ -522,6 +534,7 @@ def _average(
         return Average(strategy, swa, AveragedBuffers(strategy.unwrapped, statistics, recomputes=True))
     if config.train.ema is None:
         return None
-    share_of_new = shares.exponential(config.train.ema, config.train.ema_ramp)
-    buffers = None if config.train.ema_ramp is None else AveragedBuffers(strategy.unwrapped, statistics)
-    return Average(strategy, share_of_new, buffers)
+    train = config.train
+    share_of_new = shares.exponential(config.train.ema, train.ema_ramp, train.ema_start or 0, train.ema_every or 1)
+    weights_only = train.ema_ramp is None and train.ema_start is None
+    return Average(strategy, share_of_new, None if weights_only else AveragedBuffers(strategy.unwrapped, statistics))

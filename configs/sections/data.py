@@ -34,7 +34,7 @@ def _fold(value: Any) -> Any:
 MAX_PIXELS = 250_000_000
 
 ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_size)]
-Interpolation = Literal["bilinear", "bicubic"]
+Interpolation = Literal["bilinear", "bicubic", "random"]
 FloatRange = Annotated[tuple[float, float], AfterValidator(_range)]
 Fold = Annotated[str, BeforeValidator(_fold)]
 
@@ -58,6 +58,9 @@ class AugmentConfig(Section):
         "that of "
         "data.image_size; or its own size",
     )
+    scale_longest: Int | None = experiment(
+        None, "random scale, scale_of=short_side: pixels that the long side has at most at a factor of 1, such as 2048", ge=1
+    )
     crop_most: float | None = experiment(
         None,
         "random scale: crops of which a class has more than this share, such as 0.75, are drawn again, at most nine times; for "
@@ -69,6 +72,11 @@ class AugmentConfig(Section):
     contrast: float = experiment(0.0, "random factor of contrast: 1 plus or minus up to this", ge=0)
     saturation: float = experiment(0.0, "random factor of saturation: 1 plus or minus up to this", ge=0)
     hue: float = experiment(0.0, "random shift of hue by up to this share of the circle", ge=0, le=0.5)
+    colour: Literal["jitter", "hsv", "photometric"] = experiment(
+        "jitter",
+        "how brightness, contrast, saturation and hue change: jitter: as torchvision's ColorJitter; hsv: value, saturation and "
+        "hue are multiplied, as in YOLOv5; photometric: each with a probability of one half, as in SSD (arXiv:1512.02325)",
+    )
     autoaugment: Literal["imagenet", "cifar10", "svhn"] | None = experiment(
         None, "AutoAugment: the policy found for one of these data sets (arXiv:1805.09501); for classification"
     )
@@ -82,6 +90,11 @@ class AugmentConfig(Section):
     trivialaugment: bool = experiment(
         False, "TrivialAugment: one operation per image, of random strength (arXiv:2103.10158); for classification"
     )
+    timm: str | None = experiment(
+        None,
+        "timm's RandAugment, AutoAugment or AugMix by its specification, such as rand-m7-mstd0.5-inc1; for classification. "
+        "Needs timm",
+    )
     erasing: float = experiment(0.0, "probability of random erasing (arXiv:1708.04896); for classification", ge=0, le=1)
     mixup: float = experiment(0.0, "MixUp: parameter of its beta distribution (arXiv:1710.09412); 0: off", ge=0)
     cutmix: float = experiment(0.0, "CutMix: parameter of its beta distribution (arXiv:1905.04899); 0: off", ge=0)
@@ -92,12 +105,33 @@ class AugmentConfig(Section):
         0.0, "mosaic: probability that four samples are combined into one (arXiv:2004.10934); for detection", ge=0, le=1
     )
     mosaic_scale: FloatRange = experiment((0.5, 1.5), "mosaic: range of scale factors; 1 fits an image to the full size")
+    mosaic_shift: float | None = experiment(
+        None,
+        "mosaic: its images meet anywhere on a canvas of twice the size, as in YOLOv5, which is moved by up to this share of "
+        "the size, such as 0.1; null: they meet between a quarter and three quarters of the result",
+        ge=0,
+        le=0.5,
+    )
+    mosaic_rotate: float = experiment(
+        0.0, "mosaic: the canvas is rotated by up to this, in degrees, before it is cropped", ge=0, le=180
+    )
+    mosaic_shear: float = experiment(
+        0.0, "mosaic: the canvas is sheared by up to this, in degrees, before it is cropped", ge=0, le=45
+    )
     mosaic_mixup: float = experiment(0.0, "mosaic: probability that it is blended with another", ge=0, le=1)
+    mosaic_mixup_scale: FloatRange | None = experiment(
+        None,
+        "mosaic: it is blended, half and half, with one image of a scale from this range in place of a mosaic, as in YOLOX",
+    )
+    mosaic_single: bool = experiment(
+        False, "mosaic: images that are in none are scaled, rotated, sheared and moved likewise, as in YOLOv8's last epochs"
+    )
     mosaic_epochs: Int | None = experiment(None, "mosaic: use it only in the first so many epochs; in all if null", ge=0)
     sizes: Annotated[list[Int], Field(min_length=1)] | None = experiment(
         None,
         "multi-scale: short sides to choose from at every step, such as [320, 352, 384] (arXiv:1612.08242); for detection",
     )
+    sizes_every: Int = experiment(1, "multi-scale: steps between two choices", ge=1)
 
 
 class DataConfig(Section):
@@ -132,6 +166,16 @@ class DataConfig(Section):
     aspect_groups: bool = experiment(
         False, "fit=short_side: make micro-batches of images that are all wide or all high, so that less is padded"
     )
+    aspect_bins: Int = experiment(
+        0,
+        "aspect_groups: groups for each factor of two in width over height, from 1/2 to 2, such as 3 in torchvision's "
+        "reference; 0: two groups, wide and high",
+        ge=0,
+        le=16,
+    )
+    without_objects: Literal["keep", "leave_out"] = experiment(
+        "keep", "detection: images without objects to learn: they teach the background (keep), or are not trained on"
+    )
     ignore_index: Int = experiment(
         255, "value of mask pixels that are ignored; the number of a class removes it from the classes", ge=0
     )
@@ -146,7 +190,11 @@ class DataConfig(Section):
         "how an image of another aspect becomes image_size: stretched; its centre crop of crop_share; padded; or, for "
         "detection, in its own aspect: image_size is [short side, longest side]",
     )
-    interpolation: Interpolation = experiment("bilinear", "how images are resized, with antialiasing: bilinear or bicubic")
+    interpolation: Interpolation = experiment(
+        "bilinear",
+        "how images are resized, with antialiasing; random: one of the two for each image while training, as timm does, and "
+        "bicubic in evaluation",
+    )
     crop_share: float = experiment(0.875, "fit=crop: side of the centre crop, as a share of the short side", gt=0, le=1)
     mean: list[float] | None = experiment(
         None, "mean of each channel for normalisation, for pixels between 0 and 1; if null, the dataset's own or ImageNet's"

@@ -39,6 +39,11 @@ class EvaluateConfig(Section):
         None,
         "input size in evaluation, instead of data.image_size: pixels, or original for each image's own size",
     )
+    fit: Literal["stretch", "crop", "pad", "short_side"] | None = bookkeeping(
+        None,
+        "how an image of another aspect becomes that size in evaluation, instead of data.fit; short_side: in its own aspect, "
+        "the size is [short side, longest side]",
+    )
     scales: Scales = bookkeeping([1.0], "test-time augmentation: scales of that size, whose mean probabilities count")
     flip: bool = bookkeeping(False, "test-time augmentation: evaluate the mirrored image too")
     window: ImageSize | None = bookkeeping(
@@ -84,7 +89,7 @@ class EvaluateConfig(Section):
 
 def _tasks_of(key: str) -> tuple[str, ...]:
     """The names of the tasks that a key is for."""
-    if key == "size":
+    if key in ("size", "fit"):
         return "classification", "segmentation", *DETECTION
     if key == "metrics":
         return "classification", "regression"
@@ -104,6 +109,13 @@ def contradictions(config: EvaluateConfig, task: str) -> Iterator[tuple[str, str
             return
     if task == "classification" and config.size == "original":
         yield "evaluate.size", "evaluate.size=original gives images of several sizes, which a batch cannot hold. Set pixels."
+    if task == "classification" and config.fit == "short_side":
+        yield (
+            "evaluate.fit",
+            "evaluate.fit=short_side gives images of several sizes, which a batch cannot hold. Set crop.",
+        )
+    if config.size == "original" and config.fit is not None:
+        yield "evaluate.fit", "evaluate.fit fits images to a size, and evaluate.size=original keeps theirs. Remove one."
     if config.stride is None:
         return
     if config.window_sides is None or config.stride_sides is None:

@@ -1,6 +1,7 @@
 """The order of training: a recipe's stream of samples."""
 
 import numpy
+from numpy.typing import NDArray
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
@@ -12,7 +13,7 @@ from phalanx.dist.microbatches.sampler import Stream
 
 
 def stream(config: RunConfig, dataset: Dataset) -> Stream:
-    """The endless stream of samples; with `data.aspect_groups`, of micro-batches that are all landscape or all portrait; with
+    """The endless stream of samples; with `data.aspect_groups`, of micro-batches whose images are of about one aspect; with
     `data.repeats`, of several copies of each sample in a step.
 
     Raises:
@@ -36,5 +37,16 @@ def stream(config: RunConfig, dataset: Dataset) -> Stream:
             "Set it to false.",
             shared=True,
         )
-    wide = sizes[:, 1] >= sizes[:, 0]
-    return GroupedStream(len(dataset), config.seed, *batch, groups=(numpy.flatnonzero(wide), numpy.flatnonzero(~wide)))
+    return GroupedStream(len(dataset), config.seed, *batch, groups=_of_one_aspect(sizes, config.data.aspect_bins))
+
+
+def _of_one_aspect(sizes: NDArray[numpy.int32], bins: int) -> tuple[NDArray[numpy.int64], ...]:
+    """The samples of each group: those wider than high, and the others; with bins, by their width over height.
+
+    With bins the edges are those of torchvision's `create_aspect_ratio_groups`: 2 to the power of -1, ..., 1.
+    """
+    if not bins:
+        wide = sizes[:, 1] >= sizes[:, 0]
+        return numpy.flatnonzero(wide), numpy.flatnonzero(~wide)
+    groups = numpy.digitize(sizes[:, 1] / sizes[:, 0], 2.0 ** numpy.linspace(-1, 1, 2 * bins + 1))
+    return tuple(numpy.flatnonzero(groups == group) for group in numpy.unique(groups))

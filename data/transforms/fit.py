@@ -74,15 +74,20 @@ def evaluated_placement(config: DataConfig, evaluate: EvaluateConfig, size: Sequ
 
 
 def evaluated(config: DataConfig, evaluate: EvaluateConfig) -> DataConfig:
-    """The section `data` for evaluation: with another size, if `evaluate.size` sets one."""
-    if evaluate.size is None or evaluate.size == "original":
-        return config
-    return config.model_copy(update={"image_size": evaluate.size})
+    """The section `data` for evaluation, with what `evaluate` sets in its place; nothing is drawn there."""
+    changed: dict[str, Any] = {"interpolation": "bicubic"} if config.interpolation == "random" else {}
+    if evaluate.size not in (None, "original"):
+        changed["image_size"] = evaluate.size
+    if evaluate.fit is not None:
+        changed["fit"] = evaluate.fit
+    return config.model_copy(update=changed) if changed else config
 
 
 def resize(value: Tensor, size: Sequence[int], how: Interpolation = "bilinear") -> Tensor:
     """Resizes an image with antialiasing; a mask by nearest pixels; boxes by their corners."""
     if not isinstance(value, tv_tensors.Mask):
+        if how == "random":
+            how = "bicubic" if torch.rand(()) < 0.5 else "bilinear"
         resized: Tensor = F.resize(value, list(size), interpolation=InterpolationMode(how), antialias=True)
         return resized
     plain = value.as_subclass(Tensor)  # [H, W] of classes, or [n, H, W] of instances
@@ -168,6 +173,8 @@ class RandomScale(v2.Transform):
         if self._config.augment.scale_of == "fit":
             return full_size(self._config, size)
         factor = 1.0 if self._config.augment.scale_of == "image" else min(seen_size(self._config)) / min(size)
+        if (longest := self._config.augment.scale_longest) is not None:
+            factor = min(factor, longest / max(size))
         return [side * factor for side in size]
 
     def forward(self, *inputs: Any) -> Any:

@@ -1,7 +1,7 @@
 """Mosaic: four images around a point, as one (Bochkovskiy et al., YOLOv4, arXiv:2004.10934, section 3.3).
 
-YOLOv5 and its followers make a canvas of twice the size, scale and move it at random, and crop it. Without rotation and shear,
-which they disable, that is equivalent to scaling the images and pasting them around a random point directly.
+YOLOv5 and its followers make a canvas of twice the size, scale, rotate, shear and move it at random, and crop it. Here the
+images are scaled before they are pasted, and only what may be seen of the canvas is made, see `mosaic_canvas`.
 """
 
 import random
@@ -17,15 +17,16 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
 from phalanx.data.transforms.fit import Fill, resize, seen_size
-from phalanx.data.transforms.pipeline import Pipeline, learnt
+from phalanx.data.transforms.mosaic_canvas import Canvas, draw_canvas, draw_single
+from phalanx.data.transforms.pipeline import Pipeline, learnt, tighten
 from phalanx.dist.microbatches.randomness import key, seed_loading
 from phalanx.dist.microbatches.sampler import Draw
 
 PARTS = 4
 OTHERS = "others"  # entry of a sample: int64 [7], ids of the other samples in it, -1 for none
 _MOST_OTHERS = 2 * PARTS - 1
+_TRIES = 10  # images at most that are looked at for one with objects
 _BLEND = 32.0  # both parameters of the beta distribution of a blend's shares: nearly halves
-_CENTRE = (0.25, 0.75)  # where the point may lie, as shares of height and width
 _VISIBLE = 0.1  # a box that keeps less of its area is dropped
 _SMALLEST = 2.0  # a box with a shorter side, in pixels, too
 
@@ -69,14 +70,31 @@ class Mosaics:
         others: list[int] = []
         if ended or draws.random() >= self._augment.mosaic:
             made = dict(self._loaded(draw.epoch, draw.sample))
+            if self._augment.mosaic_single:
+                torch.default_generator.manual_seed(key(self._seed, "mosaic", "single", draw.epoch, draw.sample))
+                made = moved_alone(made, draw_canvas(self._size, self._augment), self._fill)
         else:
             others = [draws.randrange(len(self._dataset)) for _ in range(PARTS - 1)]
             made = self._composed(draw, [draw.sample, *others], "first")
             if draws.random() < self._augment.mosaic_mixup:
-                more = [draws.randrange(len(self._dataset)) for _ in range(PARTS)]
+                blended, more = self._blended(draw, draws, made)
                 others += more
-                made = _blended(made, self._composed(draw, more, "second"), draws.betavariate(_BLEND, _BLEND))
+                made = blended
         return made | {OTHERS: torch.tensor(others + [-1] * (_MOST_OTHERS - len(others)))}
+
+    def _blended(self, draw: Draw, draws: random.Random, made: Sample) -> tuple[Sample, list[int]]:
+        """The mosaic blended with another, or with a single image that has objects, and the samples of these."""
+        if self._augment.mosaic_mixup_scale is None:
+            more = [draws.randrange(len(self._dataset)) for _ in range(PARTS)]
+            return _blended(made, self._composed(draw, more, "second"), draws.betavariate(_BLEND, _BLEND)), more
+        for _ in range(_TRIES):
+            other = draws.randrange(len(self._dataset))
+            part = self._loaded(draw.epoch, other)
+            if len(part["labels"]):
+                break
+        torch.default_generator.manual_seed(key(self._seed, "mosaic", "second", draw.epoch, draw.sample))
+        single = beside(part, draw_single(self._size, self._augment.mosaic_mixup_scale), self._fill)
+        return _blended(made, single, 0.5), [other]
 
     def _loaded(self, epoch: int, sample: int) -> Mapping[str, Any]:
         seed_loading(key(self._seed, "load", epoch, sample))
@@ -85,7 +103,7 @@ class Mosaics:
     def _composed(self, draw: Draw, samples: Sequence[int], which: str) -> Sample:
         parts = [self._loaded(draw.epoch, sample) for sample in samples]
         torch.default_generator.manual_seed(key(self._seed, "mosaic", which, draw.epoch, draw.sample))
-        return mosaic(parts, self._size, self._augment.mosaic_scale, self._fill)
+        return mosaic(parts, draw_canvas(self._size, self._augment), self._fill)
 
 
 def _blended(one: Sample, other: Sample, share: float) -> Sample:
@@ -96,42 +114,64 @@ def _blended(one: Sample, other: Sample, share: float) -> Sample:
     return joined | {"image": image.round().to(one["image"].dtype) if integral else image}
 
 
-def mosaic(parts: Sequence[Mapping[str, Any]], size: tuple[int, int], scale: tuple[float, float], fill: Fill) -> Sample:
-    """Four samples as one; the random numbers are from torch's global generator.
+def moved_alone(part: Mapping[str, Any], canvas: Canvas, fill: Fill) -> Sample:
+    """One sample in the middle of the canvas, as four are around its point. Shape: as `mosaic`."""
+    height, width = canvas.fitted(part["image"].shape[-2:])
+    return _pasted([part], [(canvas.middle[0] - height // 2, canvas.middle[1] - width // 2)], canvas, fill)
+
+
+def beside(part: Mapping[str, Any], canvas: Canvas, fill: Fill) -> Sample:
+    """One sample whose upper left corner is the canvas's point, mirrored with a probability of one half. Shape: as `mosaic`."""
+    if torch.rand(()) < 0.5:
+        width = part["image"].shape[-1]
+        boxes = part["boxes"][:, [2, 1, 0, 3]]
+        boxes[:, [0, 2]] = width - boxes[:, [0, 2]]
+        mirrored = {"masks": part["masks"].flip(-1)} if "masks" in part else {}
+        part = {**part, "image": part["image"].flip(-1), "boxes": boxes, **mirrored}
+    return _pasted([part], [canvas.centre], canvas, fill)
+
+
+def mosaic(parts: Sequence[Mapping[str, Any]], canvas: Canvas, fill: Fill) -> Sample:
+    """Four samples as one.
 
     Args:
         parts: `image` [C, h, w] of any sizes and one type, `boxes` [n, 4], `labels` [n], optionally `masks` [n, h, w].
-        size: height and width of the result.
-        scale: factors to choose from; at 1, an image fits the full result.
+        canvas: where they meet, and how the canvas is turned before it is cropped to the result's `size`.
         fill: the fill between the images.
 
     Returns:
         `image` [C, *size], `boxes` [N, 4], `labels` [N], and `masks` [N, *size] if all parts have them.
     """
-    height, width = size
-    factor, row, column = (float(torch.empty(()).uniform_(*limits)) for limits in (scale, _CENTRE, _CENTRE))
-    centre_y, centre_x = round(row * height), round(column * width)
-    first = parts[0]["image"]
-    canvas = _ground(first, size, fill)
-    boxes, labels, masks = [], [], []
+    corners = []
     for place, part in enumerate(parts):
+        height, width = canvas.fitted(part["image"].shape[-2:])
+        top, left = canvas.centre
+        corners.append((top - height if place < 2 else top, left - width if place % 2 == 0 else left))
+    return _pasted(parts, corners, canvas, fill)
+
+
+def _pasted(parts: Sequence[Mapping[str, Any]], corners: Sequence[tuple[int, int]], canvas: Canvas, fill: Fill) -> Sample:
+    """Samples on a canvas, each with its upper left corner in a row and a column of the frame, seen as the result."""
+    ground = _ground(parts[0]["image"], canvas.frame, fill)
+    boxes, labels, masks = [], [], []
+    for (top, left), part in zip(corners, parts, strict=True):
         image = part["image"]
-        ratio = factor * min(height / image.shape[-2], width / image.shape[-1])
-        new = max(1, round(image.shape[-2] * ratio)), max(1, round(image.shape[-1] * ratio))
-        top = centre_y - new[0] if place < 2 else centre_y
-        left = centre_x - new[1] if place % 2 == 0 else centre_x
-        _paste(canvas, resize(tv_tensors.Image(image), new).as_subclass(Tensor), top, left)
+        new = canvas.fitted(image.shape[-2:])
+        _paste(ground, resize(tv_tensors.Image(image), new).as_subclass(Tensor), top, left, canvas)
         stretch = part["boxes"].new_tensor([new[1] / image.shape[-1], new[0] / image.shape[-2]] * 2)
         moved = part["boxes"] * stretch + part["boxes"].new_tensor([left, top, left, top])
-        kept, clipped = _kept(moved, size)
+        kept, clipped = _kept(moved, canvas)
         boxes.append(clipped[kept])
         labels.append(part["labels"][kept])
         if "masks" in part:
-            ground = torch.zeros(int(kept.sum()), height, width, dtype=torch.bool)
-            _paste(ground, resize(tv_tensors.Mask(part["masks"][kept]), new).as_subclass(Tensor), top, left)
-            masks.append(ground)
-    found = {"image": canvas, "boxes": torch.cat(boxes), "labels": torch.cat(labels)}
-    return found | ({"masks": torch.cat(masks)} if len(masks) == len(parts) else {})
+            layers = torch.zeros(int(kept.sum()), *canvas.frame, dtype=torch.bool)
+            _paste(layers, resize(tv_tensors.Mask(part["masks"][kept]), new).as_subclass(Tensor), top, left, canvas)
+            masks.append(canvas.seen(tv_tensors.Mask(layers), fill))
+    found = {"image": canvas.seen(tv_tensors.Image(ground), fill), "boxes": torch.cat(boxes), "labels": torch.cat(labels)}
+    if len(masks) < len(parts):
+        return found
+    found["masks"] = torch.cat(masks)
+    return tighten(found) if canvas.turned else found
 
 
 def _ground(image: Tensor, size: tuple[int, int], fill: Fill) -> Tensor:
@@ -139,19 +179,21 @@ def _ground(image: Tensor, size: tuple[int, int], fill: Fill) -> Tensor:
     return colour.expand(image.shape[0], *size).clone()
 
 
-def _paste(canvas: Tensor, image: Tensor, top: int, left: int) -> None:
-    """Pastes the visible part of an image into the canvas. Shape: [..., H, W] and [..., h, w]."""
-    height, width = canvas.shape[-2:]
-    bottom, right = min(height, top + image.shape[-2]), min(width, left + image.shape[-1])
-    to_top, to_left = max(0, top), max(0, left)
+def _paste(ground: Tensor, image: Tensor, top: int, left: int, canvas: Canvas) -> None:
+    """Pastes the part of an image that is on the canvas. Shape: [..., H, W] and [..., h, w]."""
+    first_row, first_column, last_row, last_column = canvas.bounds
+    bottom, right = min(last_row, top + image.shape[-2]), min(last_column, left + image.shape[-1])
+    to_top, to_left = max(first_row, top), max(first_column, left)
     if to_top < bottom and to_left < right:
-        canvas[..., to_top:bottom, to_left:right] = image[..., to_top - top : bottom - top, to_left - left : right - left]
+        ground[..., to_top:bottom, to_left:right] = image[..., to_top - top : bottom - top, to_left - left : right - left]
 
 
-def _kept(boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Which boxes remain visible, and all of them clipped to the canvas."""
-    height, width = size
-    clipped = torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
+def _kept(boxes: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
+    """Which boxes remain visible in the result, and all of them there, clipped to it."""
+    top, left, bottom, right = canvas.bounds
+    there = torch.minimum(torch.maximum(boxes, boxes.new_tensor([left, top] * 2)), boxes.new_tensor([right, bottom] * 2))
+    height, width = canvas.size
+    clipped = torch.minimum(canvas.moved(there).clamp(min=0), boxes.new_tensor([width, height] * 2))
     sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
-    share = sides.prod(dim=1) / before.prod(dim=1).clamp(min=1e-9)
+    share = sides.clamp(min=0).prod(dim=1) / before.prod(dim=1).clamp(min=1e-9)
     return (sides.amin(dim=1) >= _SMALLEST) & (share >= _VISIBLE), clipped

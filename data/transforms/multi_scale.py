@@ -22,15 +22,16 @@ class MultiScale:
 
     Args:
         sizes: to choose from, short sides in pixels.
+        every: steps between two choices.
         short_side: the images' current one.
     """
 
-    def __init__(self, sizes: Sequence[int], short_side: int, seed: int):
-        self._sizes, self._short_side, self._seed = tuple(sizes), short_side, seed
+    def __init__(self, sizes: Sequence[int], short_side: int, seed: int, every: int = 1):
+        self._sizes, self._short_side, self._seed, self._every = tuple(sizes), short_side, seed, every
 
     def size(self, step: int) -> int:
         """Short side of the images of a step, counted from 0."""
-        return random.Random(key(self._seed, "size", step)).choice(self._sizes)
+        return random.Random(key(self._seed, "size", step // self._every * self._every)).choice(self._sizes)
 
     def __call__(self, step: int, batch: MicroBatch) -> MicroBatch:
         """A micro-batch resized. Shape: unchanged, except for height and width of `image` and of each of `masks`."""

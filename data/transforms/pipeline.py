@@ -4,7 +4,7 @@ Every random number comes from torch's global generator, which the loader seeds 
 torchvision may be used here, and the result is the same in any loader process, on any rank, before and after a resume.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.transforms import albumentations_transform
 from phalanx.data.transforms.albumentations_transform import Albumentations
+from phalanx.data.transforms.colours import MultipliedHsv, PhotometricDistortion
 from phalanx.data.transforms.fit import (
     Fill,
     FitToSize,
@@ -33,10 +34,12 @@ from phalanx.data.transforms.fit import (
     evaluated_placement,
     seen_size,
 )
+from phalanx.data.transforms.timm_augment import TimmAugment
 
 Sample = dict[str, Any]
 Statistics = tuple[Sequence[float], Sequence[float]]
 
+_COLOURS = {"jitter": v2.ColorJitter, "hsv": MultipliedHsv, "photometric": PhotometricDistortion}
 _PLACED = ("mask", "boxes", "masks")  # annotations that move with the image
 _OF_OBJECTS = ("boxes", "labels", "masks")
 _OF_EVALUATION = ("crowd", "area")  # of each object, for evaluation only
@@ -79,7 +82,7 @@ def _check(config: DataConfig, kind: str, channels: int) -> None:
     """Checks that the augmentations fit such labels and images."""
     augment = config.augment
     if kind in ("segmentation", "detection"):
-        for key in ("autoaugment", "randaugment", "trivialaugment", "erasing"):
+        for key in ("autoaugment", "randaugment", "trivialaugment", "timm", "erasing"):
             if getattr(augment, key):
                 raise UserError(
                     f"data.augment.{key} is for classification: masks and boxes do not follow it. Switch it off.", True
@@ -88,6 +91,8 @@ def _check(config: DataConfig, kind: str, channels: int) -> None:
             raise UserError("data.fit=crop would cut off what masks and boxes describe. Set data.fit=stretch or pad.", True)
     if config.fit == "short_side":
         _check_short_side(config, kind)
+    if augment.timm is not None and channels != 3:
+        raise UserError("data.augment.timm is for colour images. Set data.mode=rgb, or remove it.", shared=True)
     if channels not in (1, 3):
         for key in ("contrast", "saturation", "hue", "autoaugment", "randaugment", "trivialaugment"):
             if getattr(augment, key):
@@ -133,7 +138,7 @@ class Pipeline:
         self.mean, self.std = tuple(mean), tuple(std)
         own_size = split == "val" and evaluate.size == "original"
         ragged = {*_OF_OBJECTS, *_OF_EVALUATION} | ({"mask", "pixels"} if split == "val" else set())
-        own_aspect = config.fit == "short_side"
+        own_aspect = (config if split == "train" else evaluated(config, evaluate)).fit == "short_side"
         self.ragged = frozenset(ragged | ({"image"} if own_size or own_aspect else set()))
         self._constants = {torch.device("cpu"): tuple(torch.tensor(v).view(-1, 1, 1) for v in (self.mean, self.std))}
         self._config, self._training, self._ignore_index = config, split == "train", config.ignore_index
@@ -141,7 +146,7 @@ class Pipeline:
         seen = config if self._training else evaluated(config, evaluate)
         self._geometry = [] if own_size else _geometry(seen, self.mean, kind, self._training)
         self._turns = self._training and bool(config.augment.rotate or config.augment.shear)
-        self._colours = _colours(config, len(self.mean)) if self._training else []
+        self._colours = _colours(config, self.mean) if self._training else []
         own = [load_own("data.augment.own", name)() for name in config.augment.own] if self._training else []
         self._own = [Albumentations(each) if albumentations_transform.is_one(each) else each for each in own]
         self._last = [v2.RandomErasing(config.augment.erasing)] if self._training and config.augment.erasing else []
@@ -197,7 +202,7 @@ class Pipeline:
             if "masks" in moved:
                 moved["masks"] = moved["masks"][whole]
             if "masks" in moved and self._turns:
-                _tighten(moved)
+                moved = tighten(moved)
         return moved
 
     def _normalised(self, image: Tensor) -> Tensor:
@@ -230,15 +235,14 @@ def learnt(sample: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value for name, value in sample.items() if name not in _OF_EVALUATION} | objects
 
 
-def _tighten(sample: Sample) -> None:
-    """Fits boxes to their masks: a box around the corners of a rotated box is too large."""
+def tighten(sample: Sample) -> Sample:
+    """Fits boxes to their masks, since a box around the corners of a rotated box is too large; what is not seen is left out."""
     shown = sample["masks"].flatten(1).any(dim=1)
-    for name in _OF_OBJECTS:
-        if name in sample:
-            sample[name] = sample[name][shown]
+    tight = sample | {name: sample[name][shown] for name in _OF_OBJECTS if name in sample}
     if shown.any():
-        boxes = masks_to_boxes(sample["masks"])
-        sample["boxes"] = boxes + boxes.new_tensor([0, 0, 1, 1])  # corners, not pixels
+        boxes = masks_to_boxes(tight["masks"])
+        tight["boxes"] = boxes + boxes.new_tensor([0, 0, 1, 1])  # corners, not pixels
+    return tight
 
 
 def _apply_all(steps: Sequence[Any], value: Any) -> Any:
@@ -270,10 +274,12 @@ def _geometry(config: DataConfig, mean: Sequence[float], kind: str, training: bo
     return steps
 
 
-def _colours(config: DataConfig, channels: int) -> list[v2.Transform]:
+def _colours(config: DataConfig, mean: Sequence[float]) -> list[Callable[[Tensor], Tensor]]:
     """Steps that change the image alone. Grey has no saturation and no hue."""
-    augment = config.augment
-    steps: list[v2.Transform] = []
+    augment, channels = config.augment, len(mean)
+    steps: list[Callable[[Tensor], Tensor]] = []
+    if augment.timm is not None:
+        steps.append(TimmAugment(augment.timm, seen_size(config), mean, config.interpolation))
     if augment.autoaugment is not None:
         steps.append(v2.AutoAugment(AutoAugmentPolicy(augment.autoaugment)))
     if augment.randaugment:
@@ -282,5 +288,5 @@ def _colours(config: DataConfig, channels: int) -> list[v2.Transform]:
         steps.append(v2.TrivialAugmentWide())
     saturation, hue = (augment.saturation, augment.hue) if channels == 3 else (0.0, 0.0)
     if augment.brightness or augment.contrast or saturation or hue:
-        steps.append(v2.ColorJitter(augment.brightness, augment.contrast, saturation, hue))
+        steps.append(_COLOURS[augment.colour](augment.brightness, augment.contrast, saturation, hue))
     return steps

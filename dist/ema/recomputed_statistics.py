@@ -15,7 +15,7 @@ from phalanx.dist.microbatches.forward_passes import ForwardPass
 from phalanx.dist.microbatches.micro_batch import MicroBatch
 from phalanx.dist.microbatches.sampler import Share
 
-Forward = Callable[[int, ForwardPass, Sequence[MicroBatch]], None]
+Forward = Callable[[MicroBatchStatistics, int, ForwardPass, Sequence[MicroBatch]], None]
 
 
 def recomputed(
@@ -28,7 +28,7 @@ def recomputed(
         mine: this rank's micro-batches of a step.
         passes: in which it runs them.
         steps: the micro-batches of each step, on the CPU.
-        forward: runs a pass of a step, counted from 0.
+        forward: runs a pass of a step, counted from 0, with the statistics of its micro-batches selected.
     """
     with torch.no_grad(), _other_buffers_kept(model), _momenta_kept(model):
         model.train()
@@ -38,8 +38,7 @@ def recomputed(
                 layer.momentum = 1 / (step + 1)  # the first step's statistics take the place of what was there
             for forward_pass in passes:
                 if not forward_pass.is_filler:
-                    chains.select(forward_pass)
-                    forward(step, forward_pass, batch[forward_pass.first - mine.first : forward_pass.last - mine.first])
+                    forward(chains, step, forward_pass, batch[forward_pass.first - mine.first : forward_pass.last - mine.first])
         return chains.floats()
 
 

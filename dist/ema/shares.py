@@ -6,7 +6,7 @@ from collections.abc import Callable
 ShareOfNew = Callable[[int], float]
 
 
-def exponential(decay: float, ramp: int | None = None) -> ShareOfNew:
+def exponential(decay: float, ramp: int | None = None, copies: int = 0, every: int = 1) -> ShareOfNew:
     """An exponential moving average (EMA): 1 - decay; with a ramp the decay rises to that as `decay * (1 - exp(-n / ramp))`.
 
     The ramp is that of Ultralytics' YOLOv5 and YOLOv8 (`ModelEMA` in `utils/torch_utils.py`) and of YOLOX: the initial weights
@@ -16,8 +16,18 @@ def exponential(decay: float, ramp: int | None = None) -> ShareOfNew:
     Args:
         decay: share of the old average, between 0 and 1.
         ramp: updates over which the decay rises; None for a constant one.
+        copies: updates up to which the average is a copy of the weights, as in torchvision's references while they warm up.
+        every: updates of the optimizer between two of the average.
     """
-    return lambda update: 1 - (decay if ramp is None else decay * (1 - math.exp(-update / ramp)))
+
+    def share(update: int) -> float:
+        if update % every:
+            return 0.0
+        if update <= copies:
+            return 1.0
+        return 1 - (decay if ramp is None else decay * (1 - math.exp(-update / ramp)))
+
+    return share
 
 
 def equal(start: int, every: int) -> ShareOfNew:

@@ -1,7 +1,8 @@
 """DeepLabv3+: Chen et al., Encoder-Decoder with Atrous Separable Convolution, ECCV 2018 (arXiv:1802.02611).
 
 On any backbone that has a map of stride 4. Not in the paper: after a depthwise convolution comes its 1x1 at once, without
-BatchNorm and ReLU between. The paper gives no number of parameters for ResNets; those of the table are derived.
+BatchNorm and ReLU between, unless `norm_between` asks for them, as mmsegmentation has them. The paper gives no number of
+parameters for ResNets; those of the table are derived.
 """
 
 import torch
@@ -24,6 +25,7 @@ class DeepLabV3Plus(nn.Module):
     Args:
         fine: the place of the map of stride 4.
         separable: depthwise separable convolutions in pyramid and decoder.
+        norm_between: BatchNorm and ReLU within these convolutions as well.
         auxiliary: an auxiliary head on the map before the deepest, as PSPNet and mmsegmentation's DeepLabv3+ have it.
 
     Shape: [B, in_channels, H, W] to [B, num_classes, H, W]; while training, with an auxiliary head, a dictionary of two such,
@@ -31,15 +33,23 @@ class DeepLabV3Plus(nn.Module):
     """
 
     def __init__(
-        self, backbone: Pyramid, fine: int, num_classes: int, dropout: float, separable: bool, auxiliary: bool = False
+        self,
+        backbone: Pyramid,
+        fine: int,
+        num_classes: int,
+        dropout: float,
+        separable: bool,
+        auxiliary: bool = False,
+        norm_between: bool = False,
     ):
         super().__init__()
         self.backbone, self._fine = backbone, fine
-        self.aspp = AtrousPyramid(backbone.channels[-1], rates_at(backbone.strides[-1]), dropout, separable)
+        depthwise = {"separable": separable, "norm_between": norm_between}
+        self.aspp = AtrousPyramid(backbone.channels[-1], rates_at(backbone.strides[-1]), dropout, **depthwise)
         self.reduce = convolution(backbone.channels[fine], _FINE_CHANNELS, kernel=1)
         self.decoder = nn.Sequential(  # table 2: two of 3x3 with 256 channels are best
-            convolution(CHANNELS + _FINE_CHANNELS, CHANNELS, separable=separable),
-            convolution(CHANNELS, CHANNELS, separable=separable),
+            convolution(CHANNELS + _FINE_CHANNELS, CHANNELS, **depthwise),
+            convolution(CHANNELS, CHANNELS, **depthwise),
         )
         self.classifier = nn.Conv2d(CHANNELS, num_classes, 1)
         self.block_names = (*blocks_of(backbone), "aspp", "decoder")
@@ -64,5 +74,5 @@ def build(name: str, options: Options) -> DeepLabV3Plus:
     """
     backbone = encoder(options)
     dropout = 0.1 if options.dropout is None else options.dropout
-    own = options.own("separable"), options.own("auxiliary")
+    own = options.own("separable"), options.own("auxiliary"), options.own("norm_between")
     return DeepLabV3Plus(backbone, fine_map(backbone, options), options.num_classes, dropout, *own)

@@ -126,6 +126,9 @@ SEGMENTATION: dict[str, ModelCard] = {
         own={
             "separable": OwnOption("true or false", True, "depthwise separable convolutions in pyramid and decoder"),
             "auxiliary": OwnOption("true or false", False, "an auxiliary head while training"),
+            "norm_between": OwnOption(
+                "true or false", False, "separable: BatchNorm and ReLU between a depthwise convolution and its 1x1 too"
+            ),
         },
     ),
     "upernet": _card(

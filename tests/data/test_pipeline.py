@@ -32,6 +32,10 @@ CASES = {
     "hue": ("classification", ["data.augment.hue=0.2"]),
     "randaugment": ("classification", ["data.augment.randaugment=2"]),
     "trivialaugment": ("classification", ["data.augment.trivialaugment=true"]),
+    "hsv": ("classification", ["data.augment.colour=hsv", "data.augment.hue=0.2", "data.augment.saturation=0.7"]),
+    "photometric": ("segmentation", ["data.augment.colour=photometric", "data.augment.contrast=0.5", "data.augment.hue=0.1"]),
+    "timm": ("classification", ["data.augment.timm=rand-m9-mstd0.5-inc1"]),
+    "either interpolation": ("classification", ["data.interpolation=random", "data.augment.area=[0.1,0.3]"]),
     "erasing": ("classification", ["data.augment.erasing=0.5"]),
     "mixup": ("classification", ["data.augment.mixup=0.2"]),
     "cutmix": ("classification", ["data.augment.cutmix=1.0"]),
@@ -41,9 +45,25 @@ CASES = {
     "copy-paste": ("detection", ["data.augment.copy_paste=0.7"]),
     "multi-scale": ("detection", ["data.augment.sizes=[8,24,40]"]),
     "mosaic": ("detection", ["data.augment.mosaic=0.7", "data.augment.mosaic_mixup=0.5", "data.augment.flip=0.5"]),
+    "mosaic of a canvas": (
+        "detection",
+        [
+            *("data.augment.mosaic=0.5", "data.augment.mosaic_shift=0.1", "data.augment.mosaic_rotate=10"),
+            *("data.augment.mosaic_shear=2", "data.augment.mosaic_mixup=0.5", "data.augment.mosaic_mixup_scale=[0.5,1.5]"),
+            "data.augment.mosaic_single=true",
+        ],
+    ),
+    "multi-scale, seldom": ("detection", ["data.augment.sizes=[8,24,40]", "data.augment.sizes_every=2"]),
     "short side": ("detection", ["data.fit=short_side", "data.augment.flip=0.5", "data.augment.sizes=[12,20]"]),
 }
-OF_BATCHES = ("mixup", "cutmix", "mixup and cutmix", "copy-paste", "multi-scale")  # a sample alone is as it was
+OF_BATCHES = (
+    "mixup",
+    "cutmix",
+    "mixup and cutmix",
+    "copy-paste",
+    "multi-scale",
+    "multi-scale, seldom",
+)  # a sample alone is as it was
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -105,6 +125,30 @@ def test_the_digits_are_transformed_as_ever(split: Any) -> None:
         expected = former(dataset[i]["image"])
         torch.manual_seed(i)
         assert torch.equal(transform(dataset[i])["image"], expected)
+
+
+def test_evaluation_fits_otherwise_than_training_where_it_is_asked_to() -> None:
+    """ADE20K in mmsegmentation: crops in training; in evaluation each image in its own aspect."""
+    config = recipe("task.name=segmentation", "data.interpolation=random", "evaluate.size=[24,48]", "evaluate.fit=short_side")
+    seen = pipeline(config.data, Noise("segmentation"), "val", evaluate=config.evaluate)
+    assert "image" in seen.ragged and config.sizes_vary
+    for number, size in ((0, (24, 37)), (9, (29, 31))):
+        sample = Noise("segmentation")[number]
+        image = torch.zeros(3, *size, dtype=torch.uint8)
+        made = seen(sample | {"image": image, "mask": torch.zeros(size, dtype=torch.uint8)})
+        assert min(made["image"].shape[1:]) == 24 and tuple(made["size"].tolist()) == size
+        assert seen.placement(size) == (0, 0, *made["image"].shape[1:])
+    assert "image" not in pipeline(config.data, Noise("segmentation"), "train", evaluate=config.evaluate).ragged
+
+
+def test_the_long_side_of_a_scaled_image_is_bounded() -> None:
+    long = torch.zeros(3, 10, 100, dtype=torch.uint8)
+    for longest, height in ((None, 16), (80, 8)):
+        more = [] if longest is None else [f"data.augment.scale_longest={longest}"]
+        config = recipe("data.augment.scale=[1.0,1.0]", "data.augment.scale_of=short_side", *more)
+        seen = pipeline(config.data, Noise("segmentation"), "train")
+        made = seen({"image": long, "mask": torch.zeros(10, 100, dtype=torch.uint8)})
+        assert int((made["mask"] != config.data.ignore_index).any(dim=1).sum()) == height
 
 
 def test_validation_draws_no_random_number() -> None:

@@ -9,7 +9,9 @@ import torch
 
 from phalanx.configs.errors import UserError
 from phalanx.data import dataset_info
-from phalanx.data.splits import Subset, resampled
+from phalanx.data.loading.order import stream
+from phalanx.data.splits import Subset, resampled, with_objects
+from phalanx.dist.microbatches.grouped_sampler import GroupedStream
 from tests.data.examples import Noise, assert_same, loader, recipe, steps
 
 
@@ -52,6 +54,31 @@ def test_groups_follow_the_images_of_a_part() -> None:
     part = Subset(Aspects(), numpy.array([3, 4, 0, 0]))
     sizes = dataset_info.sizes(Subset(part, numpy.array([1, 2])))
     assert sizes is not None and sizes.tolist() == [[20, 31], [31, 20]]
+
+
+def test_bins_of_aspects_are_those_of_torchvision_s_reference() -> None:
+    """`create_aspect_ratio_groups(k=3)`: edges 2^-1, 2^-2/3, ..., 2, of width over height; an image at an edge is above it."""
+    widths = {49: 0, 50: 1, 62: 1, 63: 2, 79: 2, 80: 3, 99: 3, 100: 4, 125: 4, 126: 5, 199: 6, 200: 7}  # of images 100 high
+
+    class Many(Noise):
+        def __init__(self) -> None:
+            super().__init__("detection", samples=len(widths))
+            self.sizes = numpy.array([(100, width) for width in widths], numpy.int32)
+
+    config = recipe("data.fit=short_side", "data.aspect_groups=true", "data.aspect_bins=3", "train.micro_batch=2")
+    found = stream(config, Many())
+    assert isinstance(found, GroupedStream)
+    assert {sample: group for group, samples in enumerate(found.groups) for sample in samples.tolist()} == dict(
+        enumerate(widths.values())
+    )
+
+
+def test_images_without_objects_are_left_out_of_training_where_that_is_asked_for() -> None:
+    assert with_objects(Objects()).indices.tolist() == list(range(199))
+    with pytest.raises(UserError, match="no image has objects to learn"):
+        with_objects(Subset(Objects(), numpy.array([199])))
+    with pytest.raises(UserError, match="is for detection"):
+        with_objects(Noise())
 
 
 def test_aspect_groups_are_refused_where_they_mean_nothing() -> None:

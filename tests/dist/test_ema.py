@@ -68,7 +68,7 @@ def run_steps(engine: Engine, steps: Iterable[int]) -> None:
     for step in steps:
         batch = [cases.micro_batch(step, v) for v in range(engine.mine.first, engine.mine.last)]
         for part in engine.micro_batches(step, batch, [cases.weights(b) for b in batch]):
-            engine.backward(cases.losses(engine.model, part))
+            engine.backward(engine.losses(cases.losses, part))
         engine.step()
     engine.settle()
 
@@ -119,6 +119,18 @@ def test_the_averages_are_those_of_plain_torch_under_every_strategy(pool: Pool, 
         assert abs(mine - found[name]).max() > 1e-4 * abs(average).max(), f"{name}: no other than what it averages"
 
 
+def test_copies_come_before_the_average_and_updates_only_every_so_many_steps(pool: Pool) -> None:
+    """As torchvision's references: after step 2 a copy of weights and statistics, after step 4 their average; nothing else."""
+    settings = config("ddp", "train.ema_every=2", "train.ema_start=2")
+    _, found = cases.assembled(pool.run(3, cases.trained, settings, "cnn", "sgd", (STEPS,)), STEPS)
+    after = cases.by_hand("cnn", 8, "off", "sgd", torch.float64, (2, 4))
+    averaged = {n: DECAY * after[2][1][n] + (1 - DECAY) * after[4][1][n] for n in after[4][1]}
+    compared = {n.removesuffix(EMA) for n in found if n.endswith(EMA)}
+    assert any(name.endswith(MICRO_BATCHES) for name in compared)
+    for name in compared:
+        assert abs(found[name + EMA] - averaged[name]).max() <= 1e-10 * abs(averaged[name]).max(), name
+
+
 def before_and_after_an_overflow(world: World, settings: RunConfig) -> tuple[Bits, Bits, Bits]:
     engine = overflowing.engine_on(world, settings)
     overflowing.run_steps(engine, 0, overflowing.OVERFLOWS)
@@ -157,9 +169,15 @@ def test_a_ramp_makes_another_experiment_and_an_average_of_before_is_the_one_tha
     )
 
 
-def test_a_ramp_needs_an_average() -> None:
-    with pytest.raises(UserError, match=r"train\.ema_ramp needs an average"):
-        config("ddp", "train.ema=null", RAMPED)
+@pytest.mark.parametrize("key", ["ema_ramp", "ema_start", "ema_every"])
+def test_how_to_average_needs_an_average(key: str) -> None:
+    with pytest.raises(UserError, match=rf"train\.{key} needs an average"):
+        config("ddp", "train.ema=null", f"train.{key}=3")
+
+
+def test_a_ramp_and_copies_exclude_each_other() -> None:
+    with pytest.raises(UserError, match=r"train\.ema_ramp and train\.ema_start are two ways to begin an average"):
+        config("ddp", RAMPED, "train.ema_start=2")
 
 
 # -- evaluation

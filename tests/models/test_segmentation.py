@@ -26,6 +26,7 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in OUR
     "deeplabv1, multi-scale": ("deeplabv1", {"options": {"multi_scale": True}}),
     "deeplabv2, multi-scale": ("deeplabv2", {"options": {"multi_scale": True}}),
     "deeplabv3, multi-grid": ("deeplabv3", {"options": {"multi_grid": [1, 2]}, "output_stride": 16}),
+    "deeplabv3plus, normalised between": ("deeplabv3plus", {"options": {"norm_between": True}}),
     "deeplabv3plus, not separable": ("deeplabv3plus", {"options": {"separable": False}}),
     "pspnet without auxiliary head": ("pspnet", {"options": {"auxiliary": False}}),
     "fcn on convnext_tiny": ("fcn", {"backbone": "convnext_tiny"}),

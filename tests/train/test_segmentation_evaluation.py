@@ -170,6 +170,7 @@ WAYS = {
     "plain": [],
     "padded, in another size": ["data.fit=pad", "evaluate.size=[48,48]"],
     "every view": ["evaluate.scales=[0.5, 1.0]", "evaluate.flip=true", "evaluate.crf=true", "evaluate.crf_iterations=2"],
+    "short side": ["evaluate.size=[12,40]", "evaluate.fit=short_side"],
     "windows on the original": ["evaluate.size=original", "evaluate.window=16", "evaluate.crf=true"],
 }
 
@@ -192,6 +193,7 @@ def test_any_way_of_asking_gives_one_process_s_metrics_to_the_last_bit(pool: Poo
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        (["evaluate.size=original", "evaluate.fit=pad"], "evaluate.size=original keeps theirs. Remove one"),
         (["evaluate.stride=8"], "evaluate.stride is how evaluate.window moves on, which is not given"),
         (["evaluate.window=8", "evaluate.stride=[8,9]"], r"evaluate.stride=\[8, 9\] leaves gaps between windows of \[8, 8\]"),
         (["evaluate.scales=[]"], "numbers above zero, each once"),

@@ -40,13 +40,17 @@ class AtrousPyramid(nn.Module):
     Args:
         rates: dilations.
         separable: whether the dilated convolutions are (arXiv:1802.02611, section 3.1).
+        norm_between: BatchNorm and ReLU between their two parts as well.
 
     Shape: [B, channels, H, W] to [B, 256, H, W].
     """
 
-    def __init__(self, channels: int, rates: tuple[int, ...], dropout: float, separable: bool = False):
+    def __init__(
+        self, channels: int, rates: tuple[int, ...], dropout: float, separable: bool = False, norm_between: bool = False
+    ):
         super().__init__()
-        dilated = [convolution(channels, CHANNELS, dilation=rate, separable=separable) for rate in rates]
+        depthwise = {"separable": separable, "norm_between": norm_between}
+        dilated = [convolution(channels, CHANNELS, dilation=rate, **depthwise) for rate in rates]
         self.convs = nn.ModuleList([convolution(channels, CHANNELS, kernel=1), *dilated, ImagePooling(channels, CHANNELS)])
         self.project = nn.Sequential(*convolution(len(self.convs) * CHANNELS, CHANNELS, kernel=1), nn.Dropout(dropout))
 

@@ -3,11 +3,14 @@
 from torch import nn
 
 
-def convolution(channels: int, outputs: int, kernel: int = 3, dilation: int = 1, separable: bool = False) -> nn.Sequential:
+def convolution(
+    channels: int, outputs: int, kernel: int = 3, dilation: int = 1, separable: bool = False, norm_between: bool = False
+) -> nn.Sequential:
     """A convolution that keeps the size, BatchNorm, ReLU.
 
     Args:
         separable: one kernel a channel, then 1x1 over the channels (Chollet, CVPR 2017, arXiv:1610.02357).
+        norm_between: BatchNorm and ReLU between these two as well.
 
     Shape: [B, channels, H, W] to [B, outputs, H, W].
     """
@@ -16,7 +19,8 @@ def convolution(channels: int, outputs: int, kernel: int = 3, dilation: int = 1,
         layer: nn.Module = nn.Conv2d(channels, outputs, kernel, padding=padding, dilation=dilation, bias=False)
     else:
         depthwise = nn.Conv2d(channels, channels, kernel, padding=padding, dilation=dilation, groups=channels, bias=False)
-        layer = nn.Sequential(depthwise, nn.Conv2d(channels, outputs, 1, bias=False))
+        between = [nn.BatchNorm2d(channels), nn.ReLU(inplace=True)] if norm_between else []
+        layer = nn.Sequential(depthwise, *between, nn.Conv2d(channels, outputs, 1, bias=False))
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 

@@ -72,12 +72,14 @@ def _measured(name: str, setting: str, pixels: int, batch: int, steps: int, resu
     result.write_text(json.dumps({"memory_mb": grown // 1024, "seconds": times}))
 
 
-def measure(networks: Sequence[str], pixels: int, batch: int, steps: int) -> list[dict[str, Any]]:
+def measure(
+    networks: Sequence[str], pixels: int, batch: int, steps: int, settings: Sequence[str] = SETTINGS
+) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="activation-checkpointing-") as folder:
         for name in networks:
             found = {}
-            for setting in SETTINGS:
+            for setting in settings:
                 result = Path(folder) / f"{name}-{setting}.json"
                 cell = [name, setting, str(pixels), str(batch), str(steps), str(result)]
                 subprocess.run([sys.executable, __file__, "--cell", *cell], check=True)
@@ -111,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name, setting, *numbers, result = given.cell
         _measured(name, setting, *map(int, numbers), Path(result))
     elif given.smoke:
-        measure(["resnet18"], 32, 2, 2)
+        measure(["resnet18"], 32, 2, 2, SETTINGS[:2])
     else:
         measure(given.networks, given.pixels, given.batch, given.steps)
     return 0

@@ -1,12 +1,12 @@
 """Training craft against none, in equal time: classification, segmentation and detection, one comparison each.
 
     python benchmarks/craft.py --smoke
-    python benchmarks/craft.py [--fashion FOLDER] [--camvid FOLDER] [--bccd FOLDER] [--seconds 300] [--work FOLDER]
+    python benchmarks/craft.py [--fashion FOLDER] [--camvid FOLDER] [--bccd FOLDER] [--seconds 300] [--probes 3] [--work FOLDER]
 
-Each comparison trains a recipe twice on two ranks, in as many steps as the time allows by a probe before: without (a constant
-learning rate, no average of the weights, no warm-up, every parameter decayed, nothing else) and with what
-`docs/optimization.md` has for it. FOLDERs are in the layouts of `data.name=fashion_mnist`, `masks` and `voc`. Prints JSON, a
-line a run: metric, steps, seconds. `--smoke`: both of one comparison, in a few steps on images that are made.
+Each comparison trains a recipe twice on two ranks: without craft (a constant learning rate, no warm-up, no average of the
+weights, every parameter decayed, no augmentation but mirroring) and with what `docs/optimization.md` has for it. Short runs of
+both in turn tell how many steps of each the time allows. FOLDERs are in the layouts of `data.name=fashion_mnist`, `masks` and
+`voc`. Prints JSON, a line a run: metric, steps, seconds. `--smoke`: both runs of one comparison, in a few steps.
 """
 
 import argparse
@@ -16,25 +16,27 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-RANKS, _PROBE, _MARGIN = 2, 12, 0.93
+from benchmarks.commands import Commands, Forks, Phalanx, lines  # noqa: E402 (the root is on the path now)
+
+RANKS = 2
 _PLAIN = ["schedule.name=constant", "schedule.warmup_steps=0", "optim.no_decay=[]", "train.ema=null", "train.ema_ramp=null"]
 _CYCLE = ["schedule.name=one_cycle", "schedule.warmup_steps=0", "schedule.final=0.001", "optim.no_decay=[norm,bias]"]
 
 
 class Comparison(NamedTuple):
-    """A recipe, its metric, and its overrides without and with craft."""
+    """A recipe, its metric, and its overrides in the run without and in the one with craft."""
 
     name: str
     recipe: str
     metric: str
-    without: Sequence[str]
-    craft: Sequence[str]
+    runs: Mapping[str, Sequence[str]]
 
 
 COMPARISONS = [
@@ -72,28 +74,47 @@ COMPARISONS = [
 ]
 
 
-def _train(own: Comparison, name: str, more: Sequence[str], steps: int, work: Path, data: Sequence[str]) -> tuple[float, Path]:
-    from benchmarks.commands import Commands
+class Bench:
+    """Makes the runs of a comparison in a folder."""
 
-    given = [str(ROOT / f"configs/recipes/{own.recipe}.yaml"), str(ROOT / "configs/cluster/local.yaml"), *data, *more]
-    given += [f"name={name}", f"runs={work}", f"train.steps={steps}", "train.eval_every=null", "checkpoint.best=null"]
-    shutil.rmtree(work / name, ignore_errors=True)
-    return Commands().train([*given, "train.log_every=1", "checkpoint.every_steps=null"], RANKS)[0], work / name
+    def __init__(self, phalanx: Phalanx, work: Path, data: Sequence[str], probe_steps: int):
+        self._phalanx, self._work, self._data, self._probe_steps = phalanx, work, data, probe_steps
 
+    def _train(self, own: Comparison, name: str, more: Sequence[str], steps: int) -> tuple[float, list[dict[str, Any]]]:
+        """Seconds of the command, and the lines of its metrics."""
+        given = [str(ROOT / f"configs/recipes/{own.recipe}.yaml"), str(ROOT / "configs/cluster/local.yaml"), *more, *self._data]
+        given += [f"name={name}", f"runs={self._work}", f"train.steps={steps}", "train.log_every=1"]
+        given += ["train.eval_every=null", "checkpoint.best=null", "checkpoint.every_steps=null"]
+        shutil.rmtree(self._work / name, ignore_errors=True)
+        took = self._phalanx.train(given, RANKS)[0]
+        return took, lines(self._work / name / "metrics.jsonl")
 
-def measure(own: Comparison, seconds: float, work: Path, data: Sequence[str]) -> None:
-    from phalanx.dist.storage.json_lines import read_lines
-
-    for label, more in (("without", own.without), ("with", own.craft)):
-        name = f"{own.name}-{label}"
-        took, run = _train(own, f"{name}-probe", more, _PROBE, work, data)
-        times = [line["time"] for line in read_lines(run / "metrics.jsonl")][2:-1]
+    def _probe(self, own: Comparison, run: str) -> tuple[float, float]:
+        """Seconds of a step, and of all besides, in a short run."""
+        took, logged = self._train(own, f"{own.name}-{run}-probe", own.runs[run], self._probe_steps)
+        times = [line["time"] for line in logged][1:-1]  # the first step warms up, the last line waits for the evaluation
         step = statistics.median(after - before for before, after in itertools.pairwise(times))
-        steps = max(4, int((seconds - (took - _PROBE * step)) / step * _MARGIN))
-        took, run = _train(own, name, more, steps, work, data)
-        last = list(read_lines(run / "metrics.jsonl"))[-1]
-        row = {"comparison": own.name, "run": label, "metric": own.metric, "value": round(last[own.metric], 4)}
-        print(json.dumps(row | {"steps": steps, "seconds": round(took, 1), "overrides": list(more)}), flush=True)
+        return step, took - self._probe_steps * step
+
+    def measure(self, own: Comparison, seconds: float, probes: int) -> Iterator[dict[str, Any]]:
+        """A line for each of the two runs."""
+        found: dict[str, list[tuple[float, float]]] = {run: [] for run in own.runs}
+        for _ in range(probes):
+            for run in own.runs:
+                found[run].append(self._probe(own, run))
+        for run, overrides in own.runs.items():
+            step, besides = (statistics.median(column) for column in zip(*found[run], strict=True))
+            steps = max(3, round((seconds - besides) / step))
+            took, logged = self._train(own, f"{own.name}-{run}", overrides, steps)
+            yield {
+                "comparison": own.name,
+                "run": run,
+                "metric": own.metric,
+                "value": round(logged[-1][own.metric], 4),
+                "steps": steps,
+                "seconds": round(took, 1),
+                "overrides": list(overrides),
+            }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,20 +122,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("fashion", "camvid", "bccd"):
         parser.add_argument(f"--{name}", metavar="FOLDER", help="its data; left out without")
     parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--probes", type=int, default=3, help="short runs of each, in turn, before")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/craft")
     parser.add_argument("--smoke", action="store_true", help="one comparison in a few steps")
     given = parser.parse_args(arguments)
     if given.smoke:
+        phalanx, own = Forks(), COMPARISONS[0]
+        small = ["data.name=digits", "data.root=null", "data.image_size=8", "model.stem=small", "data.workers=0"]
+        small += ["train.global_batch=8", "train.micro_batch=4"]
         with tempfile.TemporaryDirectory(prefix="craft-") as folder:
-            small = ["data.name=digits", "data.root=null", "data.image_size=8", "model.stem=small", "data.workers=0"]
-            own = COMPARISONS[0]
-            for label, more in (("without", own.without), ("with", own.craft)):
-                _train(own, label, [*more, *small, "train.global_batch=8", "train.micro_batch=4"], 2, Path(folder), [])
+            for row in Bench(phalanx, Path(folder), small, probe_steps=4).measure(own, 0, 1):
+                print(json.dumps(row), flush=True)
         return 0
+    from benchmarks.results import commit
+
     given.work.mkdir(parents=True, exist_ok=True)
     for own, folder in zip(COMPARISONS, (given.fashion, given.camvid, given.bccd), strict=True):
         if folder is not None:
-            measure(own, given.seconds, given.work.resolve(), [f"data.root={folder}"])
+            bench = Bench(Commands(), given.work.resolve(), [f"data.root={folder}"], probe_steps=40)
+            for row in bench.measure(own, given.seconds, given.probes):
+                print(json.dumps(row | {"commit": commit(), "date": time.strftime("%Y-%m-%d")}), flush=True)
     return 0
 
 

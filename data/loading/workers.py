@@ -80,10 +80,13 @@ def started(loader: DataLoader[Any]) -> Iterator[Any]:
 def _brought(batches: Iterator[Any], loader: DataLoader[Any]) -> Iterator[Any]:
     while True:
         try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except (OSError, RuntimeError, EOFError) as error:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except (OSError, RuntimeError, EOFError) as error:
+                raise _failed(error, loader) from error
+        except RuntimeError as error:  # of torch's handler of SIGCHLD, if a second process ends while the first is explained
             raise _failed(error, loader) from error
         yield batch
 

@@ -27,7 +27,8 @@ from benchmarks.commands import Commands, Forks, Phalanx, lines  # noqa: E402 (t
 
 RANKS = 2
 _PLAIN = ["schedule.name=constant", "schedule.warmup_steps=0", "optim.no_decay=[]", "train.ema=null", "train.ema_ramp=null"]
-_CYCLE = ["schedule.name=one_cycle", "schedule.warmup_steps=0", "schedule.final=0.001", "optim.no_decay=[norm,bias]"]
+_AVERAGED = ["optim.no_decay=[norm,bias]", "train.ema=0.98", "train.ema_ramp=30"]
+_ONE_CYCLE = ["schedule.name=one_cycle", "schedule.warmup_steps=0", "schedule.warmup_momentum=null", "schedule.final=0.001"]
 
 
 class Comparison(NamedTuple):
@@ -44,32 +45,25 @@ COMPARISONS = [
         "classification",
         "fashion_mnist_resnet18",
         "val/top1",
-        _PLAIN,
-        [*_CYCLE, "optim.lr=0.1", "loss.label_smoothing=0.05", "train.ema=0.99", "train.ema_ramp=50"],
+        {"without": _PLAIN, "with": ["schedule.warmup_steps=50", *_AVERAGED]},
     ),
     Comparison(
         "segmentation",
         "camvid_deeplabv3plus",
         "val/miou",
-        _PLAIN,
-        [
-            *(
-                *_CYCLE,
-                "optim.lr=2e-3",
-                "train.clip_norm=5",
-                "data.augment.crop_most=0.75",
-                "train.ema=0.98",
-                "train.ema_ramp=50",
-            ),
-            *("model.stem=resnet_d", "model.options.auxiliary=true", "loss.auxiliary=0.4"),
-        ],
+        {"without": [*_PLAIN, "data.augment.scale=null"], "with": _AVERAGED},
     ),
     Comparison(
         "detection",
         "bccd_yolov8n",
         "val/ap50",
-        [*_PLAIN, "schedule.warmup_momentum=null", "data.augment.mosaic=0"],
-        [*_CYCLE, "schedule.warmup_momentum=null", "optim.lr=2e-3", "train.clip_norm=10"],
+        {
+            "without": [
+                *(*_PLAIN, "schedule.warmup_momentum=null", "data.augment.mosaic=0"),
+                *("data.augment.brightness=0", "data.augment.saturation=0", "data.augment.hue=0"),
+            ],
+            "with": [*_ONE_CYCLE, "train.clip_norm=10"],
+        },
     ),
 ]
 

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from phalanx.configs.errors import UserError
@@ -13,6 +14,7 @@ from phalanx.dist.storage.run_directory import RunDirectory, read_events
 from phalanx.slurm import ask, jobs
 from phalanx.slurm.submit import state_of
 
+_SILENT_S, _SILENT_AT_START_S = 120.0, 1800.0
 # The state of a run without a job, by its last event.
 _STATES = {"done": "COMPLETED", "failure": "FAILED", "preempt": "STOPPED", "hang": "FAILED"}
 
@@ -22,8 +24,8 @@ class Status:
     """A run and its job.
 
     Attributes:
-        state: of a job, SLURM's; of a run without a job RUNNING, KILLED, STOPPED, FAILED or COMPLETED. UNKNOWN if neither is
-            known.
+        state: of a job, SLURM's; of a run without a job RUNNING, STALLED (it lives, but has logged nothing for long), KILLED,
+            STOPPED, FAILED or COMPLETED. UNKNOWN if neither is known.
         job: id of the newest job; None without one.
         reason: why it waits, or ended so.
         nodes: on which it runs.
@@ -116,7 +118,8 @@ def _here(run: RunDirectory, last: jobs.Submission | None) -> tuple[str, str | N
     owner = _owner(run)
     lives = owner is not None and owner_record.is_alive(run, owner)
     if owner is not None and lives and not (last is not None and last.where == "slurm" and owner.job == last.job):
-        return "RUNNING", str(owner)
+        silent = _silent(run, owner)
+        return ("RUNNING", str(owner)) if silent is None else ("STALLED", f"{owner} has logged nothing for {silent:.0f} s")
     told = [event for event in read_events(run) if event["event"] in (*_STATES, "start", "resume")]
     if owner is not None and not lives and (not told or told[-1]["time"] < owner.started or told[-1]["event"] not in _STATES):
         return "KILLED", f"{owner} is gone without a word"
@@ -124,6 +127,20 @@ def _here(run: RunDirectory, last: jobs.Submission | None) -> tuple[str, str | N
         reason = told[-1].get("reason")
         return _STATES[told[-1]["event"]], str(reason) if reason is not None else None
     return ("KILLED", "nothing trains it any more") if told and last is None else ("UNKNOWN", None)
+
+
+def _silent(run: RunDirectory, owner: owner_record.Owner) -> float | None:
+    """For how many seconds a live run has logged nothing; None while that is no longer than it may be.
+
+    It may be ten times the longest it has been between two lines since this trainer began, and at least two minutes; before
+    the second line, half an hour.
+    """
+    lines = [*read_lines(run.metrics, step=int), *read_events(run)]
+    times = sorted(when for line in lines if (when := number(line.get("time"))) is not None and when >= owner.started)
+    longest = max((later - when for when, later in pairwise(times)), default=None)
+    allowed = _SILENT_AT_START_S if longest is None else max(_SILENT_S, 10 * longest)
+    silent = time.time() - max([owner.started, *times])
+    return silent if silent > allowed else None
 
 
 def _owner(run: RunDirectory) -> owner_record.Owner | None:

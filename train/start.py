@@ -33,6 +33,7 @@ from phalanx.train.setup.checks import check
 from phalanx.train.setup.data_check import check_data
 from phalanx.train.setup.finished import changes, is_evaluated, is_settled, why_over
 from phalanx.train.setup.hints import average_without_ramp, late_watchdog, no_tensor_cores
+from phalanx.train.setup.introduction import introduced
 from phalanx.train.setup.make_run import make_run
 from phalanx.train.setup.recorded import record
 from phalanx.train.setup.resume_report import ResumeReport, Setting, as_written
@@ -278,10 +279,13 @@ def _report_start(
         say(f"phalanx: the checkpoint of step {step} was skipped: {problem}")
         tracker.event("passed_over", step, reason=problem)
     details: dict[str, Any] = {"world_size": ranks, "strategy": config.dist.strategy, "device": str(world.device)}
-    details |= {"precision": config.dist.precision, "sync_bn": config.dist.sync_bn, "normalisation": parts.engine.describe()}
+    details |= {"steps": parts.last_step, "precision": config.dist.precision, "sync_bn": config.dist.sync_bn}
+    details["normalisation"] = parts.engine.describe()
     if stored is None:
         tracker.event("start", 0, **details)
         say(f"{parts.last_step} steps of {config.train.global_batch} samples, {config.micro_batches} micro-batches, on {on}")
+        for line in introduced(config, parts):
+            say(line)
         if parts.loaded is not None:
             say(f"phalanx: {parts.loaded}")
         hints = [

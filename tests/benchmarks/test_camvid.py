@@ -18,6 +18,11 @@ def test_every_network_for_segmentation_is_in_the_benchmark() -> None:
     assert {network.name for network in camvid.NETWORKS} == set(registry.names("segmentation")) - camvid.SAME
 
 
+def test_a_run_that_took_another_time_is_made_again_by_its_own_rate() -> None:
+    assert camvid.steps_by_rate({"seconds": 517.0, "steps": 778}, 600, 0.06) == 903
+    assert camvid.steps_by_rate({"seconds": 633.0, "steps": 733}, 600, 0.06) is None
+
+
 @pytest.mark.parametrize("case", camvid.cases(600, 240, 2400), ids=lambda case: case.label)
 def test_every_run_of_the_benchmark_is_an_experiment_that_can_be(case: camvid.Case) -> None:
     config = load([str(camvid.RECIPE)], [*case.more, "data.root=.", "name=run"])

@@ -27,7 +27,7 @@ VERBS = {
     ),
     "submit": Verb("submits a recipe to SLURM; --dry-run prints the batch script", "phalanx.launch.verbs.submit"),
     "status": Verb("shows the state of a run, or of all in a table", "phalanx.launch.verbs.status"),
-    "compare": Verb("compares runs: what differs in their recipes, best and last metrics", "phalanx.launch.verbs.compare"),
+    "compare": Verb("compares runs: what differs in their recipes, best and last metrics", "phalanx.launch.verbs.compare_runs"),
     "logs": Verb("shows the first failure, then the last lines of a rank", "phalanx.launch.verbs.logs"),
     "cancel": Verb("ends the job of a run; its ranks save first", "phalanx.launch.verbs.cancel"),
     "evaluate": Verb(

@@ -7,10 +7,18 @@ from phalanx.configs.errors import ExitCode, UserError
 from phalanx.launch.verbs import Verb
 
 ACTIONS = {
-    "ls": Verb("lists the checkpoints of a run: step, size, strategy, metrics", "phalanx.launch.verbs.checkpoint_ls"),
-    "verify": Verb("reads every byte and compares it with its checksum", "phalanx.launch.verbs.checkpoint_verify"),
-    "consolidate": Verb("writes one safetensors file of weights", "phalanx.launch.verbs.checkpoint_consolidate"),
-    "diff": Verb("shows how two checkpoints or files of weights differ", "phalanx.launch.verbs.checkpoint_diff"),
+    "ls": Verb(
+        "lists the checkpoints of a run: step, size, strategy, metrics", "phalanx.launch.verbs.checkpoint_verbs.checkpoint_ls"
+    ),
+    "verify": Verb(
+        "reads every byte and compares it with its checksum", "phalanx.launch.verbs.checkpoint_verbs.checkpoint_verify"
+    ),
+    "consolidate": Verb(
+        "writes one safetensors file of weights", "phalanx.launch.verbs.checkpoint_verbs.checkpoint_consolidate"
+    ),
+    "diff": Verb(
+        "shows how two checkpoints or files of weights differ", "phalanx.launch.verbs.checkpoint_verbs.checkpoint_diff"
+    ),
 }
 
 

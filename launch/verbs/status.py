@@ -9,8 +9,8 @@ from pathlib import Path
 
 from phalanx.configs.errors import ExitCode, printable
 from phalanx.dist.storage.run_directory import RunDirectory
+from phalanx.launch import run_table
 from phalanx.launch.arguments import Parser, positive
-from phalanx.slurm import run_table
 from phalanx.slurm.status import status
 
 _FOLDER = Path("runs")

@@ -132,10 +132,10 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 def _prepare() -> None:
     import phalanx.launch.verbs.checkpoint
-    import phalanx.launch.verbs.checkpoint_consolidate
-    import phalanx.launch.verbs.checkpoint_diff
-    import phalanx.launch.verbs.checkpoint_ls
-    import phalanx.launch.verbs.checkpoint_verify  # noqa: F401
+    import phalanx.launch.verbs.checkpoint_verbs.checkpoint_consolidate
+    import phalanx.launch.verbs.checkpoint_verbs.checkpoint_diff
+    import phalanx.launch.verbs.checkpoint_verbs.checkpoint_ls
+    import phalanx.launch.verbs.checkpoint_verbs.checkpoint_verify  # noqa: F401
 
 
 _MEANING = "manifests with a right checksum and wrong content, headers and bytes of shards"

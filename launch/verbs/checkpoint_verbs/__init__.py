@@ -1,0 +1,1 @@
+"""What `phalanx checkpoint` does, each in a file of its own, imported when it is used."""

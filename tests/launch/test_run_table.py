@@ -54,17 +54,17 @@ def test_every_run_has_a_line_and_what_it_says_follows_from_its_files(here: Path
     (here / "runs/notes").mkdir()
     with RunOwner(sweep, Ranks()) as owner:
         owner.claim()
-        assert main(["status", "--json"]) == 0
-        newest, oldest = json.loads(capsys.readouterr().out)
-        assert main(["status"]) == 0
+        assert main(["status", "--sort", "name", "--json"]) == 0
+        ended, alive = json.loads(capsys.readouterr().out)
+        assert main(["status", "--sort", "step"]) == 0
         head, first, second = capsys.readouterr().out.splitlines()
-    assert (newest["name"], newest["state"], newest["step"], newest["steps"]) == ("sweep/first", "RUNNING", 40, 100)
-    assert newest["rate"] == pytest.approx(2, rel=1e-3) and newest["left_s"] == pytest.approx(30, rel=1e-3)
-    assert (newest["metric"], newest["best"], newest["best_step"], newest["restarts"]) == ("val/top1", 0.5, 10, 0)
-    assert (oldest["name"], oldest["state"], oldest["steps"], oldest["restarts"]) == ("done", "COMPLETED", 80, 2)
-    assert oldest["left_s"] is None and oldest["rate"] == pytest.approx(2, rel=1e-3)
-    assert head.split()[:4] == ["run", "state", "step", "of"] and first.startswith("sweep/first  RUNNING")
-    assert "val/top1 0.75" in second and second.endswith(" ago")
+    assert (alive["name"], alive["state"], alive["step"], alive["steps"]) == ("sweep/first", "RUNNING", 40, 100)
+    assert alive["rate"] == pytest.approx(2, rel=1e-3) and alive["left_s"] == pytest.approx(30, rel=1e-3)
+    assert (alive["metric"], alive["best"], alive["best_step"], alive["restarts"]) == ("val/top1", 0.5, 10, 0)
+    assert (ended["name"], ended["state"], ended["steps"], ended["restarts"]) == ("done", "COMPLETED", 80, 2)
+    assert ended["left_s"] is None and ended["rate"] == pytest.approx(2, rel=1e-3)
+    assert head.split()[:4] == ["run", "state", "step", "of"] and second.startswith("sweep/first  RUNNING")
+    assert "val/top1 0.75" in first and first.endswith(" ago")
 
 
 def test_the_table_is_sorted_as_asked_and_may_be_csv(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,10 +37,15 @@ def learnt(classes: tuple[str, ...], ignore_index: int) -> Learnt:
     return Learnt(names, {number: index for index, number in enumerate(kept)}, ignored, classes[ignore_index])
 
 
+def not_learnt(classes: tuple[str, ...]) -> int | None:
+    """The number of the class whose name usually marks ignored pixels; None without one."""
+    spelt = [re.sub(r"[\W_]+", "", name.casefold()) for name in classes]
+    return next((spelt.index(word) for word in _NOT_MEANT_TO_BE_LEARNT if word in spelt), None)
+
+
 def hint(classes: tuple[str, ...]) -> list[str]:
     """A message, if a class has a name that usually marks ignored pixels."""
-    spelt = [re.sub(r"[\W_]+", "", name.casefold()) for name in classes]
-    number = next((spelt.index(word) for word in _NOT_MEANT_TO_BE_LEARNT if word in spelt), None)
+    number = not_learnt(classes)
     if number is None:
         return []
     return [

@@ -18,6 +18,7 @@ class Verb:
 
 
 VERBS = {
+    "init": Verb("looks at a folder of data, and writes a recipe that trains on it", "phalanx.launch.verbs.init"),
     "train": Verb(
         "trains here, on the GPUs of this machine, or as a rank that a launcher started", "phalanx.launch.verbs.train"
     ),

@@ -203,6 +203,11 @@ def accounting() -> bool:
     return _has_accounting(_settings())
 
 
+def requeues() -> bool:
+    """Whether SLURM requeues jobs by itself unless they ask it not to (JobRequeue)."""
+    return _settings().get("JobRequeue", "1") != "0"
+
+
 def this_user() -> str:
     """The name of the submitting user; the number if it has none."""
     try:

@@ -16,7 +16,7 @@ def train(run: Run) -> ExitCode:
     if run.best.should_stop:
         return run.done()
     heartbeat.beat("loading", state.step + 1)
-    for batch in run.loader.from_step(state.step, run.last_step):
+    for batch in run.clock.batches(run.loader.from_step(state.step, run.last_step)):
         run.before_step()
         # From the targets only: the ranks sum the losses' weights while the first forward runs.
         weights = [task.weights(micro_batch) for micro_batch in batch.micro_batches]

@@ -29,6 +29,7 @@ from phalanx.train.state import TrainState
 from phalanx.train.tasks import ActsBetweenSteps, Task, phases_of
 from phalanx.train.tracking.ledger import Ledger
 from phalanx.train.tracking.loss_watch import LossWatch
+from phalanx.train.tracking.step_clock import StepClock
 from phalanx.train.tracking.tracker import Tracker
 
 _FEW_STEPS = 100  # after which a class that is never predicted is no surprise
@@ -73,6 +74,7 @@ class Run:
         skipped_samples: samples that could not be read.
         plateau: what lowers the learning rate where a metric does not improve, if the schedule does.
         health, loss_watch: warnings while training.
+        clock: where the time of steps goes.
         improved: whether the last evaluation, after this step, gave a better one.
         code: the exit code, once it has ended.
     """
@@ -98,6 +100,7 @@ class Run:
     best: Best
     skipped_samples: SkippedSamples
     health: HealthWarnings
+    clock: StepClock
     plateau: Plateau | None = None
     loss_watch: LossWatch = field(default_factory=LossWatch)
     improved: bool = False
@@ -120,7 +123,7 @@ class Run:
         Raises:
             TrainingFailed: if a loss is not finite: on every rank, after the same step.
         """
-        self.tracker.training(figures)
+        self.tracker.training(figures, self.clock.figures)
         for known in figures:
             if known.broken:
                 raise TrainingFailed(self._not_finite(known))
@@ -155,10 +158,11 @@ class Run:
         """
         heartbeat.beat("evaluation")
         self.log(self.engine.settle())
-        self.saver.wait_for_copy()  # evaluation swaps the averaged weights in
-        self._recompute_statistics()
         relus = ReluWatch()
-        sums = measure(self.engine, self.task, self.evaluation, relus=relus)
+        with self.clock.besides():
+            self.saver.wait_for_copy()  # evaluation swaps the averaged weights in
+            self._recompute_statistics()
+            sums = measure(self.engine, self.task, self.evaluation, relus=relus)
         metrics = self.task.metrics(sums)
         self.tracker.evaluation(self.state.step, metrics)
         self.tracker.event("evaluate", self.state.step, **metrics)
@@ -251,6 +255,10 @@ class Run:
                 f"step {self.state.step}: a parameter is not finite, though no loss was. {self._last_good()} "
                 "Lower optim.lr, or set train.clip_norm."
             )
+        with self.clock.besides():
+            self._start_saving(awaited)
+
+    def _start_saving(self, awaited: bool) -> None:
         self.saver.wait_for_copy()
         self._recompute_statistics()
         if (news := self.skipped_samples.news()) is not None:

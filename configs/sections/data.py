@@ -118,6 +118,12 @@ class AugmentConfig(Section):
     mosaic_shear: float = experiment(
         0.0, "mosaic: the canvas is sheared by up to this, in degrees, before it is cropped", ge=0, le=45
     )
+    mosaic_visible: float = experiment(
+        0.1, "mosaic: boxes that keep less of their area are dropped, as in YOLOv5; 0.2 in YOLOX", ge=0, le=1
+    )
+    mosaic_longest: float | None = experiment(
+        None, "mosaic: boxes that are more times as long as wide are dropped; 100 in YOLOv5, 20 in YOLOX; none if null", ge=1
+    )
     mosaic_mixup: float = experiment(0.0, "mosaic: probability that it is blended with another", ge=0, le=1)
     mosaic_mixup_scale: FloatRange | None = experiment(
         None,

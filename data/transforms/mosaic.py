@@ -25,9 +25,7 @@ from phalanx.dist.microbatches.sampler import Draw
 PARTS = 4
 OTHERS = "others"  # entry of a sample: int64 [7], ids of the other samples in it, -1 for none
 _MOST_OTHERS = 2 * PARTS - 1
-_TRIES = 10  # images at most that are looked at for one with objects
 _BLEND = 32.0  # both parameters of the beta distribution of a blend's shares: nearly halves
-_VISIBLE = 0.1  # a box that keeps less of its area is dropped
 _SMALLEST = 2.0  # a box with a shorter side, in pixels, too
 
 Sample = dict[str, Any]
@@ -87,13 +85,13 @@ class Mosaics:
         if self._augment.mosaic_mixup_scale is None:
             more = [draws.randrange(len(self._dataset)) for _ in range(PARTS)]
             return _blended(made, self._composed(draw, more, "second"), draws.betavariate(_BLEND, _BLEND)), more
-        for _ in range(_TRIES):
+        for _ in range(len(self._dataset)):  # the training data was checked to have objects
             other = draws.randrange(len(self._dataset))
             part = self._loaded(draw.epoch, other)
             if len(part["labels"]):
                 break
         torch.default_generator.manual_seed(key(self._seed, "mosaic", "second", draw.epoch, draw.sample))
-        single = beside(part, draw_single(self._size, self._augment.mosaic_mixup_scale), self._fill)
+        single = beside(part, draw_single(self._size, self._augment, self._augment.mosaic_mixup_scale), self._fill)
         return _blended(made, single, 0.5), [other]
 
     def _loaded(self, epoch: int, sample: int) -> Mapping[str, Any]:
@@ -196,4 +194,7 @@ def _kept(boxes: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
     clipped = torch.minimum(canvas.moved(there).clamp(min=0), boxes.new_tensor([width, height] * 2))
     sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
     share = sides.clamp(min=0).prod(dim=1) / before.prod(dim=1).clamp(min=1e-9)
-    return (sides.amin(dim=1) >= _SMALLEST) & (share >= _VISIBLE), clipped
+    kept = (sides.amin(dim=1) >= _SMALLEST) & (share >= canvas.visible)
+    if canvas.longest is not None:
+        kept &= sides.amax(dim=1) <= canvas.longest * sides.amin(dim=1)
+    return kept, clipped

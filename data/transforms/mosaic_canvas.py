@@ -32,6 +32,7 @@ class Canvas(NamedTuple):
         centre: row and column where the four images meet.
         middle: row and column of the canvas's middle.
         bounds: the canvas's first row and column, and those after its last, within the frame.
+        visible, longest: the least share of its area that a box keeps, and its largest ratio of sides.
         angle, shear: degrees of the rotation, and of the shear along both axes.
     """
 
@@ -41,6 +42,8 @@ class Canvas(NamedTuple):
     centre: tuple[int, int]
     middle: tuple[int, int]
     bounds: tuple[int, int, int, int]
+    visible: float = 0.1
+    longest: float | None = None
     angle: float = 0.0
     shear: tuple[float, float] = (0.0, 0.0)
 
@@ -88,15 +91,17 @@ def draw_canvas(size: Size, augment: AugmentConfig) -> Canvas:
     margin = _margin(size, angle, shear)
     frame = size[0] + 2 * margin[0], size[1] + 2 * margin[1]
     bounds = (0, 0, *frame) if augment.mosaic_shift is None else _bounds(size, margin, frame, factor, middle)
-    return Canvas(size, margin, factor, _at(point, size, margin), _at(middle, size, margin), bounds, angle, shear)
+    kept = augment.mosaic_visible, augment.mosaic_longest
+    return Canvas(size, margin, factor, _at(point, size, margin), _at(middle, size, margin), bounds, *kept, angle, shear)
 
 
-def draw_single(size: Size, scale: tuple[float, float]) -> Canvas:
+def draw_single(size: Size, augment: AugmentConfig, scale: tuple[float, float]) -> Canvas:
     """The geometry of one image of a random scale: a random part of it, or all of it in the upper left corner."""
     factor = _drawn(*scale)
     over = [max(0, round(side * factor) - side) for side in size]
     top, left = (-int(torch.randint(most + 1, ())) for most in over)
-    return Canvas(size, (0, 0), factor, (top, left), (0, 0), (0, 0, *size))
+    kept = augment.mosaic_visible, augment.mosaic_longest
+    return Canvas(size, (0, 0), factor, (top, left), (0, 0), (0, 0, *size), *kept)
 
 
 def _at(shares: Sequence[float], size: Size, margin: Size) -> tuple[int, int]:

@@ -19,6 +19,7 @@ class Verb:
 
 VERBS = {
     "init": Verb("looks at a folder of data, and writes a recipe that trains on it", "phalanx.launch.verbs.init"),
+    "doctor": Verb("checks whether training works here: GPUs, ranks, disk, SLURM, W&B", "phalanx.launch.verbs.doctor"),
     "train": Verb(
         "trains here, on the GPUs of this machine, or as a rank that a launcher started", "phalanx.launch.verbs.train"
     ),

@@ -13,6 +13,7 @@ from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser
 
 _OWN = ("name", "runs")  # keys that always differ
+_NO_RESULTS = ("train/lr", "train/epoch", "perf/")
 _WIDEST = 40  # characters of a value
 
 
@@ -49,7 +50,7 @@ def differing(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, A
 
 def measured(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, dict[str, dict[str, float] | None]]:
     """Of each metric and run the best and the last value, and after which steps; None where a run lacks it."""
-    names = dict.fromkeys(name for own in curves.values() for name in own if name != "train/lr")
+    names = dict.fromkeys(name for own in curves.values() for name in own if not name.startswith(_NO_RESULTS))
     return {name: {run: _summary(name, own.get(name, {})) for run, own in curves.items()} for name in names}
 
 

@@ -141,14 +141,14 @@ def test_the_image_that_a_mosaic_is_blended_with_is_a_part_of_a_larger_one_or_in
     mirrored = set()
     for seed in range(20):
         torch.manual_seed(seed)
-        made = beside(PARTS[1], draw_single(SIZE, (0.5, 1.5)), FILL)
+        made = beside(PARTS[1], draw_single(SIZE, AugmentConfig(), (0.5, 1.5)), FILL)
         for box, mask in zip(made["boxes"], made["masks"], strict=True):
             rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
             edges = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             assert (edges - box).abs().max() <= 1.01
         torch.manual_seed(seed)
         odd = {**PARTS[1], "boxes": torch.tensor([[0.0, 0.0, 8.0, 32.0]]), "masks": torch.ones(1, 32, 32, dtype=torch.bool)}
-        (box,) = beside(odd, draw_single((64, 64), (0.5, 0.5)), FILL)["boxes"].tolist()
+        (box,) = beside(odd, draw_single((64, 64), AugmentConfig(), (0.5, 0.5)), FILL)["boxes"].tolist()
         mirrored.add(box[0])
         assert box in ([0.0, 0.0, 8.0, 32.0], [24.0, 0.0, 32.0, 32.0])
     assert mirrored == {0.0, 24.0}
@@ -169,3 +169,16 @@ def test_a_canvas_of_twice_the_size_ends_where_it_ends() -> None:
         assert all(0.5 - 0.125 - 0.1 <= at / side <= 0.5 + 0.125 + 0.1 for at, side in zip(canvas.centre, SIZE, strict=True))
         meets.add(canvas.centre)
     assert len(meets) > 10
+
+
+def test_boxes_are_dropped_by_the_share_that_is_seen_and_by_their_aspect() -> None:
+    half = {
+        **UNMASKED[3],
+        "boxes": torch.tensor([[-8.0, 0.0, 8.0, 48.0], [0.0, 0.0, 64.0, 8.0]]),
+        "labels": torch.tensor([1, 2]),
+    }
+    canvas = draw_single(SIZE, AugmentConfig(), (1.0, 1.0))
+    for visible, longest, kept in ((0.1, None, [1, 2]), (0.6, None, [2]), (0.1, 7.0, [1]), (0.6, 7.0, [])):
+        torch.manual_seed(3)  # not mirrored
+        made = beside(half, canvas._replace(visible=visible, longest=longest), FILL)
+        assert made["labels"].tolist() == kept

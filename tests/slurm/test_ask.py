@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from phalanx.launch.doctor_checks.services import slurm
+from phalanx.launch.main import main
 from phalanx.slurm import ask
 from phalanx.slurm.ask import Job, SlurmError
 from phalanx.slurm.cluster import accounting, associations, partitions, read_cluster, this_user
@@ -155,3 +157,17 @@ def test_accounts_and_qos_are_those_of_the_user(accounted: VirtualCluster) -> No
     assert {association.account for association in own} == {"root"}
     assert {name for association in own for name in association.qos} == {"normal"}
     assert associations("nobody-of-that-name") == ()
+
+
+@pytest.mark.slurm
+def test_the_doctor_looks_at_every_node_of_a_partition(
+    here: VirtualCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = {one.check: one for one in slurm()}
+    assert "low (2 nodes)" in found["SLURM"].said and found["accounting"].level == "yellow"
+    assert "preemption" not in found and "requeueing" not in found
+    assert main(["doctor", "--slurm", "low"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("shared disk" in line and "which is local to each machine" in line for line in lines) == 2  # under /tmp
+    assert main(["doctor", "--slurm", "nowhere"]) == 2 and "There are low, high" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from phalanx.train.setup.build import Parts
 from phalanx.train.setup.data_check import SkippedSamples
 from phalanx.train.state import TrainState
 from phalanx.train.tracking.ledger import Ledger
+from phalanx.train.tracking.step_clock import StepClock
 from phalanx.train.tracking.tracker import Tracker
 
 
@@ -66,6 +67,7 @@ def make_run(
         skipped_samples=SkippedSamples(parts.training, world),
         best=best or Best(keeping, config.train.patience),
         health=HealthWarnings(parts.data_info.classes),
+        clock=StepClock(state.step, config.train.global_batch, parts.stream.samples, world.device),
         plateau=parts.plateau,
     )
 

@@ -41,7 +41,7 @@ def _has_key() -> bool:
         return False
 
 
-def _why_not_online() -> str | None:
+def why_not_online() -> str | None:
     if not _has_key():
         return "there is no key (run `wandb login`)"
     try:
@@ -63,7 +63,7 @@ class WandbSink:
 
     def __init__(self, config: RunConfig, run: RunDirectory, rows: MetricRows, already_logged: int, say: Say):
         mode: Literal["online", "offline"] = "offline" if config.track.wandb == "offline" else "online"
-        if mode == "online" and (reason := _why_not_online()):
+        if mode == "online" and (reason := why_not_online()):
             say(f"phalanx: W&B goes offline: {reason}. Nothing is lost: `wandb sync` sends the pieces later.")
             mode = "offline"
         import wandb

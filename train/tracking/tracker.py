@@ -1,7 +1,7 @@
 """Tracking: metrics.jsonl and events.jsonl always, W&B and TensorBoard if enabled. On rank 0 only; silent elsewhere."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from phalanx.configs.schema import RunConfig
@@ -43,8 +43,12 @@ class Tracker:
         rows = [_figures(line) for line in read_lines(run.metrics, step=int)]
         self._sinks = open_sinks(config, run, first_step, rows, self.already_logged, self.progress.say)
 
-    def training(self, figures: Sequence[StepFigures]) -> None:
-        """Logs figures of finished steps: every `train.log_every`-th, and the first and the last."""
+    def training(self, figures: Sequence[StepFigures], more: Callable[[int], dict[str, float]] | None = None) -> None:
+        """Logs figures of finished steps: every `train.log_every`-th, and the first and the last.
+
+        Args:
+            more: further figures of a step that is logged, such as `StepClock.figures`.
+        """
         for known in figures:
             values = {"train/loss": sum(known.losses.values()), "train/lr": known.learning_rate}
             if len(known.losses) > 1:
@@ -58,7 +62,7 @@ class Tracker:
             due = known.step % self._log_every == 0 or known.step in (1, self._last_step)
             self.progress.step(known.step, {"loss": values["train/loss"], "lr": values["train/lr"]}, due)
             if due:
-                self._add(known.step, values)
+                self._add(known.step, values | ({} if more is None else more(known.step)))
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Logs metrics of the validation split after a step."""

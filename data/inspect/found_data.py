@@ -16,6 +16,7 @@ from phalanx.data.dataset import Dataset
 from phalanx.data.files.class_names import read_class_names
 from phalanx.data.files.ignored_class import not_learnt
 from phalanx.data.images.bands import ARRAY_SUFFIX
+from phalanx.data.images.image_formats import known_formats
 from phalanx.data.images.image_header import read_header
 from phalanx.data.inspect.check import spread
 from phalanx.data.inspect.folder_layout import Layout, layouts
@@ -143,7 +144,7 @@ def _mode(paths: list[Path]) -> str:
 
 def _is_grey(path: Path) -> bool:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=known_formats()) as image:
             return image.mode in _GREY
     except (OSError, UnidentifiedImageError):
         return False

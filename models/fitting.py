@@ -1,13 +1,16 @@
-"""Weights of another shape that have one usual way to fit: other channels of the image, another size of it."""
+"""Weights of another shape that have one usual way to fit: other channels of the image, another size of it or of windows."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from phalanx.models.backbones.vit import VisionTransformer, interpolated
+
+_BIAS_TABLE, _BIAS_INDEX = "relative_position_bias_table", "relative_position_index"  # as torchvision and timm name Swin's
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,33 @@ def weight_fit(model: nn.Module, name: str, given: tuple[int, ...], own: tuple[i
             lambda embedding: interpolated(embedding, (side, side), grid),
             f"is interpolated from {side} x {side} to {grid[0]} x {grid[1]} patches",
         )
+    if name.endswith(_BIAS_TABLE) and (sides := _sides_of_tables(given, own)) is not None:
+        before, after = sides
+        return WeightFit(
+            lambda table: for_windows(table, after), f"is interpolated from {before} x {before} to {after} x {after} offsets"
+        )
+    if name.endswith(_BIAS_INDEX) and (index := dict(model.named_buffers()).get(name)) is not None:
+        return WeightFit(lambda _: index.clone(), "is that of the windows here")  # which offset two places have: not learnt
     return None
+
+
+def _sides_of_tables(given: tuple[int, ...], own: tuple[int, ...]) -> tuple[int, int] | None:
+    """Offsets along a side of two tables of relative position biases; None if they are no tables of square windows."""
+    if len(given) != 2 or len(own) != 2 or given[1] != own[1]:
+        return None
+    before, after = math.isqrt(given[0]), math.isqrt(own[0])
+    return (before, after) if before**2 == given[0] and after**2 == own[0] else None
+
+
+def for_windows(table: Tensor, side: int) -> Tensor:
+    """Relative position biases for windows of another size, interpolated bicubically, as Swin's code does (arXiv:2103.14030).
+
+    Shape: [(2 w - 1)^2, heads] to [side^2, heads].
+    """
+    before = math.isqrt(len(table))
+    planes = table.T.reshape(1, -1, before, before).float()
+    resized = F.interpolate(planes, (side, side), mode="bicubic", align_corners=False)
+    return resized.reshape(-1, side * side).T.contiguous().to(table.dtype)
 
 
 def _differ_in_channels(given: tuple[int, ...], own: tuple[int, ...]) -> bool:

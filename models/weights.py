@@ -117,8 +117,19 @@ def load(
             for name, given in names.items():
                 change = fits[name].change if name in fits else None
                 own[name].copy_(_read(path, opened, given, own[name], change))
-        done = tuple(f"{name} {fit.description}" for name, fit in fits.items())
+        done = _described({name: fit.description for name, fit in fits.items()})
         return Loaded(path, len(names), opened.under, found.prefix, len(zeroed), len(kept), done, rest, opened.averages)
+
+
+def _described(fits: Mapping[str, str]) -> tuple[str, ...]:
+    """What was made to fit, tensors of which the same is said together."""
+    found: dict[str, list[str]] = {}
+    for name, description in fits.items():
+        found.setdefault(description, []).append(name)
+    return tuple(
+        f"{names[0]} {description}" if len(names) == 1 else f"{names[0]} and {len(names) - 1} more: each {description}"
+        for description, names in found.items()
+    )
 
 
 def _without_prefix(path: Path, opened: Source, own: Mapping[str, Tensor], prefix: str | None) -> Under:

@@ -1,14 +1,17 @@
 """Parts of a network that are frozen in part, and initialisations by name."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.load import load
 from phalanx.dist.batchnorm import sync_batchnorm
 from phalanx.dist.batchnorm.report import describe_normalisation
-from phalanx.models import frozen_statistics, registry
+from phalanx.models import frozen_statistics, registry, weights
 from phalanx.models.initialisation import initialise
 from phalanx.train.setup import build
 from phalanx.train.tasks import DataInfo
@@ -99,3 +102,25 @@ def test_a_deep_stem_goes_with_dilation_and_in_networks_for_segmentation() -> No
     assert network(torch.zeros(2, 3, 65, 64))["out"].shape == (2, 3, 65, 64)
     with pytest.raises(registry.BadOption, match=r"model.stem=resnet_c: vgg16 has no such option"):
         registry.get("fcn").build(num_classes=3, backbone="vgg16", stem="resnet_c")
+
+
+def test_swin_s_relative_biases_are_fitted_to_windows_of_another_size(tmp_path: Path) -> None:
+    """Weights of windows of 5 x 5 in a network of 7 x 7: a bias that grows with the offset still does."""
+    network = registry.get("swin_t").build(num_classes=3)
+    given = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    rows = torch.arange(9.0).view(9, 1).expand(9, 9).reshape(81, 1)
+    for name, tensor in list(given.items()):
+        if name.endswith("relative_position_bias_table"):
+            given[name] = rows.expand(81, tensor.shape[1]).contiguous()
+        elif name.endswith("relative_position_index"):
+            given[name] = torch.zeros(25 * 25, dtype=tensor.dtype)
+    save_file(given, tmp_path / "windows_of_5.safetensors")
+    before = network.features[1][0].attn.relative_position_index.clone()
+    loaded = weights.load(network, tmp_path / "windows_of_5.safetensors")
+    attention = network.features[1][0].attn
+    table = attention.relative_position_bias_table.detach().view(13, 13, -1)
+    assert torch.equal(attention.relative_position_index, before)
+    assert torch.allclose(table[:, 0], table[:, 12], atol=1e-5) and (table[1:, :, 0] > table[:-1, :, 0]).all()
+    assert table[6, 6, 0] == pytest.approx(4, abs=1e-5)
+    assert "and 11 more: each is interpolated from 9 x 9 to 13 x 13 offsets" in str(loaded)
+    assert torch.equal(network.head.weight, given["head.weight"])

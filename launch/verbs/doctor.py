@@ -67,7 +67,7 @@ def _checked(runs: Path, processes: int, quick: bool) -> Iterator[Diagnosis]:
 def _print(one: Diagnosis, where: str = "") -> None:
     coloured = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     level = f"{_COLOURS[one.level]}{one.level:6}\033[0m" if coloured else f"{one.level:6}"
-    print(f"{level}  {where}{one.check}: {printable(one.said)}" + (f" {one.remedy}" if one.remedy else ""), flush=True)
+    print(f"{level}  {where}{one.check}: {printable(one.said)}" + (f". {one.remedy}" if one.remedy else ""), flush=True)
 
 
 def _every_node(partition: str, runs: Path, as_json: bool) -> int:

@@ -32,7 +32,7 @@ def is_of_a_worker(error: BaseException) -> bool:
 def explained(error: BaseException) -> str | None:
     """The explanation and its remedy; None for another error."""
     said = str(error)
-    if isinstance(error, EOFError):
+    if isinstance(error, EOFError | ConnectionError):
         # It could open no connection through which its files are handed over; or it was killed at that moment.
         return f"a loader process ended while it sent a batch. {FEWER}, or raise `ulimit -n`, and see what it said before."
     if not isinstance(error, OSError | RuntimeError):
@@ -41,6 +41,8 @@ def explained(error: BaseException) -> str | None:
     if number in (errno.EMFILE, errno.ENFILE) or _FILES.search(said):
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return f"too many open files: this process may have {soft}. {FEWER}, or raise `ulimit -n`."
+    if number == errno.ENOENT and "No usable temporary directory" in said:
+        return f"no file can be made in a temporary directory: too many open files, or no room. {FEWER}, or raise `ulimit -n`."
     if _SHARED_MEMORY.search(said) and (number is None or number == errno.ENOSPC):
         return f"/dev/shm, through which loader processes send batches, is full or too small. {FEWER}, or {_MORE_SHARED}."
     if number == errno.EAGAIN or _PROCESSES.search(said):

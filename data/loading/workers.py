@@ -4,6 +4,7 @@ If one ends or cannot start for lack of memory, space in /dev/shm or open files,
 """
 
 import atexit
+import errno
 import functools
 import multiprocessing.queues
 import multiprocessing.util  # its exit handler waits for children; handlers registered later run earlier
@@ -12,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 from typing import Any, NoReturn
 
 from torch.utils.data import DataLoader
@@ -32,13 +34,25 @@ class _InWorker:
         die_with_parent(self._rank_process)
         # The default prints a traceback and drops the batch, for which the rank would wait for ever.
         multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_cannot_send)  # type: ignore[attr-defined]
+        sys.excepthook = _cannot_hand_over
 
 
 def _cannot_send(error: Exception, batch: object) -> NoReturn:
     """Ends this process if a batch cannot be sent to the rank, which notices its end."""
     reason = explained(error) or f"{type(error).__name__}: {error}"
-    print(f"phalanx: a loader process cannot send a batch: {reason}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"phalanx: a loader process cannot send a batch: {reason}\n")  # at once: others may write too
+    sys.stderr.flush()
     os._exit(1)
+
+
+def _cannot_hand_over(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ends this process if Python's thread that hands over the files of a batch lacks files of its own to answer the rank.
+
+    By default that thread prints the error and tries again without end, while the rank waits for its answer.
+    """
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+        _cannot_send(error, None)
+    sys.__excepthook__(kind, error, trace)
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from phalanx.data.dataset import Dataset
 from phalanx.data.dataset_info import DatasetView
 from phalanx.data.loading.loader import Loader, Samples
 from phalanx.data.open import open_split
-from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.mosaic_loading import mosaics
 from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World

@@ -300,12 +300,6 @@ def _against_recomputing(config: RunConfig) -> Iterator[tuple[str, str]]:
             "dist.compile and train.activation_checkpointing cannot be combined. Set dist.compile=false, or "
             "train.activation_checkpointing=off.",
         )
-    if config.dist.reduce == "exact" and config.dist.sync_bn != "off":
-        yield (
-            "train.activation_checkpointing",
-            "train.activation_checkpointing computes a forward again in the backward, where no other micro-batch waits for its "
-            "statistics, as dist.reduce=exact with dist.sync_bn needs. Set it off, or dist.reduce=fast, or dist.sync_bn=off.",
-        )
 
 
 def contradictions(config: RunConfig) -> Iterator[tuple[str, str]]:

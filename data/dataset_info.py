@@ -59,6 +59,15 @@ def counts_of(dataset: Dataset, index: int) -> NDArray[numpy.int64] | None:
     return found
 
 
+def has_objects(dataset: Dataset, index: int) -> bool | None:
+    """Whether a sample has an object at all, see `data.without_objects`; None if unknown."""
+    if hasattr(dataset, "has_objects"):
+        found: bool | None = dataset.has_objects(index)
+        return found
+    counts = counts_of(dataset, index)
+    return None if counts is None else bool(counts.any())
+
+
 def sizes(dataset: Dataset) -> NDArray[numpy.int32] | None:
     """Height and width of each image as it is stored, `[samples, 2]`; None if unknown without reading it."""
     found: NDArray[numpy.int32] | None = getattr(dataset, "sizes", None)
@@ -143,6 +152,9 @@ class DatasetView:
 
     def counts_of(self, index: int) -> NDArray[numpy.int64] | None:
         return counts_of(self.dataset, index)
+
+    def has_objects(self, index: int) -> bool | None:
+        return has_objects(self.dataset, index)
 
     def path(self, index: int) -> str:
         return path(self.dataset, index)

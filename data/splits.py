@@ -61,6 +61,9 @@ class Subset(dataset_info.DatasetView):
     def counts_of(self, index: int) -> Indices | None:
         return dataset_info.counts_of(self.dataset, int(self.indices[index]))
 
+    def has_objects(self, index: int) -> bool | None:
+        return dataset_info.has_objects(self.dataset, int(self.indices[index]))
+
     def path(self, index: int) -> str:
         return dataset_info.path(self.dataset, int(self.indices[index]))
 
@@ -135,14 +138,14 @@ def resampled(dataset: Dataset, config: DataConfig, seed: int) -> Subset:
 
 
 def with_objects(dataset: Dataset) -> Subset:
-    """The images that have objects to learn.
+    """The images that have objects.
 
     Raises:
         UserError: if the data is not for detection, or no image has any.
     """
-    if dataset_info.kind(dataset) != "detection" or dataset_info.counts_of(dataset, 0) is None:
+    if dataset_info.kind(dataset) != "detection" or dataset_info.has_objects(dataset, 0) is None:
         raise UserError("data.without_objects=leave_out is for detection, where the boxes of each image are known. Set keep.")
-    chosen = [index for index in range(len(dataset)) if _counts_of(dataset, index).any()]
+    chosen = [index for index in range(len(dataset)) if dataset_info.has_objects(dataset, index)]
     if not chosen:
         raise UserError("data.without_objects=leave_out: no image has objects to learn. Check the annotations, or set keep.")
     return Subset(dataset, numpy.array(chosen, numpy.int64))

@@ -6,13 +6,14 @@ noise, and leaves BatchNorm's running statistics as they are, so that gradients 
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from phalanx.dist.batchnorm.recomputed import Tape
 from phalanx.dist.strategies.blocks import blocks
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
             functools.partial(kind.forward, self),
             *inputs,
             use_reentrant=False,
-            context_fn=lambda: (nullcontext(), _buffers_set_aside(self)),
+            context_fn=lambda: _contexts(self),
             **named,
         )
 
@@ -53,6 +54,18 @@ def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
         described = {"__doc__": kind.__doc__, "__module__": kind.__module__}
         _KINDS[kind] = type(kind.__name__, (kind,), {"forward": forward, **described})
     return _KINDS[kind]
+
+
+def _contexts(block: nn.Module) -> "tuple[AbstractContextManager[None], AbstractContextManager[None]]":
+    """Those of the first forward, and of the second."""
+    tape = Tape()
+    return tape.recording(), _again(block, tape)
+
+
+@contextmanager
+def _again(block: nn.Module, tape: Tape) -> Iterator[None]:
+    with tape.replaying(), _buffers_set_aside(block):
+        yield
 
 
 @contextmanager

@@ -44,10 +44,12 @@ class CrossEntropy:
             mixture, so is its weight: `sum_c w_c * t_c` (torch divides those by the number of samples, which is the same
             without class weights).
         label_smoothing: share of the target spread over all classes.
+        count_ignored: whether ignored targets, whose loss is 0, count in the mean.
     """
 
     class_weights: Tensor | None = None
     label_smoothing: float = 0.0
+    count_ignored: bool = False
 
     def total(self, logits: Tensor, target: Tensor) -> Tensor:
         mixture = target.is_floating_point()
@@ -59,6 +61,8 @@ class CrossEntropy:
         return F.cross_entropy(logits, target, weights, reduction="none", label_smoothing=self.label_smoothing).sum()
 
     def weight(self, target: Tensor) -> Tensor:
+        if self.count_ignored and not target.is_floating_point():
+            return torch.full((), target.numel(), dtype=torch.float64, device=target.device)
         if self.class_weights is None:
             return (target if target.is_floating_point() else target >= 0).sum(dtype=torch.float64)
         weights = constant(self.class_weights, target.device, torch.float64)
@@ -78,15 +82,19 @@ class BinaryCrossEntropy:
         class_weights: `w`, `[classes]`; they change the sum, not what it is divided by, as in torch.
         pos_weight: `p`, `[classes]`: how much more a label that is there counts than one that is not.
         label_smoothing: share `s` of the target that is spread over all classes: `(1 - s) * t_c + s / classes`.
+        target_threshold: targets above it count as 1 and others as 0, before the smoothing; None: as they are.
     """
 
     classes: int
     class_weights: Tensor | None = None
     pos_weight: Tensor | None = None
     label_smoothing: float = 0.0
+    target_threshold: float | None = None
 
     def total(self, logits: Tensor, target: Tensor) -> Tensor:
         labels, known = dense(target, self.classes, logits.dtype)
+        if self.target_threshold is not None:
+            labels = (labels > self.target_threshold).to(labels.dtype)
         if self.label_smoothing:
             labels = labels * (1 - self.label_smoothing) + self.label_smoothing / self.classes
         weight = _weighted(known, self.class_weights)

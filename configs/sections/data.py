@@ -90,6 +90,9 @@ class AugmentConfig(Section):
     trivialaugment: bool = experiment(
         False, "TrivialAugment: one operation per image, of random strength (arXiv:2103.10158); for classification"
     )
+    policy_interpolation: Literal["nearest", "bilinear", "bicubic"] = experiment(
+        "nearest", "how AutoAugment, RandAugment and TrivialAugment interpolate when they rotate, shear and move an image"
+    )
     timm: str | None = experiment(
         None,
         "timm's RandAugment, AutoAugment or AugMix by its specification, such as rand-m7-mstd0.5-inc1; for classification. "
@@ -113,10 +116,10 @@ class AugmentConfig(Section):
         le=0.5,
     )
     mosaic_rotate: float = experiment(
-        0.0, "mosaic: the canvas is rotated by up to this, in degrees, before it is cropped", ge=0, le=180
+        0.0, "mosaic: the canvas of mosaic_shift is rotated by up to this, in degrees", ge=0, le=180
     )
     mosaic_shear: float = experiment(
-        0.0, "mosaic: the canvas is sheared by up to this, in degrees, before it is cropped", ge=0, le=45
+        0.0, "mosaic: the canvas of mosaic_shift is sheared by up to this, in degrees", ge=0, lt=45
     )
     mosaic_visible: float = experiment(
         0.1, "mosaic: boxes that keep less of their area are dropped, as in YOLOv5; 0.2 in YOLOX", ge=0, le=1
@@ -133,6 +136,15 @@ class AugmentConfig(Section):
         False, "mosaic: images that are in none are scaled, rotated, sheared and moved likewise, as in YOLOv8's last epochs"
     )
     mosaic_epochs: Int | None = experiment(None, "mosaic: use it only in the first so many epochs; in all if null", ge=0)
+    smallest_object: float = experiment(
+        0.0,
+        "detection: objects whose shorter side has at most so many pixels are not learnt, unless all of an image are so small; "
+        "8 in YOLOX",
+        ge=0,
+    )
+    most_objects: Int | None = experiment(
+        None, "detection: objects that are learnt of an image at most, the first ones; 120 in YOLOX; all if null", ge=1
+    )
     sizes: Annotated[list[Int], Field(min_length=1)] | None = experiment(
         None,
         "multi-scale: short sides to choose from at every step, such as [320, 352, 384] (arXiv:1612.08242); for detection",
@@ -180,7 +192,9 @@ class DataConfig(Section):
         le=16,
     )
     without_objects: Literal["keep", "leave_out"] = experiment(
-        "keep", "detection: images without objects to learn: they teach the background (keep), or are not trained on"
+        "keep",
+        "detection: images without objects teach the background (keep), or are not trained on; leave_out also counts objects "
+        "of at most a pixel's width or height as none, and crowds as objects, as torchvision's reference does",
     )
     ignore_index: Int = experiment(
         255, "value of mask pixels that are ignored; the number of a class removes it from the classes", ge=0
@@ -198,8 +212,16 @@ class DataConfig(Section):
     )
     interpolation: Interpolation = experiment(
         "bilinear",
-        "how images are resized, with antialiasing; random: one of the two for each image while training, as timm does, and "
-        "bicubic in evaluation",
+        "how images are resized; random: one of the two for each image while training, as timm does, and bicubic in evaluation",
+    )
+    antialias: bool = experiment(
+        True, "whether images are resized with antialiasing, as Pillow does; OpenCV's bilinear resizing has none"
+    )
+    pad: Literal["centre", "right_below"] = experiment(
+        "centre", "fit=pad, and images smaller than a random crop: pad them on all sides, or on the right and below"
+    )
+    fill: list[float] | None = experiment(
+        None, "colour outside of images, for pixels between 0 and 1, such as [0.447, 0.447, 0.447]; data.mean if null"
     )
     crop_share: float = experiment(0.875, "fit=crop: side of the centre crop, as a share of the short side", gt=0, le=1)
     mean: list[float] | None = experiment(

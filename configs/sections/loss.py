@@ -63,6 +63,13 @@ class LossConfig(Section):
     pos_weight: ClassWeights | None = experiment(
         None, "bce: weight of positive labels of each class: numbers, or balanced (negatives over positives)"
     )
+    target_threshold: float | None = experiment(
+        None,
+        "bce: mixed targets above this count as 1 and others as 0, before label smoothing, such as 0.2 with MixUp and CutMix "
+        "(arXiv:2110.00476); as they are if null",
+        gt=0,
+        lt=1,
+    )
     focal_gamma: float = experiment(2.0, "focal: exponent that down-weights easy samples (arXiv:1708.02002)", ge=0)
     focal_alpha: float | None = experiment(None, "focal: weight of positives; negatives have 1 - alpha", ge=0, le=1)
     threshold: float = experiment(1.0, "smooth_l1, huber: error from which they grow linearly instead of quadratically", gt=0)
@@ -79,6 +86,9 @@ class LossConfig(Section):
     )
     ohem_keep: float = experiment(
         0.1, "ohem_threshold: minimum share of an image's pixels that count, the hardest ones", ge=0, le=1
+    )
+    count_ignored: bool = experiment(
+        False, "segmentation, cross_entropy: the mean is over all pixels, ignored ones too, which count 0, as in mmsegmentation"
     )
     auxiliary: float | None = experiment(None, "weight of the auxiliary heads' losses; the network's default if null", ge=0)
 
@@ -102,12 +112,16 @@ def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
         return
     if loss.pos_weight is not None and "bce" not in loss.names:
         yield "loss.pos_weight", f"loss.pos_weight is for loss.name=bce, not {loss.name}. Remove it, or set bce."
+    if loss.target_threshold is not None and "bce" not in loss.names:
+        yield "loss.target_threshold", f"loss.target_threshold is for loss.name=bce, not {loss.name}. Remove it, or set bce."
     if loss.focal_alpha is not None and "focal" not in loss.names:
         yield "loss.focal_alpha", f"loss.focal_alpha is for loss.name=focal, not {loss.name}. Remove it, or set focal."
     if loss.label_smoothing and not {"cross_entropy", "bce"} & set(loss.names):
         yield "loss.label_smoothing", f"loss.label_smoothing is for cross_entropy and bce, not {loss.name}. Set it to 0."
     if loss.ohem_threshold is not None and "cross_entropy" not in loss.names:
         yield "loss.ohem_threshold", f"loss.ohem_threshold is for cross_entropy, not {loss.name}. Remove it."
+    if loss.count_ignored and "cross_entropy" not in loss.names:
+        yield "loss.count_ignored", f"loss.count_ignored is for cross_entropy, not {loss.name}. Remove it."
     if loss.name in loss.add:
         yield "loss.add", f"loss.add has {loss.name}, which is loss.name already, with weight 1. Remove it."
     if task == "segmentation" and loss.name not in PIXEL_LOSSES and not is_own(loss.name):
@@ -118,7 +132,7 @@ def contradictions(loss: LossConfig, task: str) -> Iterator[tuple[str, str]]:
         yield "loss.name", f"loss.name={loss.name} needs task.name=regression. Set cross_entropy, bce, focal, mse or l1."
     if loss.name == "dice":
         yield "loss.name", "loss.name=dice needs task.name=segmentation. Set cross_entropy, bce, focal, mse or l1."
-    for key in ("add", "ohem_threshold"):
+    for key in ("add", "ohem_threshold", "count_ignored"):
         if value := getattr(loss, key):
             yield f"loss.{key}", f"loss.{key}={value} needs task.name=segmentation. Remove it."
 

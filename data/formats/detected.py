@@ -141,6 +141,15 @@ class DetectedImages(ImageFiles):
         """Boxes of each class in a sample, `[classes]`; objects that are not learnt do not count."""
         return self._counts(self._own(index))
 
+    def has_objects(self, index: int) -> bool:
+        """Whether an object is wider and higher than a pixel, crowds too: torchvision's reference trains on such images."""
+        boxes = self._objects.boxes[self._own(index)]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        if self._objects.relative:
+            known = self._sizes is not None and self._sizes[index].all()
+            sides = sides * (self._sizes[index][::-1] if known and self._sizes is not None else 1e9)
+        return bool((sides > 1).all(axis=1).any())
+
     def class_counts(self) -> list[int]:
         """Boxes of each class."""
         return self._counts(slice(None)).tolist()

@@ -15,7 +15,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
 from phalanx.data.loading.loader import Samples
-from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.mosaic_loading import mosaics
 from phalanx.data.transforms.pipeline import Statistics, pipeline
 from phalanx.dist.microbatches.randomness import key
 from phalanx.dist.microbatches.sampler import Draw

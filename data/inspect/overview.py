@@ -16,7 +16,7 @@ from phalanx.data.loading import order
 from phalanx.data.loading.loader import EvaluationLoader, Loader, Samples, loading
 from phalanx.data.transforms.batchwise import batchwise
 from phalanx.data.transforms.fit import seen_size
-from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.mosaic_loading import mosaics
 from phalanx.data.transforms.pipeline import Pipeline, Statistics, pipeline
 from phalanx.dist.microbatches.sampler import Draw, Share
 

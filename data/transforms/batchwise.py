@@ -54,4 +54,5 @@ def _multi_scale(config: RunConfig, dataset: Dataset) -> MultiScale | None:
         raise UserError(
             f"data.augment.sizes is for detection, and this data is for {dataset_info.kind(dataset)}. Remove it.", True
         )
-    return MultiScale(sizes, min(seen_size(config.data)), config.seed, config.data.augment.sizes_every)
+    augment = config.data.augment
+    return MultiScale(sizes, min(seen_size(config.data)), config.seed, augment.sizes_every, config.data.antialias)

@@ -60,6 +60,8 @@ def placement(config: DataConfig, size: Sequence[int]) -> Placement:
     (height, width), (whole_height, whole_width) = seen_size(config), full_size(config, size)
     if config.fit == "short_side":
         return Placement(0, 0, whole_height, whole_width)
+    if config.fit == "pad" and config.pad == "right_below":
+        return Placement(0, 0, whole_height, whole_width)
     top, left = (height - whole_height) / 2, (width - whole_width) / 2
     if config.fit == "crop":
         return Placement(-round(-top), -round(-left), whole_height, whole_width)
@@ -83,12 +85,12 @@ def evaluated(config: DataConfig, evaluate: EvaluateConfig) -> DataConfig:
     return config.model_copy(update=changed) if changed else config
 
 
-def resize(value: Tensor, size: Sequence[int], how: Interpolation = "bilinear") -> Tensor:
-    """Resizes an image with antialiasing; a mask by nearest pixels; boxes by their corners."""
+def resize(value: Tensor, size: Sequence[int], how: Interpolation = "bilinear", antialias: bool = True) -> Tensor:
+    """Resizes an image; a mask by nearest pixels; boxes by their corners."""
     if not isinstance(value, tv_tensors.Mask):
         if how == "random":
             how = "bicubic" if torch.rand(()) < 0.5 else "bilinear"
-        resized: Tensor = F.resize(value, list(size), interpolation=InterpolationMode(how), antialias=True)
+        resized: Tensor = F.resize(value, list(size), interpolation=InterpolationMode(how), antialias=antialias)
         return resized
     plain = value.as_subclass(Tensor)  # [H, W] of classes, or [n, H, W] of instances
     layers = plain if plain.dim() == 3 else plain.unsqueeze(0)
@@ -97,17 +99,17 @@ def resize(value: Tensor, size: Sequence[int], how: Interpolation = "bilinear") 
 
 
 class Fill:
-    """The fill outside of the image: the mean colour; the ignored class; no instance."""
+    """The fill outside of the image: a colour, for pixels between 0 and 1; the ignored class; no instance."""
 
-    def __init__(self, mean: Sequence[float], ignore_index: int):
-        self._mean, self._ignore_index = list(mean), ignore_index
+    def __init__(self, colour: Sequence[float], ignore_index: int):
+        self._colour, self._ignore_index = list(colour), ignore_index
 
     def of(self, value: Tensor) -> "list[float] | int":
         if isinstance(value, tv_tensors.Mask):
             return 0 if value.dtype == torch.bool else self._ignore_index
         if isinstance(value, tv_tensors.BoundingBoxes):
             return 0
-        return [round(255 * level) for level in self._mean] if value.dtype == torch.uint8 else self._mean
+        return [round(255 * level) for level in self._colour] if value.dtype == torch.uint8 else self._colour
 
     def pad(self, value: Tensor, padding: Sequence[int]) -> Tensor:
         """Pads by a number of pixels left, top, right and bottom."""
@@ -116,7 +118,7 @@ class Fill:
 
 
 class FitToSize(v2.Transform):
-    """`data.fit`: the image stretched, centre-cropped, padded with the mean colour, or in its own aspect."""
+    """`data.fit`: the image stretched, centre-cropped, padded with `data.fill`, or in its own aspect."""
 
     def __init__(self, config: DataConfig, fill: Fill):
         super().__init__()
@@ -133,7 +135,7 @@ class FitToSize(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         top, left, height, width = params["placement"]
-        resized = resize(inpt, (height, width), self._config.interpolation)
+        resized = resize(inpt, (height, width), self._config.interpolation, self._config.antialias)
         if self._config.fit in ("stretch", "short_side"):
             return resized
         seen_height, seen_width = self._seen
@@ -145,7 +147,7 @@ class FitToSize(v2.Transform):
 class RandomScale(v2.Transform):
     """Resizes to `data.fit`'s size times a random factor; then takes a random crop of the network's input size.
 
-    DeepLab's augmentation (Chen et al., arXiv:1606.00915, section 4). A smaller image is centred.
+    DeepLab's augmentation (Chen et al., arXiv:1606.00915, section 4). A smaller image is padded by `data.pad`.
     """
 
     def __init__(self, config: DataConfig, factors: tuple[float, float], fill: Fill):
@@ -162,10 +164,11 @@ class RandomScale(v2.Transform):
         height, width = params["size"]
         seen_height, seen_width = seen_size(self._config)
         missing_height, missing_width = max(0, seen_height - height), max(0, seen_width - width)
-        resized = resize(inpt, (height, width), self._config.interpolation)
+        resized = resize(inpt, (height, width), self._config.interpolation, self._config.antialias)
         if not missing_height and not missing_width:
             return resized
-        top, left = missing_height // 2, missing_width // 2
+        corner = self._config.pad == "right_below"
+        top, left = (0, 0) if corner else (missing_height // 2, missing_width // 2)
         return self._fill.pad(resized, (left, top, missing_width - left, missing_height - top))
 
     def _size_of_one(self, size: Sequence[int]) -> Sequence[float]:
@@ -202,12 +205,12 @@ class RandomArea(v2.RandomResizedCrop):
         area, aspect: ranges of the part's share of the image and of its ratio of width to height.
     """
 
-    def __init__(self, size: Size, area: tuple[float, float], aspect: tuple[float, float], how: Interpolation):
+    def __init__(self, size: Size, area: tuple[float, float], aspect: tuple[float, float], config: DataConfig):
         super().__init__(size, scale=area, ratio=aspect)
-        self._how: Interpolation = how
+        self._how: tuple[Interpolation, bool] = config.interpolation, config.antialias
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return resize(F.crop(inpt, **params), self.size, self._how)
+        return resize(F.crop(inpt, **params), self.size, *self._how)
 
 
 class RandomRotateShear(v2.RandomAffine):

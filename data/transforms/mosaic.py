@@ -1,110 +1,208 @@
 """Mosaic: four images around a point, as one (Bochkovskiy et al., YOLOv4, arXiv:2004.10934, section 3.3).
 
-YOLOv5 and its followers make a canvas of twice the size, scale, rotate, shear and move it at random, and crop it. Here the
-images are scaled before they are pasted, and only what may be seen of the canvas is made, see `mosaic_canvas`.
+By default the images are scaled before they are pasted, and meet near the middle of the result. With
+`data.augment.mosaic_shift` they are pasted on a canvas of twice the size, which is warped, see `mosaic_canvas`.
 """
 
-import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from phalanx.configs.errors import UserError
-from phalanx.configs.schema import RunConfig
-from phalanx.data import dataset_info
-from phalanx.data.dataset import Dataset
-from phalanx.data.transforms.fit import Fill, resize, seen_size
-from phalanx.data.transforms.mosaic_canvas import Canvas, draw_canvas, draw_single
-from phalanx.data.transforms.pipeline import Pipeline, learnt, tighten
-from phalanx.dist.microbatches.randomness import key, seed_loading
-from phalanx.dist.microbatches.sampler import Draw
-
-PARTS = 4
-OTHERS = "others"  # entry of a sample: int64 [7], ids of the other samples in it, -1 for none
-_MOST_OTHERS = 2 * PARTS - 1
-_BLEND = 32.0  # both parameters of the beta distribution of a blend's shares: nearly halves
-_SMALLEST = 2.0  # a box with a shorter side, in pixels, too
+from phalanx.configs.sections.data import AugmentConfig
+from phalanx.data.transforms.fit import Fill, Size, resize
+from phalanx.data.transforms.mosaic_canvas import Warp, draw_point, draw_warp, drawn
+from phalanx.data.transforms.pipeline import tighten
 
 Sample = dict[str, Any]
+_NEAR = (0.25, 0.75)  # without a canvas, where the images meet, as shares of height and width
+_BLENDED_SMALLEST = 5.0  # as in YOLOX
 
 
-def mosaics(config: RunConfig, dataset: Dataset, seen: Pipeline) -> "Mosaics | None":
-    """The recipe's loading of samples as mosaics; None if disabled.
+class VisibleBoxes(NamedTuple):
+    """Which boxes remain in a result.
 
-    Raises:
-        UserError: if mosaics do not fit the data or another augmentation.
-    """
-    augment = config.data.augment
-    if not augment.mosaic:
-        return None
-    if dataset_info.kind(dataset) != "detection":
-        problem = f"data.augment.mosaic is for detection, and this data is for {dataset_info.kind(dataset)}"
-        raise UserError(f"{problem}. Set it to 0.", shared=True)
-    if config.data.fit == "short_side":
-        raise UserError("data.augment.mosaic makes images of one size. Set data.fit=pad, or mosaic=0.", shared=True)
-    for name in ("area", "scale", "shift"):
-        if getattr(augment, name):
-            problem = f"data.augment.{name} and mosaic both move the image; mosaic_scale scales a mosaic"
-            raise UserError(f"{problem}. Remove data.augment.{name}.", shared=True)
-    return Mosaics(config, dataset, Fill(seen.mean, config.data.ignore_index))
-
-
-class Mosaics:
-    """Loads samples for training: some as mosaics, and some of these blended with another mosaic (arXiv:1710.09412).
-
-    Which samples are taken, and where they are put, is a function of (seed, epoch, sample id). Each has an entry `others`.
+    Attributes:
+        visible: the least share of its area that a box keeps.
+        longest: the largest ratio of its sides; None for any.
+        smallest: its least side, in pixels.
     """
 
-    def __init__(self, config: RunConfig, dataset: Dataset, fill: Fill):
-        self._dataset, self._seed, self._augment = dataset, config.seed, config.data.augment
-        self._size, self._fill = seen_size(config.data), fill
+    visible: float = 0.1
+    longest: float | None = None
+    smallest: float = 2.0
 
-    def __call__(self, draw: Draw) -> Sample:
-        draws = random.Random(key(self._seed, "mosaic", draw.epoch, draw.sample))
-        ended = self._augment.mosaic_epochs is not None and draw.epoch >= self._augment.mosaic_epochs
-        others: list[int] = []
-        if ended or draws.random() >= self._augment.mosaic:
-            made = dict(self._loaded(draw.epoch, draw.sample))
-            if self._augment.mosaic_single:
-                torch.default_generator.manual_seed(key(self._seed, "mosaic", "single", draw.epoch, draw.sample))
-                made = moved_alone(made, draw_canvas(self._size, self._augment), self._fill)
+    def of(self, boxes: Tensor, areas: Tensor) -> Tensor:
+        """Of boxes in a result, clipped to it, and their areas there if nothing were cut off. Shape: [n, 4], [n] to [n]."""
+        sides = boxes[:, 2:] - boxes[:, :2]
+        share = sides.clamp(min=0).prod(dim=1) / areas.clamp(min=1e-9)
+        kept = (sides.amin(dim=1) >= self.smallest) & (share >= self.visible)
+        return kept if self.longest is None else kept & (sides.amax(dim=1) <= self.longest * sides.amin(dim=1))
+
+
+class View(Protocol):
+    """How a ground with pasted images becomes the result."""
+
+    @property
+    def ground(self) -> Size:
+        """Height and width of the ground."""
+        ...
+
+    def boxes(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes of the ground in the result, clipped to it, and their areas if nothing were cut off."""
+        ...
+
+    def image(self, ground: Tensor, fill: Fill) -> Tensor: ...
+
+    def masks(self, layers: Tensor) -> Tensor: ...
+
+
+class Direct(NamedTuple):
+    """The ground is the result."""
+
+    size: Size
+
+    @property
+    def ground(self) -> Size:
+        return self.size
+
+    def boxes(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        return _clipped(boxes, self.size), _areas(boxes)
+
+    def image(self, ground: Tensor, fill: Fill) -> Tensor:
+        return ground
+
+    def masks(self, layers: Tensor) -> Tensor:
+        return layers
+
+
+class Warped(NamedTuple):
+    """The ground is a canvas that is warped."""
+
+    warp: Warp
+
+    @property
+    def ground(self) -> Size:
+        return self.warp.canvas
+
+    def boxes(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        there = _clipped(boxes, self.ground)
+        return _clipped(self.warp.boxes(there), self.warp.size), _areas(there) * self.warp.scale**2
+
+    def image(self, ground: Tensor, fill: Fill) -> Tensor:
+        return self.warp.image(ground, fill)
+
+    def masks(self, layers: Tensor) -> Tensor:
+        return self.warp.masks(layers)
+
+
+class Composer:
+    """Makes one sample of several, by random numbers of torch's global generator.
+
+    Args:
+        size: height and width of the result.
+        fill: what is between and around the images.
+        antialias: whether images are resized so, see `data.antialias`.
+    """
+
+    def __init__(self, size: Size, augment: AugmentConfig, fill: Fill, antialias: bool = True):
+        self._size, self._augment, self._fill, self._antialias = size, augment, fill, antialias
+        self._kept = VisibleBoxes(augment.mosaic_visible, augment.mosaic_longest)
+
+    def mosaic(self, parts: Sequence[Sample]) -> Sample:
+        """Four samples as one.
+
+        Args:
+            parts: `image` [C, h, w] of any sizes and one type, `boxes` [n, 4], `labels` [n], optionally `masks` [n, h, w].
+
+        Returns:
+            `image` [C, *size], `boxes` [N, 4], `labels` [N], and `masks` [N, *size] if all parts have them.
+        """
+        if self._augment.mosaic_shift is None:
+            factor = drawn(*self._augment.mosaic_scale)
+            top, left = (round(drawn(*_NEAR) * side) for side in self._size)
+            view: View = Direct(self._size)
         else:
-            others = [draws.randrange(len(self._dataset)) for _ in range(PARTS - 1)]
-            made = self._composed(draw, [draw.sample, *others], "first")
-            if draws.random() < self._augment.mosaic_mixup:
-                blended, more = self._blended(draw, draws, made)
-                others += more
-                made = blended
-        return made | {OTHERS: torch.tensor(others + [-1] * (_MOST_OTHERS - len(others)))}
+            factor, (top, left) = 1.0, draw_point(self._size)
+            view = Warped(draw_warp(self._size, (2 * self._size[0], 2 * self._size[1]), self._augment))
+        sizes = [fitted(part["image"].shape[-2:], self._size, factor) for part in parts]
+        corners = [
+            (top - height if place < 2 else top, left - width if place % 2 == 0 else left)
+            for place, (height, width) in enumerate(sizes)
+        ]
+        return self._pasted(parts, sizes, corners, view, self._kept)
 
-    def _blended(self, draw: Draw, draws: random.Random, made: Sample) -> tuple[Sample, list[int]]:
-        """The mosaic blended with another, or with a single image that has objects, and the samples of these."""
-        if self._augment.mosaic_mixup_scale is None:
-            more = [draws.randrange(len(self._dataset)) for _ in range(PARTS)]
-            return _blended(made, self._composed(draw, more, "second"), draws.betavariate(_BLEND, _BLEND)), more
-        for _ in range(len(self._dataset)):  # the training data was checked to have objects
-            other = draws.randrange(len(self._dataset))
-            part = self._loaded(draw.epoch, other)
-            if len(part["labels"]):
-                break
-        torch.default_generator.manual_seed(key(self._seed, "mosaic", "second", draw.epoch, draw.sample))
-        single = beside(part, draw_single(self._size, self._augment, self._augment.mosaic_mixup_scale), self._fill)
-        return _blended(made, single, 0.5), [other]
+    def alone(self, part: Sample) -> Sample:
+        """One sample, padded to the network's size and warped as a mosaic's canvas. Shape: as `mosaic`."""
+        height, width = fitted(part["image"].shape[-2:], self._size)
+        corner = (self._size[0] - height) // 2, (self._size[1] - width) // 2
+        view = Warped(draw_warp(self._size, self._size, self._augment))
+        return self._pasted([part], [(height, width)], [corner], view, self._kept)
 
-    def _loaded(self, epoch: int, sample: int) -> Mapping[str, Any]:
-        seed_loading(key(self._seed, "load", epoch, sample))
-        return learnt(self._dataset[sample])
+    def beside(self, part: Sample, scale: tuple[float, float]) -> Sample:
+        """One sample of a random scale, padded on the right and below, mirrored with a probability of one half.
 
-    def _composed(self, draw: Draw, samples: Sequence[int], which: str) -> Sample:
-        parts = [self._loaded(draw.epoch, sample) for sample in samples]
-        torch.default_generator.manual_seed(key(self._seed, "mosaic", which, draw.epoch, draw.sample))
-        return mosaic(parts, draw_canvas(self._size, self._augment), self._fill)
+        YOLOX's code blends such ones with mosaics: a random part of it where it is larger than the result; where it is smaller,
+        it is in the upper left corner, and black is around it. Shape: as `mosaic`.
+        """
+        factor, mirrored = drawn(*scale), bool(torch.rand(()) < 0.5)
+        height, width = fitted(part["image"].shape[-2:], self._size, factor)
+        padded = [round(side * factor) for side in self._size]
+        top, left = (-int(torch.randint(max(0, there - side) + 1, ())) for there, side in zip(padded, self._size, strict=True))
+        ground = torch.zeros(part["image"].shape[0], *self._size, dtype=part["image"].dtype)
+        colour = _colour(part["image"], self._fill)
+        ground[:, : max(0, padded[0] + top), : max(0, padded[1] + left)] = colour
+        if mirrored:
+            part, left = _mirrored(part), left + padded[1] - width
+        kept = self._kept._replace(smallest=_BLENDED_SMALLEST)
+        return self._pasted([part], [(height, width)], [(top, left)], Direct(self._size), kept, ground)
+
+    def _pasted(
+        self,
+        parts: Sequence[Sample],
+        sizes: Sequence[Size],
+        corners: Sequence[tuple[int, int]],
+        view: View,
+        kept: VisibleBoxes,
+        ground: Tensor | None = None,
+    ) -> Sample:
+        """Samples on a ground, each of some height and width, with its upper left corner in some row and column."""
+        if ground is None:
+            channels, *_ = parts[0]["image"].shape
+            ground = _colour(parts[0]["image"], self._fill).expand(channels, *view.ground).clone()
+        boxes, labels, masks = [], [], []
+        for part, new, (top, left) in zip(parts, sizes, corners, strict=True):
+            image = part["image"]
+            _paste(ground, resize(tv_tensors.Image(image), new, antialias=self._antialias).as_subclass(Tensor), top, left)
+            stretch = part["boxes"].new_tensor([new[1] / image.shape[-1], new[0] / image.shape[-2]] * 2)
+            seen, areas = view.boxes(part["boxes"] * stretch + part["boxes"].new_tensor([left, top, left, top]))
+            chosen = kept.of(seen, areas)
+            boxes.append(seen[chosen])
+            labels.append(part["labels"][chosen])
+            if "masks" in part:
+                layers = torch.zeros(int(chosen.sum()), *view.ground, dtype=torch.bool)
+                _paste(layers, resize(tv_tensors.Mask(part["masks"][chosen]), new).as_subclass(Tensor), top, left)
+                masks.append(view.masks(layers))
+        found = {
+            "image": view.image(ground, self._fill),
+            "boxes": torch.cat(boxes),
+            "labels": torch.cat(labels),
+        }
+        if len(masks) < len(parts):
+            return found
+        found["masks"] = torch.cat(masks)
+        return tighten(found) if isinstance(view, Warped) else found
 
 
-def _blended(one: Sample, other: Sample, share: float) -> Sample:
+def fitted(size: Sequence[int], within: Size, factor: float = 1.0) -> Size:
+    """Height and width of an image that fits into a size, times a factor."""
+    ratio = factor * min(within[0] / size[0], within[1] / size[1])
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+
+
+def blended(one: Sample, other: Sample, share: float) -> Sample:
     """Two pictures as one, with the objects of both."""
     image = one["image"].float() * share + other["image"].float() * (1 - share)
     integral = not one["image"].is_floating_point()
@@ -112,89 +210,29 @@ def _blended(one: Sample, other: Sample, share: float) -> Sample:
     return joined | {"image": image.round().to(one["image"].dtype) if integral else image}
 
 
-def moved_alone(part: Mapping[str, Any], canvas: Canvas, fill: Fill) -> Sample:
-    """One sample in the middle of the canvas, as four are around its point. Shape: as `mosaic`."""
-    height, width = canvas.fitted(part["image"].shape[-2:])
-    return _pasted([part], [(canvas.middle[0] - height // 2, canvas.middle[1] - width // 2)], canvas, fill)
+def _mirrored(part: Sample) -> Sample:
+    width = part["image"].shape[-1]
+    boxes = part["boxes"][:, [2, 1, 0, 3]]
+    boxes[:, [0, 2]] = width - boxes[:, [0, 2]]
+    masks = {"masks": part["masks"].flip(-1)} if "masks" in part else {}
+    return {**part, "image": part["image"].flip(-1), "boxes": boxes, **masks}
 
 
-def beside(part: Mapping[str, Any], canvas: Canvas, fill: Fill) -> Sample:
-    """One sample whose upper left corner is the canvas's point, mirrored with a probability of one half. Shape: as `mosaic`."""
-    if torch.rand(()) < 0.5:
-        width = part["image"].shape[-1]
-        boxes = part["boxes"][:, [2, 1, 0, 3]]
-        boxes[:, [0, 2]] = width - boxes[:, [0, 2]]
-        mirrored = {"masks": part["masks"].flip(-1)} if "masks" in part else {}
-        part = {**part, "image": part["image"].flip(-1), "boxes": boxes, **mirrored}
-    return _pasted([part], [canvas.centre], canvas, fill)
+def _colour(image: Tensor, fill: Fill) -> Tensor:
+    return torch.tensor(fill.of(image), dtype=image.dtype).view(-1, 1, 1)
 
 
-def mosaic(parts: Sequence[Mapping[str, Any]], canvas: Canvas, fill: Fill) -> Sample:
-    """Four samples as one.
-
-    Args:
-        parts: `image` [C, h, w] of any sizes and one type, `boxes` [n, 4], `labels` [n], optionally `masks` [n, h, w].
-        canvas: where they meet, and how the canvas is turned before it is cropped to the result's `size`.
-        fill: the fill between the images.
-
-    Returns:
-        `image` [C, *size], `boxes` [N, 4], `labels` [N], and `masks` [N, *size] if all parts have them.
-    """
-    corners = []
-    for place, part in enumerate(parts):
-        height, width = canvas.fitted(part["image"].shape[-2:])
-        top, left = canvas.centre
-        corners.append((top - height if place < 2 else top, left - width if place % 2 == 0 else left))
-    return _pasted(parts, corners, canvas, fill)
-
-
-def _pasted(parts: Sequence[Mapping[str, Any]], corners: Sequence[tuple[int, int]], canvas: Canvas, fill: Fill) -> Sample:
-    """Samples on a canvas, each with its upper left corner in a row and a column of the frame, seen as the result."""
-    ground = _ground(parts[0]["image"], canvas.frame, fill)
-    boxes, labels, masks = [], [], []
-    for (top, left), part in zip(corners, parts, strict=True):
-        image = part["image"]
-        new = canvas.fitted(image.shape[-2:])
-        _paste(ground, resize(tv_tensors.Image(image), new).as_subclass(Tensor), top, left, canvas)
-        stretch = part["boxes"].new_tensor([new[1] / image.shape[-1], new[0] / image.shape[-2]] * 2)
-        moved = part["boxes"] * stretch + part["boxes"].new_tensor([left, top, left, top])
-        kept, clipped = _kept(moved, canvas)
-        boxes.append(clipped[kept])
-        labels.append(part["labels"][kept])
-        if "masks" in part:
-            layers = torch.zeros(int(kept.sum()), *canvas.frame, dtype=torch.bool)
-            _paste(layers, resize(tv_tensors.Mask(part["masks"][kept]), new).as_subclass(Tensor), top, left, canvas)
-            masks.append(canvas.seen(tv_tensors.Mask(layers), fill))
-    found = {"image": canvas.seen(tv_tensors.Image(ground), fill), "boxes": torch.cat(boxes), "labels": torch.cat(labels)}
-    if len(masks) < len(parts):
-        return found
-    found["masks"] = torch.cat(masks)
-    return tighten(found) if canvas.turned else found
-
-
-def _ground(image: Tensor, size: tuple[int, int], fill: Fill) -> Tensor:
-    colour = torch.tensor(fill.of(image), dtype=image.dtype).view(-1, 1, 1)
-    return colour.expand(image.shape[0], *size).clone()
-
-
-def _paste(ground: Tensor, image: Tensor, top: int, left: int, canvas: Canvas) -> None:
-    """Pastes the part of an image that is on the canvas. Shape: [..., H, W] and [..., h, w]."""
-    first_row, first_column, last_row, last_column = canvas.bounds
-    bottom, right = min(last_row, top + image.shape[-2]), min(last_column, left + image.shape[-1])
-    to_top, to_left = max(first_row, top), max(first_column, left)
+def _paste(ground: Tensor, image: Tensor, top: int, left: int) -> None:
+    """Pastes the part of an image that is on the ground. Shape: [..., H, W] and [..., h, w]."""
+    bottom, right = min(ground.shape[-2], top + image.shape[-2]), min(ground.shape[-1], left + image.shape[-1])
+    to_top, to_left = max(0, top), max(0, left)
     if to_top < bottom and to_left < right:
         ground[..., to_top:bottom, to_left:right] = image[..., to_top - top : bottom - top, to_left - left : right - left]
 
 
-def _kept(boxes: Tensor, canvas: Canvas) -> tuple[Tensor, Tensor]:
-    """Which boxes remain visible in the result, and all of them there, clipped to it."""
-    top, left, bottom, right = canvas.bounds
-    there = torch.minimum(torch.maximum(boxes, boxes.new_tensor([left, top] * 2)), boxes.new_tensor([right, bottom] * 2))
-    height, width = canvas.size
-    clipped = torch.minimum(canvas.moved(there).clamp(min=0), boxes.new_tensor([width, height] * 2))
-    sides, before = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
-    share = sides.clamp(min=0).prod(dim=1) / before.prod(dim=1).clamp(min=1e-9)
-    kept = (sides.amin(dim=1) >= _SMALLEST) & (share >= canvas.visible)
-    if canvas.longest is not None:
-        kept &= sides.amax(dim=1) <= canvas.longest * sides.amin(dim=1)
-    return kept, clipped
+def _clipped(boxes: Tensor, size: Size) -> Tensor:
+    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([size[1], size[0]] * 2))
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)

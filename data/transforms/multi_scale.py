@@ -24,10 +24,12 @@ class MultiScale:
         sizes: to choose from, short sides in pixels.
         every: steps between two choices.
         short_side: the images' current one.
+        antialias: see `data.antialias`.
     """
 
-    def __init__(self, sizes: Sequence[int], short_side: int, seed: int, every: int = 1):
+    def __init__(self, sizes: Sequence[int], short_side: int, seed: int, every: int = 1, antialias: bool = True):
         self._sizes, self._short_side, self._seed, self._every = tuple(sizes), short_side, seed, every
+        self._antialias = antialias
 
     def size(self, step: int) -> int:
         """Short side of the images of a step, counted from 0."""
@@ -38,9 +40,10 @@ class MultiScale:
         factor = self.size(step) / self._short_side
         images: Tensor | list[Tensor] = batch["image"]
         changed: MicroBatch = {"boxes": []}
-        changed["image"] = (
-            _resized(images, factor) if isinstance(images, Tensor) else [_resized(image, factor) for image in images]
-        )
+        if isinstance(images, Tensor):
+            changed["image"] = self._resized(images, factor)
+        else:
+            changed["image"] = [self._resized(image, factor) for image in images]
         for boxes, before, after in zip(batch["boxes"], images, changed["image"], strict=True):
             height, width = (new / old for new, old in zip(after.shape[-2:], before.shape[-2:], strict=True))
             changed["boxes"].append(boxes * boxes.new_tensor([width, height, width, height]))
@@ -49,10 +52,9 @@ class MultiScale:
             changed["masks"] = [resize(tv_tensors.Mask(masks), image.shape[-2:]).as_subclass(Tensor) for masks, image in pairs]
         return batch | changed
 
-
-def _resized(image: Tensor, factor: float) -> Tensor:
-    """Bilinearly, image by image: kernels for a full batch may round differently. Shape: [..., C, H, W]."""
-    size = [max(1, round(side * factor)) for side in image.shape[-2:]]
-    if image.dim() == 4:
-        return torch.stack([_resized(one, factor) for one in image])
-    return resize(image, size)
+    def _resized(self, image: Tensor, factor: float) -> Tensor:
+        """Bilinearly, image by image: kernels for a full batch may round differently. Shape: [..., C, H, W]."""
+        size = [max(1, round(side * factor)) for side in image.shape[-2:]]
+        if image.dim() == 4:
+            return torch.stack([self._resized(one, factor) for one in image])
+        return resize(image, size, antialias=self._antialias)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.ops import masks_to_boxes
-from torchvision.transforms import AutoAugmentPolicy, v2
+from torchvision.transforms import AutoAugmentPolicy, InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from phalanx.configs.errors import UserError
@@ -22,6 +22,7 @@ from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset, Split
 from phalanx.data.transforms import albumentations_transform
 from phalanx.data.transforms.albumentations_transform import Albumentations
+from phalanx.data.transforms.by_pillow import ByPillow
 from phalanx.data.transforms.colours import MultipliedHsv, PhotometricDistortion
 from phalanx.data.transforms.fit import (
     Fill,
@@ -68,7 +69,7 @@ def pipeline(
     mean, std = statistics or (dataset.mean, dataset.std)
     if config.mean is not None and config.std is not None:
         mean, std = config.mean, config.std
-    for key, numbers in (("mean", mean), ("std", std)):
+    for key, numbers in (("mean", mean), ("std", std), ("fill", config.fill or mean)):
         if len(numbers) != dataset.channels:
             raise UserError(
                 f"data.{key}: {len(numbers)} numbers {list(numbers)}, but the images of data.name={config.name} have "
@@ -123,6 +124,7 @@ class Pipeline:
 
     Attributes:
         mean, std: the normalisation of images, one number per channel.
+        fill: what is outside of images.
         ragged: entries whose size differs from sample to sample; a batch has a list of them.
     """
 
@@ -144,7 +146,8 @@ class Pipeline:
         self._config, self._training, self._ignore_index = config, split == "train", config.ignore_index
         self._evaluate, self._keeps_pixels = evaluate, split == "val" and evaluate.crf
         seen = config if self._training else evaluated(config, evaluate)
-        self._geometry = [] if own_size else _geometry(seen, self.mean, kind, self._training)
+        self.fill = Fill(config.fill or self.mean, config.ignore_index)
+        self._geometry = [] if own_size else _geometry(seen, self.fill, kind, self._training)
         self._turns = self._training and bool(config.augment.rotate or config.augment.shear)
         self._colours = _colours(config, self.mean) if self._training else []
         own = [load_own("data.augment.own", name)() for name in config.augment.own] if self._training else []
@@ -203,6 +206,7 @@ class Pipeline:
                 moved["masks"] = moved["masks"][whole]
             if "masks" in moved and self._turns:
                 moved = tighten(moved)
+            moved = _large_enough(moved, self._config.augment.smallest_object, self._config.augment.most_objects)
         return moved
 
     def _normalised(self, image: Tensor) -> Tensor:
@@ -245,19 +249,30 @@ def tighten(sample: Sample) -> Sample:
     return tight
 
 
+def _large_enough(sample: Sample, smallest: float, most: int | None) -> Sample:
+    """Without objects that are too small, unless all of them are; of many, the first ones."""
+    sides = sample["boxes"][:, 2:] - sample["boxes"][:, :2]
+    chosen = (sides.amin(dim=1) > smallest).nonzero().flatten()
+    if smallest == 0 or not len(chosen):
+        chosen = torch.arange(len(sides))
+    if len(chosen[:most]) == len(sides):
+        return sample
+    return sample | {name: sample[name][chosen[:most]] for name in _OF_OBJECTS if name in sample}
+
+
 def _apply_all(steps: Sequence[Any], value: Any) -> Any:
     for step in steps:
         value = step(value)
     return value
 
 
-def _geometry(config: DataConfig, mean: Sequence[float], kind: str, training: bool) -> list[v2.Transform]:
+def _geometry(config: DataConfig, fill: Fill, kind: str, training: bool) -> list[v2.Transform]:
     """Steps that move pixels, and with them masks and boxes."""
-    augment, size, fill = config.augment, seen_size(config), Fill(mean, config.ignore_index)
+    augment, size = config.augment, seen_size(config)
     if not training:
         return [FitToSize(config, fill)]
     if augment.area is not None:
-        steps: list[v2.Transform] = [RandomArea(size, augment.area, augment.aspect, config.interpolation)]
+        steps: list[v2.Transform] = [RandomArea(size, augment.area, augment.aspect, config)]
     elif augment.scale is not None:
         steps = [RandomScale(config, augment.scale, fill)]
     else:
@@ -276,16 +291,19 @@ def _geometry(config: DataConfig, mean: Sequence[float], kind: str, training: bo
 
 def _colours(config: DataConfig, mean: Sequence[float]) -> list[Callable[[Tensor], Tensor]]:
     """Steps that change the image alone. Grey has no saturation and no hue."""
-    augment, channels = config.augment, len(mean)
+    augment, channels, how = config.augment, len(mean), InterpolationMode(config.augment.policy_interpolation)
     steps: list[Callable[[Tensor], Tensor]] = []
     if augment.timm is not None:
         steps.append(TimmAugment(augment.timm, seen_size(config), mean, config.interpolation))
+    policies: list[Callable[[Any], Any]] = []
     if augment.autoaugment is not None:
-        steps.append(v2.AutoAugment(AutoAugmentPolicy(augment.autoaugment)))
+        policies.append(v2.AutoAugment(AutoAugmentPolicy(augment.autoaugment), how))
     if augment.randaugment:
-        steps.append(v2.RandAugment(augment.randaugment, augment.randaugment_magnitude))
+        policies.append(v2.RandAugment(augment.randaugment, augment.randaugment_magnitude, interpolation=how))
     if augment.trivialaugment:
-        steps.append(v2.TrivialAugmentWide())
+        policies.append(v2.TrivialAugmentWide(interpolation=how))
+    # torchvision rotates tensors bilinearly at best.
+    steps += map(ByPillow, policies) if how == InterpolationMode.BICUBIC else policies
     saturation, hue = (augment.saturation, augment.hue) if channels == 3 else (0.0, 0.0)
     if augment.brightness or augment.contrast or saturation or hue:
         steps.append(_COLOURS[augment.colour](augment.brightness, augment.contrast, saturation, hue))

@@ -14,8 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
+from phalanx.dist.batchnorm.affine import affine
 from phalanx.dist.batchnorm.groups import StatsGroup
-from phalanx.dist.batchnorm.sync_batchnorm import affine, memory_layout, parameter_type
+from phalanx.dist.batchnorm.recomputed import Kept
+from phalanx.dist.batchnorm.sync_batchnorm import memory_layout, parameter_type
 from phalanx.dist.comm.collectives import all_gather_flat
 
 
@@ -79,17 +81,23 @@ class _ExactlySynchronizedNorm(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, stats_group: StatsGroup, eps: float, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, stats_group: StatsGroup, eps: float, kept: Sequence[Kept] | None, count: int, *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
         inputs: Sequence[Any] = tensors[:count]
         weights, biases = tensors[count : 2 * count], tensors[2 * count :]
         total, mean, deviation = combine_by_tree(rows_of_all(_moments(inputs), stats_group.group, stats_group.sizes), _chan)
         inverse = torch.rsqrt(deviation / total + eps)
         scale = inverse if weights[0] is None else inverse * weights[0]
         shift = -mean * scale if biases[0] is None else biases[0] - mean * scale
-        ctx.save_for_backward(scale, mean, inverse, total, *inputs)
+        ctx.save_for_backward(scale, mean, inverse, total, *(inputs if kept is None else ()))
+        ctx.kept, ctx.count = kept, count
         ctx.ranks = stats_group.group, stats_group.sizes
         ctx.weight_type, ctx.bias_type = parameter_type(weights[0]), parameter_type(biases[0])
         unbiased = deviation / (total - 1)
+        for each in kept or ():
+            of_call = each.statistics
+            of_call.scale, of_call.shift, of_call.mean, of_call.variance = scale, shift, mean.clone(), unbiased.clone()
         ctx.mark_non_differentiable(mean, unbiased)
         return (*[affine(x, scale, shift) for x in inputs], mean, unbiased)
 
@@ -97,7 +105,7 @@ class _ExactlySynchronizedNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *given: Tensor) -> tuple[Any, ...]:
         scale, mean, inverse, total, *inputs = ctx.saved_tensors
-        count = len(inputs)
+        count, inputs = ctx.count, inputs if ctx.kept is None else [each.input() for each in ctx.kept]
         gradients, rows = list(given[:count]), []  # of the outputs; of bias and weight
         for number, x in enumerate(inputs):
             if x.numel():
@@ -119,7 +127,7 @@ class _ExactlySynchronizedNorm(torch.autograd.Function):
         ]
         of_weights = [None if ctx.weight_type is None else row[1].to(ctx.weight_type) for row in own]
         of_biases = [None if ctx.bias_type is None else row[0].to(ctx.bias_type) for row in own]
-        return None, None, None, *of_inputs, *of_weights, *of_biases
+        return None, None, None, None, *of_inputs, *of_weights, *of_biases
 
 
 def normalise(
@@ -128,12 +136,15 @@ def normalise(
     inputs: Sequence[Tensor],
     weights: Sequence[Tensor | None],
     biases: Sequence[Tensor | None],
+    kept: Sequence[Kept] | None = None,
 ) -> tuple[Sequence[Tensor], Tensor, Tensor]:
     """The normalised micro-batches of this rank, and the mean and unbiased variance [C] of the stats group.
 
     Args:
         inputs: a micro-batch's values each, [B, C, ...].
         weights, biases: [C], a micro-batch's each: equal values, with gradients of their own.
+        kept: where the backward finds the inputs, if activation checkpointing drops them.
     """
-    *outputs, mean, variance = _ExactlySynchronizedNorm.apply(stats_group, eps, len(inputs), *inputs, *weights, *biases)
+    count = len(inputs)
+    *outputs, mean, variance = _ExactlySynchronizedNorm.apply(stats_group, eps, kept, count, *inputs, *weights, *biases)
     return outputs, mean, variance

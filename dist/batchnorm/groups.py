@@ -8,6 +8,7 @@ import torch.distributed
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from phalanx.dist.batchnorm.recomputed import Kept
 from phalanx.dist.microbatches.forward_passes import ForwardPass
 
 
@@ -17,14 +18,15 @@ class StatsGroup:
     Attributes:
         group: their ranks; None if they are all this rank's.
         sizes: how many of them each of those ranks has.
-        wait_for_others: given a layer and its input, normalises it together with the rank's other micro-batches, and returns
-            the output, the mean and the unbiased variance; None where micro-batches are merged.
+        wait_for_others: given a layer, its input, and where that is kept if it may be dropped, normalises it together with the
+            rank's other micro-batches, and returns the output, the mean and the unbiased variance; None where micro-batches
+            are merged.
     """
 
     def __init__(self) -> None:
         self.group: ProcessGroup | None = None
         self.sizes: tuple[int, ...] = ()
-        self.wait_for_others: Callable[[Any, Tensor], tuple[Tensor, Tensor, Tensor]] | None = None
+        self.wait_for_others: Callable[[Any, Tensor, Kept | None], tuple[Tensor, Tensor, Tensor]] | None = None
 
 
 def make_groups(all_passes: Sequence[Sequence[ForwardPass]], timeout_s: float) -> dict[tuple[int, ...], ProcessGroup]:

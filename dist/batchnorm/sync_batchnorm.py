@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from phalanx.dist.batchnorm.affine import affine
 from phalanx.dist.batchnorm.groups import StatsGroup
+from phalanx.dist.batchnorm.recomputed import current_tape
 
 Group = torch.distributed.ProcessGroup
-# Added to a variance of 1 it changes no bit; torch 2.11 refuses 0.
-_NO_EPS = 1e-30
 
 
 class _SynchronizedNorm(torch.autograd.Function):
@@ -76,13 +76,6 @@ class _SynchronizedNorm(torch.autograd.Function):
         return given, of_weight, None if ctx.bias_type is None else own[0].to(ctx.bias_type), None, None
 
 
-def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """`x * scale + shift`, both [C], in one pass and in x's own type: BatchNorm of mean 0 and variance 1."""
-    if not x.numel():
-        return torch.zeros_like(x)
-    return F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, training=False, eps=_NO_EPS)
-
-
 def memory_layout(x: Tensor) -> torch.memory_format:
     channels_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if channels_last and not x.is_contiguous() else torch.contiguous_format
@@ -121,8 +114,12 @@ class SyncBatchNorm(_BatchNorm):
         stats_group = self.stats_group
         if not self.training or (stats_group.group is None and stats_group.wait_for_others is None):
             return _alone(self, input)
-        if stats_group.wait_for_others is not None:
-            output, mean, variance = stats_group.wait_for_others(self, input)
+        tape = current_tape() if stats_group.wait_for_others is not None else None
+        if tape is not None and tape.replays:
+            output, mean, variance = tape.replayed(input)
+        elif stats_group.wait_for_others is not None:
+            input, kept = (input, None) if tape is None else tape.keep(input)
+            output, mean, variance = stats_group.wait_for_others(self, input, kept)
         else:
             output, mean, variance = _SynchronizedNorm.apply(input, self.weight, self.bias, self.eps, stats_group.group)
         if self.running_mean is not None and self.running_var is not None:

@@ -2,7 +2,7 @@
 
 With `dist.reduce=exact` micro-batches are not merged, since the kernels round otherwise on larger batches. Each forward is a
 greenlet, which leaves the thread to the next one where it waits. What a forward sees of its surroundings is its own: parameters
-(by replicas, for gradients of its own), BatchNorm statistics, random numbers, autocast and the gradient mode.
+(by replicas, for gradients of its own), BatchNorm statistics, random numbers, autocast, the gradient mode and autograd's hooks.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from phalanx.configs.errors import UserError
 from phalanx.dist.batchnorm.exact_sync import normalise
 from phalanx.dist.batchnorm.groups import StatsGroup
+from phalanx.dist.batchnorm.recomputed import Kept
 from phalanx.dist.batchnorm.sync_batchnorm import SyncBatchNorm
 from phalanx.dist.microbatches.randomness import OwnGenerators, undisturbed
 
@@ -36,6 +37,7 @@ class _Request(NamedTuple):
     input: Tensor
     weight: Tensor | None
     bias: Tensor | None
+    kept: Kept | None
 
 
 class _ThreadState(NamedTuple):
@@ -44,11 +46,14 @@ class _ThreadState(NamedTuple):
     gradients: bool
     autocast: tuple[tuple[bool, torch.dtype], ...]
     cached: bool
+    saving: "tuple[SavingHooks, ...]"
 
     @classmethod
     def now(cls, devices: Sequence[str]) -> "_ThreadState":
         autocast = tuple((torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)) for device in devices)
-        return cls(torch.is_grad_enabled(), autocast, torch.is_autocast_cache_enabled())
+        saving = _without_saving_hooks()
+        _with_saving_hooks(saving)
+        return cls(torch.is_grad_enabled(), autocast, torch.is_autocast_cache_enabled(), saving)
 
     def restore(self, devices: Sequence[str]) -> None:
         torch.set_grad_enabled(self.gradients)
@@ -56,6 +61,25 @@ class _ThreadState(NamedTuple):
             torch.set_autocast_enabled(device, enabled)
             torch.set_autocast_dtype(device, dtype)
         torch.set_autocast_cache_enabled(self.cached)
+        _without_saving_hooks()
+        _with_saving_hooks(self.saving)
+
+
+SavingHooks = tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]
+
+
+def _without_saving_hooks() -> tuple[SavingHooks, ...]:
+    """Removes the hooks for tensors that autograd saves, such as activation checkpointing's; returns them, the oldest first."""
+    removed: list[SavingHooks] = []
+    while (newest := torch._C._autograd._top_saved_tensors_default_hooks(False)) is not None:
+        removed.insert(0, newest)
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+    return tuple(removed)
+
+
+def _with_saving_hooks(hooks: tuple[SavingHooks, ...]) -> None:
+    for pack, unpack in hooks:
+        torch._C._autograd._push_saved_tensors_default_hooks(pack, unpack)
 
 
 @dataclass
@@ -125,8 +149,9 @@ class Lockstep:
                     torch.set_grad_enabled(running[0].thread.gradients)
                     answers = [(normalised,) for normalised in self._normalised([forward.waits_for for forward in running])]
             finally:
-                for forward in running:
-                    forward.greenlet.throw()  # ends those that still wait, after an error
+                for forward in running:  # ends those that still wait, after an error
+                    forward.thread.restore(self._devices)
+                    forward.greenlet.throw()
                 self._group.wait_for_others = self._refuse
                 self._release()
                 outside.restore(self._devices)
@@ -174,23 +199,24 @@ class Lockstep:
 
     def _normalised(self, requests: Sequence[_Request]) -> list[Normalised]:
         layer = requests[0].layer
-        _, inputs, weights, biases = zip(*requests, strict=True)
-        outputs, mean, variance = normalise(self._group, layer.eps, inputs, weights, biases)
+        _, inputs, weights, biases, kept = zip(*requests, strict=True)
+        outputs, mean, variance = normalise(self._group, layer.eps, inputs, weights, biases, kept if all(kept) else None)
         return [(output, mean, variance) for output in outputs]
 
-    def _wait(self, layer: SyncBatchNorm, input: Tensor) -> Normalised:
+    def _wait(self, layer: SyncBatchNorm, input: Tensor, kept: Kept | None) -> Normalised:
         """Called by a layer in a forward: leaves the thread to the others."""
         from greenlet import getcurrent
 
         parent = getcurrent().parent
         if parent is None:
-            return self._refuse(layer, input)
-        result: Normalised = parent.switch(_Request(layer, input, layer.weight, layer.bias))
+            return self._refuse(layer, input, kept)
+        result: Normalised = parent.switch(_Request(layer, input, layer.weight, layer.bias, kept))
         return result
 
-    def _refuse(self, layer: SyncBatchNorm, input: Tensor) -> Normalised:
+    def _refuse(self, layer: SyncBatchNorm, input: Tensor, kept: Kept | None) -> Normalised:
         name = self._names[self._numbers[id(layer)]]
         raise UserError(
             f"the BatchNorm layer {name} runs in training mode outside the forward of a step, where its statistics cannot be "
-            "synchronized (dist.reduce=exact with dist.sync_bn). Recomputing activations in the backward does so."
+            "synchronized (dist.reduce=exact with dist.sync_bn). A network's own activation checkpointing does so: use "
+            "train.activation_checkpointing instead."
         )

@@ -129,13 +129,22 @@ SEGMENTATION: dict[str, ModelCard] = {
             "norm_between": OwnOption(
                 "true or false", False, "separable: BatchNorm and ReLU between a depthwise convolution and its 1x1 too"
             ),
+            "mmsegmentation": OwnOption(
+                "true or false",
+                False,
+                "512 channels, 3x3 after the pyramid, and dropout before the classifier, as in mmsegmentation",
+            ),
         },
     ),
     "upernet": _card(
         _UPERNET,
         59_841_188,
         backbone="swin_t",
-        own={"auxiliary": _AUXILIARY, "hidden": OwnOption("a number", 512, "channels of the feature pyramid")},
+        own={
+            "auxiliary": _AUXILIARY,
+            "hidden": OwnOption("a number", 512, "channels of the feature pyramid"),
+            "norm_maps": OwnOption("true or false", False, "LayerNorm of the finer maps of Swin and ConvNeXt"),
+        },
     ),
     "semantic_fpn": _card(_SEMANTIC_FPN, 28_478_933, backbone="resnet50"),
     "segformer_head": _card(

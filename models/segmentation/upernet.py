@@ -34,20 +34,31 @@ class PooledContext(nn.Module):
         return fused
 
 
+class MapNorm(nn.LayerNorm):
+    """LayerNorm over the channels at each position. Shape: [B, C, H, W] to the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class UPerNet(nn.Module):
     """See the module.
 
     Args:
+        norm_maps: LayerNorm of the finer maps; the deepest of Swin and ConvNeXt goes through their own.
         auxiliary: whether there is an auxiliary head, which works while training.
 
     Shape: [B, in_channels, H, W] to [B, num_classes, H, W]; while training, with an auxiliary head, a dictionary of two such,
     `out` and `aux1`.
     """
 
-    def __init__(self, backbone: Pyramid, num_classes: int, hidden: int, dropout: float, auxiliary: bool):
+    def __init__(
+        self, backbone: Pyramid, num_classes: int, hidden: int, dropout: float, auxiliary: bool, norm_maps: bool = False
+    ):
         super().__init__()
         self.backbone, self.auxiliary_weight = backbone, AUXILIARY_WEIGHT
         *finer, deepest = backbone.channels
+        self.map_norms = nn.ModuleList(MapNorm(channels) for channels in finer) if norm_maps else None
         self.context = PooledContext(deepest, hidden)
         self.lateral = nn.ModuleList(convolution(channels, hidden, kernel=1) for channels in finer)
         self.smooth = nn.ModuleList(convolution(hidden, hidden) for _ in finer)
@@ -61,6 +72,8 @@ class UPerNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
         size, maps = size_of(image), self.backbone(image)
+        if self.map_norms is not None:
+            maps = [*(norm(x) for norm, x in zip(self.map_norms, maps, strict=False)), maps[-1]]
         coarse = self.context(maps[-1])
         found = [coarse]
         for place in reversed(range(len(self.lateral))):  # each map gets the coarser one, twice as large
@@ -81,4 +94,5 @@ def build(name: str, options: Options) -> UPerNet:
     """
     backbone = four_maps(encoder(options), options, "UPerNet")
     dropout = 0.1 if options.dropout is None else options.dropout
-    return UPerNet(backbone, options.num_classes, options.own("hidden"), dropout, options.own("auxiliary"))
+    own = options.own("hidden"), dropout, options.own("auxiliary"), options.own("norm_maps")
+    return UPerNet(backbone, options.num_classes, *own)

@@ -10,7 +10,7 @@ from phalanx.configs.schema import RunConfig
 from phalanx.data.loading import order
 from phalanx.data.loading.loader import Loader, Samples
 from phalanx.data.transforms.batchwise import batchwise
-from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.mosaic_loading import mosaics
 from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.microbatches.sampler import share
 from tests.support.running import DIGITS

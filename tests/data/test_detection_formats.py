@@ -62,6 +62,14 @@ def test_coco_is_read_in_each_of_its_layouts(tmp_path: Path, layout: int) -> Non
     ]
 
 
+def test_images_without_an_object_of_more_than_a_pixel_are_left_out_and_those_of_crowds_stay(tmp_path: Path) -> None:
+    content = copy.deepcopy(COCO)
+    for annotation in content["annotations"][:1] + content["annotations"][2:]:  # those of the second image
+        annotation["bbox"] = [2, 4, 1, 20]
+    data = open_split(_coco(tmp_path, content).model_copy(update={"without_objects": "leave_out"}), "train")
+    assert [dataset_info.image_id(data, place) for place in range(len(data))] == [1] and data[0]["crowd"].tolist() == [True]
+
+
 def test_an_area_that_is_missing_is_that_of_the_mask_or_else_of_the_box(tmp_path: Path) -> None:
     content = copy.deepcopy(COCO)
     for annotation in content["annotations"]:

@@ -1,14 +1,18 @@
 """Four images as one: each pixel and each box is where its image was put."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy
+import pytest
 import torch
 from torch import Tensor
 
+from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import AugmentConfig
 from phalanx.data.transforms.fit import Fill
-from phalanx.data.transforms.mosaic import Sample, beside, mosaic, moved_alone
-from phalanx.data.transforms.mosaic_canvas import draw_canvas, draw_single
+from phalanx.data.transforms.mosaic import Composer, Sample, VisibleBoxes, Warped
+from phalanx.data.transforms.mosaic_canvas import Warp, draw_point, draw_warp
 from tests.data.examples import Noise, loader, recipe
 
 SIZE = (48, 64)
@@ -27,7 +31,11 @@ def _part(number: int, height: int, width: int) -> dict[str, Tensor]:
 
 
 def _made(parts: Sequence[dict[str, Tensor]], scale: tuple[float, float], **more: float) -> Sample:
-    return mosaic(parts, draw_canvas(SIZE, AugmentConfig(mosaic_scale=scale, **more)), FILL)
+    return _composer(mosaic_scale=scale, **more).mosaic(parts)
+
+
+def _composer(size: tuple[int, int] = SIZE, **augment: Any) -> Composer:
+    return Composer(size, AugmentConfig(**augment), FILL)
 
 
 PARTS = [_part(1, 40, 60), _part(2, 32, 32), _part(3, 80, 40), _part(4, 48, 64)]
@@ -95,15 +103,49 @@ def test_the_ledger_s_line_tells_which_samples_are_in_a_mosaic_and_they_end_with
     assert plain.others is None
 
 
-def test_what_a_rotation_brings_into_the_result_is_made_too() -> None:
-    """A plain mosaic of large images has no corner that is filled, however its canvas is turned."""
-    plain = [
-        {"image": torch.full((3, 64, 64), 10, dtype=torch.uint8), "boxes": torch.zeros(0, 4), "labels": torch.zeros(0)}
-    ] * 4
-    for seed in range(20):
+def test_a_warp_is_the_product_that_yolov5_and_yolox_define() -> None:
+    """Moved by T, sheared by S, rotated and scaled by R, about the canvas's centre by C; pixel by pixel, bilinearly."""
+    augment = AugmentConfig(mosaic_scale=(0.5, 1.5), mosaic_rotate=30, mosaic_shear=20, mosaic_shift=0.2)
+    canvas = (2 * SIZE[0], 2 * SIZE[1])
+    ground = torch.randint(0, 256, (3, *canvas), dtype=torch.uint8)
+    for seed in range(5):
         torch.manual_seed(seed)
-        made = _made(plain, (8.0, 8.0), mosaic_rotate=180, mosaic_shear=30)
-        assert (made["image"] == 10).all()
+        warp = draw_warp(SIZE, canvas, augment)
+        torch.manual_seed(seed)
+        uniform = [
+            float(torch.empty(()).uniform_(*ends))
+            for ends in ((-30, 30), (0.5, 1.5), (-20, 20), (-20, 20), (-0.2, 0.2), (-0.2, 0.2))
+        ]
+        (angle, scale, along_x, along_y), (down, right) = uniform[:4], uniform[4:]
+        cosine, sine = scale * numpy.cos(numpy.radians(angle)), scale * numpy.sin(numpy.radians(angle))
+        centred = numpy.array([[1, 0, -canvas[1] / 2], [0, 1, -canvas[0] / 2], [0, 0, 1]])
+        rotated = numpy.array([[cosine, sine, 0], [-sine, cosine, 0], [0, 0, 1]])
+        sheared = numpy.array([[1, numpy.tan(numpy.radians(along_x)), 0], [numpy.tan(numpy.radians(along_y)), 1, 0], [0, 0, 1]])
+        moved = numpy.array([[1, 0, (0.5 + right) * SIZE[1]], [0, 1, (0.5 + down) * SIZE[0]], [0, 0, 1]])
+        matrix = moved @ sheared @ rotated @ centred
+        corners = matrix @ numpy.array([[10, 40, 10, 40], [20, 20, 50, 50], [1, 1, 1, 1]])
+        around = [corners[0].min(), corners[1].min(), corners[0].max(), corners[1].max()]
+        assert torch.allclose(
+            warp.boxes(torch.tensor([[10.0, 20, 40, 50]])), torch.tensor([around], dtype=torch.float32), atol=1e-3
+        )
+        seen, inverse = warp.image(ground, FILL), numpy.linalg.inv(matrix)
+        masks = warp.masks(torch.stack([ground[0] > 128]))
+        for row, column in ((0, 0), (5, 60), (24, 32), (47, 63), (40, 3)):
+            x, y, _ = inverse @ [column + 0.5, row + 0.5, 1]
+            expected = _bilinear(ground[0].numpy(), y - 0.5, x - 0.5, 128)
+            assert abs(int(seen[0, row, column]) - expected) <= 1
+            there = 0 <= y < canvas[0] and 0 <= x < canvas[1]
+            assert bool(masks[0, row, column]) == (there and bool(ground[0, int(y), int(x)] > 128))
+
+
+def _bilinear(image: Any, row: float, column: float, outside: int) -> float:
+    top, left = int(numpy.floor(row)), int(numpy.floor(column))
+    total = 0.0
+    for y in (top, top + 1):
+        for x in (left, left + 1):
+            inside = 0 <= y < image.shape[0] and 0 <= x < image.shape[1]
+            total += (1 - abs(row - y)) * (1 - abs(column - x)) * (float(image[y, x]) if inside else outside)
+    return total
 
 
 def test_turned_boxes_lie_around_their_turned_objects() -> None:
@@ -129,34 +171,40 @@ def test_turned_boxes_lie_around_their_turned_objects() -> None:
 def test_an_image_alone_lies_in_the_middle_of_its_canvas() -> None:
     torch.manual_seed(0)
     height, width = SIZE
-    part = PARTS[3]  # of the aspect of the result
-    made = moved_alone(part, draw_canvas(SIZE, AugmentConfig(mosaic_scale=(0.5, 0.5), mosaic_shift=0.0)), FILL)
+    made = _composer(mosaic_scale=(0.5, 0.5), mosaic_shift=0.0).alone(PARTS[3])  # of the aspect of the result
     assert (made["image"][:, height // 4 : -height // 4, width // 4 : -width // 4] >= 70).all()
     assert made["boxes"].tolist() == [[width / 2 - 8, height / 2 - 6, width / 2 + 8, height / 2 + 6]]
     ground = torch.tensor([128, 64, 191], dtype=torch.uint8).view(3, 1, 1)
     assert (made["image"][:, : height // 4] == ground).all() and (made["image"][:, :, -width // 4 :] == ground).all()
 
 
-def test_the_image_that_a_mosaic_is_blended_with_is_a_part_of_a_larger_one_or_in_the_corner() -> None:
-    mirrored = set()
+def test_the_image_that_a_mosaic_is_blended_with_is_padded_as_yolox_pads_it() -> None:
+    """A letterboxed image, its padding on the right and below, mirrored with it; black beyond where it is smaller."""
+    square = (64, 64)
+    wide = {name: value for name, value in _part(1, 32, 64).items() if name != "masks"}
+    colour = torch.tensor([128, 64, 191], dtype=torch.uint8).view(3, 1, 1)
+    places = set()
     for seed in range(20):
         torch.manual_seed(seed)
-        made = beside(PARTS[1], draw_single(SIZE, AugmentConfig(), (0.5, 1.5)), FILL)
-        for box, mask in zip(made["boxes"], made["masks"], strict=True):
+        made = _composer(square).beside(wide, (0.5, 0.5))
+        assert (made["image"][:, :16, :32] != 0).all() and (made["image"][:, 16:32, :32] == colour).all()
+        assert not made["image"][:, 32:].any() and not made["image"][:, :, 32:].any()
+        torch.manual_seed(seed)
+        tall = {**_part(1, 64, 32), "boxes": torch.tensor([[0.0, 0.0, 16.0, 64.0]])}
+        (box,) = _composer(square).beside(tall, (0.5, 0.5))["boxes"].tolist()
+        places.add(tuple(box))
+        torch.manual_seed(seed)
+        larger = _composer(square).beside(PARTS[1], (1.5, 1.5))
+        for box, mask in zip(larger["boxes"], larger["masks"], strict=True):
             rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
             edges = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             assert (edges - box).abs().max() <= 1.01
-        torch.manual_seed(seed)
-        odd = {**PARTS[1], "boxes": torch.tensor([[0.0, 0.0, 8.0, 32.0]]), "masks": torch.ones(1, 32, 32, dtype=torch.bool)}
-        (box,) = beside(odd, draw_single((64, 64), AugmentConfig(), (0.5, 0.5)), FILL)["boxes"].tolist()
-        mirrored.add(box[0])
-        assert box in ([0.0, 0.0, 8.0, 32.0], [24.0, 0.0, 32.0, 32.0])
-    assert mirrored == {0.0, 24.0}
+    assert places == {(0.0, 0.0, 8.0, 32.0), (24.0, 0.0, 32.0, 32.0)}
 
 
 def test_a_canvas_of_twice_the_size_ends_where_it_ends() -> None:
     """At a quarter of the scale it is half as high and wide as the result, and stays in its middle if it is not moved."""
-    ground, meets = torch.tensor([128, 64, 191], dtype=torch.uint8).view(3, 1, 1), set()
+    ground, points = torch.tensor([128, 64, 191], dtype=torch.uint8).view(3, 1, 1), set()
     height, width = SIZE
     for seed in range(20):
         torch.manual_seed(seed)
@@ -164,21 +212,34 @@ def test_a_canvas_of_twice_the_size_ends_where_it_ends() -> None:
         there = (made["image"] != ground).any(dim=0)
         assert there.any() and not there[: height // 4].any() and not there[-height // 4 :].any()
         assert not there[:, : width // 4].any() and not there[:, -width // 4 :].any()
-        torch.manual_seed(seed)
-        canvas = draw_canvas(SIZE, AugmentConfig(mosaic_scale=(0.25, 0.25), mosaic_shift=0.1))
-        assert all(0.5 - 0.125 - 0.1 <= at / side <= 0.5 + 0.125 + 0.1 for at, side in zip(canvas.centre, SIZE, strict=True))
-        meets.add(canvas.centre)
-    assert len(meets) > 10
+        points.add(draw_point(SIZE))
+    assert len(points) > 10 and all(
+        height / 2 <= row <= 1.5 * height and width / 2 <= column <= 1.5 * width for row, column in points
+    )
 
 
 def test_boxes_are_dropped_by_the_share_that_is_seen_and_by_their_aspect() -> None:
-    half = {
-        **UNMASKED[3],
-        "boxes": torch.tensor([[-8.0, 0.0, 8.0, 48.0], [0.0, 0.0, 64.0, 8.0]]),
-        "labels": torch.tensor([1, 2]),
-    }
-    canvas = draw_single(SIZE, AugmentConfig(), (1.0, 1.0))
-    for visible, longest, kept in ((0.1, None, [1, 2]), (0.6, None, [2]), (0.1, 7.0, [1]), (0.6, 7.0, [])):
-        torch.manual_seed(3)  # not mirrored
-        made = beside(half, canvas._replace(visible=visible, longest=longest), FILL)
-        assert made["labels"].tolist() == kept
+    half, flat = [-8.0, 0.0, 8.0, 48.0], [0.0, 0.0, 64.0, 8.0]
+    still = Warped(Warp(SIZE, SIZE, (1.0, 0.0, 0.0, 1.0), (SIZE[0] / 2, SIZE[1] / 2), 1.0))
+    boxes = torch.tensor([half, flat])
+    inside = torch.tensor([[0.0, 0.0, 8.0, 48.0], flat])
+    seen, areas = still.boxes(boxes)
+    assert torch.equal(seen, inside) and areas.tolist() == [8 * 48, 64 * 8]  # what is beyond the canvas does not count
+    for visible, longest, kept in ((0.1, None, [True, True]), (0.6, None, [False, True]), (0.1, 7.0, [True, False])):
+        assert VisibleBoxes(visible, longest).of(inside, torch.tensor([16.0 * 48, 64 * 8])).tolist() == kept
+    assert VisibleBoxes(smallest=8.5).of(inside, areas).tolist() == [False, False]
+
+
+def test_a_mosaic_without_objects_is_not_blended_and_what_needs_a_canvas_says_so() -> None:
+    dataset, mixed = (
+        Noise("detection"),
+        ["data.augment.mosaic=1", "data.augment.mosaic_mixup=1", "data.augment.mosaic_shift=0.1"],
+    )
+    for batch in loader(recipe(*mixed, "data.augment.mosaic_mixup_scale=[0.5,1.5]"), dataset).from_step(0, 2):
+        objects = [len(boxes) for micro_batch in batch.micro_batches for boxes in micro_batch["boxes"]]
+        assert batch.others is not None and all(len(others) in (3, 4) for others in batch.others)
+        assert all(len(others) == 3 for others, count in zip(batch.others, objects, strict=True) if not count)
+    with pytest.raises(
+        UserError, match=r"data\.augment\.mosaic_rotate is for a canvas of twice the size.* Set data\.augment\.mosaic_shift=0"
+    ):
+        loader(recipe("data.augment.mosaic=1", "data.augment.mosaic_rotate=5"), dataset)

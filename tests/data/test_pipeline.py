@@ -11,7 +11,7 @@ from phalanx.configs.load import load
 from phalanx.data.loading.loader import EvaluationLoader, Samples
 from phalanx.data.open import open_split
 from phalanx.data.transforms.fit import placement
-from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.mosaic_loading import mosaics
 from phalanx.data.transforms.pipeline import pipeline
 from phalanx.dist.microbatches.sampler import Draw, Share
 from tests.data.examples import Noise, assert_same, loader, recipe, steps
@@ -34,6 +34,7 @@ CASES = {
     "trivialaugment": ("classification", ["data.augment.trivialaugment=true"]),
     "hsv": ("classification", ["data.augment.colour=hsv", "data.augment.hue=0.2", "data.augment.saturation=0.7"]),
     "photometric": ("segmentation", ["data.augment.colour=photometric", "data.augment.contrast=0.5", "data.augment.hue=0.1"]),
+    "policy interpolation": ("classification", ["data.augment.randaugment=2", "data.augment.policy_interpolation=bicubic"]),
     "timm": ("classification", ["data.augment.timm=rand-m9-mstd0.5-inc1"]),
     "either interpolation": ("classification", ["data.interpolation=random", "data.augment.area=[0.1,0.3]"]),
     "erasing": ("classification", ["data.augment.erasing=0.5"]),
@@ -189,6 +190,65 @@ def test_what_is_padded_has_the_mean_colour_and_counts_for_nothing() -> None:
     outside = seen["mask"] == 254
     assert outside.sum() == 16 * 24 - 8 * 12 and (seen["mask"][~outside] == 1).all()
     assert seen["image"][:, outside].abs().max() < 0.02 and seen["image"][:, ~outside].min() > 1
+
+
+def test_what_is_padded_has_the_colour_and_the_place_that_are_asked_for() -> None:
+    """As YOLOX pads: grey on the right and below, in training and in evaluation, and around a small random crop."""
+    image = torch.full((3, 20, 12), 200, dtype=torch.uint8)
+    bare = ["data.mean=[0,0,0]", "data.std=[0.00392156862745098,0.00392156862745098,0.00392156862745098]"]
+    keys = ["data.fit=pad", "data.pad=right_below", "data.fill=[0.447,0.447,0.447]", *bare]
+    for split, more in (("train", []), ("val", []), ("train", ["data.augment.scale=[0.5,0.5]"])):
+        config = recipe("data.image_size=20", *keys, *more)
+        made = pipeline(config.data, Noise("detection"), split)(  # type: ignore[arg-type]
+            {"image": image, "boxes": torch.tensor([[0.0, 0, 12, 20]]), "labels": torch.tensor([1])}
+        )
+        height, width = (10, 6) if more else (20, 12)
+        assert torch.allclose(made["image"][:, :height, :width], torch.tensor(200.0))
+        assert torch.allclose(made["image"][:, height:], torch.tensor(114.0))
+        assert torch.allclose(made["image"][:, :, width:], torch.tensor(114.0))
+        assert made["boxes"].tolist() == ([[0, 0, 6, 10]] if more else [[0, 0, 12, 20]])
+    assert pipeline(config.data, Noise("detection"), "val").placement((20, 12)) == (0, 0, 20, 12)
+    with pytest.raises(UserError, match=r"data\.fill: 2 numbers"):
+        pipeline(recipe("data.fill=[0.5,0.5]").data, Noise(), "train")
+
+
+def test_images_are_resized_without_antialiasing_where_that_is_asked_for() -> None:
+    image = torch.randint(256, (3, 60, 90), dtype=torch.uint8)
+    for more in ([], ["data.augment.area=[1.0,1.0]", "data.augment.aspect=[1.5,1.5]"], ["data.augment.scale=[1.0,1.0]"]):
+        config = recipe("data.antialias=false", *more)
+        seen = pipeline(config.data, Noise(), "train")
+        plain = torch.nn.functional.interpolate(image[None].float(), (16, 24), mode="bilinear", align_corners=False)[0]
+        assert (seen.pixels(seen({"image": image})["image"]) * 255 - plain).abs().max() <= 1.01
+
+
+def test_small_objects_and_many_are_left_out_as_yolox_does() -> None:
+    config = recipe("data.augment.smallest_object=4", "data.augment.most_objects=2", "data.fit=pad")
+    seen = pipeline(config.data, Noise("detection"), "train")
+    sides = torch.tensor([3.0, 9.0, 4.0, 5.0, 8.0])
+    boxes = torch.stack([torch.zeros(5), torch.zeros(5), sides, torch.full((5,), 10.0)], dim=1)
+    sample = {"image": torch.zeros(3, 16, 24, dtype=torch.uint8), "boxes": boxes, "labels": torch.arange(5)}
+    assert seen(sample)["labels"].tolist() == [1, 3]
+    small = sample | {"boxes": boxes[[0, 2]], "labels": torch.tensor([0, 2])}
+    assert seen(small)["labels"].tolist() == [0, 2]  # all are so small
+    assert seen(sample | {"boxes": boxes[:0], "labels": torch.arange(0)})["labels"].tolist() == []
+
+
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
+def test_policies_rotate_as_torchvision_s_presets_do(how: str) -> None:
+    image = Noise()[3]["image"]
+    config = recipe("data.augment.trivialaugment=true", f"data.augment.policy_interpolation={how}")
+    seen = pipeline(config.data, Noise(), "train")
+    policy = v2.TrivialAugmentWide(interpolation=v2.InterpolationMode(how))
+    for seed in range(20):
+        torch.manual_seed(seed)
+        made = seen({"image": image})["image"]
+        torch.manual_seed(seed)
+        resized = v2.functional.resize(image, [16, 24])
+        if how == "bilinear":
+            expected = policy(resized)
+        else:  # which torchvision has for images of Pillow alone
+            expected = v2.functional.pil_to_tensor(policy(v2.functional.to_pil_image(resized)))
+        assert torch.allclose(seen.pixels(made), expected.float() / 255, atol=1e-6)
 
 
 @pytest.mark.parametrize("turned", [[], ["data.augment.rotate=40", "data.augment.shear=10"]])

@@ -27,9 +27,11 @@ FORMS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in OUR
     "deeplabv2, multi-scale": ("deeplabv2", {"options": {"multi_scale": True}}),
     "deeplabv3, multi-grid": ("deeplabv3", {"options": {"multi_grid": [1, 2]}, "output_stride": 16}),
     "deeplabv3plus, normalised between": ("deeplabv3plus", {"options": {"norm_between": True}}),
+    "deeplabv3plus as in mmsegmentation": ("deeplabv3plus", {"options": {"mmsegmentation": True, "norm_between": True}}),
     "deeplabv3plus, not separable": ("deeplabv3plus", {"options": {"separable": False}}),
     "pspnet without auxiliary head": ("pspnet", {"options": {"auxiliary": False}}),
     "fcn on convnext_tiny": ("fcn", {"backbone": "convnext_tiny"}),
+    "upernet, normalised maps": ("upernet", {"backbone": "swin_t", "options": {"norm_maps": True}}),
     "segnet on vgg11": ("segnet", {"backbone": "vgg11"}),
 }
 SIZES = [(64, 96), (96, 64), (97, 75)]
@@ -73,6 +75,12 @@ def test_a_network_has_the_size_that_the_table_says(name: str) -> None:
 def test_sizes_are_those_that_were_published() -> None:
     assert parameters(plain("fcn")) == 35_322_218 and parameters(plain("deeplabv3")) == 42_004_074  # torchvision
     assert parameters(on_meta("unet", in_channels=1, num_classes=2)) == 31_030_658
+    options = {"mmsegmentation": True, "norm_between": True, "auxiliary": True}
+    as_there = on_meta("deeplabv3plus", num_classes=19, output_stride=8, stem="resnet_c", options=options)
+    pyramid = 2048 * 512 + 1024 + 3 * (2048 * 9 + 2 * 2048 + 2048 * 512 + 1024) + 2048 * 512 + 1024 + 5 * 512 * 512 * 9 + 1024
+    decoder = sum(c * 9 + 2 * c + c * 512 + 1024 for c in (560, 512)) + 256 * 48 + 96 + 512 * 19 + 19
+    assert parameters(as_there.aspp) == pyramid
+    assert sum(parameters(part) for part in (as_there.decoder, as_there.reduce, as_there.classifier)) == decoder
     papers = {"fcn32s": (134.0, {}), "deeplabv1": (20.5, {}), "unetpp": (9.04, {"in_channels": 1, "num_classes": 1})}
     for name, (millions, options) in papers.items():
         assert parameters(on_meta(name, **options)) / 1e6 == pytest.approx(millions, rel=0.003)

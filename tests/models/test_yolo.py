@@ -467,3 +467,13 @@ def test_what_a_network_learns_it_finds(name: str) -> None:
     for one, target in zip(found, targets, strict=True):
         assert one["labels"][0] == 1
         assert on_boxes.iou(one["boxes"][:1], target["boxes"])[0] > 0.7
+
+
+def test_yolov8_s_losses_are_multiplied_by_their_factor() -> None:
+    images, targets = torch.rand(2, 3, 64, 64), _targets([2, 3])
+    found = []
+    for factor in (1.0, 64.0):
+        torch.manual_seed(0)
+        found.append(build("yolov8n", 3, loss_factor=factor)(images, targets))
+    for name, (total, weight) in found[0].items():
+        assert torch.allclose(found[1][name][0], total * 64) and torch.equal(found[1][name][1], weight)

@@ -46,6 +46,11 @@ def one_hot(target: Tensor) -> Tensor:
 Case = tuple[Loss, Callable[[Tensor, Tensor, Tensor, Tensor], Any], int]
 CASES: dict[str, Case] = {
     "cross_entropy": (CrossEntropy(), lambda x, c, m, s: F.cross_entropy(x, c), 1),
+    "bce, threshold": (
+        BinaryCrossEntropy(CLASSES, target_threshold=0.2),
+        lambda x, c, m, s: F.binary_cross_entropy_with_logits(x, (m > 0.2).to(x.dtype)),
+        2,
+    ),
     "cross_entropy, weights": (CrossEntropy(WEIGHTS), lambda x, c, m, s: F.cross_entropy(x, c, WEIGHTS), 1),
     "cross_entropy, smooth weights": (
         CrossEntropy(WEIGHTS, 0.1),
@@ -113,6 +118,15 @@ def test_a_sample_without_a_label_is_as_if_it_were_not_there(name: str) -> None:
     logits.requires_grad_()
     loss.total(logits, target).backward()
     assert logits.grad is not None and not logits.grad[3:7].any() and logits.grad[kept].any(dim=1).all()
+
+
+def test_ignored_pixels_count_in_the_mean_where_that_is_asked_for() -> None:
+    """As in mmsegmentation: the mean of the losses of all pixels, of which ignored ones are 0."""
+    logits = torch.randn(2, CLASSES, 4, 6, dtype=torch.float64)
+    target = torch.randint(-1, CLASSES, (2, 4, 6))
+    every = F.cross_entropy(logits, target, ignore_index=-1, reduction="none")
+    assert (target < 0).any()
+    assert mean(CrossEntropy(count_ignored=True), logits, target) == pytest.approx(float(every.mean()), rel=1e-12)
 
 
 def test_a_mixture_of_one_class_weighs_as_that_class() -> None:

@@ -20,7 +20,7 @@ from phalanx.data.loading.loader import EvaluationLoader, Loader, Samples
 from phalanx.data.open import open_split
 from phalanx.data.same_classes import by_name
 from phalanx.data.transforms.batchwise import batchwise
-from phalanx.data.transforms.mosaic import mosaics
+from phalanx.data.transforms.mosaic_loading import mosaics
 from phalanx.data.transforms.pipeline import Statistics, pipeline
 from phalanx.dist.checkpoint.dcp import folder
 from phalanx.dist.comm.collectives import run_and_agree

@@ -36,9 +36,10 @@ def criterion(config: LossConfig, data: DataInfo, outputs: int) -> Loss:
     weights = _class_weights(config, data, outputs)
     match config.name:
         case "cross_entropy":
-            return CrossEntropy(weights, config.label_smoothing)
+            return CrossEntropy(weights, config.label_smoothing, config.count_ignored)
         case "bce":
-            return BinaryCrossEntropy(outputs, weights, _pos_weight(config, data, outputs), config.label_smoothing)
+            positive = _pos_weight(config, data, outputs)
+            return BinaryCrossEntropy(outputs, weights, positive, config.label_smoothing, config.target_threshold)
         case "focal":
             return Focal(outputs, config.focal_gamma, config.focal_alpha, weights)
         case "dice":

@@ -19,11 +19,17 @@ _LAST = BINS - 1 - 0.01  # the largest distance that lies between two bins, in s
 
 
 class YoloV8(Yolo):
-    """YOLOv8."""
+    """YOLOv8.
 
-    def __init__(self, body: nn.Module, head: DistributionHead, classes: int):
+    Args:
+        loss_factor: of all losses. Ultralytics' code multiplies their mean by the number of a step's samples, for which its
+            learning rates are meant.
+    """
+
+    def __init__(self, body: nn.Module, head: DistributionHead, classes: int, loss_factor: float = 1.0):
         super().__init__(body, head, classes)
         self.head: DistributionHead = head
+        self._loss_factor = loss_factor
 
     def _flat(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Of all cells logits of distances [B, cells, 4, BINS] and classes, boxes [B, cells, 4], their centres and strides."""
@@ -50,9 +56,9 @@ class YoloV8(Yolo):
         # Where nothing is sure yet, the places where no object is are learnt all the same.
         weight = scores.sum().clamp(min=1.0)
         return {
-            "boxes": (of_boxes * _BOXES, weight),
-            "classes": (of_classes * _CLASSES, weight),
-            "distances": (of_distances * _DISTANCES, weight),
+            "boxes": (of_boxes * (_BOXES * self._loss_factor), weight),
+            "classes": (of_classes * (_CLASSES * self._loss_factor), weight),
+            "distances": (of_distances * (_DISTANCES * self._loss_factor), weight),
         }
 
     def _decoded(self, outputs: list[Tensor]) -> tuple[Tensor, Tensor]:

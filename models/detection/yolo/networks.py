@@ -44,8 +44,8 @@ def _anchors(own: Mapping[str, Any]) -> shape_matching.Anchors:
 def build(name: str, options: Options) -> Yolo:
     """A YOLO network; `channels`, v3's own option, scales all of its channels."""
     width = options.options.get("channels", CHANNELS) / CHANNELS
-    l1_from_epoch = options.options.get("l1_from_epoch")
-    return network(name, options.num_classes, options.in_channels, width, _anchors(options.options), l1_from_epoch)
+    l1_from_epoch, factor = options.options.get("l1_from_epoch"), options.options.get("loss_factor", 1.0)
+    return network(name, options.num_classes, options.in_channels, width, _anchors(options.options), l1_from_epoch, factor)
 
 
 def network(
@@ -55,6 +55,7 @@ def network(
     width: float = 1.0,
     shapes: shape_matching.Anchors = shape_matching.ANCHORS,
     l1_from_epoch: int | None = None,
+    loss_factor: float = 1.0,
 ) -> Yolo:
     """A network with freshly drawn weights.
 
@@ -62,6 +63,7 @@ def network(
         width: factor of the channels, of v3 alone.
         shapes: anchors, of v3 and v5 alone.
         l1_from_epoch: of X alone.
+        loss_factor: of v8 alone.
     """
     body: nn.Module
     if name == "yolov3":
@@ -76,4 +78,4 @@ def network(
         body = Body(plan, scale, in_channels)
         return YoloX(body, DecoupledHead(body.channels, classes, scale.channels(256), plan.conv), classes, l1_from_epoch)
     body = Body(V8, scale, in_channels)
-    return YoloV8(body, DistributionHead(body.channels, classes), classes)
+    return YoloV8(body, DistributionHead(body.channels, classes), classes, loss_factor)

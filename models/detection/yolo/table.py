@@ -8,7 +8,7 @@ _REVIEW = "Terven et al., 2023, arXiv:2304.00501"
 _V3 = Family(_BUILD, "Redmon and Farhadi, 2018, arXiv:1804.02767", ("options",), (), smallest=32)
 _V5 = Family(_BUILD, f"no paper; {_REVIEW}, section 9", ("options",), (), smallest=32)
 _X = Family(_BUILD, "Ge et al., 2021, arXiv:2107.08430", ("options",), (), smallest=32)
-_V8 = Family(_BUILD, f"no paper; {_REVIEW}, section 12", (), (), smallest=32)
+_V8 = Family(_BUILD, f"no paper; {_REVIEW}, section 12", ("options",), (), smallest=32)
 _PAPER, _AUTHORS = "the paper's code", "as their authors publish them"
 # Width and height in pixels, three a map, the finest first: those of v3's paper, section 2.3, which v5 has too.
 ANCHORS = [10, 13, 16, 30, 33, 23, 30, 61, 62, 45, 59, 119, 116, 90, 156, 198, 373, 326]
@@ -17,6 +17,9 @@ _ANCHORS = OwnOption(
 )
 _CHANNELS = OwnOption("a number", 32, "channels of the first convolution; all others are in proportion")
 
+_LOSS_FACTOR = OwnOption(
+    "a number", 1.0, "factor of all losses; in Ultralytics' code the number of a step's samples, such as 64"
+)
 _L1 = OwnOption("a number", None, "the epoch, counted from 0, from which an L1 loss of boxes is added, such as 285 of 300")
 
 # Of 80 classes.
@@ -51,7 +54,7 @@ def _of(name: str) -> ModelCard:
         return _card(_X, _PARAMS[name], _PAPER, {"l1_from_epoch": _L1})
     if name.startswith("yolov5"):
         return _card(_V5, _PARAMS[name], _AUTHORS, {"anchors": _ANCHORS})
-    return _card(_V8, _PARAMS[name], _AUTHORS)
+    return _card(_V8, _PARAMS[name], _AUTHORS, {"loss_factor": _LOSS_FACTOR})
 
 
 YOLO: dict[str, ModelCard] = {

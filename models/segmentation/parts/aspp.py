@@ -33,7 +33,7 @@ class ImagePooling(nn.Sequential):
 
 
 class AtrousPyramid(nn.Module):
-    """1x1, three dilated 3x3, and the mean over the image, side by side; then 1x1 over all of them.
+    """1x1, three dilated 3x3, and the mean over the image, side by side; then a convolution over all of them.
 
     Names of parameters are those of torchvision's `ASPP`.
 
@@ -41,18 +41,27 @@ class AtrousPyramid(nn.Module):
         rates: dilations.
         separable: whether the dilated convolutions are (arXiv:1802.02611, section 3.1).
         norm_between: BatchNorm and ReLU between their two parts as well.
+        width: channels of each of the five, and of the result.
+        kernel: of the last convolution; 1 in the papers.
 
-    Shape: [B, channels, H, W] to [B, 256, H, W].
+    Shape: [B, channels, H, W] to [B, width, H, W].
     """
 
     def __init__(
-        self, channels: int, rates: tuple[int, ...], dropout: float, separable: bool = False, norm_between: bool = False
+        self,
+        channels: int,
+        rates: tuple[int, ...],
+        dropout: float,
+        separable: bool = False,
+        norm_between: bool = False,
+        width: int = CHANNELS,
+        kernel: int = 1,
     ):
         super().__init__()
         depthwise = {"separable": separable, "norm_between": norm_between}
-        dilated = [convolution(channels, CHANNELS, dilation=rate, **depthwise) for rate in rates]
-        self.convs = nn.ModuleList([convolution(channels, CHANNELS, kernel=1), *dilated, ImagePooling(channels, CHANNELS)])
-        self.project = nn.Sequential(*convolution(len(self.convs) * CHANNELS, CHANNELS, kernel=1), nn.Dropout(dropout))
+        dilated = [convolution(channels, width, dilation=rate, **depthwise) for rate in rates]
+        self.convs = nn.ModuleList([convolution(channels, width, kernel=1), *dilated, ImagePooling(channels, width)])
+        self.project = nn.Sequential(*convolution(len(self.convs) * width, width, kernel), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         found: Tensor = self.project(torch.cat([branch(x) for branch in self.convs], dim=1))

@@ -42,11 +42,15 @@ class Warp(NamedTuple):
 
     def image(self, ground: Tensor, fill: Fill) -> Tensor:
         """The result's image, with the fill outside of the canvas. Shape: [C, *canvas] to [C, *size]."""
-        rows, columns = self._sources()
-        grid = torch.stack([columns / self.canvas[1] * 2 - 1, rows / self.canvas[0] * 2 - 1], dim=-1)
         colour = torch.tensor(fill.of(ground), dtype=torch.float32).view(-1, 1, 1)
+        (left, top), (right, bottom) = self._seen()
+        channels, (height, width) = ground.shape[0], self.size
+        if left >= right or top >= bottom:
+            return colour.to(ground.dtype).expand(channels, height, width).clone()
         # What is outside counts as zero: the difference from the fill.
-        seen = F.grid_sample((ground.float() - colour)[None], grid[None], align_corners=False)[0] + colour
+        part = ground[:, top:bottom, left:right].float().sub_(colour)
+        grid = F.affine_grid(self._grid((left, top), (right, bottom)), [1, channels, height, width], align_corners=False)
+        seen = F.grid_sample(part[None], grid, align_corners=False)[0].add_(colour)
         if ground.is_floating_point():
             return seen.to(ground.dtype)
         return seen.round_().clamp_(0, torch.iinfo(ground.dtype).max).to(ground.dtype)
@@ -60,12 +64,38 @@ class Warp(NamedTuple):
 
     def _sources(self) -> tuple[Tensor, Tensor]:
         """Row and column on the canvas of the centre of each of the result's pixels. Shape: each [*size]."""
+        (xx, xy, yx, yy), (column, row) = self._inverse(), self._from(0.0, 0.0)
+        x, y = torch.arange(self.size[1]) + 0.5, torch.arange(self.size[0])[:, None] + 0.5
+        return yx * x + yy * y + row, xx * x + xy * y + column
+
+    def _inverse(self) -> tuple[float, float, float, float]:
         xx, xy, yx, yy = self.matrix
         determinant = xx * yy - xy * yx
-        x = torch.arange(self.size[1]) + (0.5 - self.centre[1])
-        y = torch.arange(self.size[0])[:, None] + (0.5 - self.centre[0])
-        columns, rows = (yy * x - xy * y) / determinant, (xx * y - yx * x) / determinant
-        return rows + self.canvas[0] / 2, columns + self.canvas[1] / 2
+        return yy / determinant, -xy / determinant, -yx / determinant, xx / determinant
+
+    def _from(self, x: float, y: float) -> tuple[float, float]:
+        """Column and row on the canvas of a place in the result."""
+        xx, xy, yx, yy = self._inverse()
+        x, y = x - self.centre[1], y - self.centre[0]
+        return xx * x + xy * y + self.canvas[1] / 2, yx * x + yy * y + self.canvas[0] / 2
+
+    def _seen(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The first column and row of the canvas that the result may show, and those after the last."""
+        corners = [self._from(x, y) for x in (0.0, self.size[1]) for y in (0.0, self.size[0])]
+        columns, rows = zip(*corners, strict=True)
+        first = max(0, math.floor(min(columns)) - 1), max(0, math.floor(min(rows)) - 1)
+        return first, (min(self.canvas[1], math.ceil(max(columns)) + 1), min(self.canvas[0], math.ceil(max(rows)) + 1))
+
+    def _grid(self, first: tuple[int, int], end: tuple[int, int]) -> Tensor:
+        """For `affine_grid`: from the result to a part of the canvas, places from -1 to 1. Shape: [1, 2, 3]."""
+        (xx, xy, yx, yy), (height, width) = self._inverse(), self.size
+        column, row = self._from(width / 2, height / 2)
+        wide, high = end[0] - first[0], end[1] - first[1]
+        rows = [
+            [xx * width / wide, xy * height / wide, 2 * (column - first[0]) / wide - 1],
+            [yx * width / high, yy * height / high, 2 * (row - first[1]) / high - 1],
+        ]
+        return torch.tensor([rows])
 
 
 def draw_warp(size: Size, canvas: Size, augment: AugmentConfig) -> Warp:

@@ -298,6 +298,8 @@ class Engine:
                     gradient.clamp_(-self.config.train.clip_value, self.config.train.clip_value)
             if self.config.train.clip_norm is not None:
                 self._norms.append(self._clip(gradients, self.config.train.clip_norm))
+            elif (self._step + 1) % self.config.train.log_every == 0:
+                self._norms.append(self._strategy.norm(gradients))
             self._strategy.update(rates)
         if not self._phases.is_last:
             return []

@@ -16,10 +16,26 @@ from phalanx.configs.sections.section import RunName
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.tools.fork import refuse
 from phalanx.dist.storage.run_directory import RunDirectory
+from phalanx.launch.examples import EXAMPLES
+
+
+class _Help(argparse.HelpFormatter):
+    """Wraps everything but the examples."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLES) else super()._fill_text(text, width, indent)
+
+
+_EXAMPLES = "examples:\n"
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with `UserError` for refusals."""
+    """argparse with `UserError` for refusals, and examples at the end of the help."""
+
+    def __init__(self, prog: str, description: str | None):
+        examples = EXAMPLES.get(prog, ())
+        epilog = _EXAMPLES + "\n".join(f"  {line}" for line in examples) if examples else None
+        super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=_Help)
 
     def error(self, message: str) -> "NoReturn":  # type: ignore[name-defined]  # noqa: F821
         if credentials.found(message):

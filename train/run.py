@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from phalanx.configs.errors import ExitCode, RunLost, TrainingFailed
 from phalanx.configs.schema import RunConfig, digest
@@ -162,7 +163,8 @@ class Run:
         with self.clock.besides():
             self.saver.wait_for_copy()  # evaluation swaps the averaged weights in
             self._recompute_statistics()
-            sums = measure(self.engine, self.task, self.evaluation, relus=relus)
+            told = partial(self.tracker.progress.part, "evaluation")
+            sums = measure(self.engine, self.task, self.evaluation, relus=relus, progress=told)
         metrics = self.task.metrics(sums)
         self.tracker.evaluation(self.state.step, metrics)
         self.tracker.event("evaluate", self.state.step, **metrics)

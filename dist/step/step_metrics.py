@@ -27,7 +27,7 @@ class Figures:
         step: number of steps finished before it.
         weights: by which the sum of each loss over the global batch is divided; None if the step did not compute it.
         learning_rate: the step's.
-        norm: of the full gradient before clipping, on the device; None without clipping.
+        norm: of the full gradient before clipping, on the device; None for a step without clipping that is not logged.
         loss_scale: the step's; None except for fp16.
         skipped: whether an overflow made it change nothing.
     """

@@ -52,6 +52,9 @@ VERBS = {
         "trains a run per fold, and prints the mean and deviation of each metric", "phalanx.launch.verbs.cross_validate"
     ),
     "models": Verb("lists the networks with parameters, source and score, or shows one", "phalanx.launch.verbs.models"),
+    "completion": Verb(
+        "prints a script by which bash or zsh complete verbs, options and keys", "phalanx.launch.verbs.completion"
+    ),
     "config": Verb(
         "prints the resolved recipe; --keys: every key with type, default and meaning", "phalanx.launch.verbs.config"
     ),

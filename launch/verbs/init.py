@@ -15,7 +15,6 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="phalanx init",
         description="Looks at a folder of data, says what it found, and writes a commented recipe that trains on it as it is.",
-        epilog="example: phalanx init photographs -o flowers.yaml && phalanx train flowers.yaml",
     )
     parser.add_argument(
         "folder", type=Path, metavar="FOLDER", help="images and their labels, in any layout of docs/datasets.md"

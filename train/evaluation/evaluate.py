@@ -74,6 +74,7 @@ def measure(
     loader: EvaluationLoader,
     combined: Callable[[nn.Module], nn.Module] | None = None,
     relus: ReluWatch | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """The task's measures over the full split: numbers, tensors, rows. All ranks call together.
 
@@ -83,15 +84,19 @@ def measure(
     Args:
         combined: maps the engine's network to the one to evaluate; the identity by default.
         relus: looks at this rank's first batch.
+        progress: called after each of this rank's batches, with their number so far and in all.
     """
-    sums, first = _Sums(engine.world.device), True
+    sums, first, total = _Sums(engine.world.device), True, len(loader.numbers)
     with engine.evaluation() as plain, torch.inference_mode():
         model = plain if combined is None else combined(plain)
-        for number, batch in zip(loader.numbers, engine.on_device(batch for _, batch in loader), strict=True):
+        batches = zip(loader.numbers, engine.on_device(batch for _, batch in loader), strict=True)
+        for done, (number, batch) in enumerate(batches, 1):
             heartbeat.beat("evaluation")
             with relus.on(model) if first and relus is not None else nullcontext():
                 sums.add(number, task.measure(model, batch))
             first = False
+            if progress is not None:
+                progress(done, total)
     heartbeat.beat("metrics")
     return sums.over_all(engine, loader.batches)
 

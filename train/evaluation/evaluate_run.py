@@ -1,9 +1,11 @@
 """Evaluating a run, or an ensemble of several, from checkpoints, on any number of ranks."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from phalanx.train.setup.build import build_distributed, build_local, data_info
 from phalanx.train.setup.same_data import held_for_evaluation, refuse_other_classes
 from phalanx.train.start import join_ranks
 from phalanx.train.tasks import Combines, Details, GivesResults, Illustrates, Task
+from phalanx.train.tracking.progress import ProgressLine
 
 FILE = "evaluation.json"
 
@@ -104,7 +107,9 @@ def evaluate_run(
         checkpoints += [path for path, _ in found]
         combined = _ensemble_with(task, [network for _, network in found])
     with _results(request, config, task, local.validation, world):
-        sums = measure(parts.engine, task, parts.evaluation, combined)
+        line = ProgressLine(0, 0, ranks.is_main, sys.stderr)  # the result on stdout may be JSON
+        sums = measure(parts.engine, task, parts.evaluation, combined, progress=partial(line.part, "evaluation"))
+        line.clear()
     if ranks.is_main:
         details = task.details(sums) if isinstance(task, Details) else {}
         held_out = config.data.fold or config.data.val_fraction

@@ -1,4 +1,4 @@
-"""The progress display: one line that is rewritten on a terminal, otherwise one line per interval."""
+"""The progress display: a line per interval, and on a terminal below them one that is rewritten."""
 
 import sys
 import time
@@ -24,6 +24,7 @@ class ProgressLine:
         self._start = time.monotonic()
         self._before = self._previous = (first_step, self._start)
         self._open_line = False
+        self._told = 0.0
 
     def step(self, step: int, figures: Mapping[str, float], due: bool) -> None:
         """Shows a step's figures; `due`: whether its line is due."""
@@ -40,17 +41,31 @@ class ProgressLine:
             self._before, self._previous = self._previous, (step, now)
         listed = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
         text = f"step {step}/{self._last}  {listed}  {rate:.2f} steps/s  {duration((self._last - step) * overall)} left"
-        if self._rewrites:
-            print(f"\r\033[K{text}", end="", file=self._out, flush=True)
-            self._open_line = True
+        if due:
+            self.say(text)
         else:
-            print(text, file=self._out, flush=True)
+            self._rewrite(text)
+
+    def part(self, what: str, done: int, total: int) -> None:
+        """Shows on a terminal how far something is that takes long within a step, such as an evaluation."""
+        now = time.monotonic()
+        if self._shown and self._rewrites and (done == total or now - self._told > _INTERVAL_S):
+            self._told = now
+            self._rewrite(f"{what}: {done} of {total} batches")
+
+    def _rewrite(self, text: str) -> None:
+        print(f"\r\033[K{text}", end="", file=self._out, flush=True)
+        self._open_line = True
 
     def say(self, text: str) -> None:
-        """Prints a separate line."""
+        """Prints a line that stays."""
         if not self._shown:
             return
+        print(f"\r\033[K{text}" if self._open_line else text, file=self._out, flush=True)
+        self._open_line = False
+
+    def clear(self) -> None:
+        """Removes the line that is rewritten."""
         if self._open_line:
-            print(file=self._out)
+            print("\r\033[K", end="", file=self._out, flush=True)
             self._open_line = False
-        print(text, file=self._out, flush=True)

@@ -1,6 +1,7 @@
 """From command line arguments to a configuration, the same for the command and for the ranks. No torch here."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from phalanx.configs.messages import nearest
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.sections.section import RunName
 from phalanx.dist.checkpoint.directory import steps
+from phalanx.dist.checkpoint.tools import choose
 from phalanx.dist.checkpoint.tools.fork import refuse
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.examples import EXAMPLES
@@ -62,6 +64,23 @@ def add_which(parser: argparse.ArgumentParser) -> None:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest intact one)")
     which.add_argument("--best", action="store_true", help="the best checkpoint by the run's checkpoint.best")
+
+
+def asked_checkpoint(run: RunDirectory, given: argparse.Namespace) -> Path:
+    """The checkpoint that `add_which` was given; reports newer ones that were skipped.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if given.best:
+        chosen = choose.best(run)
+    elif given.step is not None:
+        chosen = choose.of_step(run, given.step)
+    else:
+        chosen = choose.newest_checkpoint(run)
+    for step, problem in chosen.skipped:
+        print(f"phalanx: the checkpoint of step {step} was skipped: {problem}", file=sys.stderr)
+    return chosen.path
 
 
 def add_asked(parser: argparse.ArgumentParser) -> None:

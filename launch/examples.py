@@ -16,6 +16,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "phalanx cancel": ("phalanx cancel runs/first",),
     "phalanx evaluate": ("phalanx evaluate runs/first --best", "phalanx evaluate runs/first --also runs/second --json"),
     "phalanx predict": ("phalanx predict runs/first 'photographs/*.jpg' -o found --best",),
+    "phalanx export": ("phalanx export runs/first --best -o digits.onnx", "phalanx export weights.safetensors -o digits.pt2"),
     "phalanx data": (f"phalanx data {_RECIPE} -o sheet.png",),
     "phalanx checkpoint": ("phalanx checkpoint ls runs/first", "phalanx checkpoint verify runs/first"),
     "phalanx checkpoint ls": ("phalanx checkpoint ls runs/first --json",),

@@ -102,14 +102,14 @@ class Fill:
     """The fill outside of the image: a colour, for pixels between 0 and 1; the ignored class; no instance."""
 
     def __init__(self, colour: Sequence[float], ignore_index: int):
-        self._colour, self._ignore_index = list(colour), ignore_index
+        self.colour, self._ignore_index = list(colour), ignore_index
 
     def of(self, value: Tensor) -> "list[float] | int":
         if isinstance(value, tv_tensors.Mask):
             return 0 if value.dtype == torch.bool else self._ignore_index
         if isinstance(value, tv_tensors.BoundingBoxes):
             return 0
-        return [round(255 * level) for level in self._colour] if value.dtype == torch.uint8 else self._colour
+        return [round(255 * level) for level in self.colour] if value.dtype == torch.uint8 else self.colour
 
     def pad(self, value: Tensor, padding: Sequence[int]) -> Tensor:
         """Pads by a number of pixels left, top, right and bottom."""

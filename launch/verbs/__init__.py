@@ -36,6 +36,10 @@ VERBS = {
         "computes the metrics of a run's checkpoint: the newest, the best, or an ensemble", "phalanx.launch.verbs.evaluate"
     ),
     "predict": Verb("runs a network on images; writes JSON and pictures", "phalanx.launch.verbs.predict"),
+    "export": Verb(
+        "writes a trained network as ONNX, torch.export or safetensors, and a script that uses it",
+        "phalanx.launch.verbs.export",
+    ),
     "data": Verb("makes a contact sheet of what the network sees, and counts the classes", "phalanx.launch.verbs.data"),
     "checkpoint": Verb(
         "lists, verifies and compares checkpoints, or writes one file of weights", "phalanx.launch.verbs.checkpoint"

@@ -1,4 +1,4 @@
-"""phalanx predict RUN IMAGE|FOLDER|PATTERN ... -o DIR [evaluate.key=value ...] [--step N | --best] [--json]"""
+"""phalanx predict RUN|FILE IMAGE|FOLDER|PATTERN ... -o DIR [evaluate.key=value ...] [--step N | --best] [--json]"""
 
 import json
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.load import load
 from phalanx.dist.checkpoint.tools import choose
-from phalanx.launch.arguments import Parser, add_which
+from phalanx.launch.arguments import Parser, add_which, asked_checkpoint
 from phalanx.launch.importing import importing
 
 
 def main(arguments: Sequence[str]) -> int:
     parser = Parser(prog="phalanx predict", description="Runs a network on images; writes JSON and pictures.")
-    parser.add_argument("run", metavar="RUN", help="the run directory")
+    parser.add_argument("run", metavar="RUN | FILE", help="the run directory, or a described file of weights (.safetensors)")
     parser.add_argument(
         "images",
         nargs="+",
@@ -30,27 +30,24 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_intermixed_args(arguments)
     if given.output is None:
         raise UserError("predict needs -o DIR, the folder for predictions.json and the pictures.")
-    run = choose.run_at(given.run)
-    if given.best:
-        chosen = choose.best(run)
-    elif given.step is not None:
-        chosen = choose.of_step(run, given.step)
-    else:
-        chosen = choose.newest_checkpoint(run)
-    for step, problem in chosen.skipped:
-        print(f"phalanx: the checkpoint of step {step} was skipped: {problem}", file=sys.stderr)
+    source = Path(given.run)
+    if source.is_file() and (given.best or given.step is not None):
+        raise UserError(f"{source}: a file holds one network. Leave out --best and --step, or give the run.")
+    run = None if source.is_file() else choose.run_at(given.run)
+    weights = source if run is None else asked_checkpoint(run, given)
 
     with importing():
+        from phalanx.train.evaluation.described_file import described
         from phalanx.train.evaluation.predict import predict
 
     keys = [word for word in given.images if word.startswith("evaluate.") and "=" in word]
     images = [word for word in given.images if word not in keys]
     if not images:
         raise UserError("predict needs images: files, folders, or patterns such as 'photos/*.jpg'.")
-    config = run.read_config()
+    config, data = described(source) if run is None else (run.read_config(), None)
     if keys:
         config = load([], keys, base=config.model_dump(mode="json"))
-    results = predict(config, chosen.path, images, Path(given.output), _tell, given.probabilities)
+    results = predict(config, weights, images, Path(given.output), _tell, given.probabilities, data)
     if given.json:
         print(json.dumps(results))
     broken = [result for result in results if "error" in result]

@@ -12,12 +12,11 @@ import pytest
 from phalanx.configs.schema import keys
 from phalanx.launch.examples import EXAMPLES
 from phalanx.launch.verbs import VERBS
+from phalanx.launch.verbs.checkpoint import ACTIONS
 from phalanx.launch.verbs.completion import options, script
 from tests.support.running import ROOT
 
-COMMANDS = [name for name in VERBS if name != "checkpoint"] + [
-    f"checkpoint {name}" for name in ("ls", "verify", "consolidate", "diff")
-]
+COMMANDS = [name for name in VERBS if name != "checkpoint"] + [f"checkpoint {name}" for name in ACTIONS]
 
 
 def helped(command: str) -> str:

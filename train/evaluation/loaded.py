@@ -8,14 +8,12 @@ import numpy
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.data.images.modes import in_mode
-from phalanx.dist.checkpoint.tools.consolidate import description_file
-from phalanx.dist.storage.durable_files import read_json_object
+from phalanx.train.evaluation.described_file import described
 from phalanx.train.evaluation.predict import Predictor, predictor, refuse_images
 from phalanx.train.setup.recorded import Recorded
 
@@ -44,20 +42,12 @@ def loaded(config: RunConfig, checkpoint: Path, described: Recorded | None = Non
 
 
 def loaded_file(file: Path) -> nn.Module:
-    """As `phalanx.load`, from a file of `phalanx checkpoint consolidate`.
+    """As `phalanx.load`, from a file of `phalanx checkpoint consolidate` or `phalanx export`.
 
     Raises:
-        UserError: if the JSON beside it is missing, or of an older version.
+        UserError: if it is not described, or by an older version.
     """
-    beside = description_file(file)
-    try:
-        described = read_json_object(beside)
-        config = RunConfig.model_validate({"name": file.stem, **described["recipe"]})
-        data = TypeAdapter(Recorded).validate_python(described["data"])
-    except FileNotFoundError:
-        raise UserError(f"{file}: {beside.name}, which describes it, is not beside it. Copy both, or give the run.") from None
-    except (OSError, KeyError, ValueError, ValidationError):
-        raise UserError(f"{beside}: this does not describe a network with its data. Write both files anew.") from None
+    config, data = described(file)
     return loaded(config, file, data)
 
 

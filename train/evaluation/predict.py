@@ -61,6 +61,7 @@ class Predictor:
     dtype: torch.dtype
     max_pixels: int
     classes: tuple[str, ...] = ()
+    kind: str = "classification"
     bands: bool = False
 
     @property
@@ -104,13 +105,13 @@ def refuse_images(config: RunConfig, task: object, channels: int) -> None:
         raise UserError(f"the network takes {channels} channels, and files have 1, 3 or 4. Predict in Python.")
 
 
-def predictor(config: RunConfig, checkpoint: Path, described: Recorded | None = None) -> Predictor:
+def predictor(config: RunConfig, checkpoint: Path, described: Recorded | None = None, fuse: bool = True) -> Predictor:
     """The network of a run, from one of its checkpoints, with its validation transforms.
 
     Args:
         checkpoint: the folder of one, or a file of weights.
         described: the training data; None for what the run has recorded.
-
+        fuse: whether the network may be made faster, under other names of its weights.
     """
     torch.set_num_threads(choose_threads(config.dist))
     device = choose_device(config.dist, Ranks())
@@ -118,7 +119,7 @@ def predictor(config: RunConfig, checkpoint: Path, described: Recorded | None = 
     data_info = data.facts
     task = tasks.build(config, data_info)
     network = trained(checkpoint, config, data_info, device)
-    if isinstance(network, Fuses):
+    if fuse and isinstance(network, Fuses):
         network.fuse()
     wanted = build.statistics(config, data_info.channels)
     prepare = pipeline(config.data, data, "val", wanted, config.evaluate)  # type: ignore[arg-type]
@@ -133,6 +134,7 @@ def predictor(config: RunConfig, checkpoint: Path, described: Recorded | None = 
         dtype,
         config.data.max_pixels,
         data_info.classes,
+        data_info.kind,
         bands=config.data.mode == "bands",
     )
 
@@ -187,12 +189,14 @@ def predict(
     output: Path,
     progress: Callable[[int, int], None],
     probabilities: bool = False,
+    described: Recorded | None = None,
 ) -> list[dict[str, Any]]:
     """Predicts images; writes `predictions.json`, a picture of each, and the task's other files into a folder.
 
     Args:
         progress: called with the number of finished images, and of all.
         probabilities: whether to write those of every class of every pixel too.
+        described: the training data; None for what the run has recorded.
 
     Returns:
         For each image, in order, `file`, `picture` and what the task predicts; or `file` and `error` if it cannot be read.
@@ -202,7 +206,7 @@ def predict(
     """
     images = find_images(given, config.data.mode == "bands")
     _make(output)
-    asked, results = predictor(config, checkpoint), list[dict[str, Any]]()
+    asked, results = predictor(config, checkpoint, described), list[dict[str, Any]]()
     refuse_images(config, asked.task, asked.channels)
     if probabilities and not isinstance(asked.task, Writes):
         raise UserError(f"--probabilities is for pixels; those of task.name={config.task.name} are in {FILE}. Leave it out.")

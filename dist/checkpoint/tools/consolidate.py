@@ -121,12 +121,17 @@ def model_keys(config: RunConfig, stored: Manifest) -> dict[str, Any]:
 
 def origin_of(run: RunDirectory) -> dict[str, Any]:
     """The recipe, as far as it describes the experiment, and what is known of the data: `phalanx.load` needs both."""
-    recipe = run.read_config().model_dump(mode="json", exclude=_NOT_OF_THE_EXPERIMENT)
+    recipe = recipe_of(run.read_config())
     try:
         data = read_json_object(run.data)
     except (OSError, ValueError):
         return {"recipe": recipe}  # an older run has none
     return {"recipe": recipe, "data": {key: value for key, value in data.items() if key != "splits"}}
+
+
+def recipe_of(config: RunConfig) -> dict[str, Any]:
+    """A recipe as far as it describes the experiment."""
+    return config.model_dump(mode="json", exclude=_NOT_OF_THE_EXPERIMENT)
 
 
 def refuse_output(output: Path, checkpoints: Path) -> None:

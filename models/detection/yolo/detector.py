@@ -68,14 +68,22 @@ class Yolo(nn.Module):
         inference: Inference | None = None,
     ) -> Any:
         batch = together(images)
-        outputs = self.head(self.body(batch))
-        # Half precision is too coarse for boxes of hundreds of pixels.
-        outputs = [each.float() if each.dtype in (torch.float16, torch.bfloat16) else each for each in outputs]
-        size = (batch.shape[-2], batch.shape[-1])
         if targets is not None:
-            return self._losses(outputs, targets, size)
-        boxes, scores = self._decoded(outputs)
+            return self._losses(self._outputs(batch), targets, (batch.shape[-2], batch.shape[-1]))
+        boxes, scores = self._decoded(self._outputs(batch))
         return _detections(boxes, scores, [tuple(image.shape[-2:]) for image in images], inference or Inference())
+
+    def decoded(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What each cell predicts, before non-maximum suppression.
+
+        Shape: [B, C, H, W] to boxes [B, cells, 4] in pixels, and scores [B, cells, classes] from 0 to 1.
+        """
+        return self._decoded(self._outputs(together(images)))
+
+    def _outputs(self, batch: Tensor) -> list[Tensor]:
+        # Half precision is too coarse for boxes of hundreds of pixels.
+        found = self.head(self.body(batch))
+        return [each.float() if each.dtype in (torch.float16, torch.bfloat16) else each for each in found]
 
     @abstractmethod
     def _losses(self, outputs: list[Tensor], targets: Targets, size: tuple[int, int]) -> LossTerms:

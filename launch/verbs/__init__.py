@@ -46,14 +46,15 @@ VERBS = {
     ),
     "verify-exact": Verb(
         "runs a recipe on several numbers of ranks, and compares all bits of every step",
-        "phalanx.launch.verbs.verify_exact",
+        "phalanx.launch.verbs.experiments.verify_exact",
     ),
     "find-lr": Verb(
         "finds a learning rate: trains some steps while it rises, and says where the loss falls fastest",
-        "phalanx.launch.verbs.find_lr",
+        "phalanx.launch.verbs.experiments.find_lr",
     ),
     "cross-validate": Verb(
-        "trains a run per fold, and prints the mean and deviation of each metric", "phalanx.launch.verbs.cross_validate"
+        "trains a run per fold, and prints the mean and deviation of each metric",
+        "phalanx.launch.verbs.experiments.cross_validate",
     ),
     "models": Verb("lists the networks with parameters, source and score, or shows one", "phalanx.launch.verbs.models"),
     "completion": Verb(

@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = None if source.is_file() else asked_checkpoint(choose.run_at(given.source), given)
     with importing():
         from phalanx.train.evaluation.described_file import described
-        from phalanx.train.export.export import export
+        from phalanx.train.exporting.export_run import export
     try:
         if checkpoint is None:
             config, data = described(source)

@@ -22,8 +22,8 @@ from phalanx.launch.main import main
 from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.yolo.detector import Yolo
-from phalanx.train.export import files
-from phalanx.train.export.exportable import Detections, Logits, Probabilities, Values, exportable
+from phalanx.train.exporting import graph_files as files
+from phalanx.train.exporting.exportable import Logits, Probabilities, Values, YoloDetections, exportable
 from tests.support.running import DIGITS, ROOT
 from tests.support.running import phalanx as command
 
@@ -78,7 +78,7 @@ def test_a_yolo_network_computes_the_same_with_its_suppression(name: str, tmp_pa
     with torch.no_grad():  # statistics of such images; otherwise all cells predict nearly the same
         detector.train().decoded(*batches(96, 128, 4))
     detector.eval()
-    model = Detections(detector, (0.0,) * 3, (1.0,) * 3, Inference(score=0.0, nms_iou=0.5, detections=50)).eval()
+    model = YoloDetections(detector, (0.0,) * 3, (1.0,) * 3, Inference(score=0.0, nms_iou=0.5, detections=50)).eval()
     write = files.write_onnx if name == "yolov8n" else files.write_program
     assert write(model, tmp_path / "file", batches(96, 128, 1)) < 1e-3
     with torch.no_grad():
@@ -107,7 +107,7 @@ class Scattered(Yolo):
 @pytest.mark.parametrize("wanted", [Inference(0.4, 0.5, 100), Inference(0.0, 0.3, 20), Inference(0.95, 0.7, 300)])
 def test_detections_are_those_of_an_evaluation(wanted: Inference) -> None:
     detector, image = Scattered(), torch.zeros(1, 3, 96, 128)
-    boxes, scores, labels = Detections(detector, (0.0,) * 3, (1.0,) * 3, wanted)(image)
+    boxes, scores, labels = YoloDetections(detector, (0.0,) * 3, (1.0,) * 3, wanted)(image)
     (own,) = detector(image, inference=wanted)
     assert 10 < len(boxes) <= wanted.detections
     assert torch.equal(boxes, own["boxes"]) and torch.equal(scores, own["scores"]) and torch.equal(labels, own["labels"])

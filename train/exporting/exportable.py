@@ -67,7 +67,7 @@ class Values(Exportable):
     names = ("values",)
 
 
-class Detections(Exportable):
+class YoloDetections(Exportable):
     """Of a YOLO network, for one image: `boxes` [n, 4] in pixels of the input, `scores` [n], best first, `labels` int64 [n].
 
     Non-maximum suppression is within; its candidates are as many as fit a static shape, so that it can be exported.
@@ -109,7 +109,7 @@ def exportable(asked: Predictor, config: RunConfig) -> Exportable:
                 "Export weights (-o FILE.safetensors)."
             )
         evaluate = config.evaluate
-        return Detections(network, *statistics, Inference(evaluate.score, evaluate.nms_iou, evaluate.detections)).eval()
+        return YoloDetections(network, *statistics, Inference(evaluate.score, evaluate.nms_iou, evaluate.detections)).eval()
     if config.task.name == "classification":
         return Probabilities(network, *statistics, several=asked.kind == "multilabel").eval()
     kinds = {"segmentation": Logits, "regression": Values}

@@ -7,7 +7,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.data.transforms.fit import Fill, evaluated, seen_size
 from phalanx.train.evaluation.predict import Predictor
-from phalanx.train.export.exportable import Exportable
+from phalanx.train.exporting.exportable import Exportable
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 

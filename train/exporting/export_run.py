@@ -15,8 +15,8 @@ from phalanx.dist.checkpoint.tools.consolidate import recipe_of
 from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.evaluation.predict import Predictor, predictor
-from phalanx.train.export import files, usage
-from phalanx.train.export.exportable import exportable
+from phalanx.train.exporting import graph_files, usage_script
+from phalanx.train.exporting.exportable import exportable
 from phalanx.train.setup.recorded import Recorded, recorded
 
 FORMATS = (".onnx", ".pt2", ".safetensors")
@@ -45,11 +45,11 @@ def export(config: RunConfig, weights: Path, output: Path, described: Recorded |
         return _weights(asked, config, output, described)
     model = exportable(asked, config)
     examples, origin = _examples(asked, config, model.batch)
-    usage.refuse_other(output.with_suffix(".py"))
-    write = files.write_onnx if output.suffix == ".onnx" else files.write_program
+    usage_script.refuse_other(output.with_suffix(".py"))
+    write = graph_files.write_onnx if output.suffix == ".onnx" else graph_files.write_program
     worst = write(model, output, examples)
     script = output.with_suffix(".py")
-    write_atomically(script, usage.script(output.name, model, asked, config))
+    write_atomically(script, usage_script.script(output.name, model, asked, config))
     shape = ", ".join(map(str, examples[0].shape[1:]))
     return [
         f"{output}: image [{model.batch or 'B'}, {shape}], pixels between 0 and 1, to {', '.join(model.names)}",
@@ -66,7 +66,7 @@ def _weights(asked: Predictor, config: RunConfig, output: Path, described: Recor
     description: dict[str, Any] = {"recipe": recipe_of(config), "data": data_facts, "classes": list(asked.classes)}
     description |= {"mean": list(asked.pipeline.mean), "std": list(asked.pipeline.std)}
     tensors = asked.network.state_dict()
-    files.write_weights(tensors, output, description)
+    graph_files.write_weights(tensors, output, description)
     return [f"{output}: {len(tensors)} tensors, with recipe, classes and normalisation; phalanx.load and predict take it"]
 
 

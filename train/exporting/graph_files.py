@@ -13,7 +13,7 @@ from torch import Tensor
 
 from phalanx.configs.errors import TrainingFailed, UserError
 from phalanx.dist.storage.durable_files import create_aside, fsync_directory
-from phalanx.train.export.exportable import Detections, Exportable
+from phalanx.train.exporting.exportable import Exportable, YoloDetections
 
 TOLERANCE = 1e-4
 OF_DETECTIONS = 1e-3
@@ -114,7 +114,7 @@ def _written(model: Exportable, path: Path, examples: Sequence[Tensor], write: C
         except Exception as error:
             first = next((line for line in str(error).splitlines() if line.strip()), "")
             raise TrainingFailed(f"{path}: torch cannot export this network ({type(error).__name__}: {first[:200]})") from error
-        detects = isinstance(model, Detections)
+        detects = isinstance(model, YoloDetections)
         compare = of_detections if detects else difference
         worst = max(compare(_several(model(image)), compute(image)) for image in examples)
         if not worst <= (OF_DETECTIONS if detects else TOLERANCE):

@@ -2,7 +2,7 @@
 
     python benchmarks/camvid.py --smoke
     python benchmarks/camvid.py --root FOLDER [--only LABEL ...] [--seconds 600] [--others 240] [--long 2400]
-                                [--probes 1] [--probe-steps 12] [--again SHARE] [--work FOLDER]
+                                [--probes 1] [--probe-steps 12] [--again SHARE] [--turns SECONDS] [--work FOLDER]
                                 [--output docs/camvid.md] [--results docs/results/camvid.jsonl]
 
 FOLDER is in the layout of data.name=masks: images/ and masks/, each with train/ and val/, and classes.txt, whose last class
@@ -10,8 +10,9 @@ may be void, which counts for nothing. Each run is a `phalanx train` of `configs
 another network, on 2 ranks whose BatchNorm is synchronised. A short run first tells how many steps the time allows, so that
 the learning rate falls to zero in it; `--probes 3 --probe-steps 50` makes longer ones, three of each in turn. Runs of the
 results file whose time was by more than a share off are made again with `--again 0.06`, in the steps that their own rate
-allows. Besides: DeepLabv3+ with exact sums, without SyncBN exactly and fast, and by a plain loop in one process
-(`camvid_by_hand.py`), in the same time each; and once in a longer time.
+allows. `--turns 20` makes all runs at once, each alone for 20 seconds while the others are stopped, so that a machine whose
+speed drifts is equally fast for all. Besides: DeepLabv3+ with exact sums, without SyncBN exactly and fast, and by a plain loop
+in one process (`camvid_by_hand.py`), in the same time each; and once in a longer time.
 
 Prints JSON, a line a run, and writes Markdown and pictures. It resumes where it was stopped: runs whose line is in the results
 file are not made again, and one that was cut short is resumed. Exit code 1 where a network has less than twice the mIoU of
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 from benchmarks.camvid_pictures import NETWORKS_SEEN, PREDICTIONS, VOID, draw_networks, draw_predictions  # noqa: E402
 from benchmarks.commands import Commands, Forks, Phalanx, file_name, lines, spent  # noqa: E402 (the root is on the path now)
+from benchmarks.in_turns import Started, in_turns  # noqa: E402
 
 RECIPE = ROOT / "configs/recipes/camvid_deeplabv3plus.yaml"
 RANKS = 2
@@ -191,7 +193,11 @@ class Bench:
         """The run, from its beginning or from where it was stopped: steps, seconds, mIoU, peak memory of a rank."""
         run = self.work / file_name(case.label)
         before = spent(run)
-        took, peak = self._train(case, run.name, steps, [f"checkpoint.every_steps={max(1, steps // 4)}", "checkpoint.keep=1"])
+        took, peak = self._train(case, run.name, steps, _saves(steps))
+        return self._found(case, steps, before, took, peak)
+
+    def _found(self, case: Case, steps: int, before: float, took: float, peak: int) -> Found:
+        run = self.work / file_name(case.label)
         last = lines(run / "metrics.jsonl")[-1]
         assert last["step"] == steps, f"{run} has ended at step {last['step']}"
         return {
@@ -205,18 +211,57 @@ class Bench:
 
     def by_hand(self, case: Case) -> Found:
         """The plain loop, in a process with as many threads as there are ranks."""
+        arguments = self._arguments_by_hand(case)
+        _, peak = self._phalanx.python("camvid_by_hand", arguments, threads=RANKS)
+        return self._found_by_hand(case, None, peak)
+
+    def _arguments_by_hand(self, case: Case) -> list[str]:
         from phalanx.configs.load import load
 
         config = load([str(RECIPE)], [*case.more, f"data.root={self.folder}", "name=by-hand"])
-        given, result = self.work / "by_hand.json", self.work / "by_hand_result.json"
+        given = self.work / "by_hand.json"
         given.write_text(json.dumps(config.model_dump(mode="json")))
-        _, peak = self._phalanx.python("camvid_by_hand", [str(given), str(case.seconds), str(result)], threads=RANKS)
-        found: dict[str, Any] = json.loads(result.read_text())
-        return found | {"seconds": round(found["seconds"], 1), "peak_mb": peak, "resumed": False, "overrides": list(case.more)}
+        return [str(given), str(case.seconds), str(self.work / _BY_HAND_RESULT)]
+
+    def _found_by_hand(self, case: Case, seconds: float | None, peak: int) -> Found:
+        found: dict[str, Any] = json.loads((self.work / _BY_HAND_RESULT).read_text())
+        took = round(found["seconds"] if seconds is None else seconds, 1)
+        return found | {"seconds": took, "peak_mb": peak, "resumed": False, "overrides": list(case.more)}
+
+    def in_turns(self, wanted: Sequence[Case], planned: Mapping[str, int], turn_s: float) -> dict[str, Found]:
+        """All of these runs, from their beginnings, each alone for some seconds while the others are stopped."""
+        commands, started = Commands(), dict[str, Started]()
+        for case in wanted:
+            if case.label.endswith(BY_HAND):
+                started[case.label] = commands.of_python("camvid_by_hand", self._arguments_by_hand(case), RANKS)
+                continue
+            name = file_name(case.label)
+            shutil.rmtree(self.work / name, ignore_errors=True)
+            arguments = self._arguments(case, name, planned[case.label], _saves(planned[case.label]))
+            started[case.label] = commands.of_training(arguments, RANKS)
+        found: dict[str, Found] = {}
+        measured = in_turns(started, turn_s, ROOT)
+        for case in wanted:
+            took, peak = measured[case.label]
+            if case.label.endswith(BY_HAND):
+                found[case.label] = self._found_by_hand(case, took, peak)
+            else:
+                found[case.label] = self._found(case, planned[case.label], 0.0, took, peak)
+        return found
 
     def _train(self, case: Case, name: str, steps: int, more: Sequence[str]) -> tuple[float, int]:
+        return self._phalanx.train(self._arguments(case, name, steps, more), RANKS)
+
+    def _arguments(self, case: Case, name: str, steps: int, more: Sequence[str]) -> list[str]:
         arguments = [str(RECIPE), str(ROOT / "configs/cluster/local.yaml"), *case.more, *more, f"data.root={self.folder}"]
-        return self._phalanx.train([*arguments, f"name={name}", f"runs={self.work}", f"train.steps={steps}"], RANKS)
+        return [*arguments, f"name={name}", f"runs={self.work}", f"train.steps={steps}"]
+
+
+def _saves(steps: int) -> list[str]:
+    return [f"checkpoint.every_steps={max(1, steps // 4)}", "checkpoint.every_minutes=null", "checkpoint.keep=1"]
+
+
+_BY_HAND_RESULT = "by_hand_result.json"
 
 
 _MARGIN = 0.97  # the time is a limit
@@ -229,7 +274,9 @@ def steps_by_rate(found: Found, seconds: float, tolerance: float) -> int | None:
     return max(1, round(found["steps"] * seconds / found["seconds"]))
 
 
-def _run(results: Path, bench: Bench, wanted: Sequence[Case], rounds: int, tolerance: float) -> dict[str, Found]:
+def _run(
+    results: Path, bench: Bench, wanted: Sequence[Case], rounds: int, tolerance: float, turn_s: float | None
+) -> dict[str, Found]:
     from benchmarks.results import commit
     from phalanx.dist.storage.json_lines import JsonLines
 
@@ -255,6 +302,11 @@ def _run(results: Path, bench: Bench, wanted: Sequence[Case], rounds: int, toler
         for case_label, steps in bench.steps_for(probed, rounds).items():
             planned[case_label] = steps
             tell({"case": case_label, "steps": steps})
+        if turn_s is not None:
+            for name, figures in bench.in_turns(wanted, planned, turn_s).items():
+                found[name] = figures
+                tell({"case": name, "found": figures})
+            wanted = []
         for case in wanted:
             if case.label.endswith(BY_HAND):
                 found[case.label] = bench.by_hand(case)
@@ -360,6 +412,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--probes", type=int, default=1, help="short runs of each, in turn, before the first")
     parser.add_argument("--probe-steps", type=int, default=12, help="steps of a short run")
     parser.add_argument("--again", type=float, default=math.inf, metavar="SHARE", help="make those again that were more off")
+    parser.add_argument("--turns", type=float, metavar="SECONDS", help="make all at once, each alone for so many seconds")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/camvid", help="folder of the runs")
     parser.add_argument("--output", type=Path, default=ROOT / "docs/camvid.md")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results/camvid.jsonl")
@@ -371,22 +424,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             work = here / "work"
             bench = Bench(prepare(camvid(here / "data"), work), work, phalanx, probe_steps=5)
-            _measure(bench, small_cases(), 1, math.inf, here / "page.md", here / "lines.jsonl", phalanx)
+            _measure(bench, small_cases(), 1, math.inf, None, here / "page.md", here / "lines.jsonl", phalanx)
         return 0
     work, started = given.work.resolve(), Commands()
     chosen = list(_chosen(cases(given.seconds, given.others, given.long), given.only))
     bench = Bench(prepare(given.root, work), work, started, given.probe_steps)
-    found, base = _measure(bench, chosen, given.probes, given.again, given.output, given.results, started)
+    found, base = _measure(bench, chosen, given.probes, given.again, given.turns, given.output, given.results, started)
     return 0 if all(figures["miou"] >= 2 * base for figures in found.values()) else 1
 
 
 def _measure(
-    bench: Bench, chosen: Sequence[Case], probes: int, tolerance: float, output: Path, results: Path, phalanx: Phalanx
+    bench: Bench,
+    chosen: Sequence[Case],
+    probes: int,
+    tolerance: float,
+    turn_s: float | None,
+    output: Path,
+    results: Path,
+    phalanx: Phalanx,
 ) -> tuple[dict[str, Found], float]:
     """The runs, their lines, their pictures and their page; the figures, and the mIoU of the most frequent class."""
     folder, work = bench.folder, bench.work
     frequent, base = majority(folder)
-    found = _run(results, bench, chosen, probes, tolerance)
+    found = _run(results, bench, chosen, probes, tolerance, turn_s)
     shown = output.parent / "results"
     shown.mkdir(parents=True, exist_ok=True)
     # Pictures of runs whose folders are elsewhere stay as they are.

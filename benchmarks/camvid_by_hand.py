@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # As long as reading the weights of a run, evaluating it and writing its figures take.
 _EVALUATION_SHARE = 0.03
+_STOPPED_S = 10.0  # no step takes so long
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
@@ -92,9 +93,12 @@ def train(config: dict[str, Any], root: Path, seconds: float) -> tuple[torch.nn.
     optimizer = torch.optim.AdamW(model.parameters(), lr=optim["lr"], weight_decay=optim["weight_decay"])
     pairs = Pairs(root, data["train_split"], _training(size, data["augment"], data["ignore_index"]))
     loader = DataLoader(pairs, config["train"]["global_batch"], shuffle=True, drop_last=True, num_workers=1)
-    begun = time.monotonic()
+    before, passed, last = time.monotonic(), 0.0, 0.0
     for step, (image, mask) in enumerate(_endless(loader)):
-        share = (time.monotonic() - begun) / seconds
+        now = time.monotonic()
+        last = now - before if now - before < _STOPPED_S else last  # it was stopped meanwhile, see `in_turns.py`
+        before, passed = now, passed + last
+        share = passed / seconds
         if share >= 1:
             return model, step
         for group in optimizer.param_groups:

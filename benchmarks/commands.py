@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.in_turns import Started
 from benchmarks.support.forking import ONE_THREAD, fork, fork_ranks, wait_for
 from phalanx.dist.storage.json_lines import read_lines
 
@@ -36,24 +37,33 @@ class Commands:
     """Starts commands as a user does."""
 
     def train(self, arguments: Sequence[str], ranks: int) -> tuple[float, int]:
-        return self._measured([*_PHALANX, "train", *arguments, "--nproc", str(ranks)])
+        return self._measured(self.of_training(arguments, ranks).command)
+
+    def of_training(self, arguments: Sequence[str], ranks: int) -> Started:
+        return Started([*_PHALANX, "train", *arguments, "--nproc", str(ranks)], _environment())
 
     def run(self, *arguments: str) -> str:
         return subprocess.run([*_PHALANX, *arguments], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
     def python(self, program: str, arguments: Sequence[str], threads: int) -> tuple[float, int]:
+        return self._measured(self.of_python(program, arguments, threads).command, OMP_NUM_THREADS=str(threads))
+
+    def of_python(self, program: str, arguments: Sequence[str], threads: int) -> Started:
         command = [sys.executable, str(ROOT / f"benchmarks/{program}.py"), *arguments]
-        return self._measured(command, OMP_NUM_THREADS=str(threads))
+        return Started(command, _environment(OMP_NUM_THREADS=str(threads)))
 
     def _measured(self, command: Sequence[str], **environment: str) -> tuple[float, int]:
-        kept = {key: value for key, value in os.environ.items() if key not in _LEFT_OUT}
         begun = time.monotonic()
-        process = subprocess.Popen(command, cwd=ROOT, env=kept | environment, stdout=sys.stderr)
+        process = subprocess.Popen(command, cwd=ROOT, env=_environment(**environment), stdout=sys.stderr)
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
         return time.monotonic() - begun, usage.ru_maxrss // 1024
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if key not in _LEFT_OUT} | more
 
 
 _PHALANX = [sys.executable, "-m", "phalanx.launch.main"]

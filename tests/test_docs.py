@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from phalanx import __version__
 from phalanx.configs.schema import keys
 from phalanx.configs.strategies import STRATEGIES
 from phalanx.data.open import DATASETS
@@ -116,6 +118,28 @@ def test_every_page_is_in_the_index_and_the_readme_names_that() -> None:
     missing = {page.name for page in (ROOT / "docs").glob("*.md")} - linked - {"README.md"}
     assert not missing, f"docs/README.md lacks {', '.join(sorted(missing))}"
     assert "docs/README.md" in {link.partition("#")[0] for link in links(ROOT / "README.md")}
+
+
+def test_the_site_has_every_page() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    listed = [page for section in site["nav"] for pages in section.values() for page in pages]
+    assert sorted(listed) == sorted(page.name for page in (ROOT / site["docs_dir"]).glob("*.md"))
+
+
+def test_the_citation_names_this_version() -> None:
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+
+
+def test_the_chinese_readme_has_commands_and_links_of_the_english_one() -> None:
+    english, chinese = ((ROOT / name).read_text() for name in ("README.md", "README.zh-CN.md"))
+    commands = [line for block in chinese.split("```bash\n")[1:] for line in block.partition("```")[0].splitlines()]
+    assert len(commands) > 8
+    for line in commands:
+        words = line.split()
+        assert line in english or (words[0] == "phalanx" and words[1] in VERBS), line
+        assert not [word for word in words if word.startswith("configs/") and not (ROOT / word).is_file()], line
+    for link in links(ROOT / "README.zh-CN.md"):
+        assert link.startswith("http") or (ROOT / link.partition("#")[0]).exists(), link
 
 
 @pytest.mark.parametrize(("page", "names"), [("datasets.md", DATASETS), ("strategies.md", STRATEGIES)])

@@ -28,7 +28,7 @@ def _scales(value: list[float]) -> list[float]:
     return value
 
 
-_OF_DETECTION = {"score", "nms_iou", "detections", "shown", "voc_ap"}
+_OF_DETECTION = {"score", "nms_iou", "detections", "one_label", "shown", "voc_ap"}
 
 SeenSize = Annotated[Literal["original"] | int | tuple[int, int], BeforeValidator(_seen)]
 Scales = Annotated[list[float], AfterValidator(_scales)]
@@ -62,6 +62,10 @@ class EvaluateConfig(Section):
         0.5, "detection: IoU above which the lower-scoring of two boxes of a class is dropped (NMS threshold)", ge=0, le=1
     )
     detections: Int = bookkeeping(100, "detection: maximum number of detections per image", ge=1)
+    one_label: bool = bookkeeping(
+        False,
+        "YOLO networks: a place gives one detection, of its best class, as in YOLOX; false: one of each class above the score",
+    )
     shown: float = bookkeeping(0.5, "detection: lowest score that is drawn, and counted in the confusion matrix", ge=0, le=1)
     metrics: list[str] = bookkeeping(
         [], "metrics of your own, as ./file.py:Class each, for classification and regression; those of torchmetrics too"

@@ -87,7 +87,7 @@ def started(loader: DataLoader[Any]) -> Iterator[Any]:
         with signals_blocked(), without_advice():
             batches = iter(loader)
     except (OSError, RuntimeError) as error:
-        raise _failed(error, loader) from error
+        _fail(error, loader)
     return _brought(batches, loader)
 
 
@@ -99,13 +99,15 @@ def _brought(batches: Iterator[Any], loader: DataLoader[Any]) -> Iterator[Any]:
             except StopIteration:
                 return
             except (OSError, RuntimeError, EOFError) as error:
-                raise _failed(error, loader) from error
+                _fail(error, loader)
         except RuntimeError as error:  # of torch's handler of SIGCHLD, if a second process ends while the first is explained
-            raise _failed(error, loader) from error
+            _fail(error, loader)
         yield batch
 
 
-def _failed(error: OSError | RuntimeError | EOFError, loader: DataLoader[Any]) -> Exception:
-    """The failure with an explanation; other errors are unchanged."""
+def _fail(error: OSError | RuntimeError | EOFError, loader: DataLoader[Any]) -> NoReturn:
+    """Raises the failure with an explanation; an error that has none as it is."""
     reason = explained(error) if loader.num_workers else None
-    return error if reason is None else LoaderFailed(reason)
+    if reason is None:
+        raise error
+    raise LoaderFailed(reason) from error

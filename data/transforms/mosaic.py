@@ -148,6 +148,7 @@ class Composer:
         it is in the upper left corner, and black is around it. Shape: as `mosaic`.
         """
         factor, mirrored = drawn(*scale), bool(torch.rand(()) < 0.5)
+        part = self._resized(part)  # there it is resized to the network's size first, and then by the factor
         height, width = fitted(part["image"].shape[-2:], self._size, factor)
         padded = [round(side * factor) for side in self._size]
         top, left = (-int(torch.randint(max(0, there - side) + 1, ())) for there, side in zip(padded, self._size, strict=True))
@@ -158,6 +159,15 @@ class Composer:
             part, left = _mirrored(part), left + padded[1] - width
         kept = self._kept._replace(smallest=_BLENDED_SMALLEST)
         return self._pasted([part], [(height, width)], [(top, left)], Direct(self._size), kept, ground)
+
+    def _resized(self, part: Sample) -> Sample:
+        """A sample that fits into the result."""
+        image = part["image"]
+        new = fitted(image.shape[-2:], self._size)
+        stretch = part["boxes"].new_tensor([new[1] / image.shape[-1], new[0] / image.shape[-2]] * 2)
+        masks = {"masks": resize(tv_tensors.Mask(part["masks"]), new).as_subclass(Tensor)} if "masks" in part else {}
+        smaller = resize(tv_tensors.Image(image), new, antialias=self._antialias).as_subclass(Tensor)
+        return {**part, "image": smaller, "boxes": part["boxes"] * stretch, **masks}
 
     def _pasted(
         self,

@@ -148,6 +148,7 @@ class Pipeline:
         seen = config if self._training else evaluated(config, evaluate)
         self.fill = Fill(config.fill or self.mean, config.ignore_index)
         self._geometry = [] if own_size else _geometry(seen, self.fill, kind, self._training)
+        self._plain = [FitToSize(config, self.fill)]
         self._turns = self._training and bool(config.augment.rotate or config.augment.shear)
         self._colours = _colours(config, self.mean) if self._training else []
         own = [load_own("data.augment.own", name)() for name in config.augment.own] if self._training else []
@@ -171,20 +172,26 @@ class Pipeline:
         if image.dtype != torch.uint8:
             image = image.float() / 65535 if image.dtype == torch.uint16 else image.float()
         placed = {name: sample[name] for name in _PLACED if name in sample}
+        colours = self._colours
         if not placed and not self._own:
             moved = {"image": _apply_all(self._geometry, image)}
         elif self._training:
-            moved = self._with_labels(image, placed, sample.get("labels"))
+            moved = self._with_labels(image, placed, sample.get("labels"), self._geometry)
+            if "boxes" in moved and self._are_all_small(moved["boxes"]):  # as in YOLOX, the image is then as it was
+                moved, colours = self._with_labels(image, placed, sample.get("labels"), self._plain), []
+            moved = self._large_enough(moved) if "boxes" in moved else moved
         else:
             moved = placed | {"image": _apply_all(self._geometry, image), "size": torch.tensor(image.shape[-2:])}
         if "mask" in moved:
             moved["mask"] = moved["mask"].long()
         if self._keeps_pixels:
             moved["pixels"] = image if image.dtype == torch.uint8 else image.mul(255).round().to(torch.uint8)
-        image = self._normalised(_apply_all(self._colours, moved["image"]))
+        image = self._normalised(_apply_all(colours, moved["image"]))
         return {**sample, **moved, "image": _apply_all(self._last, image)}
 
-    def _with_labels(self, image: Tensor, placed: dict[str, Tensor], labels: Tensor | None) -> Sample:
+    def _with_labels(
+        self, image: Tensor, placed: dict[str, Tensor], labels: Tensor | None, geometry: Sequence[v2.Transform]
+    ) -> Sample:
         """The image, its mask and boxes moved together, and changed by transforms of the user's own."""
         wrapped: dict[str, Tensor] = {"image": tv_tensors.Image(image)}
         if "mask" in placed:
@@ -195,7 +202,7 @@ class Pipeline:
             wrapped["boxes"] = tv_tensors.BoundingBoxes(placed["boxes"], format="XYXY", canvas_size=size)
         if "masks" in placed:
             wrapped["masks"] = tv_tensors.Mask(placed["masks"])
-        wrapped = _apply_all([*self._geometry, *self._own], wrapped)
+        wrapped = _apply_all([*geometry, *self._own], wrapped)
         moved: Sample = {name: value.as_subclass(Tensor) for name, value in wrapped.items()}
         if "boxes" in wrapped:
             moved["boxes"], whole = F.sanitize_bounding_boxes(F.clamp_bounding_boxes(wrapped["boxes"]))
@@ -206,8 +213,21 @@ class Pipeline:
                 moved["masks"] = moved["masks"][whole]
             if "masks" in moved and self._turns:
                 moved = tighten(moved)
-            moved = _large_enough(moved, self._config.augment.smallest_object, self._config.augment.most_objects)
         return moved
+
+    def _are_all_small(self, boxes: Tensor) -> bool:
+        smallest = self._config.augment.smallest_object
+        return bool(smallest and len(boxes) and (_shorter_sides(boxes) <= smallest).all())
+
+    def _large_enough(self, sample: Sample) -> Sample:
+        """Without objects that are too small, unless all of them are; of many, the first ones."""
+        smallest, most = self._config.augment.smallest_object, self._config.augment.most_objects
+        chosen = torch.arange(len(sample["boxes"]))
+        if smallest and not self._are_all_small(sample["boxes"]):
+            chosen = (_shorter_sides(sample["boxes"]) > smallest).nonzero().flatten()
+        if len(chosen[:most]) == len(sample["boxes"]):
+            return sample
+        return sample | {name: sample[name][chosen[:most]] for name in _OF_OBJECTS if name in sample}
 
     def _normalised(self, image: Tensor) -> Tensor:
         mean, std = self._constants_on(image.device)
@@ -249,15 +269,8 @@ def tighten(sample: Sample) -> Sample:
     return tight
 
 
-def _large_enough(sample: Sample, smallest: float, most: int | None) -> Sample:
-    """Without objects that are too small, unless all of them are; of many, the first ones."""
-    sides = sample["boxes"][:, 2:] - sample["boxes"][:, :2]
-    chosen = (sides.amin(dim=1) > smallest).nonzero().flatten()
-    if smallest == 0 or not len(chosen):
-        chosen = torch.arange(len(sides))
-    if len(chosen[:most]) == len(sides):
-        return sample
-    return sample | {name: sample[name][chosen[:most]] for name in _OF_OBJECTS if name in sample}
+def _shorter_sides(boxes: Tensor) -> Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
 
 
 def _apply_all(steps: Sequence[Any], value: Any) -> Any:

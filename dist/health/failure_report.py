@@ -37,9 +37,11 @@ def is_echo(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and those it was raised from."""
+    """An exception and those it was raised from, each once: `raise error from error` makes a circle."""
     one: BaseException | None = error
-    while one is not None:
+    seen: set[int] = set()
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
         yield one
         one = one.__cause__ or one.__context__
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, nms
 
@@ -14,11 +15,19 @@ class Inference:
         score: least score of a detection.
         nms_iou: of two detections of a class whose boxes overlap more, the better one stays.
         detections: most an image.
+        one_label: of a YOLO network: whether a cell gives one detection, of its best class, rather than one of each class.
     """
 
     score: float = 0.05
     nms_iou: float = 0.5
     detections: int = 100
+    one_label: bool = False
+
+
+def of_best_class(scores: Tensor) -> Tensor:
+    """Scores of which all but the best of each cell are -1, below any threshold. Shape: [..., cells, classes] to the same."""
+    best = scores.argmax(dim=-1, keepdim=True)
+    return torch.full_like(scores, -1.0).scatter(-1, best, scores.gather(-1, best))
 
 
 def best(boxes: Tensor, scores: Tensor, labels: Tensor, wanted: Inference) -> Tensor:

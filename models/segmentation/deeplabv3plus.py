@@ -13,7 +13,7 @@ from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
 from phalanx.models.segmentation.parts.aspp import CHANNELS, AtrousPyramid, rates_at
 from phalanx.models.segmentation.parts.encoder import blocks_of, encoder, fine_map
-from phalanx.models.segmentation.parts.layers import convolution
+from phalanx.models.segmentation.parts.layers import convolution, initialise_as_mmsegmentation
 from phalanx.models.segmentation.parts.resizing import resize, size_of
 from phalanx.models.segmentation.pspnet import AUXILIARY_WEIGHT, auxiliary_of_pspnet
 
@@ -29,8 +29,8 @@ class DeepLabV3Plus(nn.Module):
         separable: depthwise separable convolutions in pyramid and decoder.
         norm_between: BatchNorm and ReLU within these convolutions as well.
         auxiliary: an auxiliary head on the map before the deepest, as PSPNet and mmsegmentation's DeepLabv3+ have it.
-        mmsegmentation: 512 channels in place of 256, the pyramid's last convolution of 3x3 in place of 1x1, and the dropout
-            before the classifier.
+        mmsegmentation: 512 channels in place of 256, the pyramid's last convolution of 3x3 in place of 1x1, the dropout before
+            the classifier, and the head's first weights as there.
 
     Shape: [B, in_channels, H, W] to [B, num_classes, H, W]; while training, with an auxiliary head, a dictionary of two such,
     `out` and `aux1`.
@@ -64,6 +64,8 @@ class DeepLabV3Plus(nn.Module):
         self.aux_classifier, self.auxiliary_weight = None, AUXILIARY_WEIGHT
         if auxiliary:
             self.aux_classifier = auxiliary_of_pspnet(backbone.channels[-2], num_classes)
+        if mmsegmentation:
+            initialise_as_mmsegmentation(self.aspp, self.reduce, self.decoder, self.classifier, self.aux_classifier)
 
     def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
         maps, size = self.backbone(image), size_of(image)

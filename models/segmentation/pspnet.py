@@ -12,7 +12,7 @@ from phalanx.models.backbones.pooling import adaptive_pool
 from phalanx.models.options import Options
 from phalanx.models.segmentation.parts.deepest_map import DeepestMap
 from phalanx.models.segmentation.parts.encoder import encoder
-from phalanx.models.segmentation.parts.layers import convolution
+from phalanx.models.segmentation.parts.layers import convolution, initialise_as_mmsegmentation
 from phalanx.models.segmentation.parts.resizing import resize, size_of
 
 BINS = (1, 2, 3, 6)
@@ -57,6 +57,8 @@ def build(name: str, options: Options) -> DeepestMap:
     auxiliary = None
     if options.own("auxiliary") and len(channels) > 1:
         auxiliary = auxiliary_of_pspnet(channels[-2], classes)
+    if options.own("mmsegmentation"):
+        initialise_as_mmsegmentation(classifier, auxiliary)
     return DeepestMap(backbone, classifier, auxiliary, AUXILIARY_WEIGHT)
 
 

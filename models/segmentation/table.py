@@ -35,6 +35,7 @@ _AUXILIARY = OwnOption("true or false", True, "an auxiliary head while training"
 _BATCH_NORM = OwnOption("true or false", False, "BatchNorm after each 3x3 convolution")
 _MULTI_GRID = OwnOption("a list of numbers", None, "factors of the dilations of a ResNet's last blocks, such as [1, 2, 4]")
 _FCN_VGG_OWN = {"hidden": OwnOption("a number", 4096, "channels of the two large convolutions")}
+_FIRST_WEIGHTS = {"mmsegmentation": OwnOption("true or false", False, "the head's first weights as in mmsegmentation")}
 _FCN_OWN = {"auxiliary": _AUXILIARY}
 _DEEPLABV3_OWN = {"auxiliary": _AUXILIARY, "multi_grid": _MULTI_GRID}
 
@@ -80,7 +81,7 @@ SEGMENTATION: dict[str, ModelCard] = {
         33_450_968,
         own={"width": _width(64), "batch_norm": OwnOption("true or false", True, "BatchNorm after each 3x3 convolution")},
     ),
-    "pspnet": _card(_PSPNET, 48_957_802, backbone="resnet50", output_stride=8, own=_FCN_OWN),
+    "pspnet": _card(_PSPNET, 48_957_802, backbone="resnet50", output_stride=8, own=_FCN_OWN | _FIRST_WEIGHTS),
     "deeplabv1": _card(
         _DEEPLABV1,
         20_505_429,
@@ -132,7 +133,7 @@ SEGMENTATION: dict[str, ModelCard] = {
             "mmsegmentation": OwnOption(
                 "true or false",
                 False,
-                "512 channels, 3x3 after the pyramid, and dropout before the classifier, as in mmsegmentation",
+                "512 channels, 3x3 after the pyramid, dropout before the classifier, and first weights as in mmsegmentation",
             ),
         },
     ),
@@ -144,6 +145,7 @@ SEGMENTATION: dict[str, ModelCard] = {
             "auxiliary": _AUXILIARY,
             "hidden": OwnOption("a number", 512, "channels of the feature pyramid"),
             "norm_maps": OwnOption("true or false", False, "LayerNorm of the finer maps of Swin and ConvNeXt"),
+            **_FIRST_WEIGHTS,
         },
     ),
     "semantic_fpn": _card(_SEMANTIC_FPN, 28_478_933, backbone="resnet50"),

@@ -12,7 +12,7 @@ from phalanx.models.backbones.pooling import adaptive_pool
 from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import Options
 from phalanx.models.segmentation.parts.encoder import blocks_of, encoder, four_maps
-from phalanx.models.segmentation.parts.layers import convolution
+from phalanx.models.segmentation.parts.layers import convolution, initialise_as_mmsegmentation
 from phalanx.models.segmentation.parts.resizing import resize, size_of
 from phalanx.models.segmentation.pspnet import AUXILIARY_WEIGHT, BINS, auxiliary_of_pspnet
 
@@ -95,4 +95,8 @@ def build(name: str, options: Options) -> UPerNet:
     backbone = four_maps(encoder(options), options, "UPerNet")
     dropout = 0.1 if options.dropout is None else options.dropout
     own = options.own("hidden"), dropout, options.own("auxiliary"), options.own("norm_maps")
-    return UPerNet(backbone, options.num_classes, *own)
+    network = UPerNet(backbone, options.num_classes, *own)
+    if options.own("mmsegmentation"):
+        parts = network.context, network.lateral, network.smooth, network.fuse, network.classifier, network.aux_classifier
+        initialise_as_mmsegmentation(*parts)
+    return network

@@ -230,6 +230,14 @@ def test_small_objects_and_many_are_left_out_as_yolox_does() -> None:
     assert seen(sample)["labels"].tolist() == [1, 3]
     small = sample | {"boxes": boxes[[0, 2]], "labels": torch.tensor([0, 2])}
     assert seen(small)["labels"].tolist() == [0, 2]  # all are so small
+    more = ["data.augment.flip=1", "data.augment.brightness=0.5", "data.augment.smallest_object=4", "data.fit=pad"]
+    changing, image = (
+        pipeline(recipe(*more).data, Noise("detection"), "train"),
+        torch.randint(200, (3, 16, 24), dtype=torch.uint8),
+    )
+    plain = pipeline(recipe("data.fit=pad").data, Noise("detection"), "train")(small | {"image": image})
+    assert torch.equal(changing(small | {"image": image})["image"], plain["image"])  # and then the image is as it was
+    assert not torch.equal(changing(sample | {"image": image})["image"], plain["image"])
     assert seen(sample | {"boxes": boxes[:0], "labels": torch.arange(0)})["labels"].tolist() == []
 
 

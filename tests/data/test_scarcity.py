@@ -16,6 +16,7 @@ from phalanx.data.loading import worker_memory
 from phalanx.data.loading.loader import EvaluationLoader, Loader, Samples, _EvaluationBatches, _fork_loader, _Maker
 from phalanx.data.loading.packing import Load
 from phalanx.data.loading.resource_errors import LoaderFailed, explained
+from phalanx.dist.health.failure_report import is_echo
 from phalanx.dist.microbatches.sampler import Stream, share
 from phalanx.dist.processes.children import kill_children
 from tests.support.running import DIGITS, ranks
@@ -101,6 +102,8 @@ class Ends:
             os.kill(os.getpid(), signal.SIGKILL)
         if number == 5 and self._how == "no room":
             resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+        if number == 5 and self._how == "its own error":
+            raise RuntimeError("the data is odd")
         if number == 5 and self._how == "no files":
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
         if number == 5 and self._how == "no files, nor a batch":
@@ -201,3 +204,27 @@ def test_a_killed_loader_process_ends_all_ranks_without_a_traceback(tmp_path: Pa
     assert "phalanx: rank 1: a loader process" in failed.errors and "Set data.workers to fewer" in failed.errors
     assert "phalanx: rank 0 lost another rank, and ends with it: " in failed.errors and "Traceback" not in failed.errors
     assert "Traceback" in (tmp_path / "runs/killed/errors/rank-0.json").read_text()
+
+
+def test_an_error_of_the_data_s_own_is_raised_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    def start() -> Iterable[Any]:
+        return EvaluationLoader(Samples(Ends("its own error"), _same, seed=0), 24, 2, 0, 1, workers=2)
+
+    assert "the data is odd" in _said(start, capfd)
+
+
+def test_a_report_of_an_error_that_was_raised_from_itself_ends() -> None:
+    circle = RuntimeError("a")
+    circle.__cause__ = circle
+    assert not is_echo(circle)
+
+
+def test_an_error_of_the_data_s_own_in_a_loader_process_ends_all_ranks(tmp_path: Path) -> None:
+    odd = KILLS.replace("class Kills", "class Odd").replace(
+        "os.kill(os.getpid(), signal.SIGKILL)", 'raise RuntimeError("odd data")'
+    )
+    (tmp_path / "odd.py").write_text(odd)
+    small = ["model.stem=small", "data.image_size=16", "train.global_batch=16", "train.micro_batch=4", "train.steps=9"]
+    own = ["data.name=./odd.py:Odd", "data.workers=2", "data.augment.shift=0", "dist.device=cpu", "name=odd"]
+    failed = ranks(2, DIGITS, *small, *own, cwd=tmp_path, expect=1)
+    assert "phalanx: rank 1 failed in step" in failed.errors and "RuntimeError: odd data" in failed.errors

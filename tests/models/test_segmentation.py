@@ -81,6 +81,16 @@ def test_sizes_are_those_that_were_published() -> None:
     decoder = sum(c * 9 + 2 * c + c * 512 + 1024 for c in (560, 512)) + 256 * 48 + 96 + 512 * 19 + 19
     assert parameters(as_there.aspp) == pyramid
     assert sum(parameters(part) for part in (as_there.decoder, as_there.reduce, as_there.classifier)) == decoder
+    for name in ("deeplabv3plus", "pspnet", "upernet"):
+        network = registry.get(name).build(num_classes=50, backbone="resnet18", options={"mmsegmentation": True})
+        classifiers = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.bias is not None]
+        assert all(float(m.weight.detach().std()) == pytest.approx(0.01, rel=0.05) and not m.bias.any() for m in classifiers), (
+            name
+        )
+        heads = {"upernet": "context.fuse.0", "deeplabv3plus": "reduce.0", "pspnet": "classifier.1.0"}
+        head = network.get_submodule(heads[name])
+        outgoing = head.out_channels * head.kernel_size[0] ** 2
+        assert float(head.weight.detach().std()) == pytest.approx((2 / outgoing) ** 0.5, rel=0.05)
     papers = {"fcn32s": (134.0, {}), "deeplabv1": (20.5, {}), "unetpp": (9.04, {"in_channels": 1, "num_classes": 1})}
     for name, (millions, options) in papers.items():
         assert parameters(on_meta(name, **options)) / 1e6 == pytest.approx(millions, rel=0.003)

@@ -9,7 +9,7 @@ from torchvision.ops import nms
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.configs.tasks import DETECTION
-from phalanx.models.detection.inference import Inference
+from phalanx.models.detection.inference import Inference, of_best_class
 from phalanx.models.detection.yolo.detector import Yolo
 from phalanx.train.evaluation.predict import Predictor
 
@@ -83,6 +83,7 @@ class YoloDetections(Exportable):
     def outputs(self, image: Tensor) -> tuple[Tensor, ...]:
         height, width = image.shape[-2:]
         boxes, scores = self._yolo.decoded(image)
+        scores = of_best_class(scores) if self._wanted.one_label else scores
         classes = scores.shape[-1]
         values, places = scores[0].flatten().topk(min(_CANDIDATES, scores.shape[1] * classes))
         labels, found = places % classes, boxes[0][places // classes]
@@ -109,7 +110,8 @@ def exportable(asked: Predictor, config: RunConfig) -> Exportable:
                 "Export weights (-o FILE.safetensors)."
             )
         evaluate = config.evaluate
-        return YoloDetections(network, *statistics, Inference(evaluate.score, evaluate.nms_iou, evaluate.detections)).eval()
+        wanted = Inference(evaluate.score, evaluate.nms_iou, evaluate.detections, evaluate.one_label)
+        return YoloDetections(network, *statistics, wanted).eval()
     if config.task.name == "classification":
         return Probabilities(network, *statistics, several=asked.kind == "multilabel").eval()
     kinds = {"segmentation": Logits, "regression": Values}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
+from phalanx.data.images.image_formats import known_formats
 from phalanx.data.transforms.fit import Fill, evaluated, seen_size
 from phalanx.train.evaluation.predict import Predictor
 from phalanx.train.exporting.exportable import Exportable
@@ -98,8 +99,9 @@ def script(name: str, model: Exportable, asked: Predictor, config: RunConfig) ->
         f'{_FIRST}{name}, {_WROTE}: python {name.removesuffix(suffix)}.py IMAGE"""\n\n'
         f"import sys\n\nimport numpy\nimport {package}\nfrom PIL import Image\n\n"
         f"CLASSES = {json.dumps(list(asked.classes), ensure_ascii=False)}\n"
-        f"HEIGHT, WIDTH = {height}, {width}\n\n"
-        f"image = Image.open(sys.argv[1]).convert({mode!r})\n"
+        f"HEIGHT, WIDTH = {height}, {width}\n"
+        f"FORMATS = {json.dumps(list(known_formats()))}  # Pillow knows more, some of them not safe\n\n"
+        f"image = Image.open(sys.argv[1], formats=FORMATS).convert({mode!r})\n"
         f"width, height = image.size\n{fit}"
         "pixels = numpy.asarray(image, numpy.float32).reshape(HEIGHT, WIDTH, -1).transpose(2, 0, 1)[None] / 255\n"
         f"{run.format(name=name)}\n{shown}"

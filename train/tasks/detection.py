@@ -51,7 +51,7 @@ class Detection:
         self._names = names(data.classes, _classes(config, data))
         asked = config.evaluate
         self._results: Callable[[int, Mapping[str, Tensor]], None] | None = None
-        self._wanted = Inference(asked.score, asked.nms_iou, asked.detections)
+        self._wanted = Inference(asked.score, asked.nms_iou, asked.detections, asked.one_label)
 
     # -- training
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from phalanx.models.detection.batching import together
-from phalanx.models.detection.inference import Inference, best
+from phalanx.models.detection.inference import Inference, best, of_best_class
 from phalanx.models.detection.targets import sent
 from phalanx.models.detection.yolo.layers import Conv
 
@@ -106,6 +106,7 @@ def _detections(boxes: Tensor, scores: Tensor, sizes: Sequence[tuple[int, int]],
 
     The host waits for the device once, to learn how many candidates there are, and once per image for the suppression.
     """
+    scores = of_best_class(scores) if wanted.one_label else scores
     above = scores >= wanted.score
     counts = above.sum(dim=(1, 2)).tolist()
     image, cells, labels = torch.nonzero_static(above, size=sum(counts)).unbind(dim=1)

@@ -24,6 +24,20 @@ def convolution(
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
+def initialise_as_mmsegmentation(*heads: nn.Module | None) -> None:
+    """The first weights of decoders in mmsegmentation: He's normal distribution for N outgoing values, and N(0, 0.01) for the
+    classifiers, which are the convolutions with a bias; biases of zero.
+    """
+    for head in heads:
+        for layer in () if head is None else head.modules():
+            if isinstance(layer, nn.Conv2d):
+                if layer.bias is None:
+                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                else:
+                    nn.init.normal_(layer.weight, std=0.01)
+                    nn.init.zeros_(layer.bias)
+
+
 def initialise(network: nn.Module) -> None:
     """He's initialisation of convolutions, N(0, sqrt(2 / N)) for N incoming values (arXiv:1502.01852); biases of zero."""
     for layer in network.modules():

@@ -23,6 +23,8 @@ from phalanx.models import registry
 from phalanx.models.detection.inference import Inference
 from phalanx.models.detection.yolo.detector import Yolo
 from phalanx.train.exporting import graph_files as files
+from phalanx.train.exporting import usage_script
+from phalanx.train.exporting.export_run import of_one_size
 from phalanx.train.exporting.exportable import Logits, Probabilities, Values, YoloDetections, exportable
 from tests.support.running import DIGITS, ROOT
 from tests.support.running import phalanx as command
@@ -228,3 +230,37 @@ def test_other_detectors_are_refused_by_name() -> None:
     asked: Any = Namespace(network=torch.nn.Identity(), pipeline=Namespace(mean=(0.5,), std=(0.5,)))
     with pytest.raises(UserError, match="only YOLO networks are exported as a graph"):
         exportable(asked, config)
+
+
+def test_a_graph_has_one_size_where_an_evaluation_has_many() -> None:
+    ade = load([str(ROOT / "configs/recipes/ade20k_pspnet.yaml")], [])
+    cityscapes = load([str(ROOT / "configs/recipes/cityscapes_pspnet.yaml")], [])
+    for config in (ade, cityscapes):
+        found = of_one_size(config)
+        assert found.evaluate.size is None and found.evaluate.fit is None
+    imagenet = load([str(ROOT / "configs/recipes/imagenet_resnet50_v2.yaml")], [])
+    assert of_one_size(imagenet) is imagenet and imagenet.evaluate.size == 224
+
+
+def test_weights_that_layers_share_are_written_for_each(tmp_path: Path) -> None:
+    one = torch.nn.Linear(3, 3)
+    files.write_weights(torch.nn.Sequential(one, one).state_dict(), tmp_path / "a.safetensors", {})
+    with safe_open(tmp_path / "a.safetensors", "pt") as opened:
+        assert torch.equal(opened.get_tensor("0.weight"), opened.get_tensor("1.weight"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["data.interpolation=bicubic"], "image = image.resize((WIDTH, HEIGHT), Image.BICUBIC)"),
+        (["data.fit=pad"], "left, top, x_ratio, y_ratio = (WIDTH - inner.width) // 2,"),
+        (["data.fit=pad", "data.pad=right_below", "data.fill=[0.447]"], "image = Image.new('L', (WIDTH, HEIGHT), 114)"),
+        (["data.fit=crop", "data.crop_share=0.9"], "ratio = max(WIDTH / width, HEIGHT / height) / 0.9"),
+    ],
+)
+def test_the_script_fits_images_as_the_recipe_does(overrides: list[str], line: str) -> None:
+    asked: Any = Namespace(channels=1, classes=("a", "b"), pipeline=Namespace(mean=(0.5,)))
+    model = Probabilities(torch.nn.Identity(), (0.5,), (0.5,), several=False)
+    text = usage_script.script("a.onnx", model, asked, load([DIGITS], overrides))
+    compile(text, "a.py", "exec")
+    assert line in text

@@ -11,6 +11,7 @@ from torch import Tensor
 from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.data.open import open_split
+from phalanx.data.transforms.fit import evaluated
 from phalanx.dist.checkpoint.tools.consolidate import recipe_of
 from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
@@ -19,7 +20,6 @@ from phalanx.train.exporting import graph_files, usage_script
 from phalanx.train.exporting.exportable import exportable
 from phalanx.train.setup.recorded import Recorded, recorded
 
-FORMATS = (".onnx", ".pt2", ".safetensors")
 _EXAMPLES = 3
 
 
@@ -40,9 +40,10 @@ def export(config: RunConfig, weights: Path, output: Path, described: Recorded |
     """
     dist = config.dist.model_copy(update={"precision": "fp32", "device": "cpu"})
     config = config.model_copy(update={"dist": dist})
-    asked = predictor(config, weights, described, fuse=output.suffix != ".safetensors")
     if output.suffix == ".safetensors":
-        return _weights(asked, config, output, described)
+        return _weights(predictor(config, weights, described, fuse=False), config, output, described)
+    config = of_one_size(config)
+    asked = predictor(config, weights, described)
     model = exportable(asked, config)
     examples, origin = _examples(asked, config, model.batch)
     usage_script.refuse_other(output.with_suffix(".py"))
@@ -56,6 +57,13 @@ def export(config: RunConfig, weights: Path, output: Path, described: Recorded |
         f"checked on {len(examples)} batches of {origin}: the largest difference from torch is {worst:.1g}",
         f"{script} uses it without Phalanx",
     ]
+
+
+def of_one_size(config: RunConfig) -> RunConfig:
+    """A recipe whose evaluation takes images of one size: training's where it takes each in its own size or aspect."""
+    if config.evaluate.size != "original" and evaluated(config.data, config.evaluate).fit != "short_side":
+        return config
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"size": None, "fit": None})})
 
 
 def _weights(asked: Predictor, config: RunConfig, output: Path, described: Recorded | None) -> list[str]:

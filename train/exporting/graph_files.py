@@ -79,7 +79,8 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path, description: Mappin
 
     metadata = {"format": "pt", "phalanx": json.dumps(description, allow_nan=False)}
     with _aside(path) as aside:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(aside), metadata)
+        # Copies, as the format refuses weights that several layers share.
+        save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, str(aside), metadata)
 
 
 class _aside:

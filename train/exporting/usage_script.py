@@ -14,19 +14,19 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 _FIT = {
     "stretch": """\
-image = image.resize((WIDTH, HEIGHT), Image.BILINEAR)
+image = image.resize((WIDTH, HEIGHT), Image.{how})
 left, top, x_ratio, y_ratio = 0, 0, WIDTH / width, HEIGHT / height
 """,
     "pad": """\
 ratio = min(WIDTH / width, HEIGHT / height)
-inner = image.resize((max(1, round(width * ratio)), max(1, round(height * ratio))), Image.BILINEAR)
+inner = image.resize((max(1, round(width * ratio)), max(1, round(height * ratio))), Image.{how})
 left, top, x_ratio, y_ratio = {left}, {top}, inner.width / width, inner.height / height
 image = Image.new({mode!r}, (WIDTH, HEIGHT), {fill})
 image.paste(inner, (left, top))
 """,
     "crop": """\
 ratio = max(WIDTH / width, HEIGHT / height) / {share}
-inner = image.resize((max(WIDTH, round(width * ratio)), max(HEIGHT, round(height * ratio))), Image.BILINEAR)
+inner = image.resize((max(WIDTH, round(width * ratio)), max(HEIGHT, round(height * ratio))), Image.{how})
 left, top = (WIDTH - inner.width) // 2, (HEIGHT - inner.height) // 2
 x_ratio, y_ratio = inner.width / width, inner.height / height
 image = inner.crop((-left, -top, WIDTH - left, HEIGHT - top))
@@ -91,6 +91,7 @@ def script(name: str, model: Exportable, asked: Predictor, config: RunConfig) ->
         left="0" if corner else "(WIDTH - inner.width) // 2",
         top="0" if corner else "(HEIGHT - inner.height) // 2",
         mode=mode,
+        how=seen.interpolation.upper(),
         fill=fill if len(fill) > 1 else fill[0],
         share=seen.crop_share,
     )

@@ -120,7 +120,10 @@ class TrainConfig(Section):
         ge=0,
     )
     ema_every: Int | None = experiment(
-        None, "steps between two updates of train.ema, such as 32 in torchvision's references; every step if null", ge=1
+        None,
+        "train.ema is updated after an epoch's first step and every so many steps after it, such as 32 in torchvision's "
+        "references; after every step if null",
+        ge=1,
     )
     swa_start: float | None = experiment(
         None,
@@ -136,6 +139,9 @@ class TrainConfig(Section):
         ge=1,
     )
     eval_every: Int | None = bookkeeping(None, "steps between evaluations; there is always one at the end", ge=1)
+    eval_last_epochs: Int | None = bookkeeping(
+        None, "evaluate also after each of the last so many epochs, such as 16 in YOLOX", ge=1
+    )
     patience: Int | None = bookkeeping(
         None, "early stopping: end after so many evaluations in a row without a better checkpoint.best; never if null", ge=1
     )
@@ -183,6 +189,9 @@ class TrackConfig(Section):
         [], "trackers of your own, as ./file.py:Class each, called with the run directory, the recipe and the step"
     )
     tensorboard: bool = bookkeeping(False, "write TensorBoard events to tensorboard/ in the run directory")
+    pictures: Int = bookkeeping(
+        4, "validation samples on which each evaluation draws the predictions, for the report; none if 0", ge=0, le=16
+    )
 
 
 class RunConfig(Section):

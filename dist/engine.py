@@ -25,10 +25,9 @@ from phalanx.dist.checkpoint.entries import Entry, full_entry
 from phalanx.dist.checkpoint.layout import MICRO_BATCHES
 from phalanx.dist.comm.collectives import sum_exactly
 from phalanx.dist.comm.process_group import World
-from phalanx.dist.ema import shares
-from phalanx.dist.ema.averaged_buffers import AveragedBuffers
-from phalanx.dist.ema.averaged_weights import Average
+from phalanx.dist.ema.of_recipe import average_of
 from phalanx.dist.ema.recomputed_statistics import recomputed
+from phalanx.dist.ema.shares import ShareOfNew
 from phalanx.dist.microbatches.forward_passes import ForwardPass, forward_passes, stats_group_size
 from phalanx.dist.microbatches.micro_batch import MicroBatch, merge, to_device
 from phalanx.dist.microbatches.prefetch import Prefetcher
@@ -63,6 +62,7 @@ class Engine:
         world: the joined ranks.
         phases: of a step, if it has several; they train different parameters.
         swa: what share the weights have in their average after an update; None: no stochastic weight averaging.
+        samples: number of an epoch's samples, in which `train.ema_every` counts; None: all steps are of one epoch.
 
     Attributes:
         model: the wrapped model, which tasks call.
@@ -83,7 +83,8 @@ class Engine:
         config: "RunConfig",
         world: World,
         phases: Sequence[Phase] = (),
-        swa: shares.ShareOfNew | None = None,
+        swa: ShareOfNew | None = None,
+        samples: int | None = None,
     ):
         self.world, self.config, dist = world, config, config.dist
         self.mine: Share = share(config.micro_batches, world.ranks.rank, world.ranks.world)
@@ -115,7 +116,7 @@ class Engine:
         groups = self.mine.total // self._group_size
         self._global_loss = GlobalLoss(groups, self._batchnorm_groups, self._strategy.grad_divisor, exact=in_lockstep)
         self.statistics = MicroBatchStatistics(self.unwrapped, self.mine)
-        self._average = _average(config, self._strategy, self.statistics, swa)
+        self._average = average_of(config, self._strategy, self.statistics, swa, samples)
         if not self._strategy.collective:
             self.passes = [forward_pass for forward_pass in self.passes if not forward_pass.is_filler]
         self._loss_scale = LossScale(dist.loss_scale, dist.loss_scale_window) if dist.precision == "fp16" else None
@@ -527,16 +528,3 @@ class Engine:
         not_finite = torch.zeros(self.world.ranks.world)
         not_finite[self.world.ranks.rank] = not torch.isfinite(largest)
         return not sum_exactly(self.world, not_finite).any()
-
-
-def _average(
-    config: "RunConfig", strategy: Strategy, statistics: MicroBatchStatistics, swa: shares.ShareOfNew | None
-) -> Average | None:
-    if swa is not None:
-        return Average(strategy, swa, AveragedBuffers(strategy.unwrapped, statistics, recomputes=True))
-    if config.train.ema is None:
-        return None
-    train = config.train
-    share_of_new = shares.exponential(config.train.ema, train.ema_ramp, train.ema_start or 0, train.ema_every or 1)
-    weights_only = train.ema_ramp is None and train.ema_start is None
-    return Average(strategy, share_of_new, None if weights_only else AveragedBuffers(strategy.unwrapped, statistics))

@@ -1,6 +1,7 @@
 """From command line arguments to a configuration, the same for the command and for the ranks. No torch here."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from phalanx.configs.sections.section import RunName
 from phalanx.dist.checkpoint.directory import steps
 from phalanx.dist.checkpoint.tools import choose
 from phalanx.dist.checkpoint.tools.fork import refuse
+from phalanx.dist.processes.output import QUIET
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.examples import EXAMPLES
 
@@ -54,6 +56,16 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 def add_stop(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop-at", type=positive, metavar="STEP", help="save at this step and end with exit code 75")
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quiet", action="store_true", help="print only what needs attention; the run directory has the rest")
+
+
+def be_quiet(given: argparse.Namespace) -> None:
+    """Tells the ranks, which this process starts or is."""
+    if given.quiet:
+        os.environ[QUIET] = "1"
 
 
 def add_nproc(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "phalanx submit": (f"phalanx submit {_RECIPE} configs/cluster/slurm_one_node.yaml --dry-run",),
     "phalanx status": ("phalanx status", "phalanx status runs/first --json", "phalanx status --sort best --watch"),
     "phalanx compare": ("phalanx compare runs/first runs/second --plot losses.png --metric val/top1",),
+    "phalanx report": ("phalanx report runs/first", "phalanx report runs/first runs/second -o both.html"),
     "phalanx logs": ("phalanx logs runs/first --rank 1 --lines 50",),
     "phalanx cancel": ("phalanx cancel runs/first",),
     "phalanx evaluate": ("phalanx evaluate runs/first --best", "phalanx evaluate runs/first --also runs/second --json"),

@@ -45,7 +45,12 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
         with importing(), stop.at_once():
             from phalanx.train.start import run
 
-        return run(config, ranks, stop, stop_at[0], _job_is_over)
+        code = run(config, ranks, stop, stop_at[0], _job_is_over)
+        if code == ExitCode.DONE and ranks.is_main:
+            from phalanx.launch.run_report.at_the_end import report_of
+
+            report_of(config)
+        return code
 
     return rank.run(configure, work)
 

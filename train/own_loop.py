@@ -229,8 +229,9 @@ class Training:
 
         assert config.train.steps is not None
         averaged = swa.share_of_new(config, config.train.steps, len(self._training) / config.train.global_batch)
-        engine = Engine(self._bare, make, lambda step: first[0] * self._schedule(step), config, world, swa=averaged)
-        samples = Samples(self._training, _as_it_is, config.seed)
+        rate, samples = lambda step: first[0] * self._schedule(step), len(self._training)
+        engine = Engine(self._bare, make, rate, config, world, swa=averaged, samples=samples)
+        drawn = Samples(self._training, _as_it_is, config.seed)
         mine = share(config.micro_batches, world.ranks.rank, world.ranks.world)
         validated = Samples(self._validation, _as_it_is, config.seed)
         size, rank, ranks = config.train.micro_batch, world.ranks.rank, world.ranks.world
@@ -241,7 +242,7 @@ class Training:
             task=task,
             engine=engine,
             loaded=None,
-            loader=Loader(samples, stream, mine, workers, pin),
+            loader=Loader(drawn, stream, mine, workers, pin),
             evaluation=EvaluationLoader(validated, len(self._validation), size, rank, ranks, workers, pin),
             stream=stream,
             last_step=config.train.steps,

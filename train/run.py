@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import partial
 
 from phalanx.configs.errors import ExitCode, RunLost, TrainingFailed
@@ -22,6 +23,7 @@ from phalanx.dist.storage.durable_files import write_atomically
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import Best
 from phalanx.train.evaluation.evaluate import check_metric, measure
+from phalanx.train.evaluation.evaluation_record import EvaluationRecord
 from phalanx.train.evaluation.network_health import HealthWarnings, ReluWatch
 from phalanx.train.optim import swa
 from phalanx.train.optim.plateau import Plateau, watched
@@ -38,20 +40,34 @@ _FEW_STEPS = 100  # after which a class that is never predicted is no surprise
 
 @dataclass(frozen=True)
 class Due:
-    """What is due after a step."""
+    """What is due after a step.
+
+    Attributes:
+        epoch: number of steps of an epoch.
+    """
 
     eval_every: int | None
+    eval_last_epochs: int | None
     save_every: int | None
     save_minutes: float | None
     last_step: int
+    epoch: Fraction
 
     @classmethod
-    def of(cls, config: RunConfig, last_step: int) -> "Due":
-        """From a recipe, for a run of `last_step` steps."""
-        return cls(config.train.eval_every, config.checkpoint.every_steps, config.checkpoint.every_minutes, last_step)
+    def of(cls, config: RunConfig, last_step: int, samples: int) -> "Due":
+        """From a recipe, for a run of `last_step` steps and epochs of so many samples."""
+        train, save, epoch = config.train, config.checkpoint, Fraction(samples, config.train.global_batch)
+        return cls(train.eval_every, train.eval_last_epochs, save.every_steps, save.every_minutes, last_step, epoch)
 
     def evaluation(self, step: int) -> bool:
-        return step == self.last_step or (self.eval_every is not None and step % self.eval_every == 0)
+        regular = self.eval_every is not None and step % self.eval_every == 0
+        return step == self.last_step or regular or self._ends_a_last_epoch(step)
+
+    def _ends_a_last_epoch(self, step: int) -> bool:
+        if self.eval_last_epochs is None:
+            return False
+        ended, all_epochs = step // self.epoch, round(self.last_step / self.epoch)
+        return ended > (step - 1) // self.epoch and ended > all_epochs - self.eval_last_epochs
 
     def checkpoint(self, step: int) -> bool:
         return step == self.last_step or (self.save_every is not None and step % self.save_every == 0)
@@ -76,6 +92,7 @@ class Run:
         plateau: what lowers the learning rate where a metric does not improve, if the schedule does.
         health, loss_watch: warnings while training.
         clock: where the time of steps goes.
+        record: what is kept of each evaluation besides its metrics.
         improved: whether the last evaluation, after this step, gave a better one.
         code: the exit code, once it has ended.
     """
@@ -102,6 +119,7 @@ class Run:
     skipped_samples: SkippedSamples
     health: HealthWarnings
     clock: StepClock
+    record: EvaluationRecord
     plateau: Plateau | None = None
     loss_watch: LossWatch = field(default_factory=LossWatch)
     improved: bool = False
@@ -159,15 +177,18 @@ class Run:
         """
         heartbeat.beat("evaluation")
         self.log(self.engine.settle())
-        relus = ReluWatch()
+        relus, begun = ReluWatch(), time.monotonic()
         with self.clock.besides():
             self.saver.wait_for_copy()  # evaluation swaps the averaged weights in
             self._recompute_statistics()
             told = partial(self.tracker.progress.part, "evaluation")
             sums = measure(self.engine, self.task, self.evaluation, relus=relus, progress=told)
+            predictions = self.record.predictions(self.engine)
         metrics = self.task.metrics(sums)
         self.tracker.evaluation(self.state.step, metrics)
-        self.tracker.event("evaluate", self.state.step, **metrics)
+        took = time.monotonic() - begun
+        self.tracker.event("evaluate", self.state.step, **metrics | {"evaluation_s": round(took, 3)})
+        self.record.write(self.state.step, sums, predictions)
         for sentence in self.health.of(sums, relus, late=self.state.step >= max(_FEW_STEPS, self.last_step / 2)):
             self._warn(self.state.step, sentence)
         measured = {f"val/{name}": value for name, value in metrics.items()}

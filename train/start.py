@@ -17,6 +17,7 @@ from phalanx.dist.comm.process_group import World, join, leave
 from phalanx.dist.engine import Engine
 from phalanx.dist.health.watchdog import watched
 from phalanx.dist.ownership.run_owner import RunOwner
+from phalanx.dist.processes.age import seconds_since_start
 from phalanx.dist.processes.environment import Ranks
 from phalanx.dist.processes.stop import StopRequest
 from phalanx.dist.processes.threads import choose_threads
@@ -140,7 +141,7 @@ def _opened(
     if parts.plateau is not None:
         for known, value in measured_so_far(world, directory, plateau.watched(config), state.step):
             parts.plateau.add(known, value)
-    due = Due.of(config, parts.last_step)
+    due = Due.of(config, parts.last_step, len(parts.training))
     if stored is not None and before is not None and (reason := why_over(stored, due, best)) is not None:
         _leave_as_it_is(config, before, reason, directory, state, world)
         yield None
@@ -280,6 +281,7 @@ def _report_start(
         tracker.event("passed_over", step, reason=problem)
     details: dict[str, Any] = {"world_size": ranks, "strategy": config.dist.strategy, "device": str(world.device)}
     details |= {"steps": parts.last_step, "precision": config.dist.precision, "sync_bn": config.dist.sync_bn}
+    details["setup_s"] = seconds_since_start()
     details["normalisation"] = parts.engine.describe()
     if stored is None:
         tracker.event("start", 0, **details)

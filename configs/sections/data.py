@@ -35,6 +35,7 @@ MAX_PIXELS = 250_000_000
 
 ImageSize = Annotated[int | tuple[int, int], BeforeValidator(_size)]
 Interpolation = Literal["bilinear", "bicubic", "random"]
+SizeRounding = Literal["nearest", "down", "bounds_down"]
 FloatRange = Annotated[tuple[float, float], AfterValidator(_range)]
 Fold = Annotated[str, BeforeValidator(_fold)]
 
@@ -63,7 +64,7 @@ class AugmentConfig(Section):
     )
     crop_most: float | None = experiment(
         None,
-        "random scale: crops of which a class has more than this share, such as 0.75, are drawn again, at most nine times; for "
+        "random scale: crops of which a class has this share or more, such as 0.75, are drawn again, at most ten times; for "
         "segmentation",
         gt=0,
         lt=1,
@@ -75,7 +76,8 @@ class AugmentConfig(Section):
     colour: Literal["jitter", "hsv", "photometric"] = experiment(
         "jitter",
         "how brightness, contrast, saturation and hue change: jitter: as torchvision's ColorJitter; hsv: value, saturation and "
-        "hue are multiplied, as in YOLOv5; photometric: each with a probability of one half, as in SSD (arXiv:1512.02325)",
+        "hue are multiplied, as in YOLOv5; photometric: each with a probability of one half, as in SSD (arXiv:1512.02325). The "
+        "last two keep images of 8 bits at 8 bits after each step, as OpenCV does",
     )
     autoaugment: Literal["imagenet", "cifar10", "svhn"] | None = experiment(
         None, "AutoAugment: the policy found for one of these data sets (arXiv:1805.09501); for classification"
@@ -139,7 +141,7 @@ class AugmentConfig(Section):
     smallest_object: float = experiment(
         0.0,
         "detection: objects whose shorter side has at most so many pixels are not learnt, unless all of an image are so small; "
-        "8 in YOLOX",
+        "such an image, or one without objects, is neither mirrored nor changed in its colours; 8 in YOLOX",
         ge=0,
     )
     most_objects: Int | None = experiment(
@@ -217,8 +219,19 @@ class DataConfig(Section):
     antialias: bool = experiment(
         True, "whether images are resized with antialiasing, as Pillow does; OpenCV's bilinear resizing has none"
     )
+    size_rounding: SizeRounding = experiment(
+        "nearest",
+        "sides that are not a whole number of pixels, of images that keep their aspect: nearest: rounded; down: cut off, as in "
+        "torchvision's detectors, YOLOX and YOLOv8; bounds_down: the size that an image is scaled to fit into is cut off, its "
+        "own is rounded, as in mmsegmentation",
+    )
+    resize_dtype: Literal["uint8", "float32"] = experiment(
+        "uint8", "images of 8 bits: resize them as they are, or as floating point numbers, as torchvision's detectors do"
+    )
     pad: Literal["centre", "right_below"] = experiment(
-        "centre", "fit=pad, and images smaller than a random crop: pad them on all sides, or on the right and below"
+        "centre",
+        "fit=pad, and images smaller than a random crop: pad them on all sides, or on the right and below; the latter after "
+        "flips and colours, as in YOLOX and mmsegmentation",
     )
     fill: list[float] | None = experiment(
         None, "colour outside of images, for pixels between 0 and 1, such as [0.447, 0.447, 0.447]; data.mean if null"

@@ -28,7 +28,7 @@ def _scales(value: list[float]) -> list[float]:
     return value
 
 
-_OF_DETECTION = {"score", "nms_iou", "detections", "one_label", "shown", "voc_ap"}
+_OF_DETECTION = {"score", "nms_iou", "detections", "one_label", "shown", "voc_ap", "fitness"}
 
 SeenSize = Annotated[Literal["original"] | int | tuple[int, int], BeforeValidator(_seen)]
 Scales = Annotated[list[float], AfterValidator(_scales)]
@@ -71,6 +71,9 @@ class EvaluateConfig(Section):
         [], "metrics of your own, as ./file.py:Class each, for classification and regression; those of torchmetrics too"
     )
     voc_ap: bool = bookkeeping(False, "detection: also compute PASCAL VOC's average precision, by every point and by 11 points")
+    fitness: bool = bookkeeping(
+        False, "detection: also compute fitness, 0.1 AP50 + 0.9 AP, by which YOLOv5 and YOLOv8 choose their best weights"
+    )
 
     @property
     def views(self) -> list[tuple[float, bool]]:

@@ -334,7 +334,7 @@ class EvaluationLoader:
         device: torch.device | None = None,
     ):
         self._maker, self._count, self._batch = _Maker(samples, None, device), count, batch
-        self._workers, self._pin = workers, pin
+        self._samples, self._workers, self._pin = samples, workers, pin
         self.batches = -(-count // batch)
         self._first, self._last = rank * self.batches // world, (rank + 1) * self.batches // world
 
@@ -351,6 +351,18 @@ class EvaluationLoader:
 
     def example(self) -> MicroBatch:
         """A batch of samples from all over the split, loaded in this process."""
-        size = min(self._batch, self._count)
-        asked = _Request(0, [Draw(0, place * self._count // size) for place in range(size)])
-        return self._maker.arrived(self._maker[asked])
+        return self.batch_of(self.spread(min(self._batch, self._count)))
+
+    def spread(self, count: int) -> list[int]:
+        """Numbers of so many samples from all over the split, or of all of them."""
+        size = min(count, self._count)
+        return [place * self._count // size for place in range(size)]
+
+    def batch_of(self, numbers: Sequence[int]) -> MicroBatch:
+        """A batch of some samples, loaded in this process."""
+        return self._maker.arrived(self._maker[_Request(0, [Draw(0, number) for number in numbers])])
+
+    def stored(self, number: int) -> dict[str, Any]:
+        """A sample as the dataset returns it."""
+        with loading():
+            return self._samples.stored(Draw(0, number))

@@ -1,12 +1,16 @@
 """Random changes of an image's colours beside torchvision's `ColorJitter`: in HSV, and in SSD's way.
 
 All take an image [C, H, W] of 1 or 3 channels, uint8, or of floating point between 0 and 1; random numbers come from torch's
-global generator. Grey images have neither hue nor saturation.
+global generator. Grey images have neither hue nor saturation. As in the code that published these, an image of 8 bits has them
+after each step too, and what is not a whole number is cut off.
 """
+
+import math
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+
+from phalanx.data.transforms.hsv import HUES, from_hsv, to_hsv
 
 
 class MultipliedHsv:
@@ -23,12 +27,12 @@ class MultipliedHsv:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Shape: unchanged."""
-        factors = 1 + (2 * torch.rand(3) - 1) * self._most
-        pixels = _as_float(image)
+        hue, saturation, value = (1 + (2 * torch.rand(3) - 1) * self._most).tolist()
         if len(image) == 1:
-            return _as_before((pixels * factors[2]).clamp(0, 1), image)
-        hsv = to_hsv(pixels) * factors.to(image.device).view(3, 1, 1)
-        return _as_before(from_hsv(torch.cat([hsv[:1] % 1, hsv[1:].clamp(0, 1)])), image)
+            return _changed(image, value)
+        hsv = to_hsv(image)
+        turned = hsv[0].float() * hue % (HUES if image.dtype == torch.uint8 else 1)
+        return from_hsv(torch.stack([turned.to(hsv.dtype), _changed(hsv[1], saturation), _changed(hsv[2], value)]))
 
 
 class PhotometricDistortion:
@@ -51,50 +55,30 @@ class PhotometricDistortion:
         chosen = (torch.rand(4) < 0.5).tolist()
         brightness, contrast, saturation, hue = ((2 * torch.rand(4) - 1) * self._most).tolist()
         late = bool(torch.rand(()) < 0.5)
-        pixels = _as_float(image)
         if chosen[0]:
-            pixels = (pixels + brightness).clamp(0, 1)
+            image = _changed(image, summand=brightness)
         if chosen[1] and not late:
-            pixels = (pixels * (1 + contrast)).clamp(0, 1)
-        if len(image) == 3 and (chosen[2] or chosen[3]):
-            hsv = to_hsv(pixels)
-            if chosen[2]:
-                hsv[1] = (hsv[1] * (1 + saturation)).clamp(0, 1)
-            if chosen[3]:
-                hsv[0] = (hsv[0] + hue) % 1
-            pixels = from_hsv(hsv)
+            image = _changed(image, 1 + contrast)
+        if len(image) == 3 and chosen[2]:
+            hsv = to_hsv(image)
+            image = from_hsv(torch.stack([hsv[0], _changed(hsv[1], 1 + saturation), hsv[2]]))
+        if len(image) == 3 and chosen[3]:
+            hsv = to_hsv(image)
+            image = from_hsv(torch.stack([_turned(hsv[0], hue), hsv[1], hsv[2]]))
         if chosen[1] and late:
-            pixels = (pixels * (1 + contrast)).clamp(0, 1)
-        return _as_before(pixels, image)
+            image = _changed(image, 1 + contrast)
+        return image
 
 
-def to_hsv(rgb: Tensor) -> Tensor:
-    """Hue, saturation and value (Smith, SIGGRAPH 1978), all between 0 and 1; red and grey have hue 0. Shape: [3, H, W]."""
-    value, least = rgb.amax(dim=0), rgb.amin(dim=0)
-    spread = value - least
-    red, green, blue = rgb
-    safe = torch.where(spread > 0, spread, 1)
-    hue = torch.where(
-        value == red,
-        (green - blue) / safe % 6,
-        torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4),
-    )
-    return torch.stack([hue / 6 % 1, spread / torch.where(value > 0, value, 1), value])
+def _changed(levels: Tensor, factor: float = 1.0, summand: float = 0.0) -> Tensor:
+    """Levels times a factor, plus a share of the full range, within the range."""
+    if levels.dtype == torch.uint8:
+        return (levels.float() * factor + 255 * summand).clamp_(0, 255).to(torch.uint8)
+    return (levels * factor + summand).clamp_(0, 1)
 
 
-def from_hsv(hsv: Tensor) -> Tensor:
-    """The inverse of `to_hsv`. Shape: [3, H, W]."""
-    hue, saturation, value = hsv
-    place = (hsv.new_tensor([5, 3, 1]).view(3, 1, 1) + hue * 6) % 6
-    return value - value * saturation * torch.minimum(place, 4 - place).clamp(0, 1)
-
-
-def _as_float(image: Tensor) -> Tensor:
-    pixels: Tensor = F.to_dtype(image, torch.float32, scale=True)
-    return pixels
-
-
-def _as_before(pixels: Tensor, image: Tensor) -> Tensor:
-    if image.is_floating_point():
-        return pixels.to(image.dtype)
-    return (pixels * 255).round().to(image.dtype)
+def _turned(hue: Tensor, by: float) -> Tensor:
+    """Hues moved on by a share of the circle; in 8 bits by a whole number of steps."""
+    if hue.dtype == torch.uint8:
+        return ((hue.int() + math.floor(by * HUES)) % HUES).to(torch.uint8)
+    return (hue + by) % 1

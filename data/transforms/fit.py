@@ -3,6 +3,7 @@
 Masks are resized by the nearest pixel centre (`nearest-exact`), so that they stay aligned with the image.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +13,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
-from phalanx.configs.sections.data import DataConfig, Interpolation
+from phalanx.configs.sections.data import DataConfig, Interpolation, SizeRounding
 from phalanx.configs.sections.evaluate import EvaluateConfig
 
 Size = tuple[int, int]
-_CROPS = 10  # drawn at most, as in mmsegmentation's RandomCrop
+_CROPS = 11  # drawn at most, as in mmsegmentation's RandomCrop
 
 
 class Placement(NamedTuple):
@@ -44,15 +45,25 @@ def full_size(config: DataConfig, size: Sequence[int]) -> Size:
         return height, width
     if config.fit == "short_side":
         factor = min(min(height, width) / min(old_height, old_width), max(height, width) / max(old_height, old_width))
-        return max(1, round(old_height * factor)), max(1, round(old_width * factor))
+        return whole((old_height * factor, old_width * factor), config.size_rounding)
     if config.fit == "pad":
         factor = min(height / old_height, width / old_width)
-        return max(1, round(old_height * factor)), max(1, round(old_width * factor))
+        return whole((old_height * factor, old_width * factor), config.size_rounding)
     if old_height * width <= old_width * height:
         new_height = max(height, round(height / config.crop_share))
         return new_height, max(width, int(new_height * old_width / old_height))
     new_width = max(width, round(width / config.crop_share))
     return max(height, int(new_width * old_height / old_width)), new_width
+
+
+def whole(sides: tuple[float, float], rounding: SizeRounding) -> Size:
+    """Height and width in whole pixels, by `data.size_rounding`."""
+    if rounding == "nearest":
+        height, width = round(sides[0]), round(sides[1])
+    else:
+        above = 0.5 if rounding == "bounds_down" else 0.0
+        height, width = int(sides[0] + above), int(sides[1] + above)
+    return max(1, height), max(1, width)
 
 
 def placement(config: DataConfig, size: Sequence[int]) -> Placement:
@@ -116,13 +127,27 @@ class Fill:
         padded: Tensor = F.pad(value, list(padding), fill=self.of(value))
         return padded
 
+    def pad_to(self, value: Tensor, size: Size) -> Tensor:
+        """Pads on the right and below."""
+        missing = size[0] - value.shape[-2], size[1] - value.shape[-1]
+        return self.pad(value, (0, 0, missing[1], missing[0])) if any(missing) else value
+
+
+def pads_last(config: DataConfig) -> bool:
+    """Whether training samples are padded on the right and below, after flips and colours."""
+    return config.pad == "right_below" and (config.fit == "pad" or config.augment.scale is not None)
+
 
 class FitToSize(v2.Transform):
-    """`data.fit`: the image stretched, centre-cropped, padded with `data.fill`, or in its own aspect."""
+    """`data.fit`: the image stretched, centre-cropped, padded with `data.fill`, or in its own aspect.
 
-    def __init__(self, config: DataConfig, fill: Fill):
+    Args:
+        pads: whether to pad, if `data.fit` does.
+    """
+
+    def __init__(self, config: DataConfig, fill: Fill, pads: bool = True):
         super().__init__()
-        self._config, self._fill, self._seen = config, fill, seen_size(config)
+        self._config, self._fill, self._seen, self._pads = config, fill, seen_size(config), pads
 
     def forward(self, *inputs: Any) -> Any:
         (image, *_) = inputs[0].values() if isinstance(inputs[0], dict) else inputs
@@ -136,7 +161,7 @@ class FitToSize(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         top, left, height, width = params["placement"]
         resized = resize(inpt, (height, width), self._config.interpolation, self._config.antialias)
-        if self._config.fit in ("stretch", "short_side"):
+        if self._config.fit in ("stretch", "short_side") or (self._config.fit == "pad" and not self._pads):
             return resized
         seen_height, seen_width = self._seen
         if self._config.fit == "crop":
@@ -147,28 +172,30 @@ class FitToSize(v2.Transform):
 class RandomScale(v2.Transform):
     """Resizes to `data.fit`'s size times a random factor; then takes a random crop of the network's input size.
 
-    DeepLab's augmentation (Chen et al., arXiv:1606.00915, section 4). A smaller image is padded by `data.pad`.
+    DeepLab's augmentation (Chen et al., arXiv:1606.00915, section 4). A smaller image is padded, unless that comes last.
     """
 
     def __init__(self, config: DataConfig, factors: tuple[float, float], fill: Fill):
         super().__init__()
         self._config, self._factors, self._fill = config, factors, fill
-        self._crop, self._most = v2.RandomCrop(seen_size(config)), config.augment.crop_most
+        self._most = config.augment.crop_most
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = self._size_of_one(F.get_size(flat_inputs[0]))
+        size = F.get_size(flat_inputs[0])
+        height, width = self._size_of_one(size)
         factor = torch.empty(()).uniform_(*self._factors).item()
-        return {"size": (max(1, round(height * factor)), max(1, round(width * factor)))}
+        if self._config.size_rounding == "bounds_down":
+            return {"size": whole(self._within(size, factor), "bounds_down")}
+        return {"size": whole((height * factor, width * factor), self._config.size_rounding)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         height, width = params["size"]
         seen_height, seen_width = seen_size(self._config)
         missing_height, missing_width = max(0, seen_height - height), max(0, seen_width - width)
         resized = resize(inpt, (height, width), self._config.interpolation, self._config.antialias)
-        if not missing_height and not missing_width:
+        if pads_last(self._config) or not (missing_height or missing_width):
             return resized
-        corner = self._config.pad == "right_below"
-        top, left = (0, 0) if corner else (missing_height // 2, missing_width // 2)
+        top, left = missing_height // 2, missing_width // 2
         return self._fill.pad(resized, (left, top, missing_width - left, missing_height - top))
 
     def _size_of_one(self, size: Sequence[int]) -> Sequence[float]:
@@ -180,13 +207,24 @@ class RandomScale(v2.Transform):
             factor = min(factor, longest / max(size))
         return [side * factor for side in size]
 
+    def _within(self, size: Sequence[int], factor: float) -> tuple[float, float]:
+        """Height and width of an image that fits into whole bounds, those of a factor of 1 times the factor and cut off."""
+        bounds = [float(side) for side in (full_size(self._config, size) if self._config.augment.scale_of == "fit" else size)]
+        if self._config.augment.scale_of == "short_side":
+            bounds = [min(seen_size(self._config)), self._config.augment.scale_longest or math.inf]
+        bounds = [bound if bound == math.inf else int(bound * factor) for bound in bounds]
+        scale = min(min(bounds) / min(size), max(bounds) / max(size))
+        return size[0] * scale, size[1] * scale
+
     def forward(self, *inputs: Any) -> Any:
         scaled = super().forward(*inputs)
-        cropped = self._crop(scaled)
+        (image, *_) = scaled.values() if isinstance(scaled, dict) else (scaled,)
+        crop = v2.RandomCrop([min(sides) for sides in zip(F.get_size(image), seen_size(self._config), strict=True)])
+        cropped = crop(scaled)
         for _ in range(_CROPS - 1):
             if self._most is None or not self._is_monotonous(cropped):
                 break
-            cropped = self._crop(scaled)
+            cropped = crop(scaled)
         return cropped
 
     def _is_monotonous(self, sample: Any) -> bool:
@@ -195,7 +233,7 @@ class RandomScale(v2.Transform):
         if mask is None:
             return False
         counts = torch.unique(mask[mask != self._config.ignore_index], return_counts=True)[1]
-        return len(counts) < 2 or bool(counts.max() > self._most * counts.sum())
+        return len(counts) < 2 or bool(counts.max() >= self._most * counts.sum())
 
 
 class RandomArea(v2.RandomResizedCrop):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from phalanx.configs.sections.data import AugmentConfig
-from phalanx.data.transforms.fit import Fill, Size, resize
+from phalanx.configs.sections.data import AugmentConfig, DataConfig
+from phalanx.data.transforms.fit import Fill, Size, resize, seen_size, whole
 from phalanx.data.transforms.mosaic_canvas import Warp, draw_point, draw_warp, drawn
 from phalanx.data.transforms.pipeline import tighten
 
@@ -102,13 +102,13 @@ class Composer:
     """Makes one sample of several, by random numbers of torch's global generator.
 
     Args:
-        size: height and width of the result.
         fill: what is between and around the images.
-        antialias: whether images are resized so, see `data.antialias`.
     """
 
-    def __init__(self, size: Size, augment: AugmentConfig, fill: Fill, antialias: bool = True):
-        self._size, self._augment, self._fill, self._antialias = size, augment, fill, antialias
+    def __init__(self, config: DataConfig, fill: Fill):
+        augment: AugmentConfig = config.augment
+        self._size, self._augment, self._fill = seen_size(config), augment, fill
+        self._antialias, self._rounding = config.antialias, config.size_rounding
         self._kept = VisibleBoxes(augment.mosaic_visible, augment.mosaic_longest)
 
     def mosaic(self, parts: Sequence[Sample]) -> Sample:
@@ -127,7 +127,7 @@ class Composer:
         else:
             factor, (top, left) = 1.0, draw_point(self._size)
             view = Warped(draw_warp(self._size, (2 * self._size[0], 2 * self._size[1]), self._augment))
-        sizes = [fitted(part["image"].shape[-2:], self._size, factor) for part in parts]
+        sizes = [self._fitted(part, factor) for part in parts]
         corners = [
             (top - height if place < 2 else top, left - width if place % 2 == 0 else left)
             for place, (height, width) in enumerate(sizes)
@@ -136,7 +136,7 @@ class Composer:
 
     def alone(self, part: Sample) -> Sample:
         """One sample, padded to the network's size and warped as a mosaic's canvas. Shape: as `mosaic`."""
-        height, width = fitted(part["image"].shape[-2:], self._size)
+        height, width = self._fitted(part)
         corner = (self._size[0] - height) // 2, (self._size[1] - width) // 2
         view = Warped(draw_warp(self._size, self._size, self._augment))
         return self._pasted([part], [(height, width)], [corner], view, self._kept)
@@ -149,9 +149,9 @@ class Composer:
         """
         factor, mirrored = drawn(*scale), bool(torch.rand(()) < 0.5)
         part = self._resized(part)  # there it is resized to the network's size first, and then by the factor
-        height, width = fitted(part["image"].shape[-2:], self._size, factor)
-        padded = [round(side * factor) for side in self._size]
-        top, left = (-int(torch.randint(max(0, there - side) + 1, ())) for there, side in zip(padded, self._size, strict=True))
+        height, width = self._fitted(part, factor)
+        padded = whole((self._size[0] * factor, self._size[1] * factor), self._rounding)
+        top, left = (-int(torch.randint(max(1, there - side), ())) for there, side in zip(padded, self._size, strict=True))
         ground = torch.zeros(part["image"].shape[0], *self._size, dtype=part["image"].dtype)
         colour = _colour(part["image"], self._fill)
         ground[:, : max(0, padded[0] + top), : max(0, padded[1] + left)] = colour
@@ -160,10 +160,16 @@ class Composer:
         kept = self._kept._replace(smallest=_BLENDED_SMALLEST)
         return self._pasted([part], [(height, width)], [(top, left)], Direct(self._size), kept, ground)
 
+    def _fitted(self, part: Sample, factor: float = 1.0) -> Size:
+        """Height and width of a sample that fits into the result, times a factor."""
+        height, width = part["image"].shape[-2:]
+        ratio = factor * min(self._size[0] / height, self._size[1] / width)
+        return whole((height * ratio, width * ratio), self._rounding)
+
     def _resized(self, part: Sample) -> Sample:
         """A sample that fits into the result."""
         image = part["image"]
-        new = fitted(image.shape[-2:], self._size)
+        new = self._fitted(part)
         stretch = part["boxes"].new_tensor([new[1] / image.shape[-1], new[0] / image.shape[-2]] * 2)
         masks = {"masks": resize(tv_tensors.Mask(part["masks"]), new).as_subclass(Tensor)} if "masks" in part else {}
         smaller = resize(tv_tensors.Image(image), new, antialias=self._antialias).as_subclass(Tensor)
@@ -206,18 +212,17 @@ class Composer:
         return tighten(found) if isinstance(view, Warped) else found
 
 
-def fitted(size: Sequence[int], within: Size, factor: float = 1.0) -> Size:
-    """Height and width of an image that fits into a size, times a factor."""
-    ratio = factor * min(within[0] / size[0], within[1] / size[1])
-    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+def blended(one: Sample, other: Sample, share: float, cut_off: bool = False) -> Sample:
+    """Two pictures as one, with the objects of both.
 
-
-def blended(one: Sample, other: Sample, share: float) -> Sample:
-    """Two pictures as one, with the objects of both."""
+    Args:
+        share: the first picture's.
+        cut_off: whether integer pixels are cut off, as in YOLOX; otherwise they are rounded.
+    """
     image = one["image"].float() * share + other["image"].float() * (1 - share)
     integral = not one["image"].is_floating_point()
     joined = {name: torch.cat([one[name], other[name]]) for name in one if name != "image"}
-    return joined | {"image": image.round().to(one["image"].dtype) if integral else image}
+    return joined | {"image": (image if cut_off else image.round()).to(one["image"].dtype) if integral else image}
 
 
 def _mirrored(part: Sample) -> Sample:

@@ -10,7 +10,7 @@ from phalanx.configs.errors import UserError
 from phalanx.configs.schema import RunConfig
 from phalanx.data import dataset_info
 from phalanx.data.dataset import Dataset
-from phalanx.data.transforms.fit import Fill, seen_size
+from phalanx.data.transforms.fit import Fill
 from phalanx.data.transforms.mosaic import Composer, Sample, blended
 from phalanx.data.transforms.pipeline import Pipeline, learnt
 from phalanx.dist.microbatches.randomness import key, seed_loading
@@ -40,6 +40,9 @@ def mosaics(config: RunConfig, dataset: Dataset, seen: Pipeline) -> "Mosaics | N
         if getattr(augment, name):
             problem = f"data.augment.{name} and mosaic both move the image; mosaic_scale scales a mosaic"
             raise UserError(f"{problem}. Remove data.augment.{name}.", shared=True)
+    if config.data.resize_dtype == "float32":
+        problem = "data.resize_dtype=float32 is for images alone, and mosaics resize 8 bits"
+        raise UserError(f"{problem}. Set uint8, or data.augment.mosaic=0.", shared=True)
     for name in ("rotate", "shear", "single"):
         if augment.mosaic_shift is None and getattr(augment, f"mosaic_{name}"):
             problem = f"data.augment.mosaic_{name} is for a canvas of twice the size, which mosaic_shift makes"
@@ -55,7 +58,7 @@ class Mosaics:
 
     def __init__(self, config: RunConfig, dataset: Dataset, fill: Fill):
         self._dataset, self._seed, self._augment = dataset, config.seed, config.data.augment
-        self._composer = Composer(seen_size(config.data), self._augment, fill, config.data.antialias)
+        self._composer = Composer(config.data, fill)
 
     def __call__(self, draw: Draw) -> Sample:
         draws = random.Random(key(self._seed, "mosaic", draw.epoch, draw.sample))
@@ -91,7 +94,7 @@ class Mosaics:
                 break
         self._seeded("second", draw)
         single = self._composer.beside(dict(part), self._augment.mosaic_mixup_scale)
-        return (blended(made, single, 0.5), [other]) if len(single["labels"]) else (made, [])
+        return (blended(made, single, 0.5, cut_off=True), [other]) if len(single["labels"]) else (made, [])
 
     def _loaded(self, epoch: int, sample: int) -> Mapping[str, Any]:
         seed_loading(key(self._seed, "load", epoch, sample))

@@ -33,6 +33,7 @@ from phalanx.data.transforms.fit import (
     RandomScale,
     evaluated,
     evaluated_placement,
+    pads_last,
     seen_size,
 )
 from phalanx.data.transforms.timm_augment import TimmAugment
@@ -92,6 +93,11 @@ def _check(config: DataConfig, kind: str, channels: int) -> None:
             raise UserError("data.fit=crop would cut off what masks and boxes describe. Set data.fit=stretch or pad.", True)
     if config.fit == "short_side":
         _check_short_side(config, kind)
+    if augment.shift and pads_last(config):
+        raise UserError(
+            "data.augment.shift cuts images to one size, which they have only after data.pad=right_below. Set data.pad=centre.",
+            shared=True,
+        )
     if augment.timm is not None and channels != 3:
         raise UserError("data.augment.timm is for colour images. Set data.mode=rgb, or remove it.", shared=True)
     if channels not in (1, 3):
@@ -148,7 +154,8 @@ class Pipeline:
         seen = config if self._training else evaluated(config, evaluate)
         self.fill = Fill(config.fill or self.mean, config.ignore_index)
         self._geometry = [] if own_size else _geometry(seen, self.fill, kind, self._training)
-        self._plain = [FitToSize(config, self.fill)]
+        self._pads_last = self._training and pads_last(config)
+        self._plain = [FitToSize(config, self.fill, pads=not self._pads_last)]
         self._turns = self._training and bool(config.augment.rotate or config.augment.shear)
         self._colours = _colours(config, self.mean) if self._training else []
         own = [load_own("data.augment.own", name)() for name in config.augment.own] if self._training else []
@@ -171,6 +178,8 @@ class Pipeline:
         image = sample["image"]
         if image.dtype != torch.uint8:
             image = image.float() / 65535 if image.dtype == torch.uint16 else image.float()
+        elif self._config.resize_dtype == "float32":
+            image = image.float().div_(255)
         placed = {name: sample[name] for name in _PLACED if name in sample}
         colours = self._colours
         if not placed and not self._own:
@@ -186,7 +195,10 @@ class Pipeline:
             moved["mask"] = moved["mask"].long()
         if self._keeps_pixels:
             moved["pixels"] = image if image.dtype == torch.uint8 else image.mul(255).round().to(torch.uint8)
-        image = self._normalised(_apply_all(colours, moved["image"]))
+        moved["image"] = _apply_all(colours, moved["image"])
+        if self._pads_last:
+            moved |= self._padded(moved)
+        image = self._normalised(moved["image"])
         return {**sample, **moved, "image": _apply_all(self._last, image)}
 
     def _with_labels(
@@ -215,9 +227,18 @@ class Pipeline:
                 moved = tighten(moved)
         return moved
 
+    def _padded(self, sample: Sample) -> Sample:
+        """The image and its masks, padded on the right and below to the network's input."""
+        entries: dict[str, Tensor] = {"image": sample["image"]}
+        for name in ("mask", "masks"):
+            if name in sample:
+                entries[name] = tv_tensors.Mask(sample[name])
+        size = seen_size(self._config)
+        return {name: self.fill.pad_to(value, size).as_subclass(Tensor) for name, value in entries.items()}
+
     def _are_all_small(self, boxes: Tensor) -> bool:
         smallest = self._config.augment.smallest_object
-        return bool(smallest and len(boxes) and (_shorter_sides(boxes) <= smallest).all())
+        return bool(smallest and (_shorter_sides(boxes) <= smallest).all())  # also if there are none
 
     def _large_enough(self, sample: Sample) -> Sample:
         """Without objects that are too small, unless all of them are; of many, the first ones."""
@@ -289,7 +310,7 @@ def _geometry(config: DataConfig, fill: Fill, kind: str, training: bool) -> list
     elif augment.scale is not None:
         steps = [RandomScale(config, augment.scale, fill)]
     else:
-        steps = [FitToSize(config, fill)]
+        steps = [FitToSize(config, fill, pads=not pads_last(config))]
     if augment.shift:
         black = {tv_tensors.Mask: 0 if kind == "detection" else config.ignore_index, "others": 0}
         steps.append(v2.RandomCrop(size, padding=augment.shift, fill=black))

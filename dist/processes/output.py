@@ -12,6 +12,9 @@ from typing import Any, TextIO
 
 _COMES_BACK = (errno.ENOSPC, errno.EDQUOT, errno.EAGAIN)  # a disk may get free space again; a reader never returns
 
+QUIET = "PHALANX_QUIET"
+"""Set by --quiet: only what needs attention is printed."""
+
 
 class _Steady(io.FileIO):
     """A descriptor whose writes never fail. What cannot be written is dropped, and the first reason is kept."""

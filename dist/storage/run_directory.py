@@ -67,13 +67,18 @@ class RunDirectory:
 
     @property
     def logs(self) -> Path:
-        """The output of each rank, `rank-N.log`, under SLURM."""
+        """The output of each rank under SLURM, `rank-N.log`; elsewhere the lines of rank 0 that stay."""
         return self.path / "logs"
 
     @property
     def code(self) -> Path:
         """The snapshot of the code, which a job imports."""
         return self.path / "code"
+
+    @property
+    def evaluations(self) -> Path:
+        """What evaluations left besides metrics: results by class, and predictions on a few samples."""
+        return self.path / "evaluations"
 
     @property
     def slurm(self) -> Path:

@@ -27,11 +27,14 @@ VERBS = {
         "resumes a run from its newest checkpoint, on any number of ranks; --fork makes a new run of it",
         "phalanx.launch.verbs.resume",
     ),
-    "submit": Verb("submits a recipe to SLURM; --dry-run prints the batch script", "phalanx.launch.verbs.submit"),
+    "submit": Verb("submits a recipe to SLURM; --dry-run prints the batch script", "phalanx.launch.verbs.job_verbs.submit"),
     "status": Verb("shows the state of a run, or of all in a table", "phalanx.launch.verbs.status"),
     "compare": Verb("compares runs: what differs in their recipes, best and last metrics", "phalanx.launch.verbs.compare_runs"),
-    "logs": Verb("shows the first failure, then the last lines of a rank", "phalanx.launch.verbs.logs"),
-    "cancel": Verb("ends the job of a run; its ranks save first", "phalanx.launch.verbs.cancel"),
+    "report": Verb(
+        "writes a run, or several, as one HTML page: curves, classes, predictions, time", "phalanx.launch.verbs.report_runs"
+    ),
+    "logs": Verb("shows the first failure, then the last lines of a rank", "phalanx.launch.verbs.job_verbs.logs"),
+    "cancel": Verb("ends the job of a run; its ranks save first", "phalanx.launch.verbs.job_verbs.cancel"),
     "evaluate": Verb(
         "computes the metrics of a run's checkpoint: the newest, the best, or an ensemble", "phalanx.launch.verbs.evaluate"
     ),

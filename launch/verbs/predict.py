@@ -1,4 +1,4 @@
-"""phalanx predict RUN|FILE IMAGE|FOLDER|PATTERN ... -o DIR [evaluate.key=value ...] [--step N | --best] [--json]"""
+"""phalanx predict RUN|FILE IMAGE|FOLDER|PATTERN ... -o DIR [evaluate.key=value ...] [--step N | --best] [--csv] [--coco]"""
 
 import json
 import sys
@@ -7,7 +7,10 @@ from pathlib import Path
 
 from phalanx.configs.errors import ExitCode, UserError
 from phalanx.configs.load import load
+from phalanx.configs.tasks import DETECTION
 from phalanx.dist.checkpoint.tools import choose
+from phalanx.dist.storage.durable_files import read_json_object, write_atomically, write_json
+from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.launch.arguments import Parser, add_which, asked_checkpoint
 from phalanx.launch.importing import importing
 
@@ -26,6 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--probabilities", action="store_true", help="segmentation: write the probability of every class at every pixel"
     )
+    parser.add_argument("--csv", action="store_true", help="write predictions.csv too: a row per object, class or label")
+    parser.add_argument(
+        "--coco", action="store_true", help="detection: write the objects as COCO's annotations, coco.json, too"
+    )
     parser.add_argument("--json", action="store_true", help="print predictions.json too")
     given = parser.parse_intermixed_args(arguments)
     if given.output is None:
@@ -37,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     weights = source if run is None else asked_checkpoint(run, given)
 
     with importing():
+        from phalanx.train.evaluation import prediction_tables
         from phalanx.train.evaluation.described_file import described
         from phalanx.train.evaluation.predict import predict
 
@@ -47,15 +55,32 @@ def main(arguments: Sequence[str]) -> int:
     config, data = described(source) if run is None else (run.read_config(), None)
     if keys:
         config = load([], keys, base=config.model_dump(mode="json"))
-    results = predict(config, weights, images, Path(given.output), _tell, given.probabilities, data)
+    if given.coco and config.task.name not in DETECTION:
+        raise UserError(f"--coco is for task.name={' or '.join(DETECTION)}, and this one is {config.task.name}. Leave it out.")
+    output = Path(given.output)
+    results = predict(config, weights, images, output, _tell, given.probabilities, data)
+    if given.csv:
+        write_atomically(output / "predictions.csv", prediction_tables.to_csv(results))
+    if given.coco:
+        classes = data.facts.classes if data is not None else _classes(run)
+        write_json(output / "coco.json", prediction_tables.to_coco(results, classes))
     if given.json:
         print(json.dumps(results))
     broken = [result for result in results if "error" in result]
     for result in broken:
         print(f"phalanx: {result['file']}: {result['error']}", file=sys.stderr)
-    done = f"{len(results) - len(broken)} of {len(results)} images predicted; results are in {given.output}"
+    what = prediction_tables.found(results, config.evaluate.shown)
+    done = f"{len(results) - len(broken)} of {len(results)} images predicted; results are in {given.output}" + (
+        f"\n{what}" if what else ""
+    )
     print(f"phalanx: {done}" if given.json else done, file=sys.stderr if given.json else sys.stdout)
     return ExitCode.BAD_INPUT if broken else ExitCode.DONE
+
+
+def _classes(run: RunDirectory | None) -> list[str]:
+    """As `predict` has read them from the run."""
+    assert run is not None
+    return [str(name) for name in read_json_object(run.data)["classes"]]
 
 
 def _tell(count: int, total: int) -> None:

@@ -11,9 +11,9 @@ from phalanx.dist.checkpoint.tools.fork import fork, refuse_taken
 from phalanx.dist.processes.environment import find
 from phalanx.dist.processes.stop import signals_blocked
 from phalanx.dist.storage.run_directory import RunDirectory
-from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, forked, resumed
+from phalanx.launch.arguments import Parser, add_config, add_nproc, add_quiet, add_stop, be_quiet, forked, resumed
 from phalanx.launch.starting import start
-from phalanx.launch.verbs.submit import add_submit, submit_run
+from phalanx.launch.verbs.job_verbs.submit import add_submit, submit_run
 from phalanx.train.setup.checks import check
 
 
@@ -24,6 +24,7 @@ def main(arguments: Sequence[str]) -> int:
         add_config(parser)
         add_nproc(parser)
         add_stop(parser)
+        add_quiet(parser)
         parser.add_argument(
             "--fork", metavar="NAME", help="continue as a new run beside RUN, which stays as it is; any key may change"
         )
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str]) -> int:
         parser.add_argument("--submit", action="store_true", help="resume as a SLURM job (--local: in the background here)")
         add_submit(parser)
         given = parser.parse_intermixed_args(arguments)
+        be_quiet(given)
         stop = [] if given.stop_at is None else ["--stop-at", str(given.stop_at)]
         if given.fork is not None:
             return _fork(given, stop)

@@ -1,10 +1,10 @@
-"""phalanx train CONFIG.yaml [MORE.yaml ...] [key=value ...] [--nproc N] [--stop-at STEP]"""
+"""phalanx train CONFIG.yaml [MORE.yaml ...] [key=value ...] [--nproc N] [--stop-at STEP] [--quiet]"""
 
 from collections.abc import Sequence
 
 from phalanx.configs.load import stored
 from phalanx.dist.processes.stop import signals_blocked
-from phalanx.launch.arguments import Parser, add_config, add_nproc, add_stop, recipe
+from phalanx.launch.arguments import Parser, add_config, add_nproc, add_quiet, add_stop, be_quiet, recipe
 from phalanx.launch.starting import start
 
 
@@ -14,8 +14,10 @@ def main(arguments: Sequence[str]) -> int:
         add_config(parser)
         add_nproc(parser)
         add_stop(parser)
+        add_quiet(parser)
         parser.add_argument("--stored", metavar="FILE", help="a resolved configuration, as `phalanx submit` wrote it")
         given = parser.parse_intermixed_args(arguments)
+        be_quiet(given)
         stop = [] if given.stop_at is None else ["--stop-at", str(given.stop_at)]
         if given.stored:
             return start("phalanx.launch.train", stored(given.stored), given.nproc, ["--stored", given.stored, *stop])

@@ -32,7 +32,8 @@ TABLES: dict[str, tuple[list[str], list[str]]] = {
     "Segmentation": (
         [*_CITYSCAPES.split(), *(f"ade20k_{name}" for name in _ADE.split())],
         [
-            *("train.steps", "train.global_batch", "train.micro_batch", "data.image_size", "data.augment.scale"),
+            *("train.steps", "train.global_batch", "train.micro_batch", "data.image_size", "data.size_rounding"),
+            *("data.augment.scale",),
             *("data.augment.scale_of", "data.augment.scale_longest", "data.augment.crop_most", "data.augment.flip"),
             *("data.augment.colour", "optim.name", "optim.lr", "optim.momentum", "optim.weight_decay", "schedule.name"),
             *("schedule.power", "schedule.final", "schedule.warmup_steps", "loss.auxiliary", "model.backbone", "model.stem"),
@@ -42,7 +43,8 @@ TABLES: dict[str, tuple[list[str], list[str]]] = {
     "COCO": (
         [f"coco_{name}" for name in ["maskrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn", "yolox_s", "yolov8n"]],
         [
-            *("train.epochs", "train.global_batch", "train.micro_batch", "data.image_size", "optim.name", "optim.lr"),
+            *("train.epochs", "train.global_batch", "train.micro_batch", "data.image_size", "data.size_rounding"),
+            *("data.resize_dtype", "train.eval_last_epochs", "checkpoint.best", "optim.name", "optim.lr"),
             *("optim.momentum", "optim.nesterov", "optim.weight_decay", "optim.no_decay", "schedule.name"),
             *("schedule.milestones", "schedule.final", "schedule.warmup_steps", "schedule.warmup_epochs", "train.clip_norm"),
             *("train.ema", "train.ema_ramp", "data.augment.flip", "data.augment.brightness", "data.augment.saturation"),

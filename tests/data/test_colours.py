@@ -1,13 +1,16 @@
-"""Changes of colours: in HSV as Python's own `colorsys` has it, and with the probabilities that are told."""
+"""Changes of colours: in HSV as `colorsys` has it, in 8 bits as OpenCV does, with the probabilities that are told."""
 
 import colorsys
 
+import numpy
 import pytest
 import torch
+from torch import Tensor
 
 from phalanx.configs.errors import UserError
 from phalanx.configs.sections.data import Interpolation
-from phalanx.data.transforms.colours import MultipliedHsv, PhotometricDistortion, from_hsv, to_hsv
+from phalanx.data.transforms.colours import MultipliedHsv, PhotometricDistortion
+from phalanx.data.transforms.hsv import from_hsv, to_hsv
 from phalanx.data.transforms.pipeline import pipeline
 from phalanx.data.transforms.timm_augment import TimmAugment
 from tests.data.examples import Noise, recipe
@@ -27,12 +30,77 @@ def test_hsv_is_that_of_colorsys_and_leads_back() -> None:
     assert torch.allclose(from_hsv(to_hsv(image)), image, atol=1e-6)
 
 
-@pytest.mark.parametrize("floating", [False, True])
-def test_hue_saturation_and_value_are_multiplied(floating: bool) -> None:
+def _by_opencv(image: Tensor, back: bool = False) -> Tensor:
+    import cv2  # albumentations needs it
+
+    code = cv2.COLOR_HSV2RGB if back else cv2.COLOR_RGB2HSV
+    return torch.from_numpy(cv2.cvtColor(numpy.ascontiguousarray(image.permute(1, 2, 0).numpy()), code)).permute(2, 0, 1)
+
+
+def test_hsv_of_8_bits_is_that_of_opencv() -> None:
+    some = torch.arange(0, 256, 3, dtype=torch.uint8)
+    colours = torch.cartesian_prod(some, some, some).T.reshape(3, len(some), -1).contiguous()
+    for image in (colours, torch.randint(256, (3, 500, 500), dtype=torch.uint8), _image()):
+        hsv = _by_opencv(image)
+        assert to_hsv(image).dtype == torch.uint8 and torch.equal(to_hsv(image), hsv)
+        found, wanted = from_hsv(hsv), _by_opencv(hsv, back=True)
+        assert (found.int() - wanted.int()).abs().max() <= 1
+    # OpenCV's code rounds the last pixels of a row, and cuts off where its vectors reach.
+    wide = to_hsv(torch.randint(256, (3, 200, 640), dtype=torch.uint8))
+    assert (from_hsv(wide) != _by_opencv(wide, back=True)).float().mean() < 0.01
+
+
+def test_8_bits_are_multiplied_as_yolox_does() -> None:
+    image = torch.randint(256, (3, 60, 640), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    change = MultipliedHsv(brightness=0.4, contrast=0.0, saturation=0.7, hue=0.015)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        changed = change(image)
+        torch.manual_seed(seed)
+        factors = (1 + (2 * torch.rand(3) - 1) * torch.tensor([0.015, 0.7, 0.4])).double()
+        levels = torch.arange(256).double()
+        tables = [levels * factors[0] % 180, (levels * factors[1]).clamp(max=255), (levels * factors[2]).clamp(max=255)]
+        looked_up = [table.to(torch.uint8)[plane.long()] for table, plane in zip(tables, _by_opencv(image), strict=True)]
+        wanted = _by_opencv(torch.stack(looked_up), back=True)
+        assert (changed.int() - wanted.int()).abs().max() <= 1 and (changed == wanted).float().mean() > 0.98
+    grey = change(torch.full((1, 4, 4), 100, dtype=torch.uint8))
+    assert grey.shape == (1, 4, 4) and grey.unique().numel() == 1
+
+
+def test_8_bits_are_distorted_as_mmsegmentation_does() -> None:
+    image = torch.randint(256, (3, 40, 640), dtype=torch.uint8, generator=torch.Generator().manual_seed(6))
+    most = torch.tensor([32 / 255, 0.5, 0.5, 0.1])
+    change = PhotometricDistortion(*most.tolist())
+    seen = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        changed = change(image)
+        torch.manual_seed(seed)
+        chosen, (brightness, contrast, saturation, hue) = torch.rand(4) < 0.5, ((2 * torch.rand(4) - 1) * most).tolist()
+        late, wanted = bool(torch.rand(()) < 0.5), image.float()
+        seen.add((*chosen.tolist(), late))
+        if chosen[0]:
+            wanted = (wanted + 255 * brightness).clamp(0, 255).floor()
+        if chosen[1] and not late:
+            wanted = (wanted * (1 + contrast)).clamp(0, 255).floor()
+        for place in (1, 0):  # saturation, then hue, each to HSV and back
+            if chosen[3 - place]:
+                hsv = _by_opencv(wanted.to(torch.uint8)).float()
+                hsv[place] = (
+                    (hsv[1] * (1 + saturation)).clamp(0, 255).floor() if place else (hsv[0] + int(hue * 180 // 1)) % 180
+                )
+                wanted = _by_opencv(hsv.to(torch.uint8), back=True).float()
+        if chosen[1] and late:
+            wanted = (wanted * (1 + contrast)).clamp(0, 255).floor()
+        assert (changed.float() - wanted).abs().max() <= 12 and (changed == wanted).float().mean() > 0.95, seed
+    assert len(seen) > 15
+
+
+def test_hue_saturation_and_value_are_multiplied() -> None:
     image = _image()
     change = MultipliedHsv(brightness=0.4, contrast=0.0, saturation=0.7, hue=0.1)
     torch.manual_seed(3)
-    changed = change(image.float() / 255 if floating else image)
+    changed = change(image.float() / 255)
     torch.manual_seed(3)
     hue, saturation, value = (1 + (2 * torch.rand(3) - 1) * torch.tensor([0.1, 0.7, 0.4])).tolist()
     expected = []
@@ -40,10 +108,7 @@ def test_hue_saturation_and_value_are_multiplied(floating: bool) -> None:
         h, s, v = colorsys.rgb_to_hsv(*pixel)
         expected.append(colorsys.hsv_to_rgb(h * hue % 1, min(1, s * saturation), min(1, v * value)))
     wanted = torch.tensor(expected).T.view(image.shape)
-    assert changed.dtype == (torch.float32 if floating else torch.uint8)
-    assert torch.allclose(changed if floating else changed / 255, wanted, atol=1e-5 if floating else 0.51 / 255)
-    grey = change(torch.full((1, 4, 4), 100, dtype=torch.uint8))
-    assert grey.shape == (1, 4, 4) and grey.unique().numel() == 1
+    assert changed.dtype == torch.float32 and torch.allclose(changed, wanted, atol=1e-5)
 
 
 def test_each_photometric_distortion_happens_to_half_of_the_images() -> None:

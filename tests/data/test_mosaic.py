@@ -35,7 +35,7 @@ def _made(parts: Sequence[dict[str, Tensor]], scale: tuple[float, float], **more
 
 
 def _composer(size: tuple[int, int] = SIZE, **augment: Any) -> Composer:
-    return Composer(size, AugmentConfig(**augment), FILL)
+    return Composer(recipe().data.model_copy(update={"image_size": size, "augment": AugmentConfig(**augment)}), FILL)
 
 
 PARTS = [_part(1, 40, 60), _part(2, 32, 32), _part(3, 80, 40), _part(4, 48, 64)]

@@ -19,6 +19,7 @@ from phalanx.configs.strategies import STRATEGIES
 from phalanx.dist.checkpoint.layout import EMA, MICRO_BATCHES
 from phalanx.dist.checkpoint.save import CheckpointInfo, save
 from phalanx.dist.comm.process_group import World
+from phalanx.dist.ema import shares
 from phalanx.dist.engine import Engine
 from tests.dist import test_precision as overflowing
 from tests.support.running import RESNET18
@@ -120,15 +121,23 @@ def test_the_averages_are_those_of_plain_torch_under_every_strategy(pool: Pool, 
 
 
 def test_copies_come_before_the_average_and_updates_only_every_so_many_steps(pool: Pool) -> None:
-    """As torchvision's references: after step 2 a copy of weights and statistics, after step 4 their average; nothing else."""
+    """As torchvision's references: after step 1 a copy of weights and statistics, after step 3 their average; nothing else."""
     settings = config("ddp", "train.ema_every=2", "train.ema_start=2")
     _, found = cases.assembled(pool.run(3, cases.trained, settings, "cnn", "sgd", (STEPS,)), STEPS)
-    after = cases.by_hand("cnn", 8, "off", "sgd", torch.float64, (2, 4))
-    averaged = {n: DECAY * after[2][1][n] + (1 - DECAY) * after[4][1][n] for n in after[4][1]}
+    after = cases.by_hand("cnn", 8, "off", "sgd", torch.float64, (1, 3))
+    averaged = {n: DECAY * after[1][1][n] + (1 - DECAY) * after[3][1][n] for n in after[3][1]}
     compared = {n.removesuffix(EMA) for n in found if n.endswith(EMA)}
     assert any(name.endswith(MICRO_BATCHES) for name in compared)
     for name in compared:
         assert abs(found[name + EMA] - averaged[name]).max() <= 1e-10 * abs(averaged[name]).max(), name
+
+
+def test_updates_are_counted_in_each_epoch() -> None:
+    """Ten samples, three a step: epochs begin with the steps 0, 4 (sample 12), 7 (21) and 10 (30)."""
+    is_due = shares.in_each_epoch(2, 3, 10)
+    assert [step for step in range(14) if is_due(step + 1)] == [0, 2, 4, 6, 7, 9, 10, 12]
+    assert [step for step in range(6) if shares.in_each_epoch(2, 3, None)(step + 1)] == [0, 2, 4]
+    assert all(shares.in_each_epoch(5, 100, 10)(update) for update in range(1, 9))  # several epochs a step
 
 
 def before_and_after_an_overflow(world: World, settings: RunConfig) -> tuple[Bits, Bits, Bits]:

@@ -67,7 +67,10 @@ def configured(*settings: str) -> RunConfig:
         "model.options.hidden=64",  # it is not asked: a guess stands in its place
         "model.options.mask_channels=[32]",
     ]
-    return load([DIGITS], [*given, "train.global_batch=8", "train.micro_batch=2", "evaluate.voc_ap=true", *settings])
+    return load(
+        [DIGITS],
+        [*given, "train.global_batch=8", "train.micro_batch=2", "evaluate.voc_ap=true", "evaluate.fitness=true", *settings],
+    )
 
 
 Evaluated = tuple[dict[str, float], dict[str, Any], list[Tensor]]
@@ -122,6 +125,8 @@ def test_a_validation_gives_pycocotools_figures_and_the_same_bits_on_1_2_and_4_r
         assert numpy.abs(numpy.array([metrics[prefix + name] for name in KEYS]) - wanted).max() < 1e-9
         assert 0 < metrics[f"{prefix}ap50"] < 1
     assert 0 < metrics["voc_ap"] < 1 and 0 < metrics["voc_ap_11_points"] < 1
+    fitness = sum(0.1 * metrics[f"{prefix}ap50"] + 0.9 * metrics[f"{prefix}ap"] for prefix in ("", "mask_"))
+    assert metrics["fitness"] == pytest.approx(fitness)
     objects = sum(len(truth["labels"]) for _, _, truth in cases)
     assert sum(row["objects"] for row in details["per_class"]) == sum(map(sum, details["confusion"][:-1])) == objects
     for world in 2, 4:

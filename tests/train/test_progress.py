@@ -2,9 +2,11 @@
 
 import io
 import time
+from pathlib import Path
 
 import pytest
 
+from phalanx.train.evaluation.worst_classes import worst_classes
 from phalanx.train.tracking.progress import ProgressLine, duration
 
 
@@ -47,3 +49,28 @@ def test_on_a_terminal_logged_steps_stay_and_what_is_under_way_is_rewritten(monk
     plain = io.StringIO()
     ProgressLine(9, 0, shown=True, out=plain).part("evaluation", 1, 1)
     assert not plain.getvalue()
+
+
+def test_a_quiet_run_says_what_needs_attention_and_its_log_has_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHALANX_QUIET", "1")
+    out, log = io.StringIO(), tmp_path / "logs/rank-0.log"
+    progress = ProgressLine(4, 0, shown=True, out=out, log=log)
+    progress.step(2, {"loss": 1.0}, due=True)
+    progress.say("phalanx: the disk is full")
+    assert out.getvalue() == "phalanx: the disk is full\n"
+    assert [line[:10] for line in log.read_text().splitlines()] == ["step 2/4  ", "phalanx: t"]
+    ProgressLine(4, 0, shown=False, out=out, log=tmp_path / "none/rank-1.log").say("nothing")
+    assert not (tmp_path / "none").exists()
+    log.unlink()
+    log.mkdir()
+    progress.say("step 3")
+    progress.say("step 4")
+    assert out.getvalue().count("lines of the output are no longer kept there") == 1
+
+
+def test_the_worst_classes_are_named() -> None:
+    values = zip("abcdef", (0.5, 0.25, None, 0.75, 0.125, 1.0), strict=True)
+    rows = [{"class": name, "pixels": 5, "iou": value} for name, value in values]
+    assert worst_classes({"per_class": rows}) == "worst classes by iou: e 0.1250, b 0.2500, a 0.5000"
+    assert worst_classes({"per_class": rows[:4]}) is None and worst_classes({}) is None
+    assert worst_classes({"per_class": [{"class": "a", "score": 1.0}] * 9}) is None

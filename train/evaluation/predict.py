@@ -234,7 +234,7 @@ def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path, 
             results[-1]["error"] = error.problem
             continue
         readable.append((path, picture, results[-1]))
-    predictions = asked.ask(samples) if samples else []
+    predictions, done = asked.ask(samples) if samples else [], list[dict[str, Any]]()
     for (path, picture, result), prediction in zip(readable, predictions, strict=True):
         drawn = asked.task.draw(_as_read(path, asked), prediction)
         try:
@@ -244,7 +244,9 @@ def _batch(asked: Predictor, images: Sequence[tuple[Path, Path]], output: Path, 
                 prediction = asked.task.write(prediction, output, picture.with_suffix(""), probabilities)
         except OSError as error:
             raise _unwritable(output, error) from None
-        result |= {"picture": str(picture)} | prediction
+        height, width = samples[len(done)]["size"].tolist()
+        done.append(result)
+        result |= {"picture": str(picture), "width": width, "height": height} | prediction
     return results
 
 

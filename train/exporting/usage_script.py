@@ -19,7 +19,7 @@ left, top, x_ratio, y_ratio = 0, 0, WIDTH / width, HEIGHT / height
 """,
     "pad": """\
 ratio = min(WIDTH / width, HEIGHT / height)
-inner = image.resize((max(1, round(width * ratio)), max(1, round(height * ratio))), Image.{how})
+inner = image.resize((max(1, {whole}(width * ratio)), max(1, {whole}(height * ratio))), Image.{how})
 left, top, x_ratio, y_ratio = {left}, {top}, inner.width / width, inner.height / height
 image = Image.new({mode!r}, (WIDTH, HEIGHT), {fill})
 image.paste(inner, (left, top))
@@ -91,6 +91,7 @@ def script(name: str, model: Exportable, asked: Predictor, config: RunConfig) ->
         left="0" if corner else "(WIDTH - inner.width) // 2",
         top="0" if corner else "(HEIGHT - inner.height) // 2",
         mode=mode,
+        whole="int" if seen.size_rounding == "down" else "round",
         how=seen.interpolation.upper(),
         fill=fill if len(fill) > 1 else fill[0],
         share=seen.crop_share,

@@ -161,6 +161,7 @@ def build_distributed(config: RunConfig, made: LocalParts, world: World) -> Part
         world,
         phases,
         swa.share_of_new(config, made.last_step, steps_of_epoch(config, len(made.training)), len(phases)),
+        len(made.training),
     )
     return Parts(
         training=made.training,

@@ -7,6 +7,7 @@ from phalanx.dist.ownership.run_owner import RunOwner
 from phalanx.dist.processes.stop import StopRequest
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.early_stopping import Best
+from phalanx.train.evaluation.evaluation_record import EvaluationRecord
 from phalanx.train.evaluation.network_health import HealthWarnings
 from phalanx.train.run import Due, Run
 from phalanx.train.setup.build import Parts
@@ -45,6 +46,7 @@ def make_run(
     engine, keeping = parts.engine, config.checkpoint
     world = engine.world
     state = state or TrainState()
+    tracker = tracker or Tracker(config, directory, world.ranks, state.step, parts.last_step)
     return Run(
         config=config,
         directory=directory,
@@ -54,11 +56,11 @@ def make_run(
         loader=parts.loader,
         evaluation=parts.evaluation,
         stream=parts.stream,
-        tracker=tracker or Tracker(config, directory, world.ranks, state.step, parts.last_step),
+        tracker=tracker,
         ledger=Ledger(directory.ledger, world.ranks, config.data.ledger),
         stop=stop,
         owner=owner,
-        due=Due.of(config, parts.last_step),
+        due=Due.of(config, parts.last_step, len(parts.training)),
         last_step=parts.last_step,
         stop_at=stop_at,
         saver=Saver(world, directory.checkpoints, _retention(keeping), keeping.asynchronous, owner.problem),
@@ -68,6 +70,7 @@ def make_run(
         best=best or Best(keeping, config.train.patience),
         health=HealthWarnings(parts.data_info.classes),
         clock=StepClock(state.step, config.train.global_batch, parts.stream.samples, world.device),
+        record=EvaluationRecord(config, directory, parts.evaluation, parts.task, world, tracker.progress.say),
         plateau=parts.plateau,
     )
 

@@ -137,6 +137,9 @@ class Detection:
             found |= coco_ap.summary(sums[f"found_{kind}"], sums[f"true_{kind}"], count, _PREFIX[kind])
         if self._evaluate.voc_ap:
             found |= voc_ap.summary(sums["found_boxes"], sums["true_boxes"], count)
+        if self._evaluate.fitness:
+            prefixes = [_PREFIX[kind] for kind in self.kinds]
+            found["fitness"] = sum(0.1 * found[f"{prefix}ap50"] + 0.9 * found[f"{prefix}ap"] for prefix in prefixes)
         return found
 
     def details(self, sums: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,11 +1,16 @@
 """The progress display: a line per interval, and on a terminal below them one that is rewritten."""
 
+import os
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TextIO
 
+from phalanx.dist.processes.output import QUIET
+
 _INTERVAL_S = 0.5
+_NEEDS_ATTENTION = "phalanx: "
 
 
 def duration(seconds: float) -> str:
@@ -16,11 +21,16 @@ def duration(seconds: float) -> str:
 
 
 class ProgressLine:
-    """Step, rate and remaining time. Silent if `shown` is false."""
+    """Step, rate and remaining time. Silent if `shown` is false.
 
-    def __init__(self, last_step: int, first_step: int, shown: bool, out: TextIO | None = None):
+    Args:
+        log: a file to which the lines that stay are appended too; its folder is made.
+    """
+
+    def __init__(self, last_step: int, first_step: int, shown: bool, out: TextIO | None = None, log: Path | None = None):
         self._last, self._first, self._shown, self._out = last_step, first_step, shown, out or sys.stdout
-        self._rewrites = self._out.isatty()
+        self._is_quiet, self._log = bool(os.environ.get(QUIET)), log if shown else None
+        self._rewrites = self._out.isatty() and not self._is_quiet
         self._start = time.monotonic()
         self._before = self._previous = (first_step, self._start)
         self._open_line = False
@@ -61,8 +71,22 @@ class ProgressLine:
         """Prints a line that stays."""
         if not self._shown:
             return
+        self._append(text)
+        if self._is_quiet and not text.startswith(_NEEDS_ATTENTION):
+            return
         print(f"\r\033[K{text}" if self._open_line else text, file=self._out, flush=True)
         self._open_line = False
+
+    def _append(self, text: str) -> None:
+        if self._log is None:
+            return
+        try:
+            self._log.parent.mkdir(exist_ok=True)
+            with self._log.open("a") as file:
+                file.write(f"{text}\n")
+        except OSError as error:
+            path, self._log = self._log, None
+            self.say(f"phalanx: {path}: {error.strerror}: lines of the output are no longer kept there")
 
     def clear(self) -> None:
         """Removes the line that is rewritten."""

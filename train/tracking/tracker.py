@@ -1,5 +1,6 @@
 """Tracking: metrics.jsonl and events.jsonl always, W&B and TensorBoard if enabled. On rank 0 only; silent elsewhere."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,17 +27,21 @@ class Tracker:
         self.already_logged = 0
         self._metrics: JsonLines | None = None
         self._events: Events | None = None
-        self.progress = ProgressLine(last_step, first_step, ranks.is_main)
+        # srun writes each rank's output there itself.
+        log = None if "SLURM_STEP_ID" in os.environ else run.logs / "rank-0.log"
+        self.progress = ProgressLine(last_step, first_step, ranks.is_main, log=log)
         if not ranks.is_main:
             return
         # Steps that an attempt logged before a kill are repeated; W&B has them already.
-        logged = [line["step"] for line in read_lines(run.metrics, step=int)]
+        lines = list(read_lines(run.metrics, step=int))
+        logged = [line["step"] for line in lines]
         logged += [event["logged"] for event in read_events(run) if isinstance(event.get("logged"), int)]
         self.already_logged = max(logged, default=0)
         self._events = Events(run)
         if self.already_logged > first_step:
             # Recorded before anything is cut back, so that a kill in between does not lose it.
-            self._events.write("cut_back", first_step, logged=self.already_logged)
+            until = max((number(line.get("time")) or 0.0 for line in lines), default=None)  # how long the attempt before ran
+            self._events.write("cut_back", first_step, logged=self.already_logged, until=until)
             self._events.sync()
         cut_back(run.metrics, first_step)
         self._metrics = JsonLines(run.metrics)

@@ -1,0 +1,1 @@
+"""The verbs of a run's job on SLURM."""

@@ -18,7 +18,7 @@ from phalanx.dist.storage.run_directory import RunDirectory, read_events
 from phalanx.launch.run_report.goodput import Goodput, goodput
 from phalanx.slurm.status import status
 
-_PICTURE = re.compile(r"[0-9]{1,2}\.jpg")
+_PICTURE, _CURVES = re.compile(r"[0-9]{1,2}\.jpg"), re.compile(r"[a-z][a-z0-9_]{0,63}\.png")
 _LARGEST_PICTURE = min(LARGEST, 1 << 21)  # bytes
 _QUIET = {"time", "event", "step"}
 
@@ -30,11 +30,13 @@ class EvaluationKept:
     Attributes:
         details: `per_class`, `confusion`, as `phalanx evaluate` has them.
         pictures: of predictions, as data URLs.
+        curves: what the task draws of the run's last evaluation, as data URLs by name.
     """
 
     step: int
     details: Mapping[str, Any]
     pictures: Sequence[str]
+    curves: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -150,17 +152,22 @@ def _kept(run: RunDirectory, step: int) -> EvaluationKept | None:
         return None
     except (OSError, ValueError):
         return None  # cut short by a crash of the machine: the report has what the others say
-    names = told.get("pictures")
-    listed = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-    pictures = [_picture(run, step, name) for name in listed if _PICTURE.fullmatch(name)]
-    return EvaluationKept(step, told, [picture for picture in pictures if picture])
+    pictures = [_picture(run, step, name, "jpeg") for name in _names(told.get("pictures"), _PICTURE)]
+    curves = {name.removesuffix(".png"): _picture(run, step, name, "png") for name in _names(told.get("curves"), _CURVES)}
+    shown = {name: picture for name, picture in curves.items() if picture}
+    return EvaluationKept(step, told, [picture for picture in pictures if picture], shown)
 
 
-def _picture(run: RunDirectory, step: int, name: str) -> str:
+def _names(listed: Any, known: re.Pattern[str]) -> list[str]:
+    """Of files that an evaluation can have written."""
+    return [name for name in listed if isinstance(name, str) and known.fullmatch(name)] if isinstance(listed, list) else []
+
+
+def _picture(run: RunDirectory, step: int, name: str, kind: str) -> str:
     path = run.evaluations / f"step-{step:08d}" / name
     if not path.is_file() or path.is_symlink() or path.stat().st_size > _LARGEST_PICTURE:
         return ""
-    return "data:image/jpeg;base64," + base64.b64encode(path.read_bytes()).decode()
+    return f"data:image/{kind};base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _told(event: Mapping[str, Any]) -> tuple[str, str, int, str]:

@@ -92,11 +92,11 @@ def _confused(details: Mapping[str, Any]) -> list[tuple[str, str, int, float]]:
 
 
 def _names(details: Mapping[str, Any]) -> list[str]:
-    """Of the rows of the confusion matrix; a detector's has a last one for what no object or no detection meets."""
+    """Of the rows of the confusion matrix; a detector's has a last one."""
     rows = details.get("per_class")
     names = [str(row.get("class", number)) for number, row in enumerate(rows)] if isinstance(rows, list) else []
     table = details.get("confusion")
-    return [*names, "nothing"] if isinstance(table, list) and len(table) == len(names) + 1 else names
+    return [*names, "background"] if isinstance(table, list) and len(table) == len(names) + 1 else names
 
 
 def _chosen(run: Gathered) -> list[Any]:

@@ -144,7 +144,7 @@ SEGMENTATION: dict[str, ModelCard] = {
         own={
             "auxiliary": _AUXILIARY,
             "hidden": OwnOption("a number", 512, "channels of the feature pyramid"),
-            "norm_maps": OwnOption("true or false", False, "LayerNorm of the finer maps of Swin and ConvNeXt"),
+            "norm_maps": OwnOption("true or false", False, "a new LayerNorm of each map, as in mmsegmentation"),
             **_FIRST_WEIGHTS,
         },
     ),

@@ -45,7 +45,7 @@ class UPerNet(nn.Module):
     """See the module.
 
     Args:
-        norm_maps: LayerNorm of the finer maps; the deepest of Swin and ConvNeXt goes through their own.
+        norm_maps: a new LayerNorm of each map, as in mmsegmentation, in place of the one that Swin has before its classifier.
         auxiliary: whether there is an auxiliary head, which works while training.
 
     Shape: [B, in_channels, H, W] to [B, num_classes, H, W]; while training, with an auxiliary head, a dictionary of two such,
@@ -58,7 +58,9 @@ class UPerNet(nn.Module):
         super().__init__()
         self.backbone, self.auxiliary_weight = backbone, AUXILIARY_WEIGHT
         *finer, deepest = backbone.channels
-        self.map_norms = nn.ModuleList(MapNorm(channels) for channels in finer) if norm_maps else None
+        self.map_norms = nn.ModuleList(MapNorm(channels) for channels in backbone.channels) if norm_maps else None
+        if norm_maps and isinstance(getattr(backbone, "norm", None), nn.LayerNorm):
+            backbone.norm, backbone.left_out = nn.Identity(), (*backbone.left_out, "norm")
         self.context = PooledContext(deepest, hidden)
         self.lateral = nn.ModuleList(convolution(channels, hidden, kernel=1) for channels in finer)
         self.smooth = nn.ModuleList(convolution(hidden, hidden) for _ in finer)
@@ -73,7 +75,7 @@ class UPerNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor | dict[str, Tensor]:
         size, maps = size_of(image), self.backbone(image)
         if self.map_norms is not None:
-            maps = [*(norm(x) for norm, x in zip(self.map_norms, maps, strict=False)), maps[-1]]
+            maps = [norm(x) for norm, x in zip(self.map_norms, maps, strict=True)]
         coarse = self.context(maps[-1])
         found = [coarse]
         for place in reversed(range(len(self.lateral))):  # each map gets the coarser one, twice as large

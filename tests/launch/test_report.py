@@ -59,11 +59,13 @@ def _recorded(name: str, resumed: bool = False, classes: int = 12, *overrides: s
         rows = [{"class": CLASSES[number], "samples": 10, "accuracy": number / 12} for number in range(classes)]
         table = [[10 * (row == column) + (row + 1 == column) for column in range(classes)] for row in range(classes)]
         told = {"step": step, "per_class": rows, "confusion": table, "pictures": ["0.jpg", "../../../secret.jpg", "1.jpg"]}
+        told["curves"] = ["precision_recall.png", "../secret.png"]
         folder = run.evaluations / f"step-{step:08d}"
         folder.with_suffix(".json").write_text(json.dumps(told))
         folder.mkdir()
         for place in range(2):
             Image.new("RGB", (64, 48), (step, 99, 200)).save(folder / f"{place}.jpg")
+        Image.new("RGB", (96, 64), (9, 99, 9)).save(folder / "precision_recall.png")
     return run
 
 
@@ -110,7 +112,7 @@ def test_the_page_has_all_of_a_run_and_nothing_from_outside_of_it(here: Path, ca
     assert main(["report", "runs/one"]) == 0
     assert capsys.readouterr().out.strip() == "runs/one/report.html"
     text = (run.path / "report.html").read_text()
-    assert text.count("data:image/jpeg;base64,") == 4 and "U0VDUkVU" not in text
+    assert text.count("data:image/jpeg;base64,") == 4 and text.count("data:image/png") == 1 and "U0VDUkVU" not in text
     assert "<b>bold</b>" not in text and "&lt;b&gt;bold&lt;/b&gt;" in text
     for words in ("COMPLETED", "0.7500 at step 200", "31.2%", "was resumed at step 100", "cut_back", "global_batch", "2 × cpu"):
         assert words in text, words

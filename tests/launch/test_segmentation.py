@@ -90,7 +90,15 @@ def test_predictions_are_masks_of_the_images_own_sizes_with_overlays_and_probabi
     right = total = 0
     for entry in found:
         name = Path(entry["file"]).name
-        assert entry["mask"] == f"masks/{name}" and set(entry) == {"file", "picture", "mask", "classes", "probabilities"}
+        assert entry["mask"] == f"masks/{name}" and set(entry) == {
+            "file",
+            "picture",
+            "mask",
+            "classes",
+            "probabilities",
+            "width",
+            "height",
+        }
         truth = numpy.asarray(Image.open(folder / "masks/masks/val" / name))
         with Image.open(folder / "seen" / entry["mask"]) as stored:
             assert stored.mode == "P" and stored.getpalette()[:9] == [v for c in range(3) for v in colour(c)]  # type: ignore[index]

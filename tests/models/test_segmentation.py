@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import segmentation
 
 from phalanx.models import registry
+from phalanx.models.backbones.pyramid import Pyramid
 from phalanx.models.options import BadOption
 
 NETWORKS = registry.names("segmentation")
@@ -322,3 +323,11 @@ def test_what_only_building_shows_is_refused_too(name: str, options: dict[str, A
 def test_a_network_for_segmentation_is_no_backbone() -> None:
     with pytest.raises(registry.UnknownModel, match="unet is not a backbone"):
         registry.get("unet").features()
+
+
+def test_normalised_maps_have_new_norms_in_place_of_swin_s_own() -> None:
+    network = small("upernet", backbone="swin_t", options={"norm_maps": True})
+    names = {name for name, _ in network.named_parameters()}
+    assert {f"map_norms.{place}.weight" for place in range(4)} <= names and "backbone.norm.weight" not in names
+    backbone = network.backbone
+    assert isinstance(backbone, Pyramid) and "norm" in backbone.left_out  # of a file of weights

@@ -22,7 +22,7 @@ from phalanx.dist.microbatches.randomness import undisturbed
 from phalanx.dist.storage.durable_files import write_json
 from phalanx.dist.storage.run_directory import RunDirectory
 from phalanx.train.evaluation.worst_classes import worst_classes
-from phalanx.train.tasks import Details, Predicts, Task
+from phalanx.train.tasks import Details, Illustrates, Predicts, Task
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,8 +70,12 @@ class EvaluationRecord:
                 found += self._task.predict(model, engine.to_device(batch))
         return found
 
-    def write(self, step: int, sums: Mapping[str, Any], predictions: Sequence[Any]) -> None:
-        """Writes what the evaluation after a step has left."""
+    def write(self, step: int, sums: Mapping[str, Any], predictions: Sequence[Any], last: bool = False) -> None:
+        """Writes what the evaluation after a step has left.
+
+        Args:
+            last: whether it is the run's last one, of which the task's own pictures are kept too, such as curves.
+        """
         if not self._is_main:
             return
         details = self._task.details(sums) if isinstance(self._task, Details) else {}
@@ -84,7 +88,8 @@ class EvaluationRecord:
             names = self._draw(folder, predictions)
             if details or names:
                 self._run.evaluations.mkdir(exist_ok=True)
-                content = {"step": step, **details, "pictures": names}
+                curves = self._curves(folder, sums) if last else []
+                content = {"step": step, **details, "pictures": names, "curves": curves}
                 write_json(folder.with_suffix(".json"), scalars_to_json(content))
             self._thin()
         except OSError as error:
@@ -104,6 +109,14 @@ class EvaluationRecord:
             names.append(f"{place}.jpg")
             drawn.save(folder / names[-1], quality=_QUALITY)
         return names
+
+    def _curves(self, folder: Path, sums: Mapping[str, Any]) -> list[str]:
+        """Draws what `phalanx evaluate` draws; returns the pictures' names."""
+        drawn = self._task.pictures(sums) if isinstance(self._task, Illustrates) else {}
+        for name, image in drawn.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            image.save(folder / f"{name}.png")
+        return [f"{name}.png" for name in drawn]
 
     def _image(self, sample: int) -> "Image | None":
         """A validation sample to draw on, in its own size; None if it has no image."""

@@ -186,9 +186,10 @@ class Run:
             predictions = self.record.predictions(self.engine)
         metrics = self.task.metrics(sums)
         self.tracker.evaluation(self.state.step, metrics)
+        with self.clock.besides():
+            self.record.write(self.state.step, sums, predictions, last=self.state.step == self.last_step)
         took = time.monotonic() - begun
         self.tracker.event("evaluate", self.state.step, **metrics | {"evaluation_s": round(took, 3)})
-        self.record.write(self.state.step, sums, predictions, last=self.state.step == self.last_step)
         for sentence in self.health.of(sums, relus, late=self.state.step >= max(_FEW_STEPS, self.last_step / 2)):
             self._warn(self.state.step, sentence)
         measured = {f"val/{name}": value for name, value in metrics.items()}

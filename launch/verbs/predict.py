@@ -77,9 +77,10 @@ def main(arguments: Sequence[str]) -> int:
     return ExitCode.BAD_INPUT if broken else ExitCode.DONE
 
 
-def _classes(run: RunDirectory | None) -> list[str]:
-    """As `predict` has read them from the run."""
-    assert run is not None
+def _classes(run: RunDirectory | None) -> list[str] | None:
+    """As the run has recorded them; None for a run that began before it did."""
+    if run is None or not run.data.exists():
+        return None
     return [str(name) for name in read_json_object(run.data)["classes"]]
 
 

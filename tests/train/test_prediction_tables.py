@@ -46,6 +46,7 @@ def test_coco_s_annotations_can_be_read_by_its_own_tools() -> None:
     )
     assert other["category_id"] == 3 and other["segmentation"]["counts"] == "x" and other["image_id"] == one["image_id"] == 1
     assert made["categories"][2] == {"id": 3, "name": "dog"}
+    assert to_coco(DETECTED, None)["categories"] == [{"id": 1, "name": "cat, tabby"}, {"id": 3, "name": "dog"}]
 
 
 def test_what_was_found_is_said_in_a_line() -> None:

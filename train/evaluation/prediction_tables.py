@@ -44,8 +44,12 @@ def _rows(result: Result) -> Iterator[dict[str, Any]]:
 _OF_IMAGE = ("file", "picture", "class", "width", "height")
 
 
-def to_coco(results: Sequence[Result], classes: Sequence[str]) -> dict[str, Any]:
-    """COCO's annotations with a `score` each, such as `phalanx predict` or a labelling tool reads. Class n has the id n + 1."""
+def to_coco(results: Sequence[Result], classes: Sequence[str] | None) -> dict[str, Any]:
+    """COCO's annotations with a `score` each, such as a labelling tool reads. Class n has the id n + 1.
+
+    Args:
+        classes: names of all; None: those that were found.
+    """
     images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, result in enumerate((one for one in results if "error" not in one), 1):
         images.append({"id": number, "file_name": result["file"], "width": result["width"], "height": result["height"]})
@@ -54,8 +58,13 @@ def to_coco(results: Sequence[Result], classes: Sequence[str]) -> dict[str, Any]
             entry = {"id": len(annotations) + 1, "image_id": number, "category_id": one["class"] + 1, "score": one["score"]}
             entry |= {"bbox": [left, top, right - left, bottom - top], "area": (right - left) * (bottom - top), "iscrowd": 0}
             annotations.append(entry | ({"segmentation": one["segmentation"]} if "segmentation" in one else {}))
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    known = dict(enumerate(classes)) if classes is not None else _found_classes(results)
+    categories = [{"id": number + 1, "name": name} for number, name in sorted(known.items())]
     return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def _found_classes(results: Sequence[Result]) -> dict[int, str]:
+    return {one["class"]: one["label"] for result in results for one in result.get("objects", ())}
 
 
 def found(results: Sequence[Result], shown: float) -> str:

@@ -189,6 +189,7 @@ class TrackConfig(Section):
         [], "trackers of your own, as ./file.py:Class each, called with the run directory, the recipe and the step"
     )
     tensorboard: bool = bookkeeping(False, "write TensorBoard events to tensorboard/ in the run directory")
+    report: bool = bookkeeping(True, "write report.html into the run directory when the run is done")
     pictures: Int = bookkeeping(
         4, "validation samples on which each evaluation draws the predictions, for the report; none if 0", ge=0, le=16
     )

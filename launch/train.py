@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, stop: StopRequest | None = None
             from phalanx.train.start import run
 
         code = run(config, ranks, stop, stop_at[0], _job_is_over)
-        if code == ExitCode.DONE and ranks.is_main:
+        if code == ExitCode.DONE and ranks.is_main and config.track.report:
             from phalanx.launch.run_report.at_the_end import report_of
 
             report_of(config)

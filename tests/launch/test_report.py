@@ -149,6 +149,7 @@ def test_what_cannot_be_written_is_said(here: Path, capsys: pytest.CaptureFixtur
 
 def test_a_run_leaves_its_report_and_what_its_evaluations_found(here: Path) -> None:
     steps = ["train.global_batch=8", "train.micro_batch=8", "train.steps=4", "train.eval_every=2", "track.pictures=3"]
+    steps.append("track.report=true")
     ranks(1, DIGITS, "name=one", *_SMALL, *steps, cwd=here)
     run = RunDirectory(here / "runs/one")
     told = gathered(run)

@@ -96,14 +96,25 @@ def beside(names: Iterable[str], own: Sequence[str]) -> list[str]:
     return [name for name in names if name.partition(".")[0] not in modules]
 
 
+def _block_of_swin(found: re.Match[str]) -> str:
+    stage, block, rest = int(found[1]), found[2], found[3]
+    return f"features.{2 * stage + 1}.{block}." + rest.replace("mlp.fc1.", "mlp.0.").replace("mlp.fc2.", "mlp.3.")
+
+
 # torchvision's networks that were published when their layers had other names: the MLPs of its Vision Transformers, and the
-# convolutions of its detectors, which had no normalisation after them.
+# convolutions of its detectors, which had no normalisation after them. Then Swin's as its authors published them, and the stem
+# of OpenMMLab's ResNet-C.
 _OLD: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
     (re.compile(r"\.mlp\.linear_([12])\."), lambda found: f".mlp.{3 * (int(found[1]) - 1)}."),
     (re.compile(r"\.(inner_blocks|layer_blocks)\.(\d+)\.(?=weight|bias)"), lambda found: f".{found[1]}.{found[2]}.0."),
     (re.compile(r"\.head\.conv\.(?=weight|bias)"), lambda found: ".head.conv.0.0."),
     (re.compile(r"\.mask_fcn(\d)\."), lambda found: f".{int(found[1]) - 1}.0."),
     (re.compile(r"_head\.conv\.([0246])\.(?=weight|bias)"), lambda found: f"_head.conv.{int(found[1]) // 2}.0."),
+    (re.compile(r"^patch_embed\.(proj|norm)\."), lambda found: f"features.0.{0 if found[1] == 'proj' else 2}."),
+    (re.compile(r"^layers\.(\d)\.blocks\.(\d+)\.(.+)$"), _block_of_swin),
+    (re.compile(r"^layers\.(\d)\.downsample\."), lambda found: f"features.{2 * int(found[1]) + 2}."),
+    (re.compile(r"^stem\.([01346])\."), lambda found: f"conv1.{found[1]}."),
+    (re.compile(r"^stem\.7\."), lambda found: "bn1."),
 )
 
 

@@ -1,6 +1,7 @@
 """Weights that libraries publish: where they are looked for, how channels and sizes are made to fit, what is refused."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,35 @@ def test_statistics_of_grey_images_are_the_means_over_the_channels() -> None:
     mean, deviation = registry.get("resnet50").statistics("torchvision", channels=1) or ((), ())
     assert mean == pytest.approx([0.449]) and deviation == pytest.approx([0.226])
     assert registry.get("resnet50").statistics("torchvision", channels=4) is None
+
+
+def test_swin_loads_as_its_authors_published_it(tmp_path: Path) -> None:
+    """Their names, over the network as timm has it, which moved each halving to the next stage."""
+    import timm
+
+    torch.manual_seed(0)
+    theirs = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, num_classes=10).eval()
+    state: dict[str, Tensor] = {"layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49)}
+    for name, tensor in theirs.state_dict().items():
+        before = re.sub(r"^layers\.(\d)\.downsample", lambda found: f"layers.{int(found[1]) - 1}.downsample", name)
+        state[before.replace("head.fc.", "head.")] = tensor
+    for stage, blocks in enumerate((2, 2, 6, 2)):
+        for block in range(blocks):
+            state[f"layers.{stage}.blocks.{block}.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+    torch.save({"model": state}, tmp_path / "swin.pth")
+    ours = registry.get("swin_t").build(num_classes=10).eval()
+    loaded = weights.load(ours, tmp_path / "swin.pth")
+    assert loaded.rest == ("layers.0.blocks.1.attn_mask",)
+    image = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        assert torch.allclose(ours(image), theirs(image), atol=1e-4)
+
+
+def test_the_deep_stem_loads_under_openmmlab_s_names(tmp_path: Path) -> None:
+    built = [registry.get("resnet18").build(stem="resnet_c") for _ in range(2)]
+    state = built[0].state_dict()
+    renamed = {re.sub(r"^conv1\.", "stem.", re.sub(r"^bn1\.", "stem.7.", name)): tensor for name, tensor in state.items()}
+    assert "stem.6.weight" in renamed and "stem.7.running_var" in renamed
+    torch.save({"state_dict": renamed}, tmp_path / "resnet18_v1c.pth")
+    weights.load(built[1], tmp_path / "resnet18_v1c.pth")
+    assert all(torch.equal(tensor, state[name]) for name, tensor in built[1].state_dict().items())
